@@ -1,0 +1,85 @@
+//! What can be asked of the replicated state.
+//!
+//! A command carries everything that is not in the state: hashes, ids and lifetimes are made by the node that
+//! proposes it. The time is added by the leader, outside of the command.
+
+use super::{AccountId, ClientId, ConversationId, Seq, SessionId, TokenHash};
+
+/// A change to the replicated state. Applied by every node, in the same order, with the same outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Make an account with a unique name.
+    CreateAccount {
+        /// Checked against [`super::limits::check_username`] before it is proposed.
+        username: String,
+        /// PHC string of the Argon2id hash.
+        password_hash: String,
+        /// Makes a retry recognizable.
+        request_id: Option<ClientId>,
+    },
+    /// Open a session for an account whose password was verified.
+    OpenSession {
+        /// Whose session.
+        account: AccountId,
+        /// Hash of the token that the caller was given.
+        token_hash: TokenHash,
+        /// Milliseconds from the command's time until the session expires.
+        lifetime_ms: u64,
+    },
+    /// Close a session, or all sessions of its account.
+    CloseSession {
+        /// The caller's session.
+        session: SessionId,
+        /// Close the account's other sessions too.
+        all: bool,
+    },
+    /// Delete the account of a session.
+    DeleteAccount {
+        /// The caller's session.
+        session: SessionId,
+    },
+    /// Store a message.
+    SendMessage {
+        /// The caller's session: its account is the sender.
+        session: SessionId,
+        /// Where to.
+        to: Destination,
+        /// Unique per sender; a second command with it changes nothing.
+        client_id: ClientId,
+        /// The text.
+        body: String,
+    },
+    /// Move watermarks of many readers at once.
+    Receipts(Vec<ReceiptItem>),
+    /// Delete messages by id.
+    DeleteMessages {
+        /// The caller's session.
+        session: SessionId,
+        /// Message ids: the revisions that stored them.
+        messages: Vec<u64>,
+        /// Tombstones for all, instead of hiding for the caller.
+        for_everyone: bool,
+    },
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// The direct conversation with this person, made if there is none.
+    Person(String),
+    /// An existing conversation of the sender.
+    Conversation(ConversationId),
+}
+
+/// One reader's progress in one conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiptItem {
+    /// The reader's session.
+    pub session: SessionId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Everything up to here; beyond the end means all that is there.
+    pub up_to: Seq,
+    /// Read, which implies delivered.
+    pub read: bool,
+}

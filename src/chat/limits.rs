@@ -1,0 +1,140 @@
+//! Every limit of the product, and the checks of single values against them.
+
+use std::fmt;
+
+/// Longest user name, in characters (all of them ASCII).
+pub const USERNAME_CHARS_MAX: usize = 32;
+/// Shortest and longest password, in bytes.
+pub const PASSWORD_BYTES_MIN: usize = 8;
+/// Longest password, in bytes.
+pub const PASSWORD_BYTES_MAX: usize = 256;
+/// Longest message body, in bytes of UTF-8.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Most items on a page.
+pub const PAGE_SIZE_MAX: u32 = 200;
+/// Messages on a page of a conversation, when the caller does not say.
+pub const PAGE_SIZE_CONVERSATION: u32 = 50;
+/// Accounts on a page, when the caller does not say.
+pub const PAGE_SIZE_ACCOUNTS: u32 = 10;
+/// Conversations on a page, when the caller does not say.
+pub const PAGE_SIZE_PARTNERS: u32 = 50;
+/// Most message ids in one deletion.
+pub const DELETE_IDS_MAX: usize = 1000;
+/// Most receipts in one acknowledgement.
+pub const RECEIPTS_MAX: usize = 1000;
+/// Sessions that an account keeps; a further login closes the oldest.
+pub const SESSIONS_PER_ACCOUNT_MAX: usize = 64;
+/// Open subscriptions of one account on one node.
+pub const SUBSCRIPTIONS_PER_ACCOUNT_MAX: usize = 64;
+/// Largest request that a client may send, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Concurrent requests on one client connection.
+pub const REQUESTS_PER_CONNECTION_MAX: u32 = 256;
+
+/// A value that breaks a limit: which field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// The field's name in the request.
+    pub field: &'static str,
+    /// What it has to be, in words for the caller.
+    pub problem: String,
+}
+
+impl Invalid {
+    /// An invalid `field`, because of `problem`.
+    pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self { field, problem: problem.into() }
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// Checks a user name: 1-32 characters of `[a-z0-9_.-]`.
+pub fn check_username(field: &'static str, name: &str) -> Result<(), Invalid> {
+    if name.is_empty() {
+        return Err(Invalid::new(field, "must not be empty"));
+    }
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+    if name.len() > USERNAME_CHARS_MAX || !name.bytes().all(allowed) {
+        return Err(Invalid::new(field, format!("must be 1-{USERNAME_CHARS_MAX} characters of [a-z0-9_.-]")));
+    }
+    Ok(())
+}
+
+/// Checks a password: 8-256 bytes.
+pub fn check_password(field: &'static str, password: &str) -> Result<(), Invalid> {
+    if !(PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
+        return Err(Invalid::new(
+            field,
+            format!("must be {PASSWORD_BYTES_MIN}-{PASSWORD_BYTES_MAX} bytes, is {}", password.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks a message body: 1 byte to 16 KiB.
+pub fn check_body(field: &'static str, body: &str) -> Result<(), Invalid> {
+    if body.is_empty() {
+        return Err(Invalid::new(field, "must not be empty"));
+    }
+    if body.len() > BODY_BYTES_MAX {
+        return Err(Invalid::new(field, format!("must be at most {BODY_BYTES_MAX} bytes, is {}", body.len())));
+    }
+    Ok(())
+}
+
+/// The page size to use: `default` for 0, an error above [`PAGE_SIZE_MAX`].
+pub fn page_size(field: &'static str, asked: u32, default: u32) -> Result<u32, Invalid> {
+    match asked {
+        0 => Ok(default),
+        1..=PAGE_SIZE_MAX => Ok(asked),
+        _ => Err(Invalid::new(field, format!("must be 1-{PAGE_SIZE_MAX}, is {asked}"))),
+    }
+}
+
+/// Checks the number of items of a list: 1 to `max`.
+pub fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), Invalid> {
+    if count == 0 || count > max {
+        return Err(Invalid::new(field, format!("must have 1-{max} items, has {count}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usernames() {
+        for good in ["a", "bob", "a.b-c_9", &"x".repeat(32)] {
+            assert_eq!(check_username("username", good), Ok(()), "{good}");
+        }
+        for bad in ["", "Bob", "a b", "é", "a\0", "a\n", "../x", &"x".repeat(33)] {
+            let error = check_username("username", bad).expect_err(bad);
+            assert_eq!(error.field, "username");
+        }
+    }
+
+    #[test]
+    fn bounds_are_inclusive() {
+        assert!(check_password("password", &"p".repeat(7)).is_err());
+        assert!(check_password("password", &"p".repeat(8)).is_ok());
+        assert!(check_password("password", &"p".repeat(256)).is_ok());
+        assert!(check_password("password", &"p".repeat(257)).is_err());
+        assert!(check_body("body", "").is_err());
+        assert!(check_body("body", &"b".repeat(BODY_BYTES_MAX)).is_ok());
+        assert!(check_body("body", &"b".repeat(BODY_BYTES_MAX + 1)).is_err());
+        assert_eq!(page_size("limit", 0, 50), Ok(50));
+        assert_eq!(page_size("limit", 200, 50), Ok(200));
+        assert!(page_size("limit", 201, 50).is_err());
+        assert!(check_count("message_ids", 0, 1000).is_err());
+        assert!(check_count("message_ids", 1000, 1000).is_ok());
+        assert!(check_count("message_ids", 1001, 1000).is_err());
+    }
+}

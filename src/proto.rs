@@ -1,0 +1,28 @@
+//! The generated protocol types, as the files in `proto/` describe them.
+
+/// What clients see: `proto/chat/v1`.
+pub mod chat {
+    #[allow(missing_docs, clippy::all, rustdoc::all)]
+    pub mod v1 {
+        tonic::include_proto!("chat.v1");
+    }
+}
+
+/// What the nodes say to each other: `proto/raft/v1`.
+pub mod raft {
+    #[allow(missing_docs, clippy::all, rustdoc::all)]
+    pub mod v1 {
+        tonic::include_proto!("raft.v1");
+    }
+}
+
+/// What is on disk: `proto/log/v1`.
+pub mod log {
+    #[allow(missing_docs, clippy::all, rustdoc::all)]
+    pub mod v1 {
+        tonic::include_proto!("log.v1");
+    }
+}
+
+/// Descriptors of the public protocol, for gRPC reflection.
+pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public_descriptors.bin"));
