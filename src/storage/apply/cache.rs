@@ -1,0 +1,289 @@
+//! What the applier keeps in memory between calls: the rows that nearly every command needs.
+//!
+//! The caches are written through, except for the counters of conversations and the watermarks of members: these are
+//! written once at the end of a call. So they must not be thrown away within a call (`trim` runs after the commit),
+//! and no statement may read these columns from the database within one. After an error everything is dropped.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::mem;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::execute;
+use crate::chat::{AccountId, ConversationId, Member, Revision, Seq, SessionId, TimeMs};
+use crate::storage::error::{Context, StorageError};
+
+/// Entries of the younger generation that make it the older one: so at most about twice as many are held.
+const ENTRIES_MAX: usize = 32 * 1024;
+
+/// A map that forgets what was not used for a while: two generations, the older one is dropped as a whole.
+struct Generations<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K, V> Default for Generations<K, V> {
+    fn default() -> Self {
+        Self { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq, V> Generations<K, V> {
+    fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        if !self.young.contains_key(key) {
+            let (key, value) = self.old.remove_entry(key)?;
+            self.young.insert(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    /// Of a key that is not there.
+    fn insert(&mut self, key: K, value: V) -> &mut V {
+        self.young.entry(key).insert_entry(value).into_mut()
+    }
+
+    fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    fn trim(&mut self) {
+        if self.young.len() >= ENTRIES_MAX {
+            self.old = mem::take(&mut self.young);
+        }
+    }
+}
+
+/// A row of `session`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    pub account: AccountId,
+    pub expires: TimeMs,
+}
+
+/// A row of `account`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account {
+    pub id: AccountId,
+    pub deleted: bool,
+}
+
+/// A row of `conversation`, with its members.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub members: Arc<[Member]>,
+    /// One for each member, in the same order.
+    pub marks: Vec<Mark>,
+    pub direct: bool,
+    pub last_seq: Seq,
+    pub last_message_revision: Revision,
+    pub last_revision: Revision,
+    /// Something has to be written.
+    pub dirty: bool,
+}
+
+/// A row of `member`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Mark {
+    pub delivered: Seq,
+    pub read: Seq,
+    pub receipt_revision: Revision,
+    pub receipt_time: TimeMs,
+    /// The member's account was deleted.
+    pub gone: bool,
+    /// The watermarks have to be written.
+    pub dirty: bool,
+}
+
+impl Conversation {
+    /// The position of `account` among the members.
+    pub fn position(&self, account: AccountId) -> Option<usize> {
+        self.members.iter().position(|member| member.account == account)
+    }
+
+    /// Writes the row, and those of the members whose watermarks moved.
+    pub fn write(&mut self, conn: &Connection, id: ConversationId) -> Result<(), StorageError> {
+        let sql = "UPDATE conversation SET last_seq = ?2, last_message_revision = ?3, last_revision = ?4 WHERE id = ?1";
+        execute(conn, sql, params![id, self.last_seq, self.last_message_revision, self.last_revision])
+            .context("write a conversation")?;
+        for (member, mark) in self.members.iter().zip(&mut self.marks) {
+            if mark.dirty {
+                let sql = "UPDATE member SET delivered_seq = ?3, read_seq = ?4, receipt_revision = ?5, \
+                           receipt_ms = ?6 WHERE conversation_id = ?1 AND account_id = ?2";
+                let values =
+                    params![id, member.account, mark.delivered, mark.read, mark.receipt_revision, mark.receipt_time];
+                execute(conn, sql, values).context("write a watermark")?;
+                mark.dirty = false;
+            }
+        }
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+/// All caches of the applier.
+#[derive(Default)]
+pub(super) struct Caches {
+    sessions: Generations<SessionId, Session>,
+    accounts: Generations<Arc<str>, Account>,
+    direct: Generations<(AccountId, AccountId), ConversationId>,
+    conversations: Generations<ConversationId, Conversation>,
+}
+
+impl Caches {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Forgets what was not used for a while. Only when nothing waits to be written.
+    pub fn trim(&mut self) {
+        self.sessions.trim();
+        self.accounts.trim();
+        self.direct.trim();
+        self.conversations.trim();
+    }
+
+    /// The session of an id.
+    pub fn session(&mut self, conn: &Connection, id: SessionId) -> Result<Option<Session>, StorageError> {
+        if let Some(session) = self.sessions.get(&id) {
+            return Ok(Some(*session));
+        }
+        let found = conn
+            .prepare_cached("SELECT account_id, expires_ms FROM session WHERE id = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([id], |row| Ok(Session { account: row.get(0)?, expires: row.get(1)? })).optional()
+            })
+            .context("read a session")?;
+        Ok(found.map(|session| *self.sessions.insert(id, session)))
+    }
+
+    /// A session was closed.
+    pub fn forget_session(&mut self, id: SessionId) {
+        self.sessions.remove(&id);
+    }
+
+    /// The account of a name.
+    pub fn account(&mut self, conn: &Connection, name: &str) -> Result<Option<Account>, StorageError> {
+        if let Some(account) = self.accounts.get(name) {
+            return Ok(Some(*account));
+        }
+        let found = conn
+            .prepare_cached("SELECT id, deleted FROM account WHERE username = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([name], |row| Ok(Account { id: row.get(0)?, deleted: row.get(1)? })).optional()
+            })
+            .context("read an account")?;
+        Ok(found.map(|account| *self.accounts.insert(name.into(), account)))
+    }
+
+    /// An account's row was changed.
+    pub fn forget_account(&mut self, name: &str) {
+        self.accounts.remove(name);
+    }
+
+    /// The direct conversation of two accounts, in any order.
+    pub fn direct(
+        &mut self,
+        conn: &Connection,
+        one: AccountId,
+        other: AccountId,
+    ) -> Result<Option<ConversationId>, StorageError> {
+        let pair = (one.min(other), one.max(other));
+        if let Some(id) = self.direct.get(&pair) {
+            return Ok(Some(*id));
+        }
+        let found = conn
+            .prepare_cached("SELECT id FROM conversation WHERE direct_low = ?1 AND direct_high = ?2")
+            .and_then(|mut statement| statement.query_row([pair.0, pair.1], |row| row.get(0)).optional())
+            .context("read a direct conversation")?;
+        Ok(found.map(|id| *self.direct.insert(pair, id)))
+    }
+
+    /// The conversation of an id.
+    pub fn conversation(
+        &mut self,
+        conn: &Connection,
+        id: ConversationId,
+    ) -> Result<Option<&mut Conversation>, StorageError> {
+        // Asked twice because a borrow that is returned early would last for the whole function.
+        if self.conversations.get(&id).is_none() {
+            match load(conn, id)? {
+                None => return Ok(None),
+                Some(conversation) => return Ok(Some(self.conversations.insert(id, conversation))),
+            }
+        }
+        Ok(self.conversations.get(&id))
+    }
+}
+
+fn load(conn: &Connection, id: ConversationId) -> Result<Option<Conversation>, StorageError> {
+    let sql = "SELECT direct_low IS NOT NULL, last_seq, last_message_revision, last_revision FROM conversation \
+               WHERE id = ?1";
+    let row = conn
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).optional()
+        })
+        .context("read a conversation")?;
+    let Some((direct, last_seq, last_message_revision, last_revision)) = row else { return Ok(None) };
+    let (members, marks) = load_members(conn, id).context("read the members of a conversation")?;
+    let conversation = Conversation {
+        members: members.into(),
+        marks,
+        direct,
+        last_seq,
+        last_message_revision,
+        last_revision,
+        dirty: false,
+    };
+    Ok(Some(conversation))
+}
+
+fn load_members(conn: &Connection, id: ConversationId) -> rusqlite::Result<(Vec<Member>, Vec<Mark>)> {
+    let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.receipt_revision, m.receipt_ms, \
+               a.deleted FROM member m CROSS JOIN account a ON a.id = m.account_id \
+               WHERE m.conversation_id = ?1 ORDER BY m.account_id";
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map([id], |row| {
+        let member = Member { account: row.get(0)?, username: row.get(1)? };
+        let mark = Mark {
+            delivered: row.get(2)?,
+            read: row.get(3)?,
+            receipt_revision: row.get(4)?,
+            receipt_time: row.get(5)?,
+            gone: row.get(6)?,
+            dirty: false,
+        };
+        Ok((member, mark))
+    })?;
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_survives_what_is_not() {
+        let mut map = Generations::default();
+        map.insert(0, "kept");
+        map.insert(1, "forgotten");
+        for round in 1..=3 {
+            map.young.extend((0..ENTRIES_MAX).map(|i| (round * ENTRIES_MAX * 2 + i, "filler")));
+            map.trim();
+            assert_eq!(map.get(&0), Some(&mut "kept"));
+            assert!(map.young.len() + map.old.len() <= 2 * ENTRIES_MAX + 2);
+        }
+        assert_eq!(map.get(&1), None);
+    }
+}

@@ -1,0 +1,401 @@
+//! Commands and outcomes as protobuf: on disk in the log, and between nodes when a follower forwards.
+//!
+//! Encoding cannot fail and is the same on every node. Decoding checks everything that the types of [`crate::chat`]
+//! promise and nothing more: limits of values are checked before a command is proposed, and a command that is in the
+//! log is applied as it is. Bytes from disk or from a peer never make it panic.
+
+use thiserror::Error;
+
+use crate::chat::{
+    AccountId, ClientId, Command, ConversationId, Destination, MessageSent, Outcome, ReceiptItem, ReceiptResult,
+    Rejection, Revision, Seq, SessionId, TimeMs, TokenHash,
+};
+use crate::proto::log::v1 as pb;
+
+/// Why a message is not a command or an outcome of this version.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// The kind is absent, or one that a later version made.
+    #[error("{0} of a kind that this version does not know")]
+    UnknownKind(&'static str),
+    /// A field is absent that has to be there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A field of bytes has the wrong length.
+    #[error("{field} has {found} bytes, not {expected}")]
+    Length {
+        /// The field.
+        field: &'static str,
+        /// Bytes it has.
+        found: usize,
+        /// Bytes it must have.
+        expected: usize,
+    },
+    /// A rejection's reason that this version does not know.
+    #[error("unknown reason of a rejection: {0}")]
+    UnknownReason(i32),
+}
+
+/// A command as it goes into the log.
+pub fn encode_command(command: &Command) -> pb::Command {
+    use pb::command::Kind;
+    let kind = match command {
+        Command::CreateAccount { username, password_hash, request_id } => Kind::CreateAccount(pb::CreateAccount {
+            username: username.clone(),
+            password_hash: password_hash.clone(),
+            request_id: request_id.map(|id| id.0.to_vec()).unwrap_or_default(),
+        }),
+        Command::OpenSession { account, token_hash, lifetime_ms } => Kind::OpenSession(pb::OpenSession {
+            account_id: account.0,
+            token_hash: token_hash.0.to_vec(),
+            lifetime_ms: *lifetime_ms,
+        }),
+        Command::CloseSession { session, all } => {
+            Kind::CloseSession(pb::CloseSession { session_id: session.0, all: *all })
+        }
+        Command::DeleteAccount { session } => Kind::DeleteAccount(pb::DeleteAccount { session_id: session.0 }),
+        Command::SendMessage { session, to, client_id, body } => Kind::SendMessage(pb::SendMessage {
+            session_id: session.0,
+            to: Some(match to {
+                Destination::Person(name) => pb::send_message::To::Recipient(name.clone()),
+                Destination::Conversation(id) => pb::send_message::To::ConversationId(id.0),
+            }),
+            client_id: client_id.0.to_vec(),
+            body: body.clone(),
+        }),
+        Command::Receipts(items) => Kind::Receipts(pb::Receipts { items: items.iter().map(encode_receipt).collect() }),
+        Command::DeleteMessages { session, messages, for_everyone } => Kind::DeleteMessages(pb::DeleteMessages {
+            session_id: session.0,
+            message_ids: messages.clone(),
+            for_everyone: *for_everyone,
+        }),
+    };
+    pb::Command { kind: Some(kind) }
+}
+
+fn encode_receipt(item: &ReceiptItem) -> pb::Receipt {
+    pb::Receipt {
+        session_id: item.session.0,
+        conversation_id: item.conversation.0,
+        up_to_seq: item.up_to.0,
+        read: item.read,
+    }
+}
+
+/// The command that [`encode_command`] was given.
+pub fn decode_command(command: pb::Command) -> Result<Command, DecodeError> {
+    use pb::command::Kind;
+    Ok(match command.kind.ok_or(DecodeError::UnknownKind("a command"))? {
+        Kind::CreateAccount(c) => Command::CreateAccount {
+            username: c.username,
+            password_hash: c.password_hash,
+            request_id: match c.request_id.as_slice() {
+                [] => None,
+                bytes => Some(ClientId(array("request_id", bytes)?)),
+            },
+        },
+        Kind::OpenSession(c) => Command::OpenSession {
+            account: AccountId(c.account_id),
+            token_hash: TokenHash(array("token_hash", &c.token_hash)?),
+            lifetime_ms: c.lifetime_ms,
+        },
+        Kind::CloseSession(c) => Command::CloseSession { session: SessionId(c.session_id), all: c.all },
+        Kind::DeleteAccount(c) => Command::DeleteAccount { session: SessionId(c.session_id) },
+        Kind::SendMessage(c) => Command::SendMessage {
+            session: SessionId(c.session_id),
+            to: match c.to.ok_or(DecodeError::Missing("the destination"))? {
+                pb::send_message::To::Recipient(name) => Destination::Person(name),
+                pb::send_message::To::ConversationId(id) => Destination::Conversation(ConversationId(id)),
+            },
+            client_id: ClientId(array("client_id", &c.client_id)?),
+            body: c.body,
+        },
+        Kind::Receipts(c) => Command::Receipts(c.items.iter().map(decode_receipt).collect()),
+        Kind::DeleteMessages(c) => Command::DeleteMessages {
+            session: SessionId(c.session_id),
+            messages: c.message_ids,
+            for_everyone: c.for_everyone,
+        },
+    })
+}
+
+fn decode_receipt(item: &pb::Receipt) -> ReceiptItem {
+    ReceiptItem {
+        session: SessionId(item.session_id),
+        conversation: ConversationId(item.conversation_id),
+        up_to: Seq(item.up_to_seq),
+        read: item.read,
+    }
+}
+
+/// An outcome as it travels to the follower whose caller asked.
+pub fn encode_outcome(outcome: &Outcome) -> pb::Outcome {
+    use pb::outcome::Kind;
+    let kind = match outcome {
+        Outcome::Rejected(reason) => Kind::Rejected(pb::Rejected { reason: encode_rejection(*reason) }),
+        Outcome::AccountCreated { account, revision, repeated } => Kind::AccountCreated(pb::AccountCreated {
+            account_id: account.0,
+            revision: revision.0,
+            repeated: *repeated,
+        }),
+        Outcome::SessionOpened { session, account, expires_at, revision } => Kind::SessionOpened(pb::SessionOpened {
+            session_id: session.0,
+            account_id: account.0,
+            expires_at_ms: expires_at.0,
+            revision: revision.0,
+        }),
+        Outcome::SessionsClosed { count, revision } => {
+            Kind::SessionsClosed(pb::SessionsClosed { count: *count, revision: revision.0 })
+        }
+        Outcome::AccountDeleted { revision, deleted_messages } => {
+            Kind::AccountDeleted(pb::AccountDeleted { revision: revision.0, deleted_messages: *deleted_messages })
+        }
+        Outcome::MessageSent(sent) => Kind::MessageSent(pb::MessageSent {
+            conversation_id: sent.conversation.0,
+            seq: sent.seq.0,
+            revision: sent.revision.0,
+            time_ms: sent.time.0,
+            repeated: sent.repeated,
+        }),
+        Outcome::ReceiptsApplied(results) => {
+            Kind::ReceiptsApplied(pb::ReceiptsApplied { items: results.iter().map(encode_receipt_result).collect() })
+        }
+        Outcome::MessagesDeleted { deleted, ignored, revision } => Kind::MessagesDeleted(pb::MessagesDeleted {
+            deleted_count: *deleted,
+            ignored_count: *ignored,
+            revision: revision.0,
+        }),
+    };
+    pb::Outcome { kind: Some(kind) }
+}
+
+fn encode_receipt_result(result: &ReceiptResult) -> pb::ReceiptApplied {
+    match result {
+        Ok((seq, revision)) => pb::ReceiptApplied { rejection: 0, seq: seq.0, revision: revision.0 },
+        Err(reason) => pb::ReceiptApplied { rejection: encode_rejection(*reason), seq: 0, revision: 0 },
+    }
+}
+
+/// The outcome that [`encode_outcome`] was given.
+pub fn decode_outcome(outcome: pb::Outcome) -> Result<Outcome, DecodeError> {
+    use pb::outcome::Kind;
+    Ok(match outcome.kind.ok_or(DecodeError::UnknownKind("an outcome"))? {
+        Kind::Rejected(o) => Outcome::Rejected(decode_rejection(o.reason)?),
+        Kind::AccountCreated(o) => Outcome::AccountCreated {
+            account: AccountId(o.account_id),
+            revision: Revision(o.revision),
+            repeated: o.repeated,
+        },
+        Kind::SessionOpened(o) => Outcome::SessionOpened {
+            session: SessionId(o.session_id),
+            account: AccountId(o.account_id),
+            expires_at: TimeMs(o.expires_at_ms),
+            revision: Revision(o.revision),
+        },
+        Kind::SessionsClosed(o) => Outcome::SessionsClosed { count: o.count, revision: Revision(o.revision) },
+        Kind::AccountDeleted(o) => {
+            Outcome::AccountDeleted { revision: Revision(o.revision), deleted_messages: o.deleted_messages }
+        }
+        Kind::MessageSent(o) => Outcome::MessageSent(MessageSent {
+            conversation: ConversationId(o.conversation_id),
+            seq: Seq(o.seq),
+            revision: Revision(o.revision),
+            time: TimeMs(o.time_ms),
+            repeated: o.repeated,
+        }),
+        Kind::ReceiptsApplied(o) => {
+            Outcome::ReceiptsApplied(o.items.iter().map(decode_receipt_result).collect::<Result<_, _>>()?)
+        }
+        Kind::MessagesDeleted(o) => Outcome::MessagesDeleted {
+            deleted: o.deleted_count,
+            ignored: o.ignored_count,
+            revision: Revision(o.revision),
+        },
+    })
+}
+
+fn decode_receipt_result(item: &pb::ReceiptApplied) -> Result<ReceiptResult, DecodeError> {
+    Ok(match item.rejection {
+        0 => Ok((Seq(item.seq), Revision(item.revision))),
+        reason => Err(decode_rejection(reason)?),
+    })
+}
+
+/// The number of a rejection, on the wire and in the table of rejected sends.
+pub(super) fn encode_rejection(reason: Rejection) -> i32 {
+    let reason = match reason {
+        Rejection::UsernameTaken => pb::Rejection::UsernameTaken,
+        Rejection::SessionUnknown => pb::Rejection::SessionUnknown,
+        Rejection::SessionExpired => pb::Rejection::SessionExpired,
+        Rejection::AccountUnknown => pb::Rejection::AccountUnknown,
+        Rejection::RecipientUnknown => pb::Rejection::RecipientUnknown,
+        Rejection::RecipientDeleted => pb::Rejection::RecipientDeleted,
+        Rejection::ConversationUnknown => pb::Rejection::ConversationUnknown,
+        Rejection::ClientIdReused => pb::Rejection::ClientIdReused,
+    };
+    i32::from(reason)
+}
+
+/// The rejection that [`encode_rejection`] was given.
+pub(super) fn decode_rejection(reason: i32) -> Result<Rejection, DecodeError> {
+    match pb::Rejection::try_from(reason) {
+        Ok(pb::Rejection::UsernameTaken) => Ok(Rejection::UsernameTaken),
+        Ok(pb::Rejection::SessionUnknown) => Ok(Rejection::SessionUnknown),
+        Ok(pb::Rejection::SessionExpired) => Ok(Rejection::SessionExpired),
+        Ok(pb::Rejection::AccountUnknown) => Ok(Rejection::AccountUnknown),
+        Ok(pb::Rejection::RecipientUnknown) => Ok(Rejection::RecipientUnknown),
+        Ok(pb::Rejection::RecipientDeleted) => Ok(Rejection::RecipientDeleted),
+        Ok(pb::Rejection::ConversationUnknown) => Ok(Rejection::ConversationUnknown),
+        Ok(pb::Rejection::ClientIdReused) => Ok(Rejection::ClientIdReused),
+        Ok(pb::Rejection::Unspecified) | Err(_) => Err(DecodeError::UnknownReason(reason)),
+    }
+}
+
+fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], DecodeError> {
+    bytes.try_into().map_err(|_| DecodeError::Length { field, found: bytes.len(), expected: N })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn session() -> impl Strategy<Value = SessionId> {
+        any::<u64>().prop_map(SessionId)
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let to = prop_oneof![
+            ".{0,8}".prop_map(Destination::Person),
+            any::<u64>().prop_map(|id| Destination::Conversation(ConversationId(id))),
+        ];
+        let receipt = (session(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(session, c, seq, read)| {
+            ReceiptItem { session, conversation: ConversationId(c), up_to: Seq(seq), read }
+        });
+        prop_oneof![
+            (".{0,8}", ".{0,8}", any::<Option<[u8; 16]>>()).prop_map(|(username, password_hash, id)| {
+                Command::CreateAccount { username, password_hash, request_id: id.map(ClientId) }
+            }),
+            (any::<u64>(), any::<[u8; 32]>(), any::<u64>()).prop_map(|(account, hash, lifetime_ms)| {
+                Command::OpenSession { account: AccountId(account), token_hash: TokenHash(hash), lifetime_ms }
+            }),
+            (session(), any::<bool>()).prop_map(|(session, all)| Command::CloseSession { session, all }),
+            session().prop_map(|session| Command::DeleteAccount { session }),
+            (session(), to, any::<[u8; 16]>(), ".{0,64}").prop_map(|(session, to, id, body)| {
+                Command::SendMessage { session, to, client_id: ClientId(id), body }
+            }),
+            prop::collection::vec(receipt, 0..4).prop_map(Command::Receipts),
+            (session(), prop::collection::vec(any::<u64>(), 0..4), any::<bool>()).prop_map(
+                |(session, messages, for_everyone)| Command::DeleteMessages { session, messages, for_everyone }
+            ),
+        ]
+    }
+
+    fn rejection() -> impl Strategy<Value = Rejection> {
+        (1..=8).prop_map(|reason| decode_rejection(reason).expect("1 to 8 are known"))
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let result = prop_oneof![
+            (any::<u64>(), any::<u64>()).prop_map(|(seq, revision)| Ok((Seq(seq), Revision(revision)))),
+            rejection().prop_map(Err),
+        ];
+        prop_oneof![
+            rejection().prop_map(Outcome::Rejected),
+            (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(account, revision, repeated)| {
+                Outcome::AccountCreated { account: AccountId(account), revision: Revision(revision), repeated }
+            }),
+            (session(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(session, account, expires, revision)| {
+                Outcome::SessionOpened {
+                    session,
+                    account: AccountId(account),
+                    expires_at: TimeMs(expires),
+                    revision: Revision(revision),
+                }
+            }),
+            (any::<u32>(), any::<u64>())
+                .prop_map(|(count, revision)| Outcome::SessionsClosed { count, revision: Revision(revision) }),
+            (any::<u64>(), any::<u64>()).prop_map(|(revision, deleted_messages)| Outcome::AccountDeleted {
+                revision: Revision(revision),
+                deleted_messages
+            }),
+            (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+                |(conversation, seq, revision, time, repeated)| Outcome::MessageSent(MessageSent {
+                    conversation: ConversationId(conversation),
+                    seq: Seq(seq),
+                    revision: Revision(revision),
+                    time: TimeMs(time),
+                    repeated,
+                })
+            ),
+            prop::collection::vec(result, 0..4).prop_map(Outcome::ReceiptsApplied),
+            (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(deleted, ignored, revision)| {
+                Outcome::MessagesDeleted { deleted, ignored, revision: Revision(revision) }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn commands_survive_the_disk(command in command()) {
+            let bytes = encode_command(&command).encode_to_vec();
+            let read = pb::Command::decode(bytes.as_slice()).expect("was encoded");
+            prop_assert_eq!(decode_command(read), Ok(command));
+        }
+
+        #[test]
+        fn outcomes_survive_the_wire(outcome in outcome()) {
+            let bytes = encode_outcome(&outcome).encode_to_vec();
+            let read = pb::Outcome::decode(bytes.as_slice()).expect("was encoded");
+            prop_assert_eq!(decode_outcome(read), Ok(outcome));
+        }
+
+        #[test]
+        fn garbage_is_an_error_or_a_command(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(command) = pb::Command::decode(bytes.as_slice()) {
+                let _ = decode_command(command);
+            }
+            if let Ok(outcome) = pb::Outcome::decode(bytes.as_slice()) {
+                let _ = decode_outcome(outcome);
+            }
+        }
+
+        #[test]
+        fn a_cut_or_changed_command_never_panics(command in command(), at in any::<prop::sample::Index>(), byte: u8) {
+            let mut bytes = encode_command(&command).encode_to_vec();
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+                for slice in [&bytes[..], &bytes[..at]] {
+                    if let Ok(command) = pb::Command::decode(slice) {
+                        let _ = decode_command(command);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_told() {
+        // Field 99, an empty message: what a later version's command looks like to this one.
+        let command = pb::Command::decode([0x9a, 0x06, 0x00].as_slice()).expect("unknown fields are skipped");
+        assert_eq!(decode_command(command), Err(DecodeError::UnknownKind("a command")));
+        let rejected = pb::Rejected { reason: 99 };
+        let outcome = pb::Outcome { kind: Some(pb::outcome::Kind::Rejected(rejected)) };
+        assert_eq!(decode_outcome(outcome), Err(DecodeError::UnknownReason(99)));
+    }
+
+    #[test]
+    fn ids_have_their_length() {
+        let send = pb::SendMessage {
+            to: Some(pb::send_message::To::ConversationId(1)),
+            client_id: vec![0; 15],
+            ..Default::default()
+        };
+        let command = pb::Command { kind: Some(pb::command::Kind::SendMessage(send)) };
+        let expected = DecodeError::Length { field: "client_id", found: 15, expected: 16 };
+        assert_eq!(decode_command(command), Err(expected));
+    }
+}

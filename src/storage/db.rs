@@ -1,0 +1,139 @@
+//! Connections to `chat.db`, and how its values map to SQLite's.
+//!
+//! SQLite's integers are signed, ours are not. On the way in, what does not fit becomes `i64::MAX`: no row has that
+//! key, so that an absurd id is simply unknown, and as a bound it still means "everything". On the way out, a negative
+//! number is an error: nobody wrote it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use super::error::{Context, StorageError};
+use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, TimeMs, TokenHash};
+
+/// The state machine's file in a data directory.
+pub(super) fn database_path(dir: &Path) -> PathBuf {
+    dir.join("chat.db")
+}
+
+/// Longest wait for SQLite's own locks. There is one writer, so only a checkpoint or recovery ever holds them.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Prepared statements kept by each connection: more than there are.
+const STATEMENTS_MAX: usize = 96;
+/// Page cache of the writer, in KiB.
+const WRITER_CACHE_KIB: i64 = 64 * 1024;
+/// Page cache of each reader, in KiB.
+const READER_CACHE_KIB: i64 = 8 * 1024;
+/// Pages in the write-ahead log that start a checkpoint. More would save little (measured) and cost space.
+const CHECKPOINT_PAGES: i64 = 4000;
+/// The write-ahead log is cut to this after it had to grow beyond it, in bytes.
+const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+
+/// Opens the writer's connection, and makes the file if there is none.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).context("open chat.db")?;
+    prepare(&conn, WRITER_CACHE_KIB).context("set up the writer of chat.db")?;
+    Ok(conn)
+}
+
+/// Sets what only a writer may: called once the file is known to be ours.
+pub(super) fn use_wal(conn: &Connection) -> Result<(), StorageError> {
+    let set = || -> rusqlite::Result<()> {
+        let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            // Readers would block the writer, and a snapshot everything: the file system has to be able to do it.
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(mode)));
+        }
+        conn.pragma_update(None, "synchronous", "NORMAL")?;
+        conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        conn.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
+        // Bodies of deleted messages are overwritten in the pages that are written anyway.
+        conn.pragma_update(None, "secure_delete", "FAST")
+    };
+    set().context("set chat.db to write-ahead logging")
+}
+
+/// Opens a read-only connection.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).context("open chat.db for reading")?;
+    // A reader that outlives its file (a snapshot was installed) must not tidy up the new file's log when it closes.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).context("set up a reader of chat.db")?;
+    prepare(&conn, READER_CACHE_KIB).context("set up a reader of chat.db")?;
+    Ok(conn)
+}
+
+fn prepare(conn: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    conn.pragma_update(None, "cache_size", -cache_kib)?;
+    conn.pragma_update(None, "foreign_keys", false)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), StorageError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(StorageError::io("sync directory", dir))
+}
+
+/// Makes a file's content durable.
+pub(super) fn sync_file(path: &Path) -> Result<(), StorageError> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(StorageError::io("sync file", path))
+}
+
+/// A plain unsigned number, for counts and for what has no type of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Int(pub u64);
+
+impl ToSql for Int {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Owned(Value::Integer(i64::try_from(self.0).unwrap_or(i64::MAX))))
+    }
+}
+
+impl FromSql for Int {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let number = value.as_i64()?;
+        u64::try_from(number).map(Int).map_err(|_| FromSqlError::OutOfRange(number))
+    }
+}
+
+macro_rules! as_integer {
+    ($($name:ident),*) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::Owned(Value::Integer(i64::try_from(self.0).unwrap_or(i64::MAX))))
+            }
+        }
+
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                Int::column_result(value).map(|number| $name(number.0))
+            }
+        }
+    )*};
+}
+
+as_integer!(AccountId, SessionId, ConversationId, Seq, Revision, TimeMs);
+
+macro_rules! as_blob {
+    ($($name:ident),*) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::Borrowed(ValueRef::Blob(&self.0)))
+            }
+        }
+
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                FromSql::column_result(value).map($name)
+            }
+        }
+    )*};
+}
+
+as_blob!(ClientId, TokenHash);

@@ -1,0 +1,273 @@
+//! Pages of conversations, the list of them, and counts.
+//!
+//! A message that somebody hid is not there for that account: neither on pages nor in counts. A tombstone is there,
+//! but never unread.
+
+use std::collections::HashMap;
+
+use rusqlite::params;
+
+use super::Query;
+use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
+use crate::storage::db::Int;
+use crate::storage::error::{Context, StorageError};
+
+/// A page of a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConversationPage {
+    /// Newest first.
+    pub messages: Vec<MessageRow>,
+    /// Messages that the reader can see, on all pages.
+    pub total: u64,
+    /// Messages that the reader has not read.
+    pub unread: u64,
+    /// The newest message's place, be it visible or not.
+    pub last_seq: Seq,
+    /// There are older messages.
+    pub has_more: bool,
+    /// All members, the reader included, by account.
+    pub members: Vec<MemberRow>,
+}
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageRow {
+    /// Its id: the revision that stored it.
+    pub id: Revision,
+    /// Where it is.
+    pub conversation: ConversationId,
+    /// Its place there.
+    pub seq: Seq,
+    /// Who sent it.
+    pub sender: AccountId,
+    /// The sender's name.
+    pub sender_name: String,
+    /// The text; empty when `deleted`.
+    pub body: String,
+    /// When it was stored.
+    pub time: TimeMs,
+    /// It is a tombstone.
+    pub deleted: bool,
+    /// The id that the sender's client gave it: only the sender may be told.
+    pub client_id: ClientId,
+    /// How far it came.
+    pub status: MessageProgress,
+}
+
+/// How far a message came, for all members but its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MessageProgress {
+    /// Stored.
+    Sent,
+    /// All others have received it.
+    Delivered,
+    /// All others have read it. Also when there are no others.
+    Read,
+}
+
+/// A member of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    /// The account.
+    pub account: AccountId,
+    /// Its name.
+    pub username: String,
+    /// The account was deleted.
+    pub deleted: bool,
+    /// Received up to here.
+    pub delivered: Seq,
+    /// Read up to here.
+    pub read: Seq,
+}
+
+/// A conversation in the list of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationSummary {
+    /// Which.
+    pub conversation: ConversationId,
+    /// Revision of its newest message: the list's order, and what `before` of the next page has to be.
+    pub last_revision: Revision,
+    /// The newest message's place, be it visible or not.
+    pub last_seq: Seq,
+    /// Messages that the account has not read.
+    pub unread: u64,
+    /// The newest message that the account can see.
+    pub last_message: Option<MessageRow>,
+    /// All members, the account included.
+    pub members: Vec<MemberRow>,
+}
+
+impl Query<'_> {
+    /// A page of messages with a seq below `before`. Empty for who is not a member.
+    pub fn conversation_page(
+        &self,
+        me: AccountId,
+        conversation: ConversationId,
+        before: Option<Seq>,
+        limit: u32,
+    ) -> Result<ConversationPage, StorageError> {
+        let members = self.members(conversation)?;
+        if !members.iter().any(|member| member.account == me) {
+            return Ok(ConversationPage::default());
+        }
+        let last_seq: Seq = self
+            .one("SELECT last_seq FROM conversation WHERE id = ?1", [conversation], |row| row.get(0))
+            .context("read a conversation")?;
+        let hidden = self
+            .one(
+                "SELECT count(*) FROM hidden WHERE account_id = ?1 AND conversation_id = ?2",
+                params![me, conversation],
+                |row| row.get::<_, Int>(0),
+            )
+            .context("count hidden messages")?;
+        // One more than asked, to see whether there is more.
+        let before = before.unwrap_or(Seq(u64::MAX));
+        let mut messages = self.messages(me, conversation, before, u64::from(limit) + 1, &members)?;
+        let has_more = messages.len() > limit as usize;
+        messages.truncate(limit as usize);
+        Ok(ConversationPage {
+            messages,
+            total: last_seq.0.saturating_sub(hidden.0),
+            unread: self.unread(me, conversation)?,
+            last_seq,
+            has_more,
+            members,
+        })
+    }
+
+    /// Conversations of an account, newest message first: at most `limit` whose newest message is older than `before`,
+    /// and the number of all. Looks at every conversation of the account.
+    pub fn conversations(
+        &self,
+        me: AccountId,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<(Vec<ConversationSummary>, u64), StorageError> {
+        let sql = "SELECT c.id, c.last_message_revision, c.last_seq \
+                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
+                   WHERE m.account_id = ?1 AND c.last_message_revision < ?2 \
+                   ORDER BY c.last_message_revision DESC LIMIT ?3";
+        let before = before.unwrap_or(Revision(u64::MAX));
+        let rows: Vec<(ConversationId, Revision, Seq)> = self
+            .all(sql, params![me, before, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .context("list conversations")?;
+        let summaries = rows
+            .into_iter()
+            .map(|(conversation, last_revision, last_seq)| {
+                let members = self.members(conversation)?;
+                let last = self.messages(me, conversation, Seq(u64::MAX), 1, &members)?;
+                Ok(ConversationSummary {
+                    conversation,
+                    last_revision,
+                    last_seq,
+                    unread: self.unread(me, conversation)?,
+                    last_message: last.into_iter().next(),
+                    members,
+                })
+            })
+            .collect::<Result<_, StorageError>>()?;
+        let total = self
+            .one("SELECT count(*) FROM member WHERE account_id = ?1", [me], |row| row.get::<_, Int>(0))
+            .context("count conversations")?;
+        Ok((summaries, total.0))
+    }
+
+    /// Messages of others that an account has not read in a conversation. 0 for who is not a member.
+    pub fn unread(&self, me: AccountId, conversation: ConversationId) -> Result<u64, StorageError> {
+        let sql = "SELECT count(*) FROM member m CROSS JOIN message g \
+                   ON g.conversation_id = m.conversation_id AND g.seq > m.read_seq \
+                   WHERE m.account_id = ?1 AND m.conversation_id = ?2 AND g.sender_id <> ?1 AND g.deleted = 0 \
+                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?1 \
+                                   AND h.conversation_id = g.conversation_id AND h.seq = g.seq)";
+        let count = self.one(sql, params![me, conversation], |row| row.get::<_, Int>(0)).context("count unread")?;
+        Ok(count.0)
+    }
+
+    /// Messages of others that an account has not read, in all its conversations.
+    pub fn unread_total(&self, me: AccountId) -> Result<u64, StorageError> {
+        let sql = "SELECT count(*) FROM member m CROSS JOIN message g \
+                   ON g.conversation_id = m.conversation_id AND g.seq > m.read_seq \
+                   WHERE m.account_id = ?1 AND g.sender_id <> ?1 AND g.deleted = 0 \
+                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?1 \
+                                   AND h.conversation_id = g.conversation_id AND h.seq = g.seq)";
+        let count = self.one(sql, [me], |row| row.get::<_, Int>(0)).context("count all unread")?;
+        Ok(count.0)
+    }
+
+    /// The members of a conversation, by account.
+    pub fn members(&self, conversation: ConversationId) -> Result<Vec<MemberRow>, StorageError> {
+        let sql = "SELECT m.account_id, a.username, a.deleted, m.delivered_seq, m.read_seq \
+                   FROM member m CROSS JOIN account a ON a.id = m.account_id \
+                   WHERE m.conversation_id = ?1 ORDER BY m.account_id";
+        self.all(sql, [conversation], |row| {
+            Ok(MemberRow {
+                account: row.get(0)?,
+                username: row.get(1)?,
+                deleted: row.get(2)?,
+                delivered: row.get(3)?,
+                read: row.get(4)?,
+            })
+        })
+        .context("read the members of a conversation")
+    }
+
+    /// Visible messages with a seq below `before`, newest first.
+    fn messages(
+        &self,
+        me: AccountId,
+        conversation: ConversationId,
+        before: Seq,
+        limit: u64,
+        members: &[MemberRow],
+    ) -> Result<Vec<MessageRow>, StorageError> {
+        let sql = "SELECT g.revision, g.seq, g.sender_id, g.body, g.time_ms, g.deleted, g.client_id FROM message g \
+                   WHERE g.conversation_id = ?2 AND g.seq < ?3 \
+                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?1 \
+                                   AND h.conversation_id = ?2 AND h.seq = g.seq) \
+                   ORDER BY g.seq DESC LIMIT ?4";
+        let progress: HashMap<AccountId, (&MemberRow, Seq, Seq)> =
+            members.iter().map(|member| (member.account, others(member, members))).collect();
+        let rows = self
+            .all(sql, params![me, conversation, before, Int(limit)], |row| {
+                let (seq, sender) = (row.get(1)?, row.get(2)?);
+                let known = progress.get(&sender);
+                Ok(known.map(|&(member, delivered, read)| {
+                    let status = if seq <= read {
+                        MessageProgress::Read
+                    } else if seq <= delivered {
+                        MessageProgress::Delivered
+                    } else {
+                        MessageProgress::Sent
+                    };
+                    Ok(MessageRow {
+                        id: row.get(0)?,
+                        conversation,
+                        seq,
+                        sender,
+                        sender_name: member.username.clone(),
+                        body: row.get(3)?,
+                        time: row.get(4)?,
+                        deleted: row.get(5)?,
+                        client_id: row.get(6)?,
+                        status,
+                    })
+                }))
+            })
+            .context("read messages")?;
+        rows.into_iter().map(|row| row.ok_or_else(|| not_a_member(conversation))?.context("read a message")).collect()
+    }
+}
+
+/// How far all members but `member` have come: delivered, and read. Without others: to the end.
+fn others<'a>(member: &'a MemberRow, members: &[MemberRow]) -> (&'a MemberRow, Seq, Seq) {
+    let others = || members.iter().filter(|other| other.account != member.account);
+    let end = Seq(u64::MAX);
+    let delivered = others().map(|other| other.delivered).min().unwrap_or(end);
+    let read = others().map(|other| other.read).min().unwrap_or(end);
+    (member, delivered, read)
+}
+
+/// A message's sender is missing among the members.
+pub(super) fn not_a_member(conversation: ConversationId) -> StorageError {
+    StorageError::Corrupt(format!("the sender of a message does not belong to conversation {conversation}"))
+}

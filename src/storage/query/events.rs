@@ -1,0 +1,294 @@
+//! What a subscription catches up with: past events, made again from the rows.
+//!
+//! An event of the past is told as the state is now: a message that became a tombstone since comes as one, and of a
+//! member's receipts only the newest. Each conversation is looked at only if something happened in it. The rows found
+//! go through a heap that keeps the `limit` earliest ones; once it is full, its latest revision is the bound for all
+//! that follows, so that memory and work stay bounded however much there is.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use rusqlite::{Row, params};
+
+use super::Query;
+use super::conversations::not_a_member;
+use crate::chat::{AccountId, ConversationId, Event, EventKind, Member, Revision, Seq, TimeMs};
+use crate::storage::error::{Context, StorageError};
+use crate::storage::schema::{DELETION_FOR_EVERYONE, DELETION_FOR_MEMBER, DELETION_OF_ACCOUNT};
+
+/// A conversation of the subscriber.
+struct Candidate {
+    id: ConversationId,
+    last_seq: Seq,
+    last_message_revision: Revision,
+    delivered: Seq,
+}
+
+/// A member as an event needs it.
+struct Receipt {
+    delivered: Seq,
+    read: Seq,
+    revision: Revision,
+    time: TimeMs,
+}
+
+impl Query<'_> {
+    /// Every event that concerns an account with `after` < revision <= `up_to`, in order. Fewer than `limit` means
+    /// that there are no more.
+    pub fn events_after(
+        &self,
+        me: AccountId,
+        after: Revision,
+        up_to: Revision,
+        limit: usize,
+    ) -> Result<Vec<Event>, StorageError> {
+        let mut found = Earliest::new(limit, up_to);
+        for candidate in self.candidates(me, after)? {
+            let id = candidate.id;
+            let (members, receipts) = self.receipts(id)?;
+            if candidate.last_message_revision > after {
+                let from = self.first_seq_after(&candidate, after)?;
+                self.collect_messages(&mut found, id, from, &members, None)?;
+            }
+            for (member, receipt) in members.iter().zip(receipts) {
+                if receipt.revision > after {
+                    let kind = EventKind::Receipt {
+                        member: member.account,
+                        member_name: member.username.clone(),
+                        delivered: receipt.delivered,
+                        read: receipt.read,
+                    };
+                    let (revision, time) = (receipt.revision, receipt.time);
+                    found.push(Event { revision, time, conversation: id, members: members.clone(), kind });
+                }
+            }
+            self.collect_deletions(&mut found, me, id, after, &members)?;
+        }
+        Ok(found.into_events())
+    }
+
+    /// Messages of others that no client of the account has acknowledged, with `after` < revision <= `up_to`, in
+    /// order, as events. Without those that the account hid. Fewer than `limit` means that there are no more.
+    pub fn undelivered(
+        &self,
+        me: AccountId,
+        after: Revision,
+        up_to: Revision,
+        limit: usize,
+    ) -> Result<Vec<Event>, StorageError> {
+        let mut found = Earliest::new(limit, up_to);
+        for candidate in self.candidates(me, after)? {
+            if candidate.last_seq <= candidate.delivered || candidate.last_message_revision <= after {
+                continue;
+            }
+            let (members, _) = self.receipts(candidate.id)?;
+            if members.len() == 1 {
+                continue; // Notes to oneself: there are no others.
+            }
+            let from = self.first_seq_after(&candidate, after)?.max(Seq(candidate.delivered.0 + 1));
+            self.collect_messages(&mut found, candidate.id, from, &members, Some(me))?;
+        }
+        Ok(found.into_events())
+    }
+
+    /// Conversations in which something happened after a revision.
+    fn candidates(&self, me: AccountId, after: Revision) -> Result<Vec<Candidate>, StorageError> {
+        let sql = "SELECT c.id, c.last_seq, c.last_message_revision, m.delivered_seq \
+                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
+                   WHERE m.account_id = ?1 AND c.last_revision > ?2";
+        self.all(sql, params![me, after], |row| {
+            Ok(Candidate {
+                id: row.get(0)?,
+                last_seq: row.get(1)?,
+                last_message_revision: row.get(2)?,
+                delivered: row.get(3)?,
+            })
+        })
+        .context("read conversations with news")
+    }
+
+    fn receipts(&self, id: ConversationId) -> Result<(Arc<[Member]>, Vec<Receipt>), StorageError> {
+        let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.receipt_revision, m.receipt_ms \
+                   FROM member m CROSS JOIN account a ON a.id = m.account_id \
+                   WHERE m.conversation_id = ?1 ORDER BY m.account_id";
+        let rows = self
+            .all(sql, [id], |row| {
+                let member = Member { account: row.get(0)?, username: row.get(1)? };
+                let receipt =
+                    Receipt { delivered: row.get(2)?, read: row.get(3)?, revision: row.get(4)?, time: row.get(5)? };
+                Ok((member, receipt))
+            })
+            .context("read the receipts of a conversation")?;
+        let (members, receipts): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        Ok((members.into(), receipts))
+    }
+
+    /// The first message after a revision, where the last one is after it. Seqs have no gaps and grow with the
+    /// revisions, so that halving finds it in the covering index.
+    fn first_seq_after(&self, candidate: &Candidate, after: Revision) -> Result<Seq, StorageError> {
+        let sql = "SELECT revision FROM message WHERE conversation_id = ?1 AND seq = ?2";
+        let (mut low, mut high) = (1, candidate.last_seq.0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let revision: Revision = self
+                .maybe(sql, params![candidate.id, Seq(middle)], |row| row.get(0))
+                .context("look for the first message")?
+                .ok_or_else(|| {
+                    StorageError::Corrupt(format!("conversation {} has no message {middle}", candidate.id))
+                })?;
+            match revision > after {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        Ok(Seq(low))
+    }
+
+    /// Messages from a seq on; with a `recipient`: only of others, and without what the recipient hid.
+    fn collect_messages(
+        &self,
+        found: &mut Earliest,
+        id: ConversationId,
+        from: Seq,
+        members: &Arc<[Member]>,
+        recipient: Option<AccountId>,
+    ) -> Result<(), StorageError> {
+        let sql = "SELECT g.revision, g.time_ms, g.seq, g.sender_id, g.client_id, g.body, g.deleted FROM message g \
+                   WHERE g.conversation_id = ?1 AND g.seq >= ?2 AND (?3 IS NULL OR (g.sender_id <> ?3 \
+                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?3 \
+                                   AND h.conversation_id = ?1 AND h.seq = g.seq))) ORDER BY g.seq";
+        let mut statement = self.conn.prepare_cached(sql).context("prepare to read messages")?;
+        let mut rows = statement.query(params![id, from, recipient]).context("read messages")?;
+        while let Some(row) = rows.next().context("read messages")? {
+            let revision: Revision = row.get(0).context("read a message")?;
+            if revision > found.bound() {
+                break;
+            }
+            let event = message_event(row, id, members).context("read a message")?;
+            found.push(event.ok_or_else(|| not_a_member(id))?);
+        }
+        Ok(())
+    }
+
+    fn collect_deletions(
+        &self,
+        found: &mut Earliest,
+        me: AccountId,
+        id: ConversationId,
+        after: Revision,
+        members: &Arc<[Member]>,
+    ) -> Result<(), StorageError> {
+        let sql = "SELECT revision, time_ms, kind, account_id, seqs FROM deletion \
+                   WHERE conversation_id = ?1 AND revision > ?2 ORDER BY revision";
+        let mut statement = self.conn.prepare_cached(sql).context("prepare to read deletions")?;
+        let mut rows = statement.query(params![id, after]).context("read deletions")?;
+        while let Some(row) = rows.next().context("read deletions")? {
+            let revision: Revision = row.get(0).context("read a deletion")?;
+            if revision > found.bound() {
+                break;
+            }
+            let time = row.get(1).context("read a deletion")?;
+            if let Some(kind) = deletion_kind(row, me, members)? {
+                found.push(Event { revision, time, conversation: id, members: members.clone(), kind });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `None`: the sender is not among the members.
+fn message_event(row: &Row<'_>, id: ConversationId, members: &Arc<[Member]>) -> rusqlite::Result<Option<Event>> {
+    let sender = row.get(3)?;
+    let Some(member) = members.iter().find(|member| member.account == sender) else { return Ok(None) };
+    let kind = EventKind::Message {
+        seq: row.get(2)?,
+        sender,
+        sender_name: member.username.clone(),
+        client_id: row.get(4)?,
+        body: row.get(5)?,
+        deleted: row.get(6)?,
+    };
+    Ok(Some(Event { revision: row.get(0)?, time: row.get(1)?, conversation: id, members: members.clone(), kind }))
+}
+
+/// `None`: it does not concern the subscriber.
+fn deletion_kind(row: &Row<'_>, me: AccountId, members: &[Member]) -> Result<Option<EventKind>, StorageError> {
+    let read = || -> rusqlite::Result<(i64, AccountId, Vec<u8>)> { Ok((row.get(2)?, row.get(3)?, row.get(4)?)) };
+    let (kind, account, seqs) = read().context("read a deletion")?;
+    let (chunks, rest) = seqs.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(StorageError::Corrupt("the list of deleted messages is cut off".into()));
+    }
+    let seqs = chunks.iter().map(|bytes| Seq(u64::from_le_bytes(*bytes))).collect();
+    match kind {
+        DELETION_FOR_EVERYONE => Ok(Some(EventKind::DeletedForEveryone { seqs })),
+        DELETION_FOR_MEMBER if account != me => Ok(None),
+        DELETION_FOR_MEMBER => Ok(Some(EventKind::DeletedForMember { member: account, seqs })),
+        DELETION_OF_ACCOUNT => {
+            let member = members
+                .iter()
+                .find(|member| member.account == account)
+                .ok_or_else(|| StorageError::Corrupt(format!("account {account} is deleted and not a member")))?;
+            Ok(Some(EventKind::AccountDeleted { member: account, member_name: member.username.clone() }))
+        }
+        _ => Err(StorageError::Corrupt(format!("unknown kind of deletion: {kind}"))),
+    }
+}
+
+/// Keeps the `limit` earliest events up to a revision.
+struct Earliest {
+    limit: usize,
+    up_to: Revision,
+    heap: BinaryHeap<Item>,
+}
+
+struct Item(Event);
+
+impl Earliest {
+    fn new(limit: usize, up_to: Revision) -> Self {
+        Self { limit, up_to, heap: BinaryHeap::new() }
+    }
+
+    /// Events with a higher revision are of no use any more.
+    fn bound(&self) -> Revision {
+        match self.heap.peek() {
+            None if self.limit == 0 => Revision(0),
+            Some(latest) if self.heap.len() >= self.limit => latest.0.revision,
+            _ => self.up_to,
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        if event.revision <= self.bound() {
+            self.heap.push(Item(event));
+            if self.heap.len() > self.limit {
+                self.heap.pop();
+            }
+        }
+    }
+
+    fn into_events(self) -> Vec<Event> {
+        self.heap.into_sorted_vec().into_iter().map(|item| item.0).collect()
+    }
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Item {}
+
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.revision.cmp(&other.0.revision)
+    }
+}
