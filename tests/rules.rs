@@ -1,0 +1,348 @@
+//! The rules of the state machine, on random commands: compared with a plain model, in any batching, after a restart
+//! and after a snapshot.
+
+#[path = "rules/model.rs"]
+mod model;
+
+use std::path::Path;
+
+use model::Model;
+use proptest::prelude::*;
+use prost::Message as _;
+use quorum_chat::chat::*;
+use quorum_chat::proto::log::v1 as pb;
+use quorum_chat::storage::{AppliedEntry, AppliedPayload, MessageProgress, Readers, StateMachine, codec};
+use rusqlite::types::Value;
+
+/// A command in terms of what there was before it: the nth session, conversation, message.
+#[derive(Debug, Clone)]
+enum Op {
+    Create { name: usize, request: Option<u8> },
+    Open { account: usize, token: u8, lifetime_ms: u64 },
+    Close { session: usize, all: bool },
+    DeleteAccount { session: usize },
+    SendTo { session: usize, name: usize, client: u8, body: u8 },
+    SendIn { session: usize, conversation: usize, client: u8, body: u8 },
+    Receipts(Vec<(usize, usize, u64, bool)>),
+    Delete { session: usize, messages: Vec<usize>, for_everyone: bool },
+}
+
+const NAMES: [&str; 4] = ["ann", "bob", "cem", "dora"];
+
+fn op() -> impl Strategy<Value = Op> {
+    let receipt = (0..8_usize, 0..5_usize, prop_oneof![0..6_u64, Just(u64::MAX)], any::<bool>());
+    prop_oneof![
+        2 => (0..4_usize, prop::option::of(0..3_u8)).prop_map(|(name, request)| Op::Create { name, request }),
+        3 => (0..5_usize, any::<u8>(), 50..2000_u64)
+            .prop_map(|(account, token, lifetime_ms)| Op::Open { account, token, lifetime_ms }),
+        1 => (0..8_usize, any::<bool>()).prop_map(|(session, all)| Op::Close { session, all }),
+        1 => (0..8_usize).prop_map(|session| Op::DeleteAccount { session }),
+        8 => (0..8_usize, 0..4_usize, 0..24_u8, 0..2_u8)
+            .prop_map(|(session, name, client, body)| Op::SendTo { session, name, client, body }),
+        4 => (0..8_usize, 0..5_usize, 0..24_u8, 0..2_u8)
+            .prop_map(|(session, conversation, client, body)| Op::SendIn { session, conversation, client, body }),
+        4 => prop::collection::vec(receipt, 1..4).prop_map(Op::Receipts),
+        3 => (0..8_usize, prop::collection::vec(0..12_usize, 1..5), any::<bool>())
+            .prop_map(|(session, messages, for_everyone)| Op::Delete { session, messages, for_everyone }),
+    ]
+}
+
+/// Random commands with the steps of the clock before them, after a start that makes something possible.
+fn ops() -> impl Strategy<Value = Vec<(i64, Op)>> {
+    prop::collection::vec((-20..40_i64, op()), 1..60).prop_map(|mut ops| {
+        let mut all = Vec::new();
+        for account in 0..3 {
+            all.push((1, Op::Create { name: account, request: None }));
+            all.push((1, Op::Open { account, token: account as u8, lifetime_ms: 1500 }));
+        }
+        all.append(&mut ops);
+        all
+    })
+}
+
+/// Ids that were given away so far.
+#[derive(Default)]
+struct Given {
+    accounts: Vec<AccountId>,
+    sessions: Vec<SessionId>,
+    conversations: Vec<ConversationId>,
+    messages: Vec<u64>,
+}
+
+impl Given {
+    fn command(&self, op: &Op) -> Command {
+        // What does not exist (yet) is asked for too.
+        let session = |n: &usize| self.sessions.get(*n).copied().unwrap_or(SessionId(u64::MAX));
+        let conversation = |n: &usize| self.conversations.get(*n).copied().unwrap_or(ConversationId(77_777));
+        let client_id = |n: u8| ClientId([n; 16]);
+        match op {
+            Op::Create { name, request } => Command::CreateAccount {
+                username: NAMES[*name].into(),
+                password_hash: "hash".into(),
+                request_id: request.map(client_id),
+            },
+            Op::Open { account, token, lifetime_ms } => Command::OpenSession {
+                account: self.accounts.get(*account).copied().unwrap_or(AccountId(u64::MAX)),
+                token_hash: TokenHash([*token; 32]),
+                lifetime_ms: *lifetime_ms,
+            },
+            Op::Close { session: n, all } => Command::CloseSession { session: session(n), all: *all },
+            Op::DeleteAccount { session: n } => Command::DeleteAccount { session: session(n) },
+            Op::SendTo { session: n, name, client, body } => Command::SendMessage {
+                session: session(n),
+                to: Destination::Person(NAMES[*name].into()),
+                client_id: client_id(*client),
+                body: format!("body {body}"),
+            },
+            Op::SendIn { session: n, conversation: c, client, body } => Command::SendMessage {
+                session: session(n),
+                to: Destination::Conversation(conversation(c)),
+                client_id: client_id(*client),
+                body: format!("body {body}"),
+            },
+            Op::Receipts(items) => {
+                let item = |(n, c, up_to, read): &(usize, usize, u64, bool)| ReceiptItem {
+                    session: session(n),
+                    conversation: conversation(c),
+                    up_to: Seq(*up_to),
+                    read: *read,
+                };
+                Command::Receipts(items.iter().map(item).collect())
+            }
+            Op::Delete { session: n, messages, for_everyone } => Command::DeleteMessages {
+                session: session(n),
+                messages: messages.iter().map(|m| self.messages.get(*m).copied().unwrap_or(u64::MAX)).collect(),
+                for_everyone: *for_everyone,
+            },
+        }
+    }
+
+    fn note(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::AccountCreated { account, repeated: false, .. } => self.accounts.push(*account),
+            Outcome::SessionOpened { session, .. } if !self.sessions.contains(session) => self.sessions.push(*session),
+            Outcome::MessageSent(sent) if !sent.repeated => {
+                self.messages.push(sent.revision.0);
+                if sent.seq == Seq(1) {
+                    self.conversations.push(sent.conversation);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What happened, by the model.
+struct Script {
+    proposals: Vec<pb::Proposal>,
+    outcomes: Vec<Outcome>,
+    model: Model,
+}
+
+fn script(ops: &[(i64, Op)]) -> Script {
+    let (mut model, mut given, mut time) = (Model::default(), Given::default(), 1000_i64);
+    let (mut proposals, mut outcomes) = (Vec::new(), Vec::new());
+    for (step, op) in ops {
+        time += step;
+        let command = given.command(op);
+        let outcome = model.apply(TimeMs(time as u64), &command);
+        given.note(&outcome);
+        let (time_ms, command) = (time as u64, Some(codec::encode_command(&command)));
+        proposals.push(pb::Proposal { time_ms, traceparent: String::new(), command });
+        outcomes.push(outcome);
+    }
+    Script { proposals, outcomes, model }
+}
+
+/// What a state machine said.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    outcomes: Vec<Outcome>,
+    events: Vec<Event>,
+    closed: Vec<SessionId>,
+}
+
+fn apply(machine: &mut StateMachine, said: &mut Said, entries: Vec<AppliedEntry>) {
+    let applied = machine.apply(entries).expect("apply");
+    said.outcomes.extend(applied.outcomes.into_iter().flatten());
+    said.events.extend(applied.events.iter().map(|event| (**event).clone()));
+    said.closed.extend(applied.closed_sessions);
+    assert_eq!((applied.revision, applied.clock), (machine.applied().revision, machine.applied().clock));
+}
+
+/// Entries of one to three proposals, cut by the numbers of `cuts`.
+fn entries(proposals: &[pb::Proposal], cuts: &[usize]) -> Vec<AppliedEntry> {
+    let (mut rest, mut cuts, mut entries) = (proposals, cuts.iter().cycle(), Vec::new());
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_at((cuts.next().expect("cycles") % 3 + 1).min(rest.len()));
+        let batch = pb::Batch { proposals: head.to_vec() };
+        let log_id = pb::LogId { term: 1, node_id: 1, index: entries.len() as u64 + 1 };
+        entries.push(AppliedEntry { log_id, payload: AppliedPayload::Batch(batch.encode_to_vec().into()) });
+        rest = tail;
+    }
+    entries
+}
+
+/// Every row of every table; without the log id, which depends on the batching.
+fn dump(dir: &Path) -> Vec<String> {
+    let conn = rusqlite::Connection::open(dir.join("chat.db")).expect("open");
+    let mut tables = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").expect("tables");
+    let tables: Vec<String> =
+        tables.query_map([], |row| row.get(0)).expect("tables").collect::<Result<_, _>>().expect("tables");
+    assert!(tables.len() >= 9, "{tables:?}");
+    let mut rows = Vec::new();
+    for table in tables {
+        let columns = if table == "state" { "membership, revision, clock_ms" } else { "*" };
+        let mut statement = conn.prepare(&format!("SELECT {columns} FROM {table}")).expect("select");
+        let count = statement.column_count();
+        let read = |row: &rusqlite::Row<'_>| (0..count).map(|i| row.get(i)).collect::<Result<Vec<Value>, _>>();
+        for row in statement.query_map([], read).expect("rows") {
+            rows.push(format!("{table}: {:?}", row.expect("row")));
+        }
+    }
+    rows.sort_unstable();
+    rows
+}
+
+/// Applies a script in any batching; halfway the state moves on to another directory, as a snapshot does.
+fn run(script: &Script, cuts: &[usize], calls: &[usize], move_at: Option<usize>) -> (Said, Vec<String>) {
+    let (first, second) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+    let mut machine = StateMachine::open(first.path()).expect("open");
+    let (mut said, mut dir) = (Said::default(), first.path());
+    let mut rest = entries(&script.proposals, cuts);
+    let mut calls = calls.iter().cycle();
+    let mut count = 0;
+    while !rest.is_empty() {
+        let tail = rest.split_off((calls.next().expect("cycles") % 5 + 1).min(rest.len()));
+        apply(&mut machine, &mut said, rest);
+        rest = tail;
+        count += 1;
+        if move_at == Some(count) {
+            let snapshot = StateMachine::build_snapshot(dir).expect("snapshot");
+            assert_eq!(StateMachine::verify_snapshot(&snapshot.path).expect("verify"), snapshot.meta);
+            dir = second.path();
+            machine = StateMachine::open(dir).expect("open");
+            machine.install_snapshot(&snapshot.path).expect("install");
+        }
+    }
+    drop(machine);
+    let reopened = StateMachine::open(dir).expect("reopen");
+    assert_eq!(reopened.applied().revision, script.model.revision);
+    (said, dump(dir))
+}
+
+/// Asks everything that can be asked, and compares the answers with the model's.
+fn compare_answers(dir: &Path, model: &Model) {
+    let readers = Readers::open(dir, 1).expect("readers");
+    for account in &model.accounts {
+        let me = account.id;
+        readers
+            .read(|query| {
+                for after in (0..=model.revision.0).step_by(3).map(Revision) {
+                    let expected = model.events_for(me, after, model.revision);
+                    // In pages, as subscriptions ask.
+                    let (mut events, mut cursor) = (Vec::new(), after);
+                    loop {
+                        let page = query.events_after(me, cursor, model.revision, 3)?;
+                        let done = page.len() < 3;
+                        events.extend(page);
+                        if done {
+                            break;
+                        }
+                        cursor = events.last().expect("a full page").revision;
+                    }
+                    assert_eq!(events, expected, "after {after}");
+                }
+                assert_eq!(query.undelivered(me, Revision(0), model.revision, 1000)?, model.undelivered(me));
+                let mine = model.conversations.iter().filter(|(_, c)| c.members.contains(&me));
+                let mut unread = 0;
+                for (id, conversation) in mine {
+                    compare_pages(query, model, me, *id, conversation)?;
+                    unread += model.unread(me, *id);
+                }
+                assert_eq!(query.unread_total(me)?, unread);
+                let (list, total) = query.conversations(me, None, 200)?;
+                assert_eq!(list.len() as u64, total);
+                assert!(list.is_sorted_by(|a, b| a.last_revision > b.last_revision));
+                for summary in list {
+                    let visible = model.visible(me, summary.conversation);
+                    assert_eq!(summary.last_message.map(|m| m.seq), visible.last().map(|(seq, _)| *seq));
+                    assert_eq!(summary.unread, model.unread(me, summary.conversation));
+                }
+                Ok(())
+            })
+            .expect("read");
+    }
+}
+
+fn compare_pages(
+    query: &quorum_chat::storage::Query<'_>,
+    model: &Model,
+    me: AccountId,
+    id: ConversationId,
+    conversation: &model::Conversation,
+) -> Result<(), quorum_chat::storage::StorageError> {
+    let mut visible = model.visible(me, id);
+    visible.reverse();
+    let (mut before, mut at) = (None, 0);
+    loop {
+        let page = query.conversation_page(me, id, before, 2)?;
+        assert_eq!((page.total, page.unread), (visible.len() as u64, model.unread(me, id)));
+        assert_eq!(page.last_seq.0, conversation.messages.len() as u64);
+        for row in &page.messages {
+            let (seq, message) = &visible[at];
+            assert_eq!((row.seq, row.id, row.sender), (*seq, message.revision, message.sender));
+            assert_eq!((row.body.as_str(), row.deleted), (message.body.as_str(), message.deleted));
+            assert_eq!(row.sender_name, model.name(message.sender));
+            let others = || conversation.marks.iter().filter(|(member, _)| **member != message.sender);
+            let expected = if others().all(|(_, mark)| mark.1 >= *seq) {
+                MessageProgress::Read
+            } else if others().all(|(_, mark)| mark.0 >= *seq) {
+                MessageProgress::Delivered
+            } else {
+                MessageProgress::Sent
+            };
+            assert_eq!(row.status, expected);
+            at += 1;
+        }
+        assert_eq!(page.has_more, at < visible.len());
+        if !page.has_more {
+            return Ok(());
+        }
+        before = page.messages.last().map(|row| row.seq);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn outcomes_and_events_are_the_models(ops in ops(), cuts in prop::collection::vec(0..3_usize, 1..9)) {
+        let script = script(&ops);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut machine = StateMachine::open(dir.path()).expect("open");
+        let mut said = Said::default();
+        apply(&mut machine, &mut said, entries(&script.proposals, &cuts));
+        prop_assert_eq!(&said.outcomes, &script.outcomes);
+        prop_assert_eq!(&said.events, &script.model.events);
+        prop_assert_eq!(&said.closed, &script.model.closed);
+        prop_assert_eq!(machine.applied().clock, script.model.clock);
+        compare_answers(dir.path(), &script.model);
+    }
+
+    #[test]
+    fn any_batching_and_any_copy_gives_the_same(
+        ops in ops(),
+        cuts in prop::collection::vec(0..3_usize, 1..9),
+        calls in prop::collection::vec(0..5_usize, 1..9),
+        move_at in 1..6_usize,
+    ) {
+        let script = script(&ops);
+        let one_by_one = run(&script, &[0], &[0], None);
+        let in_batches = run(&script, &cuts, &calls, None);
+        let moved = run(&script, &cuts, &calls, Some(move_at));
+        prop_assert_eq!(&one_by_one.0.outcomes, &script.outcomes);
+        prop_assert_eq!(&one_by_one, &in_batches);
+        prop_assert_eq!(&one_by_one, &moved);
+    }
+}
