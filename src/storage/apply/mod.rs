@@ -100,6 +100,11 @@ impl StateMachine {
         Ok(Self { dir: dir.to_owned(), conn: Some(conn), applied, caches: Caches::default() })
     }
 
+    /// The data directory.
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// What was applied so far. Kept in memory.
     pub fn applied(&self) -> &AppliedState {
         &self.applied
