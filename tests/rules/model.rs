@@ -327,10 +327,9 @@ impl Model {
                 let message = &conversation.messages[seq.0 as usize - 1];
                 (*body, *deleted) = (Arc::from(message.body.as_str()), message.deleted);
             }
-            EventKind::Receipt { member, delivered, read, .. } => {
-                if conversation.marks[member] != (*delivered, *read) {
-                    return None;
-                }
+            // A newer receipt of the member says it all.
+            EventKind::Receipt { member, delivered, read, .. } if conversation.marks[member] != (*delivered, *read) => {
+                return None;
             }
             _ => {}
         }

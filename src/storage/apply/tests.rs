@@ -200,38 +200,3 @@ fn files_of_others_and_of_later_versions_are_refused() {
     std::fs::write(&path, vec![7; 8192]).expect("write");
     assert!(refused(dir.path()).is_corruption());
 }
-
-#[test]
-#[ignore = "a measurement, not a check: cargo test --release -- --ignored --nocapture cost_of_a_send"]
-fn cost_of_a_send() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let mut machine = StateMachine::open(dir.path()).expect("open");
-    let people = 64_u64;
-    let accounts: Vec<_> = (0..people).map(|n| create(&format!("user{n}"))).collect();
-    let logins: Vec<_> = (0..people).map(|n| login(n + 1, n as u8)).collect();
-    machine.apply(vec![entry(1, &accounts), entry(2, &logins)]).expect("apply");
-    let (calls, batch) = (800_u64, 128_u64);
-    let entries: Vec<_> = (0..calls)
-        .map(|call| {
-            let commands: Vec<_> = (0..batch)
-                .map(|at| {
-                    let n = call * batch + at;
-                    let mut client_id = [0; 16];
-                    client_id[..8].copy_from_slice(&n.to_be_bytes());
-                    let to = Destination::Person(format!("user{}", (n / people) % people));
-                    let session = SessionId(people + 1 + n % people);
-                    let command =
-                        Command::SendMessage { session, to, client_id: ClientId(client_id), body: "x".repeat(128) };
-                    (1000, command)
-                })
-                .collect();
-            entry(call + 3, &commands)
-        })
-        .collect();
-    let start = std::time::Instant::now();
-    for entry in entries {
-        machine.apply(vec![entry]).expect("apply");
-    }
-    let each = start.elapsed().as_nanos() / u128::from(calls * batch);
-    println!("{each} ns for each message");
-}
