@@ -1,1 +1,39 @@
-//! stub
+//! Consensus: one order of commands for all nodes, each on disk on a majority before it counts.
+//!
+//! The only user of openraft. Owns the peer port's protocol, the founding of a cluster, and the way of a command from
+//! [`Node::propose`] into the log ([`proposer`]), to the other nodes ([`network`], [`service`]) and into the state machine
+//! ([`state_machine`]).
+//!
+//! Invariants, each with a test:
+//! - A node answers only for its own cluster id and node id ([`peers`]).
+//! - The leader never resumes its own term after a restart (`enable_leader_restore: Some(false)`): it replicates entries
+//!   before its own fsync, so a restart could otherwise use a log id twice.
+//! - The state machine is never ahead of this node's durable log ([`state_machine`]).
+//! - The saved committed position is never ahead of the entries (`storage::log`).
+//!
+//! Left out: what commands mean (`storage`), and who may send them (`api`).
+
+pub mod bootstrap;
+pub mod convert;
+mod error;
+mod freshness;
+mod log_store;
+mod network;
+mod node;
+pub mod peers;
+mod proposer;
+mod read_gate;
+mod service;
+mod snapshots;
+mod start;
+mod state_machine;
+mod types;
+mod view;
+
+pub use error::{ProposeError, ReadError, StartError, TransferError};
+pub use node::{Node, NodeStatus, Overview, PeerHealth};
+pub use service::PeerService;
+pub use start::{Parts, Settings, start};
+pub use state_machine::AppliedSink;
+pub use types::NodeRecord;
+pub use view::{Peer, Role, View};

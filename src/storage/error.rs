@@ -64,6 +64,9 @@ pub enum StorageError {
     /// No connection became free in time.
     #[error("no database connection became free within {0} ms")]
     Busy(u64),
+    /// An earlier failure, or a shutdown, has stopped all writing.
+    #[error("writing has stopped: {0}")]
+    Stopped(String),
     /// The database was closed because an earlier installation of a snapshot failed.
     #[error("the database is closed: an earlier operation on its file failed")]
     Closed,

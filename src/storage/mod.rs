@@ -20,12 +20,14 @@ mod apply;
 pub mod codec;
 mod db;
 mod error;
+mod log;
 mod query;
 mod schema;
 mod snapshot;
 
 pub use apply::{Applied, AppliedEntry, AppliedPayload, AppliedState, StateMachine};
 pub use error::StorageError;
+pub use log::{Done, GroupCommit, Identity, LogDb};
 pub use query::{
     AccountRow, ConversationPage, ConversationSummary, MemberRow, MessageProgress, MessageRow, Query, Readers,
     SessionRow,

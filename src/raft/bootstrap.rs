@@ -1,0 +1,226 @@
+//! How a cluster comes to be, exactly once.
+//!
+//! The first of the initial nodes founds it: it asks all of them what they are, and only when every one has answered
+//! that it has no history does it make a cluster id, give every node its identity (durably, its own first), and initialize
+//! Raft. A node with history anywhere means that there is a cluster already: then nothing is founded.
+//!
+//! A founder that crashes in between finds its own identity again and gives the others the same one. An identity may
+//! be replaced only while the node has neither voted nor a log entry: it has promised nothing under it yet.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tonic::{Request, Status};
+
+use super::{
+    peers::{Credentials, Lane, Peers},
+    types::NodeRecord,
+};
+use crate::{
+    proto::raft::v1 as wire,
+    storage::{Identity, LogDb},
+};
+
+/// Between two rounds of asking.
+const ROUND_DELAY: Duration = Duration::from_millis(200);
+/// For one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rounds between two log lines that say what is waited for.
+const ROUNDS_PER_LINE: u32 = 25;
+
+/// How this node presents itself.
+#[derive(Debug, Clone)]
+pub struct Advertised {
+    /// Its name.
+    pub name: String,
+    /// Where clients reach it, host:port.
+    pub client_address: String,
+    /// Where browsers reach it, host:port.
+    pub web_address: String,
+}
+
+/// The part of a node that can be given an identity.
+#[derive(Clone)]
+pub struct Founding {
+    log: LogDb,
+    advertised: Advertised,
+    credentials: Credentials,
+    identity: Arc<watch::Sender<Option<Identity>>>,
+    /// Identities are given one at a time.
+    giving: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Founding {
+    /// A node with the log `log`. `credentials` need only hold the secret.
+    pub fn new(log: LogDb, advertised: Advertised, credentials: Credentials) -> Self {
+        let identity = Arc::new(watch::Sender::new(log.identity()));
+        Self { log, advertised, credentials, identity, giving: Arc::default() }
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// What this node is.
+    pub(super) fn describe(&self) -> wire::ProbeResponse {
+        let identity = self.log.identity();
+        wire::ProbeResponse {
+            name: self.advertised.name.clone(),
+            cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()).unwrap_or_default(),
+            node_id: identity.map_or(0, |identity| identity.node_id),
+            initialized: !self.log.is_pristine(),
+            client_address: self.advertised.client_address.clone(),
+            web_address: self.advertised.web_address.clone(),
+        }
+    }
+
+    /// Takes an identity, if there is none yet that has promised anything.
+    pub(super) async fn accept(&self, request: wire::FoundRequest) -> Result<(), Status> {
+        let _one = self.giving.lock().await;
+        if request.name != self.advertised.name {
+            return Err(Status::failed_precondition(format!(
+                "this node is called {:?}, not {:?}",
+                self.advertised.name, request.name
+            )));
+        }
+        if request.cluster_id.is_empty() || request.node_id == 0 {
+            return Err(Status::invalid_argument("cluster_id and node_id are needed"));
+        }
+        let identity = Identity { cluster_id: request.cluster_id, node_id: request.node_id, name: request.name };
+        if self.log.identity().as_ref() == Some(&identity) {
+            return Ok(());
+        }
+        if !self.log.is_pristine() {
+            return Err(Status::failed_precondition("this node has history in a cluster"));
+        }
+        if self.log.identity().is_some() && self.identity.receiver_count() == 0 {
+            // Raft runs under the old identity already; a restart makes it possible to take another.
+            return Err(Status::failed_precondition("this node has started under another identity"));
+        }
+        self.take(identity).await
+    }
+
+    async fn take(&self, identity: Identity) -> Result<(), Status> {
+        let (log, stored) = (self.log.clone(), identity.clone());
+        spawn_blocking(move || log.save_identity(stored))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::internal(error.to_string()))?;
+        tracing::info!(cluster = identity.cluster_id, node_id = identity.node_id, "This node belongs to a cluster");
+        self.identity.send_replace(Some(identity));
+        Ok(())
+    }
+
+    /// Waits until this node has an identity: its own from earlier, or one that the founder gives it.
+    pub async fn identity(&self) -> Identity {
+        let mut identity = self.identity.subscribe();
+        loop {
+            if let Some(identity) = identity.borrow_and_update().clone() {
+                return identity;
+            }
+            // The sender is a field of self: it cannot be gone.
+            let _ = identity.changed().await;
+        }
+    }
+
+    /// Founds the cluster of `initial` (name and peer address of each; this node is the first). Returns the members to
+    /// initialize Raft with, or `None` when there is a cluster already, or this node was initialized earlier.
+    pub async fn found(&self, peers: &Peers, initial: &[(String, String)]) -> Option<BTreeMap<u64, NodeRecord>> {
+        let mut rounds = 0;
+        loop {
+            if !self.log.is_pristine() {
+                return None;
+            }
+            match self.round(peers, initial).await {
+                Ok(members) => return Some(members),
+                Err(Hindrance::Exists(name, cluster)) => {
+                    tracing::error!(
+                        peer = name,
+                        cluster,
+                        "There is a cluster already, and this node's data directory has no history of it: it will not found another one"
+                    );
+                    return None;
+                }
+                Err(Hindrance::Waiting(reason)) => {
+                    if rounds % ROUNDS_PER_LINE == 0 {
+                        tracing::info!("The cluster cannot be founded yet: {reason}");
+                    }
+                    rounds += 1;
+                }
+            }
+            tokio::time::sleep(ROUND_DELAY).await;
+        }
+    }
+
+    async fn round(&self, peers: &Peers, initial: &[(String, String)]) -> Result<BTreeMap<u64, NodeRecord>, Hindrance> {
+        let mut answers = Vec::with_capacity(initial.len());
+        for (name, address) in initial {
+            let answer = if *name == self.advertised.name { self.describe() } else { self.probe(peers, name, address).await? };
+            if answer.name != *name {
+                let reason = format!("{address} is called {:?}, CHAT_INITIAL_NODES says {name:?}", answer.name);
+                return Err(Hindrance::Waiting(reason));
+            }
+            if answer.initialized {
+                return Err(Hindrance::Exists(answer.name, answer.cluster_id));
+            }
+            answers.push(answer);
+        }
+        let cluster_id = match self.log.identity() {
+            Some(identity) => identity.cluster_id,
+            None => uuid::Uuid::new_v4().to_string(),
+        };
+        let mut members = BTreeMap::new();
+        for (position, ((name, address), answer)) in initial.iter().zip(answers).enumerate() {
+            let node_id = position as u64 + 1;
+            let request = wire::FoundRequest { cluster_id: cluster_id.clone(), node_id, name: name.clone() };
+            if *name == self.advertised.name {
+                self.accept(request).await.map_err(|status| Hindrance::Waiting(status.message().to_owned()))?;
+            } else {
+                self.give(peers, name, address, request).await?;
+            }
+            let record = NodeRecord {
+                name: name.clone(),
+                peer_address: address.clone(),
+                client_address: answer.client_address,
+                web_address: answer.web_address,
+            };
+            members.insert(node_id, record);
+        }
+        Ok(members)
+    }
+
+    async fn probe(&self, peers: &Peers, name: &str, address: &str) -> Result<wire::ProbeResponse, Hindrance> {
+        let waiting = |reason: &str| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
+        let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
+        let request = self.sign(wire::ProbeRequest { name: self.advertised.name.clone() });
+        match timeout(ANSWER_TIMEOUT, client.probe(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(waiting(status.message())),
+            Err(_) => Err(waiting("no answer")),
+        }
+    }
+
+    async fn give(&self, peers: &Peers, name: &str, address: &str, request: wire::FoundRequest) -> Result<(), Hindrance> {
+        let waiting = |reason: &str| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
+        let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
+        match timeout(ANSWER_TIMEOUT, client.found(self.sign(request))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(waiting(status.message())),
+            Err(_) => Err(waiting("no answer")),
+        }
+    }
+
+    fn sign<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        self.credentials.sign_secret(request.metadata_mut());
+        request
+    }
+}
+
+/// Why a round did not found the cluster.
+enum Hindrance {
+    /// This member of a cluster has history.
+    Exists(String, String),
+    /// Not yet.
+    Waiting(String),
+}

@@ -1,0 +1,216 @@
+//! Between openraft's types and the protocol's: on disk (`log.v1`) and between nodes (`raft.v1`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use openraft::{
+    EntryPayload,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
+        VoteResponse,
+    },
+};
+
+use super::types::{Entry, LogId, Membership, NodeRecord, Payload, StoredMembership, TypeConfig, Vote};
+use crate::proto::{log::v1 as pb, raft::v1 as wire};
+
+type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+
+/// A message that lacks what it must have, or contradicts itself.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed message of a peer: {0}")]
+pub struct Malformed(pub &'static str);
+
+pub(super) fn log_id(id: pb::LogId) -> LogId {
+    LogId::new(LeaderId { term: id.term, node_id: id.node_id }, id.index)
+}
+
+pub(super) fn log_id_pb(id: &LogId) -> pb::LogId {
+    pb::LogId { term: id.leader_id.term, node_id: id.leader_id.node_id, index: id.index }
+}
+
+pub(super) fn vote(vote: pb::Vote) -> Vote {
+    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node_id }, committed: vote.committed }
+}
+
+pub(super) fn vote_pb(vote: &Vote) -> pb::Vote {
+    pb::Vote { term: vote.leader_id.term, node_id: vote.leader_id.node_id, committed: vote.committed }
+}
+
+fn required_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
+    message.map(vote).ok_or(Malformed("vote is missing"))
+}
+
+pub(super) fn entry(entry: pb::Entry) -> Result<Entry, Malformed> {
+    let id = entry.log_id.map(log_id).ok_or(Malformed("log id is missing"))?;
+    let payload = match entry.payload {
+        Some(pb::entry::Payload::Blank(_)) => EntryPayload::Blank,
+        Some(pb::entry::Payload::Batch(bytes)) => EntryPayload::Normal(Payload(bytes)),
+        Some(pb::entry::Payload::Membership(record)) => EntryPayload::Membership(membership(record)?),
+        None => return Err(Malformed("payload is missing or of an unknown kind")),
+    };
+    Ok(Entry { log_id: id, payload })
+}
+
+pub(super) fn entry_pb(entry: &Entry) -> pb::Entry {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => pb::entry::Payload::Blank(pb::Blank {}),
+        EntryPayload::Normal(Payload(bytes)) => pb::entry::Payload::Batch(Bytes::clone(bytes)),
+        EntryPayload::Membership(record) => pb::entry::Payload::Membership(membership_pb(record)),
+    };
+    pb::Entry { log_id: Some(log_id_pb(&entry.log_id)), payload: Some(payload) }
+}
+
+pub(super) fn membership(record: pb::Membership) -> Result<Membership, Malformed> {
+    let configs: Vec<BTreeSet<u64>> = record.voters.into_iter().map(|set| set.node_ids.into_iter().collect()).collect();
+    let nodes: BTreeMap<u64, NodeRecord> = record
+        .nodes
+        .into_iter()
+        .map(|node| {
+            let record = NodeRecord {
+                name: node.name,
+                peer_address: node.peer_address,
+                client_address: node.client_address,
+                web_address: node.web_address,
+            };
+            (node.node_id, record)
+        })
+        .collect();
+    if configs.is_empty() && nodes.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, nodes).map_err(|_| Malformed("membership is inconsistent"))
+}
+
+pub(super) fn membership_pb(membership: &Membership) -> pb::Membership {
+    pb::Membership {
+        voters: membership
+            .get_joint_config()
+            .iter()
+            .map(|set| pb::VoterSet { node_ids: set.iter().copied().collect() })
+            .collect(),
+        nodes: membership
+            .nodes()
+            .map(|(id, node)| pb::Node {
+                node_id: *id,
+                name: node.name.clone(),
+                peer_address: node.peer_address.clone(),
+                client_address: node.client_address.clone(),
+                web_address: node.web_address.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn stored_membership(record: pb::StoredMembership) -> Result<StoredMembership, Malformed> {
+    let members = record.membership.map(membership).transpose()?.unwrap_or_default();
+    Ok(StoredMembership::new(record.log_id.map(log_id), members))
+}
+
+pub(super) fn stored_membership_pb(stored: &StoredMembership) -> pb::StoredMembership {
+    pb::StoredMembership {
+        log_id: stored.log_id().as_ref().map(log_id_pb),
+        membership: Some(membership_pb(stored.membership())),
+    }
+}
+
+pub(super) fn append_request(request: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+    Ok(AppendEntriesRequest {
+        vote: required_vote(request.vote)?,
+        prev_log_id: request.prev_log_id.map(log_id),
+        entries: request.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
+        leader_commit: request.leader_commit.map(log_id),
+    })
+}
+
+pub(super) fn append_request_pb(request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
+    wire::AppendRequest {
+        vote: Some(vote_pb(&request.vote)),
+        prev_log_id: request.prev_log_id.as_ref().map(log_id_pb),
+        entries: request.entries.iter().map(entry_pb).collect(),
+        leader_commit: request.leader_commit.as_ref().map(log_id_pb),
+    }
+}
+
+pub(super) fn append_response(response: wire::AppendResponse) -> Result<AppendEntriesResponse<TypeConfig>, Malformed> {
+    use wire::append_response::Result as R;
+    Ok(match response.result.ok_or(Malformed("result is missing"))? {
+        R::Accepted(wire::Accepted { partial: false, .. }) => AppendEntriesResponse::Success,
+        R::Accepted(wire::Accepted { log_id: id, partial: true }) => AppendEntriesResponse::PartialSuccess(id.map(log_id)),
+        R::Conflict(_) => AppendEntriesResponse::Conflict,
+        R::HigherVote(higher) => AppendEntriesResponse::HigherVote(vote(higher)),
+    })
+}
+
+pub(super) fn append_response_pb(response: &AppendEntriesResponse<TypeConfig>) -> wire::AppendResponse {
+    use wire::append_response::Result as R;
+    let result = match response {
+        AppendEntriesResponse::Success => R::Accepted(wire::Accepted { log_id: None, partial: false }),
+        AppendEntriesResponse::PartialSuccess(id) => {
+            R::Accepted(wire::Accepted { log_id: id.as_ref().map(log_id_pb), partial: true })
+        }
+        AppendEntriesResponse::Conflict => R::Conflict(wire::Conflict { log_id: None }),
+        AppendEntriesResponse::HigherVote(higher) => R::HigherVote(vote_pb(higher)),
+    };
+    wire::AppendResponse { result: Some(result) }
+}
+
+pub(super) fn stream_result(response: wire::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
+    use wire::append_response::Result as R;
+    Ok(match response.result.ok_or(Malformed("result is missing"))? {
+        R::Accepted(accepted) => Ok(accepted.log_id.map(log_id)),
+        R::Conflict(conflict) => {
+            Err(StreamAppendError::Conflict(conflict.log_id.map(log_id).ok_or(Malformed("conflict without a log id"))?))
+        }
+        R::HigherVote(higher) => Err(StreamAppendError::HigherVote(vote(higher))),
+    })
+}
+
+pub(super) fn stream_result_pb(result: &StreamAppendResult<TypeConfig>) -> wire::AppendResponse {
+    use wire::append_response::Result as R;
+    let result = match result {
+        Ok(id) => R::Accepted(wire::Accepted { log_id: id.as_ref().map(log_id_pb), partial: false }),
+        Err(StreamAppendError::Conflict(id)) => R::Conflict(wire::Conflict { log_id: Some(log_id_pb(id)) }),
+        Err(StreamAppendError::HigherVote(higher)) => R::HigherVote(vote_pb(higher)),
+    };
+    wire::AppendResponse { result: Some(result) }
+}
+
+pub(super) fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
+    let mut converted = VoteRequest::new(required_vote(request.vote)?, request.last_log_id.map(log_id));
+    converted.leadership_transfer = request.leadership_transfer;
+    Ok(converted)
+}
+
+pub(super) fn vote_request_pb(request: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
+    wire::VoteRequest {
+        vote: Some(vote_pb(&request.vote)),
+        last_log_id: request.last_log_id.as_ref().map(log_id_pb),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+pub(super) fn vote_response(response: wire::VoteResponse) -> Result<VoteResponse<TypeConfig>, Malformed> {
+    Ok(VoteResponse::new(required_vote(response.vote)?, response.last_log_id.map(log_id), response.granted))
+}
+
+pub(super) fn vote_response_pb(response: &VoteResponse<TypeConfig>) -> wire::VoteResponse {
+    wire::VoteResponse {
+        vote: Some(vote_pb(&response.vote)),
+        granted: response.vote_granted,
+        last_log_id: response.last_log_id.as_ref().map(log_id_pb),
+    }
+}
+
+pub(super) fn transfer_request(request: wire::TransferLeaderRequest) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
+    let from = request.from.map(vote).ok_or(Malformed("vote is missing"))?;
+    Ok(TransferLeaderRequest::new(from, request.to, request.last_log_id.map(log_id)))
+}
+
+pub(super) fn transfer_request_pb(request: &TransferLeaderRequest<TypeConfig>) -> wire::TransferLeaderRequest {
+    wire::TransferLeaderRequest {
+        from: Some(vote_pb(request.from_leader())),
+        to: *request.to_node_id(),
+        last_log_id: request.last_log_id().map(log_id_pb),
+    }
+}

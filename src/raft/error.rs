@@ -1,0 +1,65 @@
+//! Why a proposal or a read came to nothing.
+
+use thiserror::Error;
+
+/// Why a proposal has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ProposeError {
+    /// There is no leader. Nothing was applied.
+    #[error("there is no leader: nothing was applied")]
+    NoLeader,
+    /// The queue of proposals is full. Nothing was applied.
+    #[error("too many proposals are waiting: nothing was applied")]
+    Overloaded,
+    /// The command may or may not be applied, now or later.
+    #[error("the outcome is unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The node is going down. Nothing was applied.
+    #[error("this node is stopping: nothing was applied")]
+    Stopped,
+}
+
+/// Why a read could not be made linearizable, or the leader could not be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// There is no leader that a majority follows.
+    #[error("there is no leader")]
+    NoLeader,
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// The node is going down.
+    #[error("this node is stopping")]
+    Stopped,
+}
+
+/// Why leadership was not moved.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TransferError {
+    /// There is no leader to hand over.
+    #[error("there is no leader")]
+    NoLeader,
+    /// The target has no vote, or is not a member.
+    #[error("the target is not a voter")]
+    NotAVoter,
+    /// The target did not take over in time; it may yet.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why Raft could not be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A setting that openraft refuses.
+    #[error("Raft settings: {0}")]
+    Config(String),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] crate::storage::StorageError),
+    /// A file operation failed.
+    #[error("snapshots: {0}")]
+    Snapshots(std::io::Error),
+    /// Raft stopped.
+    #[error("Raft stopped: {0}")]
+    Fatal(String),
+}

@@ -1,0 +1,80 @@
+//! How old this node's state may be, for reads that do not ask the leader.
+//!
+//! Each append of the leader names its committed position. Once the local state has that position, it is as new as the
+//! moment the append arrived (that it was sent earlier by the time it travelled is not known here, and left out).
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::{Duration, Instant};
+
+use super::types::LogId;
+
+#[derive(Default)]
+pub(super) struct Freshness {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// At this moment the local state had everything committed.
+    level_at: Option<Instant>,
+    /// The oldest news that the local state has not reached yet.
+    pending: Option<(LogId, Instant)>,
+}
+
+impl Freshness {
+    /// The leader said, now, that `committed` is committed; `applied` is what the local state has.
+    pub(super) fn heard(&self, committed: Option<LogId>, applied: Option<LogId>, now: Instant) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.settle(applied);
+        match committed {
+            Some(committed) if applied < Some(committed) => {
+                inner.pending.get_or_insert((committed, now));
+            }
+            _ => inner.level_at = inner.level_at.max(Some(now)),
+        }
+    }
+
+    /// How long ago the local state had everything committed; `None` when that has not been so since the start.
+    pub(super) fn age(&self, applied: Option<LogId>, now: Instant) -> Option<Duration> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.settle(applied);
+        inner.level_at.map(|at| now.saturating_duration_since(at))
+    }
+}
+
+impl Inner {
+    fn settle(&mut self, applied: Option<LogId>) {
+        if let Some((position, at)) = self.pending
+            && applied >= Some(position)
+        {
+            self.level_at = self.level_at.max(Some(at));
+            self.pending = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{proto::log::v1 as pb, raft::convert};
+
+    fn at(index: u64) -> Option<LogId> {
+        Some(convert::log_id(pb::LogId { term: 1, node_id: 1, index }))
+    }
+
+    #[test]
+    fn age_counts_from_the_last_news_that_was_reached() {
+        let freshness = Freshness::default();
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(freshness.age(at(1), start), None);
+        freshness.heard(at(5), at(5), after(10));
+        assert_eq!(freshness.age(at(5), after(30)), Some(Duration::from_millis(20)));
+        // News beyond the local state does not make it fresh, until it is reached.
+        freshness.heard(at(9), at(5), after(40));
+        freshness.heard(at(12), at(6), after(50));
+        assert_eq!(freshness.age(at(6), after(60)), Some(Duration::from_millis(50)));
+        assert_eq!(freshness.age(at(9), after(60)), Some(Duration::from_millis(20)));
+    }
+}

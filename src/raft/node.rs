@@ -1,0 +1,423 @@
+//! A running member of the cluster: what the layers above see of Raft.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{Instant as _, async_runtime::WatchReceiver as _};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    convert,
+    error::{ProposeError, ReadError, TransferError},
+    freshness::Freshness,
+    peers::{Credentials, Lane, Peers},
+    proposer::{AttemptError, Claim, Job},
+    read_gate::{ReadIndex, Waiter},
+    types::{LogId, Raft},
+    view::{self, Peer, Role, View},
+};
+use crate::{
+    chat::{Command, Outcome, Rejection},
+    proto::{log::v1 as pb, raft::v1 as wire},
+    storage::{Identity, LogDb, codec},
+};
+
+/// Between two attempts, when nothing else says that another could go better.
+const RETRY_DELAY: Duration = Duration::from_millis(25);
+
+/// Health of a member, as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerHealth {
+    /// Which member.
+    pub node_id: u64,
+    /// Time since it last answered the leader; `None`: not since the leader leads.
+    pub silent: Option<Duration>,
+    /// Log entries that it has yet to acknowledge; `None`: not known.
+    pub lag_entries: Option<u64>,
+}
+
+/// Health of all members, as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overview {
+    /// The leader's term.
+    pub term: u64,
+    /// All members, the leader included.
+    pub peers: Vec<PeerHealth>,
+}
+
+/// Where this node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Raft's name for this node.
+    pub node_id: u64,
+    /// The operator's name for this node.
+    pub name: String,
+    /// The cluster's UUID.
+    pub cluster_id: String,
+    /// The newest term it has seen.
+    pub term: u64,
+    /// What it is.
+    pub role: Role,
+    /// The leader, when it knows one.
+    pub leader: Option<Peer>,
+    /// All members.
+    pub members: Vec<Peer>,
+    /// Index of the last entry in its log.
+    pub last_log_index: u64,
+    /// Index up to which it knows the log to be committed.
+    pub committed_index: u64,
+    /// Index up to which its state has the log.
+    pub applied_index: u64,
+}
+
+/// A running member. Clones share it.
+#[derive(Clone)]
+pub struct Node {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub raft: Raft,
+    pub log: LogDb,
+    pub identity: Identity,
+    pub view: watch::Receiver<View>,
+    pub applied: watch::Receiver<Option<LogId>>,
+    pub jobs: mpsc::Sender<Job>,
+    pub reads: mpsc::Sender<Waiter>,
+    pub read_index: ReadIndex,
+    pub freshness: Arc<Freshness>,
+    pub peers: Arc<Peers>,
+    pub credentials: Credentials,
+    /// How long a command waits for a leader before it is refused.
+    pub leader_wait: Duration,
+    /// Longest silence of a follower that still counts as healthy.
+    pub election_max: Duration,
+    /// One hand-over at a time.
+    pub transfer: Mutex<()>,
+}
+
+impl Node {
+    /// Gets a command into the log and applied, from any node, and returns its outcome.
+    ///
+    /// Every command can be applied twice without harm (it carries an id, or is idempotent), so an attempt whose fate is
+    /// unknown is repeated, at a new leader if need be, until `deadline`.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only [`ProposeError::OutcomeUnknown`] leaves it open whether the command is applied.
+    pub async fn propose(&self, command: Command, traceparent: String, deadline: Instant) -> Result<Outcome, ProposeError> {
+        let command = codec::encode_command(&command);
+        let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
+        let mut doubt: Option<String> = None;
+        loop {
+            let error = match self.attempt(command.clone(), traceparent.clone(), false, deadline).await {
+                Ok(outcome) => return settle(outcome, doubt),
+                Err(error) => error,
+            };
+            let limit = match error {
+                Attempt::Overloaded => return Err(doubt.map_or(ProposeError::Overloaded, ProposeError::OutcomeUnknown)),
+                Attempt::Stopped => return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown)),
+                Attempt::NotLeader if doubt.is_none() => give_up_on_leader,
+                Attempt::NotLeader => deadline,
+                Attempt::Unknown(reason) => {
+                    doubt = Some(reason);
+                    deadline
+                }
+            };
+            view::wait_for_change(&self.inner.view, RETRY_DELAY).await;
+            let has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some()).await;
+            if !has_leader || Instant::now() >= limit {
+                return Err(doubt.map_or(ProposeError::NoLeader, ProposeError::OutcomeUnknown));
+            }
+        }
+    }
+
+    pub(super) async fn attempt(
+        &self,
+        command: pb::Command,
+        traceparent: String,
+        forwarded: bool,
+        deadline: Instant,
+    ) -> Result<Outcome, Attempt> {
+        let (reply, answer) = oneshot::channel();
+        let claim = Claim::default();
+        let job = Job { command, traceparent, forwarded, reply, claim: claim.clone() };
+        self.inner.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Attempt::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Attempt::Stopped,
+        })?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(Ok(outcome))) => Ok(outcome),
+            Ok(Ok(Err(AttemptError::NotLeader))) => Err(Attempt::NotLeader),
+            Ok(Ok(Err(AttemptError::Unknown(reason)))) => Err(Attempt::Unknown(reason)),
+            Ok(Err(_)) => Err(Attempt::Unknown("this node is stopping".into())),
+            Err(_) if claim.give_up() => Err(Attempt::NotLeader),
+            Err(_) => Err(Attempt::Unknown("the deadline passed while it was being replicated".into())),
+        }
+    }
+
+    /// Returns when this node's state has everything that was acknowledged, anywhere, before the call.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLeader`] after a bounded wait for one; [`ReadError::Deadline`].
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
+        let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
+        loop {
+            let (waiter, released) = oneshot::channel();
+            self.inner.reads.try_send(waiter).map_err(|error| match error {
+                // So many readers wait only when no question is answered.
+                mpsc::error::TrySendError::Full(_) => ReadError::NoLeader,
+                mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
+            })?;
+            match timeout_at(deadline, released).await {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(ReadError::NoLeader))) => {}
+                Ok(Ok(Err(error))) => return Err(error),
+                Ok(Err(_)) => return Err(ReadError::Stopped),
+                Err(_) => return Err(self.missed_deadline()),
+            }
+            view::wait_for_change(&self.inner.view, RETRY_DELAY).await;
+            let has_leader = view::wait(&self.inner.view, give_up_on_leader, |view| view.leader.is_some()).await;
+            if !has_leader || Instant::now() >= give_up_on_leader {
+                return Err(ReadError::NoLeader);
+            }
+        }
+    }
+
+    fn missed_deadline(&self) -> ReadError {
+        if self.inner.view.borrow().leader.is_some() { ReadError::Deadline } else { ReadError::NoLeader }
+    }
+
+    /// How old this node's state may be: time since it last knew that it had everything committed. `None` when it has
+    /// not known since it started.
+    pub fn age(&self) -> Option<Duration> {
+        let now = Instant::now();
+        if self.inner.view.borrow().is_leader() {
+            let metrics = self.inner.raft.data_metrics();
+            let acked = metrics.borrow_watched().last_quorum_acked;
+            if let Some(acked) = acked {
+                return Some(acked.elapsed());
+            }
+        }
+        self.inner.freshness.age(*self.inner.applied.borrow(), now)
+    }
+
+    /// Where this node stands.
+    pub fn status(&self) -> NodeStatus {
+        let view = self.inner.view.borrow().clone();
+        let metrics = self.inner.raft.data_metrics();
+        let data = metrics.borrow_watched().clone();
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        NodeStatus {
+            node_id: self.inner.identity.node_id,
+            name: self.inner.identity.name.clone(),
+            cluster_id: self.inner.identity.cluster_id.clone(),
+            term: view.term,
+            role: view.role,
+            leader: view.leader().cloned(),
+            members: view.members.to_vec(),
+            last_log_index: index(data.last_log),
+            committed_index: index(data.local_committed),
+            applied_index: index(*self.inner.applied.borrow()),
+        }
+    }
+
+    /// What this node knows of the cluster, as it changes.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.inner.view.clone()
+    }
+
+    /// Whether this node knows a leader, and its state is near what is committed.
+    pub fn is_ready(&self) -> bool {
+        const LAG_MAX: u64 = 1000;
+        let status = self.status();
+        status.leader.is_some() && status.applied_index + LAG_MAX >= status.committed_index
+    }
+
+    /// Commands that wait to be put into the log.
+    pub fn waiting_proposals(&self) -> usize {
+        self.inner.jobs.max_capacity() - self.inner.jobs.capacity()
+    }
+
+    /// Health of all members, asked of the leader.
+    ///
+    /// # Errors
+    /// There is no leader, or it does not answer before `deadline`.
+    pub async fn overview(&self, deadline: Instant) -> Result<Overview, ReadError> {
+        let view = self.inner.view.borrow().clone();
+        if view.is_leader() {
+            return Ok(self.overview_here());
+        }
+        let leader = view.leader().ok_or(ReadError::NoLeader)?;
+        let mut client = self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
+        let request = self.inner.credentials.sign(leader.node_id, wire::OverviewRequest {});
+        let response = match timeout_at(deadline, client.overview(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(_)) => return Err(ReadError::NoLeader),
+            Err(_) => return Err(ReadError::Deadline),
+        };
+        let peers = response.peers.into_iter().map(|peer| PeerHealth {
+            node_id: peer.node_id,
+            silent: peer.silent_ms.map(Duration::from_millis),
+            lag_entries: peer.lag_entries,
+        });
+        Ok(Overview { term: response.term, peers: peers.collect() })
+    }
+
+    /// The longest silence of a follower that still counts as healthy.
+    pub fn healthy_silence_max(&self) -> Duration {
+        self.inner.election_max
+    }
+
+    /// This node's own sight of the members; only the leader's means anything.
+    pub(super) fn overview_here(&self) -> Overview {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let own = self.inner.identity.node_id;
+        let last = metrics.last_log_index;
+        let peers = metrics.membership_config.nodes().map(|(id, _)| {
+            if *id == own {
+                return PeerHealth { node_id: own, silent: Some(Duration::ZERO), lag_entries: Some(0) };
+            }
+            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(|at| *at);
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(id)).and_then(|id| *id);
+            PeerHealth {
+                node_id: *id,
+                silent: heard.map(|at| at.elapsed()),
+                lag_entries: matched.and_then(|matched| Some(last?.saturating_sub(matched.index))),
+            }
+        });
+        Overview { term: metrics.current_term, peers: peers.collect() }
+    }
+
+    /// Hands leadership to `to`, or to the voter that is furthest, and waits until it leads. Forwarded to the leader.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn transfer_leadership(&self, to: Option<u64>, deadline: Instant) -> Result<u64, TransferError> {
+        let view = self.inner.view.borrow().clone();
+        let leader = view.leader().ok_or(TransferError::NoLeader)?;
+        let target = if view.is_leader() {
+            self.hand_over(to).await?
+        } else {
+            let mut client = self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| TransferError::NoLeader)?;
+            let request = self.inner.credentials.sign(leader.node_id, wire::HandOverRequest { to: to.unwrap_or(0) });
+            match timeout_at(deadline, client.hand_over(request)).await {
+                Ok(Ok(response)) => response.into_inner().to,
+                Ok(Err(status)) if status.code() == tonic::Code::NotFound => return Err(TransferError::NotAVoter),
+                Ok(Err(_)) => return Err(TransferError::NoLeader),
+                Err(_) => return Err(TransferError::Unknown("the leader does not answer".into())),
+            }
+        };
+        if view::wait(&self.inner.view, deadline, |view| view.leader == Some(target)).await {
+            Ok(target)
+        } else {
+            Err(TransferError::Unknown("the target did not take over in time".into()))
+        }
+    }
+
+    /// Starts a hand-over on the leader.
+    pub(super) async fn hand_over(&self, to: Option<u64>) -> Result<u64, TransferError> {
+        let _one = self.inner.transfer.lock().await;
+        let view = self.inner.view.borrow().clone();
+        if !view.is_leader() {
+            return Err(TransferError::NoLeader);
+        }
+        let target = match to {
+            Some(id) => {
+                view.member(id).filter(|peer| peer.voter).ok_or(TransferError::NotAVoter)?;
+                id
+            }
+            None => self.best_successor(&view).ok_or(TransferError::NotAVoter)?,
+        };
+        if target != self.inner.identity.node_id {
+            let started = self.inner.raft.trigger().transfer_leader(target).await;
+            started.map_err(|fatal| TransferError::Unknown(fatal.to_string()))?;
+        }
+        Ok(target)
+    }
+
+    /// The voter that was heard of lately and has the most of the log.
+    fn best_successor(&self, view: &View) -> Option<u64> {
+        let overview = self.overview_here();
+        let is_voter = |id: u64| view.member(id).is_some_and(|peer| peer.voter);
+        overview
+            .peers
+            .iter()
+            .filter(|peer| peer.node_id != self.inner.identity.node_id && is_voter(peer.node_id))
+            .filter(|peer| peer.silent.is_some_and(|silent| silent <= self.inner.election_max))
+            .min_by_key(|peer| peer.lag_entries.unwrap_or(u64::MAX))
+            .map(|peer| peer.node_id)
+    }
+
+    /// Builds a snapshot on this node and waits for it. Returns the index of the last entry in it.
+    ///
+    /// # Errors
+    /// The deadline passed, or the node is stopping.
+    pub async fn snapshot(&self, deadline: Instant) -> Result<u64, ReadError> {
+        let wanted = self.inner.applied.borrow().map_or(0, |id| id.index);
+        self.inner.raft.trigger().snapshot().await.map_err(|_| ReadError::Stopped)?;
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let wait = self.inner.raft.wait(Some(limit));
+        match wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index >= wanted), "snapshot").await {
+            Ok(metrics) => Ok(metrics.snapshot.map_or(0, |id| id.index)),
+            Err(_) => Err(ReadError::Deadline),
+        }
+    }
+
+    /// Hands over leadership if this node has it, so that the others need no election. Bounded by `deadline`.
+    pub async fn step_aside(&self, deadline: Instant) {
+        if !self.inner.view.borrow().is_leader() {
+            return;
+        }
+        match self.transfer_leadership(None, deadline).await {
+            Ok(to) => tracing::info!(to, "Leadership was handed over"),
+            Err(error) => tracing::warn!(%error, "Leadership could not be handed over: the others will elect a leader"),
+        }
+    }
+
+    /// Stops Raft, then writes what is left of the log. Proposals under way end with an unknown outcome.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "Raft did not stop cleanly");
+        }
+        let log = self.inner.log.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
+            tracing::error!(%error, "The log was not closed cleanly");
+        }
+    }
+
+    /// Waits until Raft stops by itself, which is always a failure, and says why.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "Raft stopped".into();
+            }
+        }
+    }
+
+    /// The position that a linearizable read has to wait for; only on the leader.
+    pub(super) async fn read_index_here(&self) -> Result<pb::LogId, ReadError> {
+        self.inner.read_index.ask_here().await.map(|id| convert::log_id_pb(&id))
+    }
+}
+
+/// Why an attempt came to nothing.
+pub(super) enum Attempt {
+    Overloaded,
+    Stopped,
+    NotLeader,
+    Unknown(String),
+}
+
+/// After an attempt of unknown fate, a session that is gone may have been closed by that very attempt.
+fn settle(outcome: Outcome, doubt: Option<String>) -> Result<Outcome, ProposeError> {
+    match (outcome, doubt) {
+        (Outcome::Rejected(Rejection::SessionUnknown), Some(reason)) => Err(ProposeError::OutcomeUnknown(reason)),
+        (outcome, _) => Ok(outcome),
+    }
+}

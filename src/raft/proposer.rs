@@ -1,0 +1,253 @@
+//! From single commands to log entries.
+//!
+//! One task takes everything that is queued and makes one entry of it: the costs of an entry (an append, a replication
+//! message, a row, a transaction) are shared by all commands in it. A few entries are under way at a time, so that a batch
+//! grows while earlier ones wait for their fsync, and a lone command waits for nobody.
+//!
+//! On the leader an entry goes into its log; elsewhere the batch is forwarded to the leader in one call. Each job is one
+//! attempt: trying again is up to [`super::Node::propose`].
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{Future, StreamExt as _, stream::FuturesUnordered};
+use openraft::{errors::ClientWriteError, impls::ProgressResponder};
+use prost::Message as _;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tonic::Code;
+
+use super::{
+    peers::{Credentials, Lane, Peers},
+    types::{Payload, Raft, TypeConfig},
+    view::View,
+};
+use crate::{
+    chat::Outcome,
+    proto::{log::v1 as pb, raft::v1 as wire},
+    storage::codec,
+};
+
+/// Commands that may wait. More are refused.
+pub(super) const QUEUE_MAX: usize = 8192;
+/// Commands in one entry.
+const BATCH_MAX: usize = 512;
+/// Bytes at which an entry is closed.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Batches under way.
+const IN_FLIGHT_MAX: usize = 4;
+/// A forwarded batch that got no answer is given up: its callers then ask again with the same ids.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why an attempt came to nothing.
+#[derive(Debug, Clone)]
+pub(super) enum AttemptError {
+    /// Not appended: this node or the one asked is not the leader.
+    NotLeader,
+    /// Perhaps appended.
+    Unknown(String),
+}
+
+/// One attempt to get a command into the log.
+pub(super) struct Job {
+    pub command: pb::Command,
+    pub traceparent: String,
+    /// From a follower: never forwarded again.
+    pub forwarded: bool,
+    pub reply: oneshot::Sender<Result<Outcome, AttemptError>>,
+    pub claim: Claim,
+}
+
+/// Settles whether a job is given up by its caller or taken by the proposer: exactly one of them wins.
+#[derive(Clone, Default)]
+pub(super) struct Claim(Arc<AtomicU8>);
+
+impl Claim {
+    const TAKEN: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// The caller gives up. True: the proposer will not touch the job, so nothing is applied.
+    pub(super) fn give_up(&self) -> bool {
+        self.0.compare_exchange(0, Self::GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn take(&self) -> bool {
+        self.0.compare_exchange(0, Self::TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+type InFlight = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+pub(super) struct Proposer {
+    pub raft: Raft,
+    pub view: watch::Receiver<View>,
+    pub peers: Arc<Peers>,
+    pub credentials: Credentials,
+    pub queue: mpsc::Receiver<Job>,
+    /// The newest time stamped by this node, so that its own clock may be set back without time running back.
+    pub stamped_ms: u64,
+}
+
+impl Proposer {
+    /// Runs until all senders of the queue are gone.
+    pub(super) async fn run(mut self) {
+        let mut in_flight: FuturesUnordered<InFlight> = FuturesUnordered::new();
+        let mut jobs = Vec::with_capacity(BATCH_MAX);
+        loop {
+            tokio::select! {
+                count = self.queue.recv_many(&mut jobs, BATCH_MAX), if in_flight.len() < IN_FLIGHT_MAX => {
+                    if count == 0 {
+                        break;
+                    }
+                    jobs.retain(|job| job.claim.take());
+                    in_flight.extend(self.start(&mut jobs).await);
+                }
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+            }
+        }
+        while in_flight.next().await.is_some() {}
+    }
+
+    async fn start(&mut self, jobs: &mut Vec<Job>) -> Vec<InFlight> {
+        let mut started = Vec::new();
+        if jobs.is_empty() {
+            return started;
+        }
+        let view = self.view.borrow().clone();
+        if view.is_leader() {
+            let mut bytes = 0;
+            let mut batch = Vec::with_capacity(jobs.len());
+            for job in jobs.drain(..) {
+                bytes += job.command.encoded_len();
+                batch.push(job);
+                if bytes >= BATCH_BYTES_MAX {
+                    started.push(self.append(std::mem::take(&mut batch)).await);
+                    bytes = 0;
+                }
+            }
+            if !batch.is_empty() {
+                started.push(self.append(batch).await);
+            }
+            return started;
+        }
+        let (refused, forwarded): (Vec<Job>, Vec<Job>) =
+            jobs.drain(..).partition(|job| job.forwarded || view.leader().is_none());
+        answer_all(refused, &AttemptError::NotLeader);
+        if let (Some(leader), false) = (view.leader(), forwarded.is_empty()) {
+            started.push(self.forward(leader.node_id, &leader.peer_address, forwarded));
+        }
+        started
+    }
+
+    /// Appends a batch to this node's log. The order of calls is the order in the log.
+    async fn append(&mut self, batch: Vec<Job>) -> InFlight {
+        let time_ms = self.stamp();
+        let mut replies = Vec::with_capacity(batch.len());
+        let mut proposals = Vec::with_capacity(batch.len());
+        for job in batch {
+            proposals.push(pb::Proposal { time_ms, traceparent: job.traceparent, command: Some(job.command) });
+            replies.push(job.reply);
+        }
+        let payload = Payload(pb::Batch { proposals }.encode_to_vec().into());
+        let (responder, response) = ProgressResponder::<TypeConfig, _>::complete_only();
+        if let Err(fatal) = self.raft.client_write_ff(payload, Some(responder)).await {
+            reply_all(replies, &AttemptError::Unknown(fatal.to_string()));
+            return Box::pin(async {});
+        }
+        Box::pin(async move {
+            match response.await {
+                Ok(Ok(written)) => {
+                    for (reply, outcome) in replies.into_iter().zip(written.data.0) {
+                        let _ = reply.send(Ok(outcome));
+                    }
+                }
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => reply_all(replies, &AttemptError::NotLeader),
+                Ok(Err(error)) => reply_all(replies, &AttemptError::Unknown(error.to_string())),
+                Err(_) => reply_all(replies, &AttemptError::Unknown("Raft stopped".into())),
+            }
+        })
+    }
+
+    fn forward(&self, leader: u64, address: &str, batch: Vec<Job>) -> InFlight {
+        let client = self.peers.client(address, Lane::Forward);
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut replies = Vec::with_capacity(batch.len());
+        for job in batch {
+            commands.push(wire::ForwardedCommand { traceparent: job.traceparent, command: Some(job.command) });
+            replies.push(job.reply);
+        }
+        let request = self.credentials.sign(leader, wire::ProposeRequest { commands });
+        let mut view = self.view.clone();
+        Box::pin(async move {
+            let call = async {
+                let mut client = client.map_err(|_| AttemptError::NotLeader)?;
+                // A leader that hangs is found out by the others: when there is a new one, ask it instead.
+                let deposed = view.wait_for(|view| view.leader.is_some_and(|id| id != leader));
+                let result = tokio::select! {
+                    result = timeout(FORWARD_TIMEOUT, client.propose(request)) => result,
+                    _ = deposed => return Err(AttemptError::Unknown("the leader was replaced".into())),
+                };
+                match result {
+                    Ok(Ok(response)) => outcomes(response.into_inner(), replies.len()),
+                    Ok(Err(status)) if status.code() == Code::FailedPrecondition => Err(AttemptError::NotLeader),
+                    Ok(Err(status)) if never_sent(&status) => Err(AttemptError::NotLeader),
+                    Ok(Err(status)) => Err(AttemptError::Unknown(status.message().to_owned())),
+                    Err(_) => Err(AttemptError::Unknown("the leader does not answer".into())),
+                }
+            };
+            match call.await {
+                Ok(outcomes) => {
+                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                        let _ = reply.send(outcome);
+                    }
+                }
+                Err(error) => reply_all(replies, &error),
+            }
+        })
+    }
+
+    fn stamp(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
+        self.stamped_ms = self.stamped_ms.max(now);
+        self.stamped_ms
+    }
+}
+
+fn outcomes(response: wire::ProposeResponse, expected: usize) -> Result<Vec<Result<Outcome, AttemptError>>, AttemptError> {
+    if response.outcomes.len() != expected {
+        return Err(AttemptError::Unknown("the leader answered with another number of outcomes".into()));
+    }
+    let decode = |outcome| codec::decode_outcome(outcome).map_err(|error| AttemptError::Unknown(error.to_string()));
+    Ok(response.outcomes.into_iter().map(decode).collect())
+}
+
+/// The connection could not even be made, so the leader has not seen the call.
+fn never_sent(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.to_string().contains("tcp connect error") {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn answer_all(jobs: Vec<Job>, error: &AttemptError) {
+    reply_all(jobs.into_iter().map(|job| job.reply).collect(), error);
+}
+
+fn reply_all(replies: Vec<oneshot::Sender<Result<Outcome, AttemptError>>>, error: &AttemptError) {
+    for reply in replies {
+        // Whoever has given up needs no answer.
+        let _ = reply.send(Err(error.clone()));
+    }
+}

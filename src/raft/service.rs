@@ -1,0 +1,301 @@
+//! The peer port: what other nodes ask of this one.
+//!
+//! Served before this node belongs to a cluster, too: then only `Probe` and `Found` are answered.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt as _, future::join_all};
+use sha2::{Digest as _, Sha256};
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore, task::spawn_blocking, time::Instant};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    bootstrap::Founding,
+    convert,
+    node::{Attempt, Node},
+    peers::MESSAGE_BYTES_MAX,
+    snapshots::SnapshotStore,
+    types::Snapshot,
+};
+use crate::{
+    proto::raft::v1::{
+        self as wire,
+        raft_service_server::{RaftService, RaftServiceServer},
+    },
+    storage::codec,
+};
+
+/// Forwarded commands wait no longer than this for their outcome.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The peer service of a node.
+#[derive(Clone)]
+pub struct PeerService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    founding: Founding,
+    running: OnceLock<(Node, Arc<SnapshotStore>)>,
+    /// One snapshot is received at a time: it takes disk space and a full check.
+    receiving: Semaphore,
+}
+
+impl PeerService {
+    /// A service that knows only how to be founded, until [`PeerService::run`].
+    pub fn new(founding: Founding) -> Self {
+        Self { inner: Arc::new(Inner { founding, running: OnceLock::new(), receiving: Semaphore::new(1) }) }
+    }
+
+    /// From now on, answers for `node`.
+    pub fn run(&self, node: Node, snapshots: Arc<SnapshotStore>) {
+        if self.inner.running.set((node, snapshots)).is_err() {
+            tracing::error!("The peer service was started twice");
+        }
+    }
+
+    /// The tonic service.
+    pub fn into_server(self) -> RaftServiceServer<Self> {
+        RaftServiceServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The node, if it runs and the call is meant for it.
+    fn node<T>(&self, request: &Request<T>) -> Result<&Node, Status> {
+        let Some((node, _)) = self.inner.running.get() else {
+            self.inner.founding.credentials().check_secret(request.metadata())?;
+            return Err(Status::unavailable("this node does not belong to a cluster yet"));
+        };
+        node.inner.credentials.check(request.metadata())?;
+        Ok(node)
+    }
+
+    fn snapshots(&self) -> Result<&Arc<SnapshotStore>, Status> {
+        self.inner.running.get().map(|(_, snapshots)| snapshots).ok_or_else(|| Status::unavailable("not running"))
+    }
+
+    /// Receives a snapshot into a file, and verifies it.
+    async fn receive(&self, header: &wire::SnapshotHeader, chunks: &mut Streaming<wire::SnapshotChunk>) -> Result<Snapshot, Status> {
+        let snapshots = Arc::clone(self.snapshots()?);
+        let path = snapshots.incoming_path();
+        let result = async {
+            let mut file = tokio::fs::File::create(&path).await.map_err(storage)?;
+            let mut hash = Sha256::new();
+            let mut length = 0;
+            while let Some(chunk) = chunks.message().await? {
+                let Some(wire::snapshot_chunk::Part::Data(data)) = chunk.part else {
+                    return Err(Status::invalid_argument("a snapshot has one header"));
+                };
+                length += data.len() as u64;
+                if length > header.length_bytes {
+                    return Err(Status::data_loss("the snapshot is longer than announced"));
+                }
+                hash.update(&data);
+                file.write_all(&data).await.map_err(storage)?;
+            }
+            if length != header.length_bytes || hash.finalize().as_slice() != header.sha256 {
+                return Err(Status::data_loss("the snapshot does not match its announced length and checksum"));
+            }
+            file.sync_all().await.map_err(storage)?;
+            let incoming = path.clone();
+            spawn_blocking(move || snapshots.accept(&incoming)).await.map_err(storage)?.map_err(storage)
+        };
+        let received = result.await;
+        if received.is_err() {
+            // It may never have been created.
+            let _ = tokio::fs::remove_file(&path).await;
+        }
+        received
+    }
+}
+
+fn storage(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("storage: {error}"))
+}
+
+fn malformed(error: convert::Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn fatal(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("Raft stopped: {error}"))
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RaftService for PeerService {
+    type StreamAppendStream = Responses;
+
+    async fn stream_append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::StreamAppendStream>, Status> {
+        let node = self.node(&request)?.clone();
+        let heard = node.clone();
+        // The first message that cannot be read ends the stream: to go on after it would leave a hole.
+        let readable = |message: Result<wire::AppendRequest, Status>| {
+            message.ok().and_then(|message| convert::append_request(message).ok())
+        };
+        let input = tokio_stream::StreamExt::map_while(request.into_inner(), readable)
+            .inspect(move |request| {
+                heard.inner.freshness.heard(request.leader_commit, *heard.inner.applied.borrow(), Instant::now());
+            });
+        let output = node.inner.raft.stream_append(Box::pin(input)).map(|result| match result {
+            Ok(result) => Ok(convert::stream_result_pb(&result)),
+            Err(error) => Err(fatal(error)),
+        });
+        Ok(Response::new(Box::pin(output)))
+    }
+
+    async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
+        let node = self.node(&request)?;
+        let message = convert::append_request(request.into_inner()).map_err(malformed)?;
+        let committed = message.leader_commit;
+        tracing::debug!(target: "heartbeat", leader = message.vote.leader_id.node_id, "Heartbeat");
+        let response = node.inner.raft.append_entries(message).await.map_err(fatal)?;
+        if response.is_success() {
+            node.inner.freshness.heard(committed, *node.inner.applied.borrow(), Instant::now());
+        }
+        Ok(Response::new(convert::append_response_pb(&response)))
+    }
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        let node = self.node(&request)?;
+        let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
+        let response = node.inner.raft.vote(message).await.map_err(fatal)?;
+        Ok(Response::new(convert::vote_response_pb(&response)))
+    }
+
+    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        let node = self.node(&request)?;
+        let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
+        let response = node.inner.raft.pre_vote(message).await.map_err(fatal)?;
+        Ok(Response::new(convert::vote_response_pb(&response)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        use openraft::raft::TransferLeaderError as E;
+        let node = self.node(&request)?;
+        let message = convert::transfer_request(request.into_inner()).map_err(malformed)?;
+        let mut response = wire::TransferLeaderResponse::default();
+        match node.inner.raft.handle_transfer_leader(message).await.map_err(fatal)? {
+            Ok(()) => {}
+            Err(E::VoteChanged { actual, .. }) => response.vote_changed = Some(convert::vote_pb(&actual)),
+            Err(E::LogNotFlushed { actual, .. }) => {
+                response.log_not_flushed = true;
+                response.actual_log_id = actual.as_ref().map(convert::log_id_pb);
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotChunk>>,
+    ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
+        let node = self.node(&request)?;
+        let Ok(_one) = self.inner.receiving.try_acquire() else {
+            return Err(Status::unavailable("another snapshot is being received"));
+        };
+        let mut chunks = request.into_inner();
+        let Some(wire::SnapshotChunk { part: Some(wire::snapshot_chunk::Part::Header(header)) }) = chunks.message().await? else {
+            return Err(Status::invalid_argument("a snapshot starts with its header"));
+        };
+        let vote = header.vote.map(convert::vote).ok_or_else(|| Status::invalid_argument("vote is missing"))?;
+        let snapshot = self.receive(&header, &mut chunks).await?;
+        if snapshot.meta.last_log_id != header.last_log_id.map(convert::log_id) {
+            return Err(Status::data_loss("the snapshot does not hold what its header says"));
+        }
+        let response = node.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
+        Ok(Response::new(wire::InstallSnapshotResponse { vote: Some(convert::vote_pb(&response.vote)) }))
+    }
+
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
+        let node = self.node(&request)?;
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let commands = request.into_inner().commands;
+        if commands.iter().any(|item| item.command.is_none()) {
+            return Err(Status::invalid_argument("a forwarded command is missing"));
+        }
+        let attempts = commands.into_iter().map(|item| {
+            let command = item.command.unwrap_or_default();
+            node.attempt(command, item.traceparent, true, deadline)
+        });
+        let mut outcomes = Vec::new();
+        let mut refused = 0;
+        let results = join_all(attempts).await;
+        let total = results.len();
+        let mut doubt = None;
+        for result in results {
+            match result {
+                Ok(outcome) => outcomes.push(codec::encode_outcome(&outcome)),
+                Err(Attempt::NotLeader | Attempt::Overloaded | Attempt::Stopped) => refused += 1,
+                Err(Attempt::Unknown(reason)) => doubt = Some(reason),
+            }
+        }
+        if refused == total {
+            return Err(Status::failed_precondition("this node is not the leader, or takes no more commands"));
+        }
+        if let Some(reason) = doubt {
+            return Err(Status::aborted(reason));
+        }
+        if refused > 0 {
+            // Some are in, some are not: the follower asks again for all, with the same ids.
+            return Err(Status::aborted("leadership was lost in the middle of the batch"));
+        }
+        Ok(Response::new(wire::ProposeResponse { outcomes, log_index: 0 }))
+    }
+
+    async fn read_index(&self, request: Request<wire::ReadIndexRequest>) -> Result<Response<wire::ReadIndexResponse>, Status> {
+        let node = self.node(&request)?;
+        match node.read_index_here().await {
+            Ok(id) => Ok(Response::new(wire::ReadIndexResponse { read_log_id: Some(id) })),
+            Err(error) => Err(Status::failed_precondition(error.to_string())),
+        }
+    }
+
+    async fn overview(&self, request: Request<wire::OverviewRequest>) -> Result<Response<wire::OverviewResponse>, Status> {
+        let node = self.node(&request)?;
+        if !node.inner.view.borrow().is_leader() {
+            return Err(Status::failed_precondition("this node is not the leader"));
+        }
+        let overview = node.overview_here();
+        let peers = overview.peers.into_iter().map(|peer| wire::PeerHealth {
+            node_id: peer.node_id,
+            silent_ms: peer.silent.map(|silent| silent.as_millis() as u64),
+            lag_entries: peer.lag_entries,
+        });
+        Ok(Response::new(wire::OverviewResponse { peers: peers.collect(), term: overview.term }))
+    }
+
+    async fn hand_over(&self, request: Request<wire::HandOverRequest>) -> Result<Response<wire::HandOverResponse>, Status> {
+        use super::error::TransferError as E;
+        let node = self.node(&request)?;
+        let to = Some(request.into_inner().to).filter(|id| *id != 0);
+        match node.hand_over(to).await {
+            Ok(to) => Ok(Response::new(wire::HandOverResponse { to })),
+            Err(error @ E::NotAVoter) => Err(Status::not_found(error.to_string())),
+            Err(error) => Err(Status::failed_precondition(error.to_string())),
+        }
+    }
+
+    async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeResponse>, Status> {
+        self.inner.founding.credentials().check_secret(request.metadata())?;
+        Ok(Response::new(self.inner.founding.describe()))
+    }
+
+    async fn found(&self, request: Request<wire::FoundRequest>) -> Result<Response<wire::FoundResponse>, Status> {
+        self.inner.founding.credentials().check_secret(request.metadata())?;
+        self.inner.founding.accept(request.into_inner()).await?;
+        Ok(Response::new(wire::FoundResponse {}))
+    }
+}

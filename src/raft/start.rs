@@ -1,0 +1,197 @@
+//! Puts a node's Raft together, and keeps its log short.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use openraft::{Config, SnapshotPolicy, async_runtime::WatchReceiver as _};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::{
+    error::StartError,
+    freshness::Freshness,
+    log_store::LogStore,
+    network::NetworkFactory,
+    node::{Inner, Node},
+    peers::{Credentials, Peers},
+    proposer::{self, Proposer},
+    read_gate::{self, ReadIndex},
+    snapshots::SnapshotStore,
+    state_machine::{AppliedSink, StateMachineAdapter},
+    types::Raft,
+    view,
+};
+use crate::storage::{Identity, LogDb, Readers, StateMachine};
+
+/// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
+const ENTRIES_KEPT: u64 = 20_000;
+/// Entries after which a snapshot is due, whatever their size: a restart replays them.
+const SNAPSHOT_ENTRIES: u64 = 200_000;
+/// How often it is looked whether a snapshot is due.
+const SNAPSHOT_CHECK: Duration = Duration::from_secs(5);
+/// A snapshot has this long to be sent and installed.
+const SNAPSHOT_TIMEOUT_MS: u64 = 10 * 60 * 1000;
+
+/// Timing and sizes.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Between two heartbeats of the leader.
+    pub heartbeat: Duration,
+    /// Shortest silence of the leader before an election.
+    pub election_min: Duration,
+    /// Longest such silence; also the leader's lease.
+    pub election_max: Duration,
+    /// Bytes of log after which a snapshot is made.
+    pub snapshot_log_bytes: u64,
+}
+
+/// What a node is made of.
+pub struct Parts {
+    /// Who it is.
+    pub identity: Identity,
+    /// Timing and sizes.
+    pub settings: Settings,
+    /// Its log.
+    pub log: LogDb,
+    /// Its state.
+    pub state: StateMachine,
+    /// Connections that read the state.
+    pub readers: Arc<Readers>,
+    /// Where its files are.
+    pub data_dir: PathBuf,
+    /// Who is told what was applied.
+    pub sink: Arc<dyn AppliedSink>,
+    /// Connections to the others.
+    pub peers: Arc<Peers>,
+    /// How it identifies itself to the others.
+    pub credentials: Credentials,
+}
+
+/// openraft's configuration. Two of these settings keep data safe; see the module's invariants.
+pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    let config = Config {
+        cluster_name: "quorum-chat".into(),
+        heartbeat_interval: ms(settings.heartbeat),
+        election_timeout_min: ms(settings.election_min),
+        election_timeout_max: ms(settings.election_max),
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        max_payload_entries: 1024,
+        max_append_entries: Some(4096),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        replication_lag_threshold: 10 * ENTRIES_KEPT,
+        purge_batch_size: 1024,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        backoff: "50ms 100ms ...500ms".into(),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| StartError::Config(error.to_string()))
+}
+
+/// Starts Raft. The node takes part at once, if it is a member.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartError> {
+    let config = Arc::new(config(&parts.settings)?);
+    let data_dir = parts.data_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || SnapshotStore::open(&data_dir)).await;
+    let snapshots = opened.map_err(std::io::Error::other).and_then(|result| result).map_err(StartError::Snapshots)?;
+    let snapshots = Arc::new(snapshots);
+    let (applied_sender, applied) = watch::channel(None);
+    let clock = parts.state.applied().clock;
+    let adapter = StateMachineAdapter::new(
+        parts.state,
+        parts.log.clone(),
+        parts.readers,
+        Arc::clone(&snapshots),
+        parts.sink,
+        applied_sender,
+    );
+    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone());
+    let raft = Raft::new(parts.identity.node_id, config, network, LogStore::new(parts.log.clone()), adapter)
+        .await
+        .map_err(|fatal| StartError::Fatal(fatal.to_string()))?;
+    let view = view::follow(&raft);
+    let read_index = ReadIndex {
+        raft: raft.clone(),
+        view: view.clone(),
+        peers: Arc::clone(&parts.peers),
+        credentials: parts.credentials.clone(),
+    };
+    let (jobs, job_queue) = mpsc::channel(proposer::QUEUE_MAX);
+    let (reads, read_queue) = mpsc::channel(read_gate::QUEUE_MAX);
+    let proposer = Proposer {
+        raft: raft.clone(),
+        view: view.clone(),
+        peers: Arc::clone(&parts.peers),
+        credentials: parts.credentials.clone(),
+        queue: job_queue,
+        stamped_ms: clock.0,
+    };
+    tokio::spawn(proposer.run());
+    tokio::spawn(read_gate::run(read_index.clone(), applied.clone(), read_queue));
+    tokio::spawn(keep_log_short(raft.clone(), parts.log.clone(), parts.identity.node_id, parts.settings.snapshot_log_bytes));
+    let inner = Inner {
+        raft,
+        log: parts.log,
+        identity: parts.identity,
+        view,
+        applied,
+        jobs,
+        reads,
+        read_index,
+        freshness: Arc::new(Freshness::default()),
+        peers: parts.peers,
+        credentials: parts.credentials,
+        leader_wait: parts.settings.election_max * 3,
+        election_max: parts.settings.election_max,
+        transfer: Mutex::new(()),
+    };
+    Ok((Node { inner: Arc::new(inner) }, snapshots))
+}
+
+impl Node {
+    /// Makes this node the founder of a cluster of `members`. Does nothing when it was initialized before.
+    ///
+    /// # Errors
+    /// Raft refused, or stopped.
+    pub async fn initialize(&self, members: std::collections::BTreeMap<u64, super::NodeRecord>) -> Result<(), StartError> {
+        let raft = &self.inner.raft;
+        if raft.is_initialized().await.map_err(|fatal| StartError::Fatal(fatal.to_string()))? {
+            return Ok(());
+        }
+        raft.initialize(members).await.map_err(|error| StartError::Fatal(error.to_string()))
+    }
+}
+
+/// Makes a snapshot whenever the log has grown enough, after which openraft purges the log. The nodes differ in when
+/// they do it, so that never all of them copy their database at the same moment.
+async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64) {
+    let stagger = 10 + node_id % 10;
+    let (bytes_due, entries_due) = (bytes / 10 * stagger, SNAPSHOT_ENTRIES / 10 * stagger);
+    let mut bytes_done = 0;
+    let mut metrics = raft.data_metrics();
+    loop {
+        tokio::time::sleep(SNAPSHOT_CHECK).await;
+        let (applied, snapshot) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.last_applied.map_or(0, |id| id.index), metrics.snapshot.map_or(0, |id| id.index))
+        };
+        let appended = log.appended_bytes();
+        if appended - bytes_done < bytes_due && applied.saturating_sub(snapshot) < entries_due {
+            continue;
+        }
+        if raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        bytes_done = appended;
+        // Until it is done: a large database takes longer to copy than the next look.
+        while metrics.borrow_watched().snapshot.map_or(0, |id| id.index) <= snapshot {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

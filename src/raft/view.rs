@@ -1,0 +1,137 @@
+//! What this node knows of the cluster: role, term, leader, members.
+//!
+//! Kept in a watch of our own, so that nobody holds openraft's metrics, which would block its core.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{ServerState, async_runtime::WatchReceiver as _};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::types::{Raft, TypeConfig};
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Raft's name for it.
+    pub node_id: u64,
+    /// The operator's name for it.
+    pub name: String,
+    /// Where peers reach it, host:port.
+    pub peer_address: String,
+    /// Where clients reach it, host:port.
+    pub client_address: String,
+    /// Where browsers reach it, host:port.
+    pub web_address: String,
+    /// It has a vote.
+    pub voter: bool,
+}
+
+/// What a node is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It orders the commands.
+    Leader,
+    /// It has a vote and follows.
+    Follower,
+    /// It follows without a vote.
+    Learner,
+    /// It asks for votes.
+    Candidate,
+}
+
+/// A node's knowledge of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// This node's role.
+    pub role: Role,
+    /// The newest term it has seen.
+    pub term: u64,
+    /// The leader of that term, when it knows one.
+    pub leader: Option<u64>,
+    /// All members.
+    pub members: Arc<Vec<Peer>>,
+}
+
+impl View {
+    /// The leader's record.
+    pub fn leader(&self) -> Option<&Peer> {
+        self.leader.and_then(|id| self.member(id))
+    }
+
+    /// A member's record.
+    pub fn member(&self, node_id: u64) -> Option<&Peer> {
+        self.members.iter().find(|peer| peer.node_id == node_id)
+    }
+
+    /// Whether this node is the leader.
+    pub fn is_leader(&self) -> bool {
+        self.role == Role::Leader
+    }
+}
+
+type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
+
+fn view(metrics: &ServerMetrics) -> View {
+    let membership = &metrics.membership_config;
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let members = membership.nodes().map(|(id, node)| Peer {
+        node_id: *id,
+        name: node.name.clone(),
+        peer_address: node.peer_address.clone(),
+        client_address: node.client_address.clone(),
+        web_address: node.web_address.clone(),
+        voter: voters.contains(id),
+    });
+    View {
+        role: match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Follower => Role::Follower,
+            _ => Role::Learner,
+        },
+        term: metrics.vote.leader_id.term,
+        leader: metrics.current_leader,
+        members: Arc::new(members.collect()),
+    }
+}
+
+/// Follows openraft's metrics until Raft is shut down.
+pub(super) fn follow(raft: &Raft) -> watch::Receiver<View> {
+    let mut metrics = raft.server_metrics();
+    let initial = view(&metrics.borrow_watched().clone());
+    let (sender, receiver) = watch::channel(initial);
+    tokio::spawn(async move {
+        while metrics.changed().await.is_ok() {
+            let next = view(&metrics.borrow_watched().clone());
+            sender.send_if_modified(|current| {
+                if *current == next {
+                    return false;
+                }
+                if current.leader != next.leader || current.role != next.role {
+                    let leader = next.leader().map_or("none", |peer| peer.name.as_str());
+                    tracing::info!(term = next.term, role = ?next.role, leader, "Leadership changed");
+                }
+                *current = next;
+                true
+            });
+        }
+    });
+    receiver
+}
+
+/// Waits until `accept` says yes, for at most `limit`. Whether it did.
+pub(super) async fn wait(view: &watch::Receiver<View>, limit: Instant, accept: impl FnMut(&View) -> bool) -> bool {
+    let mut view = view.clone();
+    matches!(timeout_at(limit, view.wait_for(accept)).await, Ok(Ok(_)))
+}
+
+/// Waits until something changes, for at most `limit`.
+pub(super) async fn wait_for_change(view: &watch::Receiver<View>, limit: Duration) {
+    let mut view = view.clone();
+    view.mark_unchanged();
+    // Both are fine: the caller looks again.
+    let _ = tokio::time::timeout(limit, view.changed()).await;
+}

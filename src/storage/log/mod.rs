@@ -1,0 +1,345 @@
+//! `log.db`: the Raft log, the vote, and the identity of this node.
+//!
+//! Owns the only durable copy of what this node has promised to others. Invariants:
+//!
+//! - One writer thread, one FIFO ([`writer`]): what is queued later is never durable before what was queued earlier.
+//! - *Appended* and *durable* are different: an append returns when the entries can be read; its callback is called when
+//!   they are fsynced. Only the latter is told to anybody.
+//! - The log is contiguous: indexes `first ..= last` without holes. The newest entries are kept in memory ([`tail`]),
+//!   because replication and apply read each of them again; older ones are read from the file.
+//! - After a failed write nothing more is written or called durable: the node has to stop.
+//!
+//! Left out: what the entries mean, and when to append, truncate or purge. That is Raft's business.
+
+mod schema;
+mod tail;
+mod writer;
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use rusqlite::Connection;
+
+use super::StorageError;
+use crate::proto::log::v1 as pb;
+use tail::Tail;
+use writer::{Operation, Writer};
+
+pub use schema::Identity;
+pub use writer::GroupCommit;
+
+/// Called once with the result of a write, from the writer thread: it must not block.
+pub type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
+
+/// A handle to the log. Clones share it.
+#[derive(Clone)]
+pub struct LogDb {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// For entries that have left the tail. Apart from the writer's connection, so that a read never waits for an fsync.
+    reader: Mutex<Connection>,
+    queue: mpsc::Sender<Operation>,
+    durable: Durable,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    identity: Mutex<Option<Identity>>,
+}
+
+/// What is readable now, durable or not.
+struct State {
+    tail: Tail,
+    purged: Option<pb::LogId>,
+    vote: Option<pb::Vote>,
+    committed: Option<pb::LogId>,
+}
+
+/// How far the log is fsynced, for those who may not go ahead of it.
+pub(super) struct Durable {
+    progress: Mutex<Progress>,
+    changed: Condvar,
+    /// Encoded bytes appended since the log was opened: what decides when a snapshot is due.
+    appended_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Entries before this index are durable.
+    end: u64,
+    failed: Option<Arc<StorageError>>,
+}
+
+impl LogDb {
+    /// Opens or creates `log.db` in `dir`. `on_group` is told of every group commit; it must not block.
+    ///
+    /// # Errors
+    /// The file cannot be opened, belongs to another program or a newer version, or holds entries that are not intact.
+    pub fn open(dir: &Path, on_group: Box<dyn Fn(&GroupCommit) + Send>) -> Result<Self, StorageError> {
+        let path = dir.join("log.db");
+        let connection = schema::open(&path)?;
+        let loaded = schema::load(&connection)?;
+        let reader = schema::open_reader(&path)?;
+        let (queue, operations) = mpsc::channel();
+        let end = loaded.last.map_or(0, |id| id.index + 1);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                tail: Tail::new(loaded.last),
+                purged: loaded.purged,
+                vote: loaded.vote,
+                committed: loaded.committed,
+            }),
+            reader: Mutex::new(reader),
+            queue,
+            durable: Durable {
+                progress: Mutex::new(Progress { end, failed: None }),
+                changed: Condvar::new(),
+                appended_bytes: AtomicU64::new(0),
+            },
+            writer: Mutex::new(None),
+            identity: Mutex::new(loaded.identity),
+        });
+        let writer = Writer::new(connection, operations, Arc::downgrade(&shared), on_group, loaded.purged);
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(StorageError::io("start the log writer of", &path))?;
+        *lock(&shared.writer) = Some(thread);
+        Ok(Self { shared })
+    }
+
+    /// Who this node is; `None` until it belongs to a cluster.
+    pub fn identity(&self) -> Option<Identity> {
+        lock(&self.shared.identity).clone()
+    }
+
+    /// Stores who this node is. Waits until it is durable.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn save_identity(&self, identity: Identity) -> Result<(), StorageError> {
+        let (done, wait) = completion();
+        self.send(Operation::Identity(identity.clone(), done))?;
+        wait_for(&wait)?;
+        *lock(&self.shared.identity) = Some(identity);
+        Ok(())
+    }
+
+    /// Whether this node has taken part in Raft: it has a vote or a log.
+    pub fn is_pristine(&self) -> bool {
+        let state = self.state();
+        state.vote.is_none() && state.purged.is_none() && state.tail.last().is_none()
+    }
+
+    /// The newest vote.
+    pub fn vote(&self) -> Option<pb::Vote> {
+        self.state().vote
+    }
+
+    /// The newest committed position that was saved.
+    pub fn committed(&self) -> Option<pb::LogId> {
+        self.state().committed
+    }
+
+    /// The last purged and the last existing position. The second is the first when the log is empty.
+    pub fn bounds(&self) -> (Option<pb::LogId>, Option<pb::LogId>) {
+        let state = self.state();
+        (state.purged, state.tail.last().or(state.purged))
+    }
+
+    /// Appends entries. They can be read when this returns; `done` is called when they are durable.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure.
+    pub fn append(&self, entries: Vec<pb::Entry>, done: Done) -> Result<(), StorageError> {
+        let mut rows = Vec::with_capacity(entries.len());
+        let mut bytes = 0;
+        for entry in &entries {
+            let row = schema::Row::encode(entry)?;
+            bytes += row.bytes.len() as u64;
+            rows.push(row);
+        }
+        {
+            // Queued under the lock, so that the order in the queue is the order in the tail.
+            let mut state = self.state();
+            for (entry, row) in entries.into_iter().zip(&rows) {
+                state.tail.push(entry, row.bytes.len());
+            }
+            self.send(Operation::Append(rows, done))?;
+        }
+        self.shared.durable.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Stores a vote; `done` is called when it is durable, and only then may it be told to anybody.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure.
+    pub fn save_vote(&self, vote: pb::Vote, done: Done) -> Result<(), StorageError> {
+        self.send(Operation::Vote(vote, done))?;
+        self.state().vote = Some(vote);
+        Ok(())
+    }
+
+    /// Notes how far the log is committed. It becomes durable with the next write behind it: never before the
+    /// entries it speaks of, and at no cost of its own.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure.
+    pub fn save_committed(&self, committed: pb::LogId) -> Result<(), StorageError> {
+        self.state().committed = Some(committed);
+        self.send(Operation::Committed(committed))
+    }
+
+    /// Removes all entries after `last` (all of them for `None`); `done` is called when that is durable.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure, or the entry that is last now cannot be read.
+    pub fn truncate_after(&self, last: Option<u64>, done: Done) -> Result<(), StorageError> {
+        let end = last.map_or(0, |index| index + 1);
+        // The entry that becomes the last may have left the tail.
+        let new_last = match last {
+            Some(index) => self.read(index..index + 1, usize::MAX)?.first().and_then(|entry| entry.log_id),
+            None => None,
+        };
+        let mut state = self.state();
+        state.tail.truncate_after(new_last);
+        self.shared.durable.lower_to(end);
+        self.send(Operation::TruncateFrom(end, done))
+    }
+
+    /// Forgets all entries up to and including `upto`, which may lie beyond the end of the log.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure.
+    pub fn purge(&self, upto: pb::LogId) -> Result<(), StorageError> {
+        let mut state = self.state();
+        state.purged = Some(upto);
+        state.tail.purge(upto.index);
+        self.send(Operation::Purge(upto))
+    }
+
+    /// Reads the entries of `range` that exist, in order and without holes, at most `max_bytes` of them (but at least one).
+    ///
+    /// # Errors
+    /// The file cannot be read, or an entry in it is missing or not intact.
+    pub fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<pb::Entry>, StorageError> {
+        let (start, end, tail_start) = {
+            let state = self.state();
+            let start = range.start.max(state.purged.map_or(0, |id| id.index + 1));
+            let end = range.end.min(state.tail.end_index());
+            if start >= end {
+                return Ok(Vec::new());
+            }
+            if start >= state.tail.first_index() {
+                return Ok(state.tail.read(start..end, max_bytes));
+            }
+            (start, end, state.tail.first_index())
+        };
+        // What has left the tail is durable, so the file has it.
+        let mut entries = schema::read(&lock(&self.shared.reader), start..end.min(tail_start), max_bytes)?;
+        let size: usize = entries.iter().map(prost::Message::encoded_len).sum();
+        if end > tail_start && entries.len() as u64 == tail_start - start && size < max_bytes {
+            let state = self.state();
+            let end = end.min(state.tail.end_index());
+            if (state.tail.first_index()..end).contains(&tail_start) {
+                entries.extend(state.tail.read(tail_start..end, max_bytes - size));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Blocks until the entry at `index` is durable here. Call it from a thread that may block.
+    ///
+    /// # Errors
+    /// The writer failed: the entry will never be durable here.
+    pub fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
+        let mut progress = lock(&self.shared.durable.progress);
+        loop {
+            if let Some(error) = &progress.failed {
+                return Err(StorageError::Stopped(error.to_string()));
+            }
+            if progress.end > index {
+                return Ok(());
+            }
+            progress = self.shared.durable.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Encoded bytes appended since the log was opened.
+    pub fn appended_bytes(&self) -> u64 {
+        self.shared.durable.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is queued and stops the writer. Later writes fail.
+    pub fn close(&self) {
+        let _ = self.shared.queue.send(Operation::Stop);
+        if let Some(thread) = lock(&self.shared.writer).take() {
+            // A panic of the writer has been reported by the panic hook already.
+            let _ = thread.join();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.shared.state)
+    }
+
+    fn send(&self, operation: Operation) -> Result<(), StorageError> {
+        self.shared.queue.send(operation).map_err(|_| {
+            match &lock(&self.shared.durable.progress).failed {
+                Some(error) => StorageError::Stopped(error.to_string()),
+                None => StorageError::Stopped("the log writer was closed".into()),
+            }
+        })
+    }
+}
+
+impl Durable {
+    fn raise_to(&self, end: u64) {
+        let mut progress = lock(&self.progress);
+        progress.end = progress.end.max(end);
+        self.changed.notify_all();
+    }
+
+    fn lower_to(&self, end: u64) {
+        let mut progress = lock(&self.progress);
+        progress.end = progress.end.min(end);
+    }
+
+    fn fail(&self, error: Arc<StorageError>) {
+        lock(&self.progress).failed = Some(error);
+        self.changed.notify_all();
+    }
+}
+
+/// A completion to hand to the writer, and the other end to wait at.
+fn completion() -> (Done, mpsc::Receiver<Result<(), Arc<StorageError>>>) {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let done: Done = Box::new(move |result| {
+        // Nobody waits any more: nobody needs to know.
+        let _ = sender.send(result);
+    });
+    (done, receiver)
+}
+
+fn wait_for(receiver: &mpsc::Receiver<Result<(), Arc<StorageError>>>) -> Result<(), StorageError> {
+    match receiver.recv() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StorageError::Stopped(error.to_string())),
+        Err(_) => Err(StorageError::Stopped("the log writer was closed".into())),
+    }
+}
+
+/// A panic while a lock is held aborts the process (`panic = "abort"`), so a poisoned lock only ever shows up in tests.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+

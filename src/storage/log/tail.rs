@@ -1,0 +1,123 @@
+//! The newest entries of the log, in memory.
+//!
+//! Bounded by bytes, except that entries which are not durable yet always stay: there is no other copy of them to read.
+
+use std::{collections::VecDeque, ops::Range};
+
+use crate::proto::log::v1 as pb;
+
+/// How many bytes of durable entries are kept.
+const BYTES_MAX: usize = 64 << 20;
+
+pub(super) struct Tail {
+    /// Contiguous, the last one being `last`.
+    entries: VecDeque<(pb::Entry, usize)>,
+    bytes: usize,
+    last: Option<pb::LogId>,
+    /// Entries before this index are durable.
+    durable_end: u64,
+}
+
+impl Tail {
+    /// An empty tail of a log that ends at `last`.
+    pub(super) fn new(last: Option<pb::LogId>) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, last, durable_end: end(last) }
+    }
+
+    pub(super) fn last(&self) -> Option<pb::LogId> {
+        self.last
+    }
+
+    /// Index of the first entry held; the index after the last when none is.
+    pub(super) fn first_index(&self) -> u64 {
+        self.end_index() - self.entries.len() as u64
+    }
+
+    /// The index after the last entry; 0 when the log is empty.
+    pub(super) fn end_index(&self) -> u64 {
+        end(self.last)
+    }
+
+    pub(super) fn push(&mut self, entry: pb::Entry, size: usize) {
+        let id = entry.log_id;
+        // After a snapshot was installed the log goes on further up; what is held then is older than the purge point.
+        if id.is_some_and(|id| id.index != self.end_index()) {
+            self.entries.clear();
+            self.bytes = 0;
+        }
+        self.entries.push_back((entry, size));
+        self.bytes += size;
+        self.last = id;
+        self.evict();
+    }
+
+    /// Entries before `end` are durable now.
+    pub(super) fn set_durable(&mut self, end: u64) {
+        self.durable_end = self.durable_end.max(end);
+        self.evict();
+    }
+
+    /// Drops everything after `last`.
+    pub(super) fn truncate_after(&mut self, last: Option<pb::LogId>) {
+        while self.end_index() > end(last) && !self.entries.is_empty() {
+            self.pop_back();
+            self.last = self.entries.back().and_then(|(entry, _)| entry.log_id);
+            if self.entries.is_empty() {
+                break;
+            }
+        }
+        self.last = last;
+        self.durable_end = self.durable_end.min(end(last));
+    }
+
+    /// Drops everything up to `index`.
+    pub(super) fn purge(&mut self, index: u64) {
+        while self.entries.front().is_some_and(|(entry, _)| entry.log_id.is_some_and(|id| id.index <= index)) {
+            self.pop_front();
+        }
+        if self.last.is_some_and(|last| last.index <= index) {
+            self.last = None;
+            self.durable_end = 0;
+        }
+    }
+
+    /// The entries of `range`, which must lie inside of what is held; at most `max_bytes`, but at least one.
+    pub(super) fn read(&self, range: Range<u64>, max_bytes: usize) -> Vec<pb::Entry> {
+        let skip = (range.start - self.first_index()) as usize;
+        let mut room = max_bytes;
+        let mut found = Vec::with_capacity((range.end - range.start).min(1024) as usize);
+        for (entry, size) in self.entries.iter().skip(skip).take((range.end - range.start) as usize) {
+            if !found.is_empty() && *size > room {
+                break;
+            }
+            room = room.saturating_sub(*size);
+            found.push(entry.clone());
+        }
+        found
+    }
+
+    fn evict(&mut self) {
+        let durable_end = self.durable_end;
+        while self.bytes > BYTES_MAX
+            && self.entries.front().is_some_and(|(entry, _)| entry.log_id.is_some_and(|id| id.index < durable_end))
+        {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some((_, size)) = self.entries.pop_front() {
+            self.bytes -= size;
+        }
+    }
+
+    fn pop_back(&mut self) {
+        if let Some((_, size)) = self.entries.pop_back() {
+            self.bytes -= size;
+        }
+    }
+}
+
+fn end(last: Option<pb::LogId>) -> u64 {
+    last.map_or(0, |id| id.index + 1)
+}
