@@ -37,3 +37,6 @@ pub use start::{Parts, Settings, start};
 pub use state_machine::AppliedSink;
 pub use types::NodeRecord;
 pub use view::{Peer, Role, View};
+
+#[cfg(test)]
+mod tests;

@@ -101,9 +101,10 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     let snapshots = Arc::new(snapshots);
     let (applied_sender, applied) = watch::channel(None);
     let clock = parts.state.applied().clock;
+    let log = parts.log.clone();
     let adapter = StateMachineAdapter::new(
         parts.state,
-        parts.log.clone(),
+        Arc::new(move |index| log.wait_durable(index)),
         parts.readers,
         Arc::clone(&snapshots),
         parts.sink,

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     chat::{Event, Revision, SessionId, TimeMs},
-    storage::{Applied, AppliedEntry, AppliedPayload, LogDb, Readers, StateMachine},
+    storage::{Applied, AppliedEntry, AppliedPayload, Readers, StateMachine, StorageError},
 };
 
 /// Most entries in one transaction.
@@ -41,10 +41,13 @@ pub trait AppliedSink: Send + Sync + 'static {
     fn committed(&self, entries: usize, took: Duration);
 }
 
+/// Blocks until the entry at an index is durable in this node's log.
+pub type WaitDurable = Arc<dyn Fn(u64) -> Result<(), StorageError> + Send + Sync>;
+
 /// The adapter.
 pub struct StateMachineAdapter {
     state: Arc<Mutex<StateMachine>>,
-    log: LogDb,
+    wait_durable: WaitDurable,
     readers: Arc<Readers>,
     snapshots: Arc<SnapshotStore>,
     sink: Arc<dyn AppliedSink>,
@@ -52,26 +55,27 @@ pub struct StateMachineAdapter {
 }
 
 impl StateMachineAdapter {
-    /// An adapter of `state`. What is applied is told to `sink` and `applied`.
+    /// An adapter of `state`, which is not to get ahead of what `wait_durable` lets pass. What is applied is told to
+    /// `sink` and `applied`.
     pub fn new(
         state: StateMachine,
-        log: LogDb,
+        wait_durable: WaitDurable,
         readers: Arc<Readers>,
         snapshots: Arc<SnapshotStore>,
         sink: Arc<dyn AppliedSink>,
         applied: watch::Sender<Option<LogId>>,
     ) -> Self {
         applied.send_replace(state.applied().log_id.map(convert::log_id));
-        Self { state: Arc::new(Mutex::new(state)), log, readers, snapshots, sink, applied }
+        Self { state: Arc::new(Mutex::new(state)), wait_durable, readers, snapshots, sink, applied }
     }
 
     /// Applies entries in one transaction, on a blocking thread.
     async fn apply_chunk(&self, chunk: Chunk) -> io::Result<()> {
         let Some(last) = chunk.entries.last().map(|entry| entry.log_id) else { return Ok(()) };
-        let (state, log) = (Arc::clone(&self.state), self.log.clone());
+        let (state, wait_durable) = (Arc::clone(&self.state), Arc::clone(&self.wait_durable));
         let entries = chunk.entries.len();
         let (applied, took): (Applied, Duration) = blocking(move || {
-            log.wait_durable(last.index).map_err(io::Error::other)?;
+            wait_durable(last.index).map_err(io::Error::other)?;
             let started = Instant::now();
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let applied = state.apply(chunk.entries).map_err(io::Error::other)?;

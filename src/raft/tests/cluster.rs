@@ -1,0 +1,248 @@
+//! A cluster in one process: real peer ports on loopback, real files; its parts can be cut off, stalled and crashed.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::{
+    chat::{Command, Event, Outcome, Revision, SessionId, TimeMs},
+    raft::{
+        AppliedSink, Node, NodeRecord, Parts, PeerService, Settings,
+        bootstrap::{Advertised, Founding},
+        peers::{Credentials, Peers},
+        start,
+    },
+    storage::{Identity, LogDb, Readers, StateMachine},
+};
+
+pub(super) const CLUSTER: &str = "test-cluster";
+/// Long enough for a loaded machine, short enough to notice a hang.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Nobody listens.
+pub(super) struct Silent;
+
+impl AppliedSink for Silent {
+    fn applied(&self, _: Vec<Arc<Event>>, _: &[SessionId], _: Revision, _: TimeMs) {}
+    fn replaced(&self, _: Revision, _: TimeMs) {}
+    fn committed(&self, _: usize, _: Duration) {}
+}
+
+/// Stops a log's writer after the group that it is writing.
+#[derive(Clone, Default)]
+pub(super) struct Stall(Arc<(Mutex<bool>, Condvar)>);
+
+impl Stall {
+    pub(super) fn set(&self, stalled: bool) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = stalled;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let guard = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.1.wait_while(guard, |stalled| *stalled).unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+pub(super) struct Member {
+    pub id: u64,
+    pub dir: PathBuf,
+    pub address: SocketAddr,
+    pub node: Node,
+    pub log: LogDb,
+    pub readers: Arc<Readers>,
+    pub stall: Stall,
+    pub service: PeerService,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Member {
+    /// Starts a node on the files in `dir`.
+    pub(super) async fn start(id: u64, dir: PathBuf, listener: TcpListener, settings: &Settings) -> Self {
+        let stall = Stall::default();
+        let gate = stall.clone();
+        let log = LogDb::open(&dir, Box::new(move |_| gate.pass())).expect("opens");
+        let identity = Identity { cluster_id: CLUSTER.into(), node_id: id, name: format!("n{id}") };
+        let credentials = Credentials::new(CLUSTER, id, None).expect("plain text");
+        let advertised = Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
+        let service = PeerService::new(Founding::new(log.clone(), advertised, credentials.clone()));
+        let readers = {
+            let state = StateMachine::open(&dir).expect("opens");
+            let readers = Arc::new(Readers::open(&dir, 2).expect("opens"));
+            let parts = Parts {
+                identity,
+                settings: settings.clone(),
+                log: log.clone(),
+                state,
+                readers: Arc::clone(&readers),
+                data_dir: dir.clone(),
+                sink: Arc::new(Silent),
+                peers: Arc::new(Peers::default()),
+                credentials,
+            };
+            let (node, snapshots) = start(parts).await.expect("starts");
+            service.run(node.clone(), snapshots);
+            (readers, node)
+        };
+        let (readers, node) = readers;
+        let address = listener.local_addr().expect("bound");
+        let mut member = Self { id, dir, address, node, log, readers, stall, service, server: None };
+        member.serve(listener);
+        member
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let service = self.service.clone();
+        self.server = Some(tokio::spawn(async move {
+            let server = tonic::transport::Server::builder().add_service(service.into_server());
+            let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
+        }));
+    }
+
+    /// Nobody reaches this node any more; it still reaches the others.
+    pub(super) async fn unplug(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+            let _ = server.await;
+        }
+    }
+
+    /// Undoes [`Member::unplug`].
+    pub(super) async fn plug(&mut self) {
+        let listener = rebind(self.address).await;
+        self.serve(listener);
+    }
+
+    /// Ends the node, as far as a process can end a part of itself. The address stays reserved for a successor.
+    pub(super) async fn stop(mut self) {
+        self.unplug().await;
+        self.stall.set(false);
+        self.node.shutdown().await;
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.node.view().borrow().is_leader()
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.readers.read(|query| query.revision()).expect("readable").0
+    }
+
+    pub(super) fn has_account(&self, name: &str) -> bool {
+        self.readers.read(|query| query.account_by_name(name)).expect("readable").is_some()
+    }
+}
+
+/// The port was ours a moment ago: it is free again as soon as the old socket is closed.
+pub(super) async fn rebind(address: SocketAddr) -> TcpListener {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(super) struct Cluster {
+    pub members: BTreeMap<u64, Member>,
+    pub settings: Settings,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// `size` nodes with a leader.
+    pub(super) async fn start(size: u64, settings: Settings) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut members = BTreeMap::new();
+        let mut records = BTreeMap::new();
+        for id in 1..=size {
+            let home = dir.path().join(format!("n{id}"));
+            std::fs::create_dir(&home).expect("created");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let member = Member::start(id, home, listener, &settings).await;
+            let record = NodeRecord {
+                name: format!("n{id}"),
+                peer_address: member.address.to_string(),
+                client_address: format!("client-{id}:1"),
+                web_address: String::new(),
+            };
+            records.insert(id, record);
+            members.insert(id, member);
+        }
+        members[&1].node.initialize(records).await.expect("initialized");
+        let cluster = Self { members, settings, _dir: dir };
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Waits for a leader that a majority confirms.
+    pub(super) async fn leader(&self) -> u64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "no leader");
+            for member in self.members.values().filter(|member| member.leads()) {
+                if member.node.read_index_here().await.is_ok() {
+                    return member.id;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn member(&mut self, id: u64) -> &mut Member {
+        self.members.get_mut(&id).expect("a member")
+    }
+
+    /// Waits until all members have the same revision, at least `at_least`, and returns it.
+    pub(super) async fn level(&self, at_least: u64) -> u64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let revisions: Vec<u64> = self.members.values().map(Member::revision).collect();
+            if revisions.iter().all(|revision| *revision == revisions[0] && *revision >= at_least) {
+                return revisions[0];
+            }
+            assert!(Instant::now() < deadline, "not level: {revisions:?}, wanted {at_least}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+pub(super) fn settings(heartbeat: u64, election_min: u64, election_max: u64) -> Settings {
+    Settings {
+        heartbeat: Duration::from_millis(heartbeat),
+        election_min: Duration::from_millis(election_min),
+        election_max: Duration::from_millis(election_max),
+        snapshot_log_bytes: 1 << 30,
+    }
+}
+
+pub(super) fn create(name: &str) -> Command {
+    Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None }
+}
+
+/// Proposes an account and expects it to be made.
+pub(super) async fn make(node: &Node, name: &str) -> Revision {
+    match node.propose(create(name), String::new(), Instant::now() + PATIENCE).await {
+        Ok(Outcome::AccountCreated { revision, .. }) => revision,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// The files of a node as a crash at this moment leaves them.
+pub(super) fn crash_image(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("created");
+    for name in ["log.db", "log.db-wal", "chat.db", "chat.db-wal"] {
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).expect("copied");
+        }
+    }
+}

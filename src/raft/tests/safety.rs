@@ -1,0 +1,242 @@
+//! The promises of consensus, each attacked where it is weakest.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::cluster::{CLUSTER, Cluster, Member, PATIENCE, crash_image, create, make, rebind, settings};
+use crate::{
+    proto::raft::v1 as wire,
+    raft::{
+        ProposeError,
+        peers::{Credentials, Lane, Peers},
+        start::config,
+        view,
+    },
+};
+
+const QUICK: (u64, u64, u64) = (50, 300, 600);
+
+fn quick() -> crate::raft::Settings {
+    settings(QUICK.0, QUICK.1, QUICK.2)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_takes_a_command_and_reads_what_was_acknowledged() {
+    let cluster = Cluster::start(3, quick()).await;
+    for (position, member) in cluster.members.values().enumerate() {
+        let name = format!("user{position}");
+        make(&member.node, &name).await;
+        for reader in cluster.members.values() {
+            reader.node.read_barrier(Instant::now() + PATIENCE).await.expect("barrier");
+            assert!(reader.has_account(&name), "node {} does not have {name} after the barrier", reader.id);
+        }
+    }
+    let health = cluster.members[&1].node.overview(Instant::now() + PATIENCE).await.expect("overview");
+    assert_eq!(health.peers.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_moves_on_request_from_any_node() {
+    let cluster = Cluster::start(3, quick()).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
+    let target = others[0];
+    let asked = &cluster.members[&others[1]].node;
+    let deadline = Instant::now() + PATIENCE;
+    assert_eq!(asked.transfer_leadership(Some(target), deadline).await, Ok(target));
+    assert_eq!(cluster.leader().await, target);
+    make(asked, "after").await;
+    let unknown = asked.transfer_leadership(Some(99), deadline).await;
+    assert_eq!(unknown, Err(crate::raft::TransferError::NotAVoter));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_a_write_is_refused_as_not_applied() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
+    for id in &others {
+        cluster.members.remove(id).expect("a member").stop().await;
+    }
+    let survivor = &cluster.members[&leader].node;
+    // The first writes may be appended before the lease of the leader ends; their outcome is unknown then.
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        assert!(Instant::now() < deadline, "still not refused");
+        let attempt = survivor.propose(create("nobody"), String::new(), Instant::now() + Duration::from_secs(3)).await;
+        match attempt {
+            Err(ProposeError::OutcomeUnknown(_)) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert!(survivor.read_barrier(Instant::now() + Duration::from_secs(3)).await.is_err());
+    assert!(!cluster.members[&leader].has_account("nobody"));
+}
+
+/// The leader replicates before its own fsync. When it crashes then, and restarts before anybody else is elected, it
+/// must not go on in its term: it would use the log id of the lost entry for another one, and the follower that has the
+/// first would keep it. `enable_leader_restore: Some(false)` prevents it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_lost_its_unflushed_tail_does_not_resume_its_term() {
+    let slow = settings(100, 2000, 3000);
+    assert_eq!(config(&slow).expect("valid").enable_leader_restore, Some(false));
+    let mut cluster = Cluster::start(5, slow).await;
+    let leader = cluster.leader().await;
+    let base = make(&cluster.members[&leader].node, "base").await;
+    cluster.level(base.0).await;
+    let followers: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
+    let reachable = followers[0];
+    let term = cluster.members[&leader].node.status().term;
+
+    // Only one follower gets the entry, and the leader's own disk does not.
+    for id in &followers[1..] {
+        cluster.member(*id).unplug().await;
+    }
+    cluster.members[&leader].stall.set(true);
+    let last = cluster.members[&reachable].node.status().last_log_index;
+    let node = cluster.members[&leader].node.clone();
+    // The first group passes the stall only after it is written: one more makes sure that the writer stands.
+    let doomed = tokio::spawn(async move {
+        let short = Instant::now() + Duration::from_secs(5);
+        let first = node.propose(create("first"), String::new(), short);
+        let second = node.propose(create("second"), String::new(), short);
+        let _ = tokio::join!(first, second);
+    });
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.members[&reachable].node.status().last_log_index <= last {
+        assert!(Instant::now() < deadline, "the follower did not get the entry");
+        tokio::task::yield_now().await;
+    }
+
+    // Crash and quick restart from what was on disk.
+    let old = cluster.members.remove(&leader).expect("a member");
+    let image = old.dir.with_extension("crashed");
+    crash_image(&old.dir, &image);
+    let address = old.address;
+    old.stop().await;
+    doomed.abort();
+    let restarted = Member::start(leader, image, rebind(address).await, &cluster.settings.clone()).await;
+    cluster.members.insert(leader, restarted);
+    for id in &followers[1..] {
+        cluster.member(*id).plug().await;
+    }
+
+    let now_leads = cluster.leader().await;
+    assert!(cluster.members[&now_leads].node.status().term > term, "the old term was resumed");
+    let after = make(&cluster.members[&now_leads].node, "after").await;
+    cluster.level(after.0).await;
+    for name in ["base", "first", "second", "after"] {
+        let having: Vec<bool> = cluster.members.values().map(|member| member.has_account(name)).collect();
+        assert!(having.iter().all(|has| *has == having[0]), "{name} is not on all nodes alike: {having:?}");
+    }
+}
+
+/// An entry is committed by others before this node's own fsync: the state must wait for it nevertheless.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_is_never_ahead_of_the_durable_log() {
+    let cluster = Cluster::start(3, quick()).await;
+    let leader = cluster.leader().await;
+    let slow = cluster.members.keys().copied().find(|id| *id != leader).expect("a follower");
+    let base = make(&cluster.members[&leader].node, "base").await;
+    cluster.level(base.0).await;
+    let follower = &cluster.members[&slow];
+    follower.stall.set(true);
+    // The writer is let through once, and stands after that group.
+    let node = cluster.members[&leader].node.clone();
+    make(&node, "passes").await;
+    let newest = make(&node, "waits").await;
+    let deadline = Instant::now() + PATIENCE;
+    while follower.node.status().committed_index < cluster.members[&leader].node.status().applied_index {
+        assert!(Instant::now() < deadline, "the follower did not hear of the commit");
+        tokio::task::yield_now().await;
+    }
+    let image = follower.dir.with_extension("image");
+    crash_image(&follower.dir, &image);
+    let log = crate::storage::LogDb::open(&image, Box::new(|_| {})).expect("opens");
+    let state = crate::storage::StateMachine::open(&image).expect("opens");
+    let durable = log.bounds().1.map_or(0, |id| id.index);
+    let applied = state.applied().log_id.map_or(0, |id| id.index);
+    assert!(applied <= durable, "applied {applied}, durable {durable}");
+    assert!(follower.revision() < newest.0);
+    follower.stall.set(false);
+    cluster.level(newest.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_away_too_long_is_brought_level_by_a_snapshot() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    let leader = cluster.leader().await;
+    let away = cluster.members.keys().copied().find(|id| *id != leader).expect("a follower");
+    let gone = cluster.members.remove(&away).expect("a member");
+    let (dir, address) = (gone.dir.clone(), gone.address);
+    gone.stop().await;
+    let node = cluster.members[&leader].node.clone();
+    for number in 0..20 {
+        make(&node, &format!("user{number}")).await;
+    }
+    // Without the entries behind the snapshot, only the snapshot helps.
+    node.snapshot(Instant::now() + PATIENCE).await.expect("snapshot");
+    node.inner.raft.trigger().purge_log(node.status().applied_index).await.expect("purged");
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.members[&leader].log.bounds().0.is_none_or(|id| id.index < 20) {
+        assert!(Instant::now() < deadline, "not purged");
+        tokio::task::yield_now().await;
+    }
+    let returned = Member::start(away, dir, rebind(address).await, &cluster.settings.clone()).await;
+    cluster.members.insert(away, returned);
+    cluster.level(20).await;
+    make(&node, "later").await;
+    cluster.level(21).await;
+    let purged = cluster.members[&away].log.bounds().0;
+    assert!(purged.is_some_and(|id| id.index >= 20), "it was the log that brought it level: {purged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_peer_port_refuses_strangers() {
+    let cluster = Cluster::start(1, quick()).await;
+    let member = &cluster.members[&1];
+    let peers = Peers::default();
+    let mut client = peers.client(&member.address.to_string(), Lane::Control).expect("a valid address");
+    let code = async |client: &mut _, credentials: &Credentials, target| {
+        let client: &mut crate::proto::raft::v1::raft_service_client::RaftServiceClient<_> = client;
+        let result = client.read_index(credentials.sign(target, wire::ReadIndexRequest {})).await;
+        result.map(|_| ()).map_err(|status: tonic::Status| status.code())
+    };
+    let ours = Credentials::new(CLUSTER, 2, None).expect("plain text");
+    let theirs = Credentials::new("another-cluster", 2, None).expect("plain text");
+    assert_eq!(code(&mut client, &ours, 1).await, Ok(()));
+    assert_eq!(code(&mut client, &ours, 7).await, Err(tonic::Code::PermissionDenied));
+    assert_eq!(code(&mut client, &theirs, 1).await, Err(tonic::Code::PermissionDenied));
+    // A vote of a stranger must not even be looked at.
+    let term = member.node.status().term;
+    let vote = wire::VoteRequest {
+        vote: Some(crate::proto::log::v1::Vote { term: term + 100, node_id: 9, committed: false }),
+        ..Default::default()
+    };
+    assert!(client.vote(theirs.sign(1, vote)).await.is_err());
+    assert_eq!(member.node.status().term, term);
+    // Nor is a node of the cluster founded again.
+    let found = wire::FoundRequest { cluster_id: "new".into(), node_id: 1, name: "n1".into() };
+    let refused = client.found(tonic::Request::new(found)).await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_waits_for_the_next_leader() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.members.keys().copied().find(|id| *id != leader).expect("a follower");
+    let node = cluster.members[&follower].node.clone();
+    cluster.members.remove(&leader).expect("a member").stop().await;
+    // Sent while there is no leader, or to one that is gone: it is applied once there is a new one.
+    make(&node, "patient").await;
+    assert!(view::wait(&node.view(), Instant::now() + PATIENCE, |view| view.leader != Some(leader)).await);
+    let having: Vec<bool> = {
+        cluster.level(1).await;
+        cluster.members.values().map(|member| member.has_account("patient")).collect()
+    };
+    assert_eq!(having, [true, true]);
+    drop(Arc::new(cluster));
+}
