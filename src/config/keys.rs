@@ -1,0 +1,151 @@
+//! The table of all keys: what each is called, what it is when not given, its unit and its meaning.
+//!
+//! It drives `chatd --help`, supplies the defaults to the parser and names the keys in errors, so that these three
+//! cannot disagree. A test holds it against the raw struct and against the effective values.
+
+use std::fmt::Write as _;
+
+/// What every key starts with.
+pub const PREFIX: &str = "CHAT_";
+
+/// One configuration key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Name without [`PREFIX`].
+    pub name: &'static str,
+    /// What is used when the key is absent or empty.
+    pub default: Fallback,
+    /// Unit or form of the value.
+    pub unit: &'static str,
+    /// What it does, in one sentence.
+    pub meaning: &'static str,
+}
+
+/// Where a key's value comes from when it is not given.
+#[derive(Debug, Clone, Copy)]
+pub enum Fallback {
+    /// This text, parsed like a given one.
+    Fixed(&'static str),
+    /// Worked out from other keys or from the host, as described.
+    Derived(&'static str),
+}
+
+const fn key(name: &'static str, default: Fallback, unit: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, unit, meaning }
+}
+
+use Fallback::{Derived, Fixed};
+
+/// Every key, in the order in which they are shown.
+pub const KEYS: [Key; 23] = [
+    key("NAME", Derived("the host's name"), "name", "This node's name: 1-63 of [A-Za-z0-9_.-], unique in the cluster."),
+    key("LISTEN", Fixed("0.0.0.0:50051"), "ip:port", "Where clients connect (gRPC)."),
+    key("PEER_LISTEN", Fixed("0.0.0.0:50052"), "ip:port", "Where the other nodes connect."),
+    key("WEB_LISTEN", Fixed("0.0.0.0:8080"), "ip:port", "Where browsers connect."),
+    key("METRICS_LISTEN", Fixed("0.0.0.0:9464"), "ip:port", "Serves /metrics, /livez and /readyz."),
+    key(
+        "ADVERTISE",
+        Derived("NAME and LISTEN's port; LISTEN itself on loopback"),
+        "host:port",
+        "Where clients are told to find this node.",
+    ),
+    key(
+        "PEER_ADVERTISE",
+        Derived("this node's entry in INITIAL_NODES, or else like ADVERTISE"),
+        "host:port",
+        "Where the other nodes find this node; looked up again on each reconnect.",
+    ),
+    key("WEB_ADVERTISE", Derived("like ADVERTISE"), "host:port", "Where browsers are told to find this node."),
+    key(
+        "DATA_DIR",
+        Fixed("data"),
+        "directory",
+        "Everything this node stores. A container image sets it to its volume.",
+    ),
+    key(
+        "INITIAL_NODES",
+        Derived("none: a cluster of this node alone"),
+        "name=host:port,...",
+        "The first members with their peer addresses, the same list on each; only read before there is a cluster.",
+    ),
+    key(
+        "PEER_SECRET",
+        Derived("none: any host that reaches the peer port is trusted"),
+        "16-256 characters",
+        "Shared by all nodes; calls on the peer port without it are refused.",
+    ),
+    key("PEER_SECRET_FILE", Derived("none"), "file", "Read PEER_SECRET from this file instead."),
+    key("HEARTBEAT_MS", Fixed("100"), "ms", "How often a leader shows that it is there."),
+    key(
+        "ELECTION_MIN_MS",
+        Fixed("300"),
+        "ms",
+        "Shortest silence of the leader before an election; at least two heartbeats.",
+    ),
+    key(
+        "ELECTION_MAX_MS",
+        Fixed("600"),
+        "ms",
+        "Longest silence of the leader before an election; above ELECTION_MIN_MS.",
+    ),
+    key("SESSION_LIFETIME_HOURS", Fixed("720"), "hours", "How long a login is good for."),
+    key("LOG_LEVEL", Fixed("info"), "error|warn|info|debug|trace", "Least important log lines that are written."),
+    key(
+        "HEARTBEAT_LOG_LEVEL",
+        Fixed("warn"),
+        "error|warn|info|debug|trace",
+        "The same for heartbeats between the nodes.",
+    ),
+    key("LOG_FORMAT", Fixed("text"), "text|json", "Lines for people or objects for machines, on standard error."),
+    key("DRAIN_TIMEOUT_MS", Fixed("10000"), "ms", "Longest wait for requests and streams to end at a stop."),
+    key("SNAPSHOT_LOG_MB", Fixed("256"), "MiB", "Log growth after which a snapshot is taken and the log cut."),
+    key("HASH_PARALLELISM", Fixed("2"), "threads", "Passwords hashed at the same time; each takes 19 MiB."),
+    key("EXIT_WITH_PARENT", Fixed("0"), "0|1", "Stop when standard input closes; `chatd local` sets it for its nodes."),
+];
+
+/// The entry of `name` (without prefix).
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The table as text, for `--help`.
+pub fn help() -> String {
+    let mut out = String::from(
+        "Configuration, from the environment only (an empty value counts as not given).\n\
+         Standard OTEL_* variables are accepted as well.\n",
+    );
+    for key in &KEYS {
+        let default = match key.default {
+            Fixed(text) => text,
+            Derived(how) => how,
+        };
+        let _ =
+            write!(out, "\n  {PREFIX}{} <{}>\n      {}\n      [default: {default}]\n", key.name, key.unit, key.meaning);
+    }
+    out
+}
+
+/// Whether `name` (without prefix) is one of the variables that Kubernetes makes for a Service called `chat` or
+/// `chat-...`: nobody wrote those, so nobody is warned of them.
+///
+/// The value tells a Service's `PORT` (`tcp://10.0.0.1:50051`) from somebody's guess at a key (`50051`).
+pub fn made_by_kubernetes(name: &str, value: &str) -> bool {
+    let url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let ends = |word: &str| name == word || name.strip_suffix(word).is_some_and(|rest| rest.ends_with('_'));
+    if ends("SERVICE_HOST") || ends("SERVICE_PORT") || name.contains("SERVICE_PORT_") {
+        return true;
+    }
+    if ends("PORT") && url {
+        return true;
+    }
+    // PORT_50051_TCP and PORT_50051_TCP_{PROTO,PORT,ADDR}
+    let Some(at) = name.find("PORT_") else { return false };
+    if at > 0 && !name[..at].ends_with('_') {
+        return false;
+    }
+    let mut parts = name[at + "PORT_".len()..].split('_');
+    let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    let protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
+    let field = matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"));
+    number && protocol && field && parts.next().is_none()
+}

@@ -1,0 +1,175 @@
+//! Configuration: read once, from one source that is handed in, checked as a whole.
+//!
+//! Owns the list of keys ([`keys::KEYS`]), the checked [`Config`] and the errors that tell everything that is wrong in
+//! one go. Invariants: a [`Config`] that exists is valid; a default is written down once, in the table; a secret is
+//! never shown, neither by `Debug` nor in an error nor by `chatd config`.
+//!
+//! Left out: acting on any of it. Nothing here reads the process environment; the caller passes it in.
+
+pub mod keys;
+mod parse;
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use tracing::Level;
+
+pub use secret::Secret;
+
+/// Bytes in the unit of `SNAPSHOT_LOG_MB`.
+const MIB: u64 = 1024 * 1024;
+/// Seconds in the unit of `SESSION_LIFETIME_HOURS`.
+const HOUR_SECS: u64 = 3600;
+
+/// Everything a node is told from outside, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node's name, unique in the cluster.
+    pub name: String,
+    /// Where clients connect (gRPC).
+    pub listen: SocketAddr,
+    /// Where the other nodes connect.
+    pub peer_listen: SocketAddr,
+    /// Where browsers connect.
+    pub web_listen: SocketAddr,
+    /// Where metrics and probes are served.
+    pub metrics_listen: SocketAddr,
+    /// `host:port` that clients are told.
+    pub advertise: String,
+    /// `host:port` that the other nodes are told.
+    pub peer_advertise: String,
+    /// `host:port` that browsers are told.
+    pub web_advertise: String,
+    /// Directory of the databases, the snapshots and the admin socket.
+    pub data_dir: PathBuf,
+    /// The first members in the configured order; this node alone when none were given. Never empty, always contains
+    /// this node, names and addresses are unique.
+    pub initial_nodes: Vec<InitialNode>,
+    /// Shared by all nodes of a cluster.
+    pub peer_secret: Option<Secret>,
+    /// How often a leader shows that it is there.
+    pub heartbeat: Duration,
+    /// Shortest silence before an election; at least two heartbeats.
+    pub election_min: Duration,
+    /// Longest silence before an election; above `election_min`.
+    pub election_max: Duration,
+    /// How long a login is good for.
+    pub session_lifetime: Duration,
+    /// Least important log lines that are written.
+    pub log_level: Level,
+    /// The same for the target `heartbeat`.
+    pub heartbeat_log_level: Level,
+    /// Form of the log lines.
+    pub log_format: LogFormat,
+    /// Longest wait for requests and streams to end at a stop.
+    pub drain_timeout: Duration,
+    /// Log growth after which a snapshot is taken, in bytes.
+    pub snapshot_log_bytes: u64,
+    /// Passwords hashed at the same time.
+    pub hash_parallelism: usize,
+    /// Stop when standard input closes.
+    pub exit_with_parent: bool,
+    /// What is odd but not wrong; to be logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// One of the first members of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitialNode {
+    /// Its name.
+    pub name: String,
+    /// `host:port` of its peer listener, resolved anew on each connect.
+    pub peer_address: String,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `2024-03-20 10:15:30 - INFO - [n1:50051] message key=value`.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key, with its prefix.
+    pub key: String,
+    /// What was given; `(hidden)` for a secret.
+    pub given: String,
+    /// What is expected instead.
+    pub expected: String,
+}
+
+/// Everything that is wrong with the configuration, at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<Mistake>);
+
+impl ConfigErrors {
+    /// What the process exits with: `EX_USAGE` of `sysexits.h`.
+    pub const EXIT_CODE: u8 = 64;
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => write!(f, "1 mistake in the configuration:")?,
+            n => write!(f, "{n} mistakes in the configuration:")?,
+        }
+        for Mistake { key, given, expected } in &self.0 {
+            write!(f, "\n  {key}: given {given}, expected {expected}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads the keys that start with `CHAT_` from `source` (usually the environment) and checks them all.
+    ///
+    /// Besides `source` it reads the file that `PEER_SECRET_FILE` names and, when there is no `NAME`, the host's name.
+    pub fn load(source: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
+        parse::load(source)
+    }
+
+    /// The values in effect: each key (with prefix) and its value as it would be given, in the order of the table.
+    /// Secrets are hidden.
+    pub fn effective(&self) -> Vec<(String, String)> {
+        let nodes: Vec<String> = self.initial_nodes.iter().map(|n| format!("{}={}", n.name, n.peer_address)).collect();
+        let level = |level: Level| level.as_str().to_ascii_lowercase();
+        let format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let secret = if self.peer_secret.is_some() { "(hidden)" } else { "" };
+        let values = [
+            ("NAME", self.name.clone()),
+            ("LISTEN", self.listen.to_string()),
+            ("PEER_LISTEN", self.peer_listen.to_string()),
+            ("WEB_LISTEN", self.web_listen.to_string()),
+            ("METRICS_LISTEN", self.metrics_listen.to_string()),
+            ("ADVERTISE", self.advertise.clone()),
+            ("PEER_ADVERTISE", self.peer_advertise.clone()),
+            ("WEB_ADVERTISE", self.web_advertise.clone()),
+            ("DATA_DIR", self.data_dir.display().to_string()),
+            ("INITIAL_NODES", nodes.join(",")),
+            ("PEER_SECRET", secret.to_owned()),
+            // Its content is in effect as PEER_SECRET.
+            ("PEER_SECRET_FILE", String::new()),
+            ("HEARTBEAT_MS", self.heartbeat.as_millis().to_string()),
+            ("ELECTION_MIN_MS", self.election_min.as_millis().to_string()),
+            ("ELECTION_MAX_MS", self.election_max.as_millis().to_string()),
+            ("SESSION_LIFETIME_HOURS", (self.session_lifetime.as_secs() / HOUR_SECS).to_string()),
+            ("LOG_LEVEL", level(self.log_level)),
+            ("HEARTBEAT_LOG_LEVEL", level(self.heartbeat_log_level)),
+            ("LOG_FORMAT", format.to_owned()),
+            ("DRAIN_TIMEOUT_MS", self.drain_timeout.as_millis().to_string()),
+            ("SNAPSHOT_LOG_MB", (self.snapshot_log_bytes / MIB).to_string()),
+            ("HASH_PARALLELISM", self.hash_parallelism.to_string()),
+            ("EXIT_WITH_PARENT", u8::from(self.exit_with_parent).to_string()),
+        ];
+        values.into_iter().map(|(key, value)| (format!("{}{key}", keys::PREFIX), value)).collect()
+    }
+}

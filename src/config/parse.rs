@@ -1,0 +1,384 @@
+//! From strings to a checked [`Config`], collecting every mistake on the way.
+//!
+//! Each value is parsed for itself first. Checks between values are made on those that parsed, so that one wrong key
+//! hides no other mistake and causes none.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read as _,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tracing::Level;
+
+use super::{
+    Config, ConfigErrors, HOUR_SECS, InitialNode, LogFormat, MIB, Mistake, Secret,
+    keys::{self, PREFIX},
+};
+
+/// Most initial members: more voters make every write slower and nothing safer.
+const INITIAL_NODES_MAX: usize = 15;
+/// Longest name of a node: that of a DNS label, because names become host names.
+const NAME_CHARS_MAX: usize = 63;
+const SECRET_CHARS: RangeInclusive<usize> = 16..=256;
+const SECRET_EXPECTED: &str = "16-256 printable ASCII characters without spaces";
+/// Largest secret file that is read: room for line ends, and a bound for `/dev/zero`.
+const SECRET_FILE_BYTES_MAX: u64 = 4096;
+
+/// The keys as they come, one field per row of [`keys::KEYS`], in the same order.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Raw {
+    name: Option<String>,
+    listen: Option<String>,
+    peer_listen: Option<String>,
+    web_listen: Option<String>,
+    metrics_listen: Option<String>,
+    advertise: Option<String>,
+    peer_advertise: Option<String>,
+    web_advertise: Option<String>,
+    data_dir: Option<String>,
+    initial_nodes: Option<String>,
+    peer_secret: Option<String>,
+    peer_secret_file: Option<String>,
+    heartbeat_ms: Option<String>,
+    election_min_ms: Option<String>,
+    election_max_ms: Option<String>,
+    session_lifetime_hours: Option<String>,
+    log_level: Option<String>,
+    heartbeat_log_level: Option<String>,
+    log_format: Option<String>,
+    drain_timeout_ms: Option<String>,
+    snapshot_log_mb: Option<String>,
+    hash_parallelism: Option<String>,
+    exit_with_parent: Option<String>,
+}
+
+pub(super) fn load(source: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
+    let mut checker = Checker::default();
+    let known = checker.select(source);
+    let raw: Raw = envy::prefixed(PREFIX).from_iter(known).map_err(|error| {
+        // Cannot happen with a struct of strings; but if it does, it is a mistake like any other.
+        ConfigErrors(vec![Mistake {
+            key: format!("{PREFIX}*"),
+            given: error.to_string(),
+            expected: "one value for each key".to_owned(),
+        }])
+    })?;
+    let config = checker.check(raw);
+    match config {
+        Some(config) if checker.mistakes.is_empty() => Ok(Config { warnings: checker.warnings, ..config }),
+        _ => Err(ConfigErrors(checker.mistakes)),
+    }
+}
+
+#[derive(Default)]
+struct Checker {
+    mistakes: Vec<Mistake>,
+    warnings: Vec<String>,
+}
+
+impl Checker {
+    /// Keeps the known keys that have a value; warns of those that start like ours and are not.
+    fn select(&mut self, source: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+        let mut known = Vec::new();
+        for (key, value) in source {
+            let Some(name) = key.strip_prefix(PREFIX) else { continue };
+            if keys::find(name).is_none() {
+                if !keys::made_by_kubernetes(name, &value) {
+                    self.warnings.push(format!("unknown key {key} is ignored; `chatd --help` lists the keys"));
+                }
+            } else if value.contains(char::REPLACEMENT_CHARACTER) {
+                // The caller decoded it lossily: acting on a mangled path or secret would be worse than to stop.
+                self.mistake(name, &value, "UTF-8 text");
+            } else if !value.is_empty() {
+                known.push((key, value));
+            }
+        }
+        known
+    }
+
+    fn mistake(&mut self, name: &str, given: &str, expected: impl Into<String>) {
+        let given = if name == "PEER_SECRET" { "(hidden)".to_owned() } else { format!("{given:?}") };
+        self.mistakes.push(Mistake { key: format!("{PREFIX}{name}"), given, expected: expected.into() });
+    }
+
+    /// `value`, or the default of the table, through `parse`; `None` only after a mistake was noted.
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let default = match keys::find(name).map(|key| key.default) {
+            Some(keys::Fallback::Fixed(text)) => text,
+            _ => "",
+        };
+        let text = value.unwrap_or_else(|| default.to_owned());
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            self.mistake(name, &text, expected);
+        }
+        parsed
+    }
+
+    fn number(&mut self, name: &str, value: Option<String>, range: RangeInclusive<u64>) -> Option<u64> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.parsed(name, value, &expected, |text| text.parse().ok().filter(|number| range.contains(number)))
+    }
+
+    fn millis(&mut self, name: &str, value: Option<String>, range: RangeInclusive<u64>) -> Option<Duration> {
+        self.number(name, value, range).map(Duration::from_millis)
+    }
+
+    fn level(&mut self, name: &str, value: Option<String>) -> Option<Level> {
+        self.parsed(name, value, "error, warn, info, debug or trace", |text| match text.to_ascii_lowercase().as_str() {
+            "error" => Some(Level::ERROR),
+            "warn" | "warning" => Some(Level::WARN),
+            "info" => Some(Level::INFO),
+            "debug" => Some(Level::DEBUG),
+            "trace" => Some(Level::TRACE),
+            _ => None,
+        })
+    }
+
+    /// An address to listen on. Port 0 is refused where others have to be told the port.
+    fn listen(&mut self, name: &str, value: Option<String>, advertised: bool) -> Option<SocketAddr> {
+        let expected = "an IP address and a port, such as 0.0.0.0:50051 or [::]:50051";
+        self.parsed(name, value, expected, |text| {
+            text.parse().ok().filter(|address: &SocketAddr| !advertised || address.port() != 0)
+        })
+    }
+
+    /// An address that others are told; `default` when none is given.
+    fn advertise(&mut self, name: &str, value: Option<String>, default: Option<String>) -> Option<String> {
+        match value {
+            None => default,
+            Some(text) => self.parsed(name, Some(text), "a host and a port, such as n1.example.org:50051", |text| {
+                is_host_and_port(text).then(|| text.to_owned())
+            }),
+        }
+    }
+
+    fn name(&mut self, value: Option<String>) -> Option<String> {
+        let text = value.unwrap_or_else(host_name);
+        self.parsed("NAME", Some(text), "1-63 characters of [A-Za-z0-9_.-]", |text| {
+            is_name(text).then(|| text.to_owned())
+        })
+    }
+
+    /// The list of the first members; `None` when it is not given or wrong.
+    fn initial_nodes(&mut self, value: Option<String>, name: Option<&str>) -> Option<Vec<InitialNode>> {
+        const KEY: &str = "INITIAL_NODES";
+        let text = value?;
+        let before = self.mistakes.len();
+        let mut nodes: Vec<InitialNode> = Vec::new();
+        for item in text.split(',').map(str::trim) {
+            match item.split_once('=') {
+                Some((node, address)) if is_name(node) && is_host_and_port(address) => {
+                    nodes.push(InitialNode { name: node.to_owned(), peer_address: address.to_owned() });
+                }
+                _ => self.mistake(KEY, item, "name=host:port for each node, separated by commas"),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for word in nodes.iter().flat_map(|node| [&node.name, &node.peer_address]) {
+            if !seen.insert(word) {
+                self.mistake(KEY, word, "each name and each address once");
+            }
+        }
+        if nodes.len() > INITIAL_NODES_MAX {
+            self.mistake(KEY, &text, format!("at most {INITIAL_NODES_MAX} nodes"));
+        }
+        if let Some(name) = name
+            && self.mistakes.len() == before
+            && !nodes.iter().any(|node| node.name == name)
+        {
+            self.mistake(KEY, &text, format!("this node's name ({PREFIX}NAME is {name:?}) in the list"));
+        }
+        if self.mistakes.len() > before {
+            return None;
+        }
+        if nodes.len().is_multiple_of(2) {
+            self.warnings.push(format!(
+                "{PREFIX}{KEY} has {} nodes: an odd number survives as many failures with one node less",
+                nodes.len()
+            ));
+        }
+        Some(nodes)
+    }
+
+    fn peer_secret(&mut self, value: Option<String>, file: Option<String>) -> Option<Secret> {
+        let good = |text: &str| SECRET_CHARS.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        match (value, file) {
+            (Some(_), Some(file)) => {
+                self.mistake("PEER_SECRET_FILE", &file, format!("only one of this and {PREFIX}PEER_SECRET"));
+                None
+            }
+            (Some(text), None) => {
+                self.parsed("PEER_SECRET", Some(text), SECRET_EXPECTED, |text| good(text).then(|| Secret::new(text)))
+            }
+            (None, Some(file)) => {
+                let content = File::open(&file).and_then(|opened| {
+                    let mut content = String::new();
+                    opened.take(SECRET_FILE_BYTES_MAX).read_to_string(&mut content).map(|_| content)
+                });
+                match content {
+                    Ok(content) if good(content.trim_end()) => Some(Secret::new(content.trim_end())),
+                    Ok(_) => {
+                        self.mistake("PEER_SECRET_FILE", &file, format!("a file with {SECRET_EXPECTED}"));
+                        None
+                    }
+                    Err(error) => {
+                        self.mistake("PEER_SECRET_FILE", &file, format!("a readable file ({error})"));
+                        None
+                    }
+                }
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The three times that have to fit each other.
+    fn timing(&mut self, heartbeat: Option<Duration>, min: Option<Duration>, max: Option<Duration>) {
+        if let (Some(heartbeat), Some(min)) = (heartbeat, min)
+            && heartbeat * 2 > min
+        {
+            let expected = format!("at least twice {PREFIX}HEARTBEAT_MS ({})", heartbeat.as_millis());
+            self.mistake("ELECTION_MIN_MS", &min.as_millis().to_string(), expected);
+        }
+        if let (Some(min), Some(max)) = (min, max)
+            && min >= max
+        {
+            let expected = format!("more than {PREFIX}ELECTION_MIN_MS ({})", min.as_millis());
+            self.mistake("ELECTION_MAX_MS", &max.as_millis().to_string(), expected);
+        }
+    }
+
+    /// Checks everything, in the order of the table. `None` only when there was a mistake.
+    fn check(&mut self, raw: Raw) -> Option<Config> {
+        let name = self.name(raw.name);
+        let listen = self.listen("LISTEN", raw.listen, true);
+        let peer_listen = self.listen("PEER_LISTEN", raw.peer_listen, true);
+        let web_listen = self.listen("WEB_LISTEN", raw.web_listen, true);
+        let metrics_listen = self.listen("METRICS_LISTEN", raw.metrics_listen, false);
+        self.distinct(&[listen, peer_listen, web_listen, metrics_listen]);
+        let initial_nodes = self.initial_nodes(raw.initial_nodes, name.as_deref());
+        let own_entry = initial_nodes
+            .as_deref()
+            .and_then(|nodes| nodes.iter().find(|node| Some(node.name.as_str()) == name.as_deref()))
+            .map(|node| node.peer_address.clone());
+        let reachable = |listen: Option<SocketAddr>| Some(default_advertise(name.as_deref()?, listen?));
+        let advertise = self.advertise("ADVERTISE", raw.advertise, reachable(listen));
+        let peer_default = own_entry.clone().or_else(|| reachable(peer_listen));
+        let peer_advertise = self.advertise("PEER_ADVERTISE", raw.peer_advertise, peer_default);
+        let web_advertise = self.advertise("WEB_ADVERTISE", raw.web_advertise, reachable(web_listen));
+        if let (Some(entry), Some(advertised)) = (&own_entry, &peer_advertise)
+            && entry != advertised
+        {
+            self.warnings.push(format!(
+                "{PREFIX}PEER_ADVERTISE is {advertised}, but {PREFIX}INITIAL_NODES says {entry} for this node"
+            ));
+        }
+        let data_dir = self.parsed("DATA_DIR", raw.data_dir, "a directory", |text| Some(PathBuf::from(text)));
+        let peer_secret = self.peer_secret(raw.peer_secret, raw.peer_secret_file);
+        let heartbeat = self.millis("HEARTBEAT_MS", raw.heartbeat_ms, 10..=10_000);
+        let election_min = self.millis("ELECTION_MIN_MS", raw.election_min_ms, 20..=60_000);
+        let election_max = self.millis("ELECTION_MAX_MS", raw.election_max_ms, 21..=120_000);
+        self.timing(heartbeat, election_min, election_max);
+        let session_hours = self.number("SESSION_LIFETIME_HOURS", raw.session_lifetime_hours, 1..=87_600);
+        let log_level = self.level("LOG_LEVEL", raw.log_level);
+        let heartbeat_log_level = self.level("HEARTBEAT_LOG_LEVEL", raw.heartbeat_log_level);
+        let log_format = self.parsed("LOG_FORMAT", raw.log_format, "text or json", |text| match text {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        });
+        let drain_timeout = self.millis("DRAIN_TIMEOUT_MS", raw.drain_timeout_ms, 0..=600_000);
+        let snapshot_log_mb = self.number("SNAPSHOT_LOG_MB", raw.snapshot_log_mb, 1..=65_536);
+        let hash_parallelism = self.number("HASH_PARALLELISM", raw.hash_parallelism, 1..=64);
+        let exit_with_parent = self.parsed("EXIT_WITH_PARENT", raw.exit_with_parent, "0 or 1", |text| match text {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        });
+        let (name, peer_advertise) = (name?, peer_advertise?);
+        let alone = || vec![InitialNode { name: name.clone(), peer_address: peer_advertise.clone() }];
+        Some(Config {
+            initial_nodes: initial_nodes.unwrap_or_else(alone),
+            listen: listen?,
+            peer_listen: peer_listen?,
+            web_listen: web_listen?,
+            metrics_listen: metrics_listen?,
+            advertise: advertise?,
+            web_advertise: web_advertise?,
+            data_dir: data_dir?,
+            peer_secret,
+            heartbeat: heartbeat?,
+            election_min: election_min?,
+            election_max: election_max?,
+            session_lifetime: Duration::from_secs(session_hours? * HOUR_SECS),
+            log_level: log_level?,
+            heartbeat_log_level: heartbeat_log_level?,
+            log_format: log_format?,
+            drain_timeout: drain_timeout?,
+            snapshot_log_bytes: snapshot_log_mb? * MIB,
+            hash_parallelism: usize::try_from(hash_parallelism?).ok()?,
+            exit_with_parent: exit_with_parent?,
+            warnings: Vec::new(),
+            name,
+            peer_advertise,
+        })
+    }
+
+    /// Four listeners need four ports. Only equal ports that would collide count.
+    fn distinct(&mut self, listeners: &[Option<SocketAddr>; 4]) {
+        const NAMES: [&str; 4] = ["LISTEN", "PEER_LISTEN", "WEB_LISTEN", "METRICS_LISTEN"];
+        for (later, second) in listeners.iter().enumerate() {
+            for (earlier, first) in listeners[..later].iter().enumerate() {
+                let (Some(first), Some(second)) = (first, second) else { continue };
+                let overlap = first.ip() == second.ip() || first.ip().is_unspecified() || second.ip().is_unspecified();
+                if first.port() == second.port() && first.port() != 0 && overlap {
+                    let expected = format!("another port than {PREFIX}{}", NAMES[earlier]);
+                    self.mistake(NAMES[later], &second.to_string(), expected);
+                }
+            }
+        }
+    }
+}
+
+/// Where a node is found when nobody says: by its name; but what listens on loopback is found on loopback only.
+fn default_advertise(name: &str, listen: SocketAddr) -> String {
+    if listen.ip().is_loopback() { listen.to_string() } else { format!("{name}:{}", listen.port()) }
+}
+
+fn is_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// `host:port`, `1.2.3.4:port` or `[::1]:port`, with a port that can be connected to.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let port = !port.starts_with('+') && port.parse::<u16>().is_ok_and(|port| port != 0);
+    let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => matches!(inner.parse(), Ok(IpAddr::V6(_))),
+        None => {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+            (1..=253).contains(&host.len()) && host.bytes().all(allowed)
+        }
+    };
+    host && port
+}
+
+/// The host's name, as the kernel has it.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,236 @@
+//! What a user sees of the configuration: defaults, every mistake at once, no secret anywhere.
+
+use std::io::Write as _;
+
+use super::*;
+
+fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    Config::load(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+}
+
+/// The keys that are wrong.
+fn wrong(pairs: &[(&str, &str)]) -> Vec<String> {
+    load(pairs).expect_err("must be refused").0.into_iter().map(|mistake| mistake.key).collect()
+}
+
+#[test]
+fn defaults_make_a_cluster_of_one() {
+    let config = load(&[("CHAT_NAME", "n1"), ("PATH", "/bin"), ("OTEL_SERVICE_NAME", "x")]).unwrap();
+    let values: Vec<String> = config.effective().iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(
+        values,
+        [
+            "CHAT_NAME=n1",
+            "CHAT_LISTEN=0.0.0.0:50051",
+            "CHAT_PEER_LISTEN=0.0.0.0:50052",
+            "CHAT_WEB_LISTEN=0.0.0.0:8080",
+            "CHAT_METRICS_LISTEN=0.0.0.0:9464",
+            "CHAT_ADVERTISE=n1:50051",
+            "CHAT_PEER_ADVERTISE=n1:50052",
+            "CHAT_WEB_ADVERTISE=n1:8080",
+            "CHAT_DATA_DIR=data",
+            "CHAT_INITIAL_NODES=n1=n1:50052",
+            "CHAT_PEER_SECRET=",
+            "CHAT_PEER_SECRET_FILE=",
+            "CHAT_HEARTBEAT_MS=100",
+            "CHAT_ELECTION_MIN_MS=300",
+            "CHAT_ELECTION_MAX_MS=600",
+            "CHAT_SESSION_LIFETIME_HOURS=720",
+            "CHAT_LOG_LEVEL=info",
+            "CHAT_HEARTBEAT_LOG_LEVEL=warn",
+            "CHAT_LOG_FORMAT=text",
+            "CHAT_DRAIN_TIMEOUT_MS=10000",
+            "CHAT_SNAPSHOT_LOG_MB=256",
+            "CHAT_HASH_PARALLELISM=2",
+            "CHAT_EXIT_WITH_PARENT=0",
+        ]
+    );
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn the_host_names_a_node_without_a_name() {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(load(&[]).unwrap().name, host.trim());
+}
+
+#[test]
+fn effective_values_can_be_given_back() {
+    let given = [
+        ("CHAT_NAME", "n2"),
+        ("CHAT_LISTEN", "127.0.0.1:7001"),
+        ("CHAT_INITIAL_NODES", "n1=a:1,n2=b:2,n3=[::1]:3"),
+        ("CHAT_LOG_FORMAT", "json"),
+        ("CHAT_LOG_LEVEL", "DEBUG"),
+        ("CHAT_EXIT_WITH_PARENT", "1"),
+    ];
+    let config = load(&given).unwrap();
+    let again = Config::load(config.effective()).unwrap();
+    assert_eq!(config.effective(), again.effective());
+    assert_eq!(again.advertise, "127.0.0.1:7001", "loopback is advertised as it is");
+    assert_eq!(again.peer_advertise, "b:2", "this node's entry in the list");
+    assert_eq!(again.initial_nodes[2], InitialNode { name: "n3".into(), peer_address: "[::1]:3".into() });
+    assert_eq!(again.log_level, Level::DEBUG);
+    assert!(again.exit_with_parent);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let given = [
+        ("CHAT_NAME", "a b"),
+        ("CHAT_LISTEN", "localhost"),
+        ("CHAT_PEER_LISTEN", "0.0.0.0:0"),
+        ("CHAT_WEB_LISTEN", "0.0.0.0:99999"),
+        ("CHAT_METRICS_LISTEN", ":9464"),
+        ("CHAT_ADVERTISE", "n1"),
+        ("CHAT_PEER_ADVERTISE", "n1:0"),
+        ("CHAT_WEB_ADVERTISE", "http://n1:80"),
+        ("CHAT_DATA_DIR", "da\u{FFFD}ta"),
+        ("CHAT_INITIAL_NODES", "n1"),
+        ("CHAT_PEER_SECRET", "short"),
+        ("CHAT_HEARTBEAT_MS", "fast"),
+        ("CHAT_ELECTION_MIN_MS", "-1"),
+        ("CHAT_ELECTION_MAX_MS", "1e3"),
+        ("CHAT_SESSION_LIFETIME_HOURS", "0"),
+        ("CHAT_LOG_LEVEL", "loud"),
+        ("CHAT_HEARTBEAT_LOG_LEVEL", "2"),
+        ("CHAT_LOG_FORMAT", "xml"),
+        ("CHAT_DRAIN_TIMEOUT_MS", "10s"),
+        ("CHAT_SNAPSHOT_LOG_MB", "99999999999999999999"),
+        ("CHAT_HASH_PARALLELISM", "0"),
+        ("CHAT_EXIT_WITH_PARENT", "yes"),
+    ];
+    let mut reported = wrong(&given);
+    let mut expected: Vec<String> = given.iter().map(|(key, _)| (*key).to_owned()).collect();
+    reported.sort();
+    expected.sort();
+    assert_eq!(reported, expected);
+}
+
+#[test]
+fn a_mistake_tells_key_value_and_what_is_expected() {
+    let error = load(&[("CHAT_NAME", "n1"), ("CHAT_LISTEN", "here"), ("CHAT_LOG_FORMAT", "xml")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "2 mistakes in the configuration:\n  \
+         CHAT_LISTEN: given \"here\", expected an IP address and a port, such as 0.0.0.0:50051 or [::]:50051\n  \
+         CHAT_LOG_FORMAT: given \"xml\", expected text or json"
+    );
+    assert_eq!(ConfigErrors::EXIT_CODE, 64);
+}
+
+#[test]
+fn times_have_to_fit_each_other() {
+    let times = |heartbeat, min, max| {
+        load(&[("CHAT_HEARTBEAT_MS", heartbeat), ("CHAT_ELECTION_MIN_MS", min), ("CHAT_ELECTION_MAX_MS", max)])
+            .map(|_| ())
+            .map_err(|errors| errors.0.into_iter().map(|mistake| mistake.key).collect::<Vec<_>>())
+    };
+    assert_eq!(times("150", "300", "301"), Ok(()));
+    assert_eq!(times("151", "300", "301"), Err(vec!["CHAT_ELECTION_MIN_MS".to_owned()]));
+    assert_eq!(times("150", "300", "300"), Err(vec!["CHAT_ELECTION_MAX_MS".to_owned()]));
+    assert_eq!(
+        times("200", "300", "299"),
+        Err(vec!["CHAT_ELECTION_MIN_MS".to_owned(), "CHAT_ELECTION_MAX_MS".to_owned()])
+    );
+}
+
+#[test]
+fn initial_nodes_are_unique_and_contain_this_node() {
+    let nodes = |list| load(&[("CHAT_NAME", "n1"), ("CHAT_INITIAL_NODES", list)]);
+    assert_eq!(nodes("n1=a:1,n2=b:1,n3=c:1").unwrap().initial_nodes.len(), 3);
+    assert!(nodes("n1=a:1, n2=b:1, n3=c:1").unwrap().warnings.is_empty());
+    assert!(nodes("n1=a:1,n2=b:1").unwrap().warnings[0].contains("odd number"));
+    for bad in ["n2=b:1", "n1=a:1,n1=b:1", "n1=a:1,n2=a:1", "n1=a:1,", "n1=a:1,n2", "n1=a", "=a:1", "n1=:1", "n1=a:+1"]
+    {
+        let mistakes = nodes(bad).expect_err(bad).0;
+        assert!(mistakes.iter().all(|mistake| mistake.key == "CHAT_INITIAL_NODES"), "{bad}: {mistakes:?}");
+    }
+    let many: Vec<String> = (1..=16).map(|i| format!("n{i}=h{i}:1")).collect();
+    assert!(nodes(&many.join(",")).is_err());
+}
+
+#[test]
+fn listeners_do_not_share_a_port() {
+    assert_eq!(wrong(&[("CHAT_PEER_LISTEN", "127.0.0.1:50051")]), ["CHAT_PEER_LISTEN"]);
+    let apart = [("CHAT_LISTEN", "127.0.0.1:5"), ("CHAT_PEER_LISTEN", "127.0.0.2:5")];
+    assert!(load(&apart).is_ok(), "two addresses may use the same port");
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let secret = "correct-horse-battery";
+    let config = load(&[("CHAT_PEER_SECRET", secret)]).unwrap();
+    assert_eq!(config.peer_secret.as_ref().map(Secret::expose), Some(secret));
+    let shown = format!("{config:?} {:?}", config.effective());
+    assert!(!shown.contains(secret), "{shown}");
+    assert!(shown.contains("(hidden)"));
+    let error = load(&[("CHAT_PEER_SECRET", "too-short")]).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("too-short"));
+}
+
+#[test]
+fn a_secret_comes_from_a_file_too() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"from-a-mounted-file\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = load(&[("CHAT_PEER_SECRET_FILE", path)]).unwrap();
+    assert_eq!(config.peer_secret.as_ref().map(Secret::expose), Some("from-a-mounted-file"));
+    let both = [("CHAT_PEER_SECRET_FILE", path), ("CHAT_PEER_SECRET", "correct-horse-battery")];
+    assert_eq!(wrong(&both), ["CHAT_PEER_SECRET_FILE"]);
+    assert_eq!(wrong(&[("CHAT_PEER_SECRET_FILE", "/nowhere/at/all")]), ["CHAT_PEER_SECRET_FILE"]);
+    assert_eq!(wrong(&[("CHAT_PEER_SECRET_FILE", "/dev/zero")]), ["CHAT_PEER_SECRET_FILE"]);
+}
+
+#[test]
+fn empty_counts_as_not_given() {
+    let config = load(&[("CHAT_NAME", "n1"), ("CHAT_PEER_SECRET", ""), ("CHAT_INITIAL_NODES", "")]).unwrap();
+    assert!(config.peer_secret.is_none());
+    assert_eq!(config.initial_nodes.len(), 1);
+}
+
+#[test]
+fn unknown_keys_are_warned_of_unless_kubernetes_made_them() {
+    let warned = |key: &str, value: &str| !load(&[(key, value)]).unwrap().warnings.is_empty();
+    for (key, value) in [
+        ("CHAT_SERVICE_HOST", "10.0.0.1"),
+        ("CHAT_SERVICE_PORT", "50051"),
+        ("CHAT_SERVICE_PORT_GRPC", "50051"),
+        ("CHAT_PORT", "tcp://10.0.0.1:50051"),
+        ("CHAT_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        ("CHAT_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("CHAT_PORT_50051_TCP_PROTO", "tcp"),
+        ("CHAT_WEB_SERVICE_HOST", "10.0.0.1"),
+        ("CHAT_WEB_PORT_8080_TCP_PORT", "8080"),
+    ] {
+        assert!(!warned(key, value), "{key}");
+    }
+    for (key, value) in [
+        ("CHAT_LISTN", "0.0.0.0:1"),
+        ("CHAT_PORT", "50051"),
+        ("CHAT_name", "n1"),
+        ("CHAT_REPORT_1_TCP", "x"),
+        ("CHAT_PORT_1_TCP_X", "x"),
+    ] {
+        assert!(warned(key, value), "{key}");
+    }
+}
+
+#[test]
+fn the_table_names_exactly_what_is_read_and_shown() {
+    let table: Vec<String> = keys::KEYS.iter().map(|key| key.name.to_owned()).collect();
+    let raw = serde_json::to_string(&parse::Raw::default()).unwrap();
+    let fields: Vec<String> = raw
+        .trim_matches(['{', '}'])
+        .split(',')
+        .map(|field| field.split(':').next().unwrap().trim_matches('"').to_ascii_uppercase())
+        .collect();
+    assert_eq!(table, fields);
+    let effective: Vec<String> = load(&[]).unwrap().effective().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(effective, table.iter().map(|name| format!("CHAT_{name}")).collect::<Vec<_>>());
+    let help = keys::help();
+    for key in &keys::KEYS {
+        assert!(help.contains(&format!("CHAT_{} <{}>", key.name, key.unit)), "{}", key.name);
+        assert!(help.contains(key.meaning));
+    }
+}
