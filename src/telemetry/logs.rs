@@ -1,0 +1,311 @@
+//! Log lines on standard error.
+//!
+//! Text, in the shape `2024-03-20 10:15:30 - INFO - [127.0.0.1:50051] Server started with 4 peers key=value` (UTC,
+//! coloured by level on a terminal), or one JSON object per line. Whatever a client sent cannot break a line or
+//! colour the terminal: control characters are escaped.
+//!
+//! Levels: events with the target [`HEARTBEAT_TARGET`] have their own; the libraries below speak up from `warn` on,
+//! unless `debug` is asked for. Spans are not written: they are for traces.
+
+use std::{
+    fmt::{self, Write as _},
+    io::{self, IsTerminal as _},
+    time::SystemTime,
+};
+
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+};
+use tracing_subscriber::{
+    Layer as _,
+    filter::Targets,
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    util::{SubscriberInitExt as _, TryInitError},
+};
+
+use super::time::Civil;
+
+/// Target of the events about heartbeats between the nodes.
+pub const HEARTBEAT_TARGET: &str = "heartbeat";
+
+/// Crates that explain themselves at length: the consensus library and the transports.
+const TALKATIVE: [&str; 6] = ["openraft", "h2", "hyper", "hyper_util", "tonic", "tower"];
+
+/// What is written and how.
+#[derive(Debug, Clone, Copy)]
+pub struct LogSettings {
+    /// Least important level that is written.
+    pub level: Level,
+    /// The same for [`HEARTBEAT_TARGET`].
+    pub heartbeat_level: Level,
+    /// Objects for machines instead of lines for people.
+    pub json: bool,
+}
+
+/// Installs the process's log writer. `label` stands in every line: the address by which clients know this node.
+///
+/// Fails when one is installed already.
+pub fn init(settings: &LogSettings, label: &str) -> Result<(), TryInitError> {
+    let colour = !settings.json && io::stderr().is_terminal();
+    subscriber(settings, label, colour, io::stderr).try_init()
+}
+
+fn subscriber<W>(settings: &LogSettings, label: &str, colour: bool, writer: W) -> impl Subscriber + Send + Sync + use<W>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let form = Line { json: settings.json, label: label.to_owned() };
+    let layer = tracing_subscriber::fmt::layer().with_ansi(colour).event_format(form).with_writer(writer);
+    tracing_subscriber::registry().with(layer.with_filter(filter(settings)))
+}
+
+fn filter(settings: &LogSettings) -> Targets {
+    let level = LevelFilter::from_level(settings.level);
+    let libraries = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
+    Targets::new()
+        .with_default(level)
+        .with_targets(TALKATIVE.map(|target| (target, libraries)))
+        .with_target(HEARTBEAT_TARGET, LevelFilter::from_level(settings.heartbeat_level))
+}
+
+/// Formats one event as one line.
+struct Line {
+    json: bool,
+    label: String,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let now = Civil::from_system(SystemTime::now());
+        let level = *event.metadata().level();
+        if self.json {
+            writeln!(writer, "{}", self.object(&now, level, event.metadata().target(), fields))
+        } else {
+            let colour = writer.has_ansi_escapes();
+            writeln!(writer, "{}", self.text(&now, level, colour, &fields))
+        }
+    }
+}
+
+impl Line {
+    fn text(&self, now: &Civil, level: Level, colour: bool, fields: &Fields) -> String {
+        let (before, after) = if colour { (colour_of(level), "\x1b[0m") } else { ("", "") };
+        let mut line = format!("{before}{} - {level} - [{}] ", now.text(), self.label);
+        push_escaped(&mut line, &fields.message);
+        for (name, value) in &fields.others {
+            let text = match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            if text.is_empty() || text.contains([' ', '"', '=']) {
+                let _ = write!(line, " {name}={text:?}");
+            } else {
+                let _ = write!(line, " {name}=");
+                push_escaped(&mut line, &text);
+            }
+        }
+        line.push_str(after);
+        line
+    }
+
+    fn object(&self, now: &Civil, level: Level, target: &str, fields: Fields) -> Value {
+        let mut object = Map::new();
+        object.insert("timestamp".to_owned(), now.rfc3339().into());
+        object.insert("level".to_owned(), level.as_str().into());
+        object.insert("node".to_owned(), self.label.clone().into());
+        object.insert("target".to_owned(), target.into());
+        object.insert("message".to_owned(), fields.message.into());
+        object.insert("fields".to_owned(), fields.others.into_iter().collect::<Map<_, _>>().into());
+        Value::Object(object)
+    }
+}
+
+fn colour_of(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        Level::DEBUG => "\x1b[34m",
+        Level::TRACE => "\x1b[90m",
+    }
+}
+
+/// Appends `text`; line ends, escape codes and the like are written out (`\n`, `\u{1b}`).
+fn push_escaped(out: &mut String, text: &str) {
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+}
+
+/// The values of one event.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(String, Value)>,
+}
+
+impl Fields {
+    fn push(&mut self, field: &Field, value: Value) {
+        if field.name() == "message" {
+            self.message = match value {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+        } else {
+            self.others.push((field.name().to_owned(), value));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.push(field, format!("{value:?}").into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push(field, value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.push(field, value.into());
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut text = value.to_string();
+        let mut source = value.source();
+        while let Some(error) = source {
+            let _ = write!(text, ": {error}");
+            source = error.source();
+        }
+        self.push(field, text.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, error, info, subscriber::with_default, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const INFO: LogSettings = LogSettings { level: Level::INFO, heartbeat_level: Level::WARN, json: false };
+
+    /// What `events` wrote.
+    fn written(settings: LogSettings, colour: bool, events: impl FnOnce()) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        with_default(subscriber(&settings, "127.0.0.1:50051", colour, move || writer.clone()), events);
+        let bytes = memory.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Without the time, which is 19 characters long.
+    fn untimed(text: &str) -> Vec<&str> {
+        text.lines().map(|line| &line[19..]).collect()
+    }
+
+    #[test]
+    fn a_line_has_the_known_shape() {
+        let text = written(INFO, false, || {
+            info!("Server started with {} peers", 4);
+            warn!(peer = "n2", lag = 7_u64, ratio = 0.5, why = "no route", empty = "", "slow");
+        });
+        assert_eq!(
+            untimed(&text),
+            [
+                " - INFO - [127.0.0.1:50051] Server started with 4 peers",
+                " - WARN - [127.0.0.1:50051] slow peer=n2 lag=7 ratio=0.5 why=\"no route\" empty=\"\"",
+            ]
+        );
+        let moment = &text[..19];
+        assert!(moment.chars().zip("0000-00-00 00:00:00".chars()).all(|(a, b)| a == b || a.is_ascii_digit()));
+    }
+
+    #[test]
+    fn input_cannot_forge_lines_or_colours() {
+        let evil = "x\n2024-03-20 10:15:30 - INFO - [a] forged\x1b[31m";
+        let text = written(INFO, false, || {
+            info!("{evil}");
+            info!(name = %evil, other = evil, plain = "a\nb", "ok");
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains('\x1b'));
+        assert!(text.contains("plain=a\\nb"), "{text}");
+    }
+
+    #[test]
+    fn colour_is_by_level_and_only_when_asked_for() {
+        let text = written(INFO, true, || error!("bad"));
+        assert!(text.starts_with("\x1b[31m") && text.ends_with("\x1b[0m\n"), "{text:?}");
+        assert!(!written(INFO, false, || error!("bad")).contains('\x1b'));
+    }
+
+    #[test]
+    fn json_is_one_object_per_line() {
+        let settings = LogSettings { json: true, ..INFO };
+        let text = written(settings, false, || {
+            let error = io::Error::other("disk");
+            info!(count = 2_u64, error = &error as &dyn std::error::Error, "two\nlines");
+        });
+        assert_eq!(text.lines().count(), 1);
+        let object: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(object["level"], "INFO");
+        assert_eq!(object["node"], "127.0.0.1:50051");
+        assert_eq!(object["message"], "two\nlines");
+        assert_eq!(object["fields"]["count"], 2);
+        assert_eq!(object["fields"]["error"], "disk");
+        assert!(object["target"].as_str().unwrap().ends_with("telemetry::logs::tests"));
+        assert!(object["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn heartbeats_and_libraries_have_their_own_levels() {
+        let events = || {
+            info!(target: "heartbeat", "beat");
+            warn!(target: "heartbeat", "missed beat");
+            info!(target: "openraft::engine", "chatter");
+            warn!(target: "openraft::engine", "trouble");
+            debug!("detail");
+            info!("news");
+        };
+        let all = |text: String| {
+            text.lines().map(|line| line.split("] ").nth(1).unwrap().to_owned()).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(all(written(INFO, false, events)), "missed beat|trouble|news");
+        let beats = LogSettings { heartbeat_level: Level::TRACE, level: Level::ERROR, json: false };
+        assert_eq!(all(written(beats, false, events)), "beat|missed beat");
+        let debugging = LogSettings { level: Level::DEBUG, ..INFO };
+        assert_eq!(all(written(debugging, false, events)), "missed beat|chatter|trouble|detail|news");
+    }
+}
