@@ -1,1 +1,12 @@
-//! stub
+//! HTTP: probes and metrics for machines, a status page for people.
+//!
+//! Owns the routes of the metrics port and of the web port and the way both are served: the number of connections is
+//! bounded, and one that gets nothing done is cut off ([`serve`]). Left out: where the facts come from. They are handed
+//! in as closures and as a watched [`Readiness`], so that nothing here knows the consensus or the metrics.
+
+mod listener;
+mod routes;
+mod serve;
+
+pub use routes::{PageFacts, Readiness, metrics_router, web_router};
+pub use serve::serve;
