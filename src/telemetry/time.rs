@@ -78,7 +78,10 @@ mod tests {
         let mut before = Civil::from_system(UNIX_EPOCH);
         for day in 1..=160_000_u64 {
             let next = Civil::from_system(UNIX_EPOCH + Duration::from_secs(day * 86_400));
-            let leap = before.year % 4 == 0 && (before.year % 100 != 0 || before.year % 400 == 0);
+            let leap = {
+                let multiple = |of| before.year.is_multiple_of(of);
+                multiple(4) && (!multiple(100) || multiple(400))
+            };
             let last = match before.month {
                 2 => 28 + u64::from(leap),
                 4 | 6 | 9 | 11 => 30,

@@ -1,0 +1,167 @@
+//! `chatd`: arguments, configuration, run, exit code.
+//!
+//! This is the only place that reads the process environment. What goes wrong before logs can be written goes to
+//! standard error as it is.
+
+use std::{io, thread, time::Duration};
+
+use clap::{Parser, Subcommand};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::runtime::{Builder, Runtime};
+
+use super::local::{self, LocalArguments, LocalError};
+use crate::{
+    config::{Config, ConfigErrors, LogFormat, keys},
+    server,
+    telemetry::logs::{self, LogSettings},
+};
+
+/// How much longer than its drain a node may take to stop once its parent is gone, before it is ended.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// A node of quorum-chat: a replicated chat backend that does not lose a message.
+///
+/// Without a command it runs one node, configured by environment variables.
+#[derive(Debug, Parser)]
+#[command(name = "chatd", version, after_long_help = keys::help(), after_help = "`--help` lists the configuration.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the effective configuration, secrets hidden, and exit; 64 when it is wrong.
+    Config,
+    /// Run a cluster of several nodes on this machine.
+    Local(LocalArguments),
+}
+
+/// Runs `chatd` with the process's arguments and environment. Returns what the process exits with.
+pub fn main() -> std::process::ExitCode {
+    let code = match Arguments::parse().command {
+        None => load(environment()).and_then(run_node),
+        Some(Command::Config) => load(environment()).map(|config| print_config(&config)),
+        Some(Command::Local(arguments)) => run_local(&arguments),
+    };
+    code.unwrap_or_else(|code| code).into()
+}
+
+/// The environment as text. What is not UTF-8 is marked by the replacement character, which the configuration refuses.
+fn environment() -> Vec<(String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(key, value)| (text(key), text(value))).collect()
+}
+
+fn load(source: Vec<(String, String)>) -> Result<Config, u8> {
+    Config::load(source).map_err(|errors| {
+        eprintln!("chatd: {errors}\n`chatd --help` explains every key.");
+        ConfigErrors::EXIT_CODE
+    })
+}
+
+fn print_config(config: &Config) -> u8 {
+    for (key, value) in config.effective() {
+        println!("{key}={value}");
+    }
+    for warning in &config.warnings {
+        eprintln!("chatd: warning: {warning}");
+    }
+    0
+}
+
+fn run_local(arguments: &LocalArguments) -> Result<u8, u8> {
+    let told = |error: LocalError| {
+        eprintln!("chatd local: {error}");
+        error.exit_code()
+    };
+    if arguments.start.is_some() {
+        return local::prepare_start(arguments, environment()).map_err(told).and_then(run_node);
+    }
+    let runtime = runtime(Builder::new_current_thread())?;
+    runtime.block_on(local::run(arguments, environment())).map_err(told)
+}
+
+fn runtime(mut builder: Builder) -> Result<Runtime, u8> {
+    builder.enable_all().build().map_err(|error| {
+        eprintln!("chatd: the asynchronous runtime cannot be started: {error}");
+        1
+    })
+}
+
+/// Runs one node until it is told to stop.
+fn run_node(config: Config) -> Result<u8, u8> {
+    let settings = LogSettings {
+        level: config.log_level,
+        heartbeat_level: config.heartbeat_log_level,
+        json: config.log_format == LogFormat::Json,
+    };
+    logs::init(&settings, &config.advertise).map_err(|error| {
+        eprintln!("chatd: log lines cannot be written: {error}");
+        1
+    })?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime(Builder::new_multi_thread())?;
+    if config.exit_with_parent {
+        stop_with_parent(config.drain_timeout + STOP_GRACE).map_err(|error| {
+            tracing::error!(%error, "the thread that watches standard input cannot be started");
+            1
+        })?;
+    }
+    match runtime.block_on(server::run(config)) {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            tracing::error!("{error}");
+            Err(error.exit_code())
+        }
+    }
+}
+
+/// Stops this process, as SIGTERM would, when standard input closes: the other end is held by the parent alone, so it
+/// closes however the parent ends. After `patience` the process is ended without ceremony.
+///
+/// A plain thread: a read of standard input cannot be given up, and must not keep the runtime from stopping.
+fn stop_with_parent(patience: Duration) -> io::Result<()> {
+    let watch = move || {
+        let end = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        tracing::warn!(error = ?end.err(), "standard input is closed: the parent is gone, stopping");
+        if let Err(error) = kill_process(getpid(), Signal::TERM) {
+            tracing::error!(%error, "no signal can be sent to this process");
+        }
+        thread::sleep(patience);
+        tracing::error!("the stop took too long");
+        std::process::exit(1);
+    };
+    thread::Builder::new().name("parent-watch".to_owned()).spawn(watch).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn help_lists_every_key() {
+        Arguments::command().debug_assert();
+        let help = Arguments::command().render_long_help().to_string();
+        for key in &keys::KEYS {
+            assert!(help.contains(&format!("CHAT_{} <", key.name)), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["chatd"], words].concat());
+        assert!(parse(&[]).unwrap().command.is_none());
+        assert!(matches!(parse(&["config"]).unwrap().command, Some(Command::Config)));
+        assert!(parse(&["local", "--nodes", "3", "--data", "/x", "--base-port", "0"]).is_ok());
+        assert!(parse(&["local", "--start", "n2"]).is_ok());
+        assert!(parse(&["local", "--start", "n2", "--nodes", "3"]).is_err());
+        assert!(parse(&["local", "--nodes", "0"]).is_err());
+        assert!(parse(&["local", "--nodes", "10"]).is_err());
+        assert!(parse(&["run"]).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! `chatd local`: a cluster of several node processes on this machine.
+//!
+//! Owns the addresses of the nodes ([`plan`]), their record in `<data>/cluster.json` ([`file`]) and the processes
+//! ([`supervise`]). Invariants: a cluster keeps its addresses over restarts, because its members know each other by
+//! them; no node outlives the process that started it; nothing is started when a port is taken or the configuration
+//! is wrong.
+//!
+//! A node that dies stays dead: people kill nodes here to see that the others go on.
+
+mod file;
+mod plan;
+mod supervise;
+mod text;
+
+use std::{io, path::PathBuf};
+
+use clap::Args;
+
+use crate::config::{Config, ConfigErrors};
+use file::NodeRecord;
+
+pub use supervise::run;
+
+/// Most nodes of a local cluster.
+const NODES_MAX: u16 = 9;
+
+/// Arguments of `chatd local`.
+#[derive(Debug, Args)]
+pub struct LocalArguments {
+    /// How many nodes, 1-9 [default: 5, or as many as the data directory has].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+    pub nodes: Option<u16>,
+    /// Directory of the nodes' data and of cluster.json.
+    #[arg(long, value_name = "DIR", default_value = "local-data")]
+    pub data: PathBuf,
+    /// Port of the first node's gRPC; 0 picks free ports [default: 50051, or the ports the data directory has].
+    ///
+    /// With 50051 the web ports are 8081 and up and the metrics ports 9464 and up; with any other, peers are found 100,
+    /// web 200 and metrics 300 above.
+    #[arg(long, value_name = "PORT")]
+    pub base_port: Option<u16>,
+    /// Run only this node of an existing cluster, in the foreground: to bring back one that was killed.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["nodes", "base_port"])]
+    pub start: Option<String>,
+}
+
+/// Why a local cluster cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// A port is in use or must not be used.
+    #[error("port {port} ({what} of {node}, {address}) cannot be used: {source}")]
+    Port {
+        /// Whose.
+        node: String,
+        /// What for.
+        what: &'static str,
+        /// The whole address.
+        address: std::net::SocketAddr,
+        /// Its port, which is what a user looks for.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// The arguments cannot be met.
+    #[error("{0}")]
+    Arguments(String),
+    /// The configuration that the nodes would get is wrong.
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    /// A file or a process could not be handled.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl LocalError {
+    /// What the process exits with: 64 for arguments and configuration, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Arguments(_) | Self::Config(_) => ConfigErrors::EXIT_CODE,
+            Self::Port { .. } | Self::Io { .. } => 1,
+        }
+    }
+
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Makes everything ready to run the node that `--start` names in this process: records this process's id in
+/// `cluster.json` and returns the node's configuration.
+pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, String)>) -> Result<Config, LocalError> {
+    let data = &arguments.data;
+    let name = arguments.start.as_deref().unwrap_or_default();
+    let recorded = file::read(data)?.ok_or_else(|| {
+        LocalError::Arguments(format!("{} has no cluster.json: start the cluster first", data.display()))
+    })?;
+    let node = recorded.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+        let names: Vec<&str> = recorded.nodes.iter().map(|node| node.name.as_str()).collect();
+        LocalError::Arguments(format!("there is no node {name:?} in {}: it has {}", data.display(), names.join(", ")))
+    })?;
+    let config = config_of(node, &recorded.nodes, arguments, &environment)?;
+    plan::check_free(std::slice::from_ref(node))?;
+    file::update_pid(data, name, std::process::id())?;
+    Ok(config)
+}
+
+/// The configuration of `node`: what is passed on from `environment`, and what is the node's own.
+fn config_of(
+    node: &NodeRecord,
+    all: &[NodeRecord],
+    arguments: &LocalArguments,
+    environment: &[(String, String)],
+) -> Result<Config, LocalError> {
+    let mut merged: std::collections::BTreeMap<String, String> = environment.iter().cloned().collect();
+    merged.extend(plan::environment(node, all, &arguments.data));
+    Ok(Config::load(merged)?)
+}

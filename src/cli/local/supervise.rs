@@ -1,0 +1,326 @@
+//! The node processes: started together, watched, stopped together.
+//!
+//! Each child is minded by one task, which alone signals and reaps it, so that no signal can go to a process id that
+//! has been given to somebody else. Children are in process groups of their own: Ctrl-C reaches this process only,
+//! which then asks each to stop. Each holds the reading end of a pipe whose writing end is here; when this process
+//! ends in any way, the pipe closes and the node stops by itself (`CHAT_EXIT_WITH_PARENT`).
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::{Child, ChildStdin, Command},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    LocalArguments, LocalError, config_of,
+    file::{self, ClusterFile, NodeRecord},
+    plan, text,
+};
+
+/// Pause between two questions whether a node is ready.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// Longest wait for one answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Largest answer that is looked at, in bytes.
+const PROBE_BYTES_MAX: u64 = 4096;
+/// A node that is not ready is spoken of this often.
+const REMIND_EVERY: Duration = Duration::from_secs(15);
+/// What a node may take beyond its drain before it is killed.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What is wanted of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Wanted {
+    Run,
+    Stop,
+    Kill,
+}
+
+/// How a child ended.
+struct Ended {
+    name: String,
+    status: io::Result<ExitStatus>,
+}
+
+/// Runs a cluster until it is told to stop or no node is left. Returns what the process exits with: 0 when all nodes
+/// that ran at the stop ended well, else 1.
+pub async fn run(arguments: &LocalArguments, environment: Vec<(String, String)>) -> Result<u8, LocalError> {
+    let data = &arguments.data;
+    let mut nodes = plan::plan(file::read(data)?, arguments)?;
+    let mut drain = Duration::ZERO;
+    for node in &nodes {
+        drain = drain.max(config_of(node, &nodes, arguments, &environment)?.drain_timeout);
+    }
+    plan::check_free(&nodes)?;
+    // From here on a signal is an orderly stop.
+    let mut signals = Signals::new()?;
+    fs::create_dir_all(data).map_err(LocalError::io(format!("{} cannot be made", data.display())))?;
+    let executable = std::env::current_exe().map_err(LocalError::io("the path of chatd is unknown"))?;
+    let here = std::env::current_dir().unwrap_or_default();
+    let commands = text::Commands::new(&executable, &here);
+
+    let mut children = Vec::new();
+    for i in 0..nodes.len() {
+        let own = plan::environment(&nodes[i], &nodes, data);
+        let child = spawn(&executable, own).map_err(LocalError::io(format!("{} cannot be started", nodes[i].name)))?;
+        nodes[i].pid = child.id().unwrap_or_default();
+        children.push(child);
+    }
+    file::write(data, &ClusterFile { nodes: nodes.clone() })?;
+    let mut cluster = Cluster::new(nodes, children);
+    let failed = cluster.watch(&mut signals, data, &commands).await;
+    if failed {
+        return Ok(1);
+    }
+    Ok(cluster.stop(&mut signals, drain + STOP_GRACE).await)
+}
+
+fn spawn(executable: &Path, own: Vec<(String, String)>) -> io::Result<Child> {
+    Command::new(executable)
+        .envs(own)
+        .env("CHAT_EXIT_WITH_PARENT", "1")
+        .stdin(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+/// The signals that stop the cluster.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, LocalError> {
+        let listen = |kind| signal(kind).map_err(LocalError::io("signals cannot be received"));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// The running cluster.
+struct Cluster {
+    nodes: Vec<NodeRecord>,
+    wanted: watch::Sender<Wanted>,
+    /// One task per living child.
+    minders: JoinSet<Ended>,
+    /// One task per living child that has not been ready yet; each returns its node's name.
+    unready: JoinSet<String>,
+    unready_by_name: BTreeMap<String, AbortHandle>,
+    /// The writing ends of the children's standard input. Closing one stops the child.
+    _lifelines: Vec<Option<ChildStdin>>,
+}
+
+impl Cluster {
+    fn new(nodes: Vec<NodeRecord>, mut children: Vec<Child>) -> Self {
+        let (wanted, _) = watch::channel(Wanted::Run);
+        // Taken out first: waiting for a child closes the standard input that it still owns.
+        let lifelines = children.iter_mut().map(|child| child.stdin.take()).collect();
+        let mut minders = JoinSet::new();
+        let mut unready = JoinSet::new();
+        let mut unready_by_name = BTreeMap::new();
+        for (node, child) in nodes.iter().zip(children) {
+            minders.spawn(mind(node.name.clone(), child, wanted.subscribe()));
+            let probe = unready.spawn(becomes_ready(node.name.clone(), node.metrics));
+            unready_by_name.insert(node.name.clone(), probe);
+        }
+        Self { nodes, wanted, minders, unready, unready_by_name, _lifelines: lifelines }
+    }
+
+    /// Announces when all that live are ready, reports who dies; until a stop is asked for (`false`) or no node is
+    /// left (`true`).
+    async fn watch(&mut self, signals: &mut Signals, data: &Path, commands: &text::Commands) -> bool {
+        let mut dead: Vec<String> = Vec::new();
+        let mut announced = false;
+        loop {
+            tokio::select! {
+                () = signals.any() => return false,
+                ended = self.minders.join_next() => {
+                    let Some(ended) = ended else {
+                        eprintln!("chatd local: no node is left");
+                        return true;
+                    };
+                    // A task that mind()s neither panics nor is aborted.
+                    let Ok(Ended { name, status }) = ended else { continue };
+                    if let Some(probe) = self.unready_by_name.remove(&name) {
+                        probe.abort();
+                    }
+                    let pid = self.nodes.iter().find(|node| node.name == name).map_or(0, |node| node.pid);
+                    let start = commands.start(data, &name);
+                    eprintln!("chatd local: {name} (pid {pid}) ended: {}; to start it again: {start}", shown(&status));
+                    dead.push(name);
+                }
+                Some(ready) = self.unready.join_next() => {
+                    if let Ok(name) = ready {
+                        self.unready_by_name.remove(&name);
+                    }
+                }
+            }
+            if !announced && self.unready_by_name.is_empty() && !self.minders.is_empty() {
+                announced = true;
+                let living: Vec<&NodeRecord> = self.nodes.iter().filter(|node| !dead.contains(&node.name)).collect();
+                // Through the lock and with the error dropped: nobody may be reading, and the nodes matter more.
+                let _ =
+                    io::Write::write_all(&mut io::stdout().lock(), text::welcome(&living, data, commands).as_bytes());
+            }
+        }
+    }
+
+    /// Stops all children: kindly, and after `patience` or a further signal at once.
+    async fn stop(&mut self, signals: &mut Signals, patience: Duration) -> u8 {
+        self.unready.abort_all();
+        self.wanted.send_replace(Wanted::Stop);
+        let deadline = Instant::now() + patience;
+        let mut code = 0;
+        loop {
+            tokio::select! {
+                ended = self.minders.join_next() => match ended {
+                    None => return code,
+                    Some(Ok(Ended { status: Ok(status), .. })) if status.success() => {}
+                    Some(Ok(Ended { name, status })) => {
+                        eprintln!("chatd local: {name} did not stop well: {}", shown(&status));
+                        code = 1;
+                    }
+                    Some(Err(_)) => code = 1,
+                },
+                () = signals.any() => { self.wanted.send_replace(Wanted::Kill); }
+                () = sleep_until(deadline), if *self.wanted.borrow() < Wanted::Kill => {
+                    self.wanted.send_replace(Wanted::Kill);
+                }
+            }
+        }
+    }
+}
+
+fn shown(status: &io::Result<ExitStatus>) -> String {
+    status.as_ref().map_or_else(ToString::to_string, ToString::to_string)
+}
+
+/// Waits for a child's end and passes on what is wanted of it.
+async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted>) -> Ended {
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ended { name, status },
+            Ok(()) = wanted.changed() => {
+                let signal = match *wanted.borrow_and_update() {
+                    Wanted::Run => continue,
+                    Wanted::Stop => Signal::TERM,
+                    Wanted::Kill => Signal::KILL,
+                };
+                // An id is there until the child was waited for, and so belongs to it.
+                let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+                if let Some(pid) = pid
+                    && let Err(error) = kill_process(pid, signal)
+                {
+                    eprintln!("chatd local: {name} cannot be signalled: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Asks until the node says that it is ready; whoever waits gives up when the node ends.
+async fn becomes_ready(name: String, metrics: SocketAddr) -> String {
+    let mut reminder = Instant::now() + REMIND_EVERY;
+    loop {
+        let reason = match timeout(PROBE_TIMEOUT, probe(metrics)).await {
+            Ok(Ok(None)) => return name,
+            Ok(Ok(Some(reason))) => reason,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        if Instant::now() >= reminder {
+            reminder += REMIND_EVERY;
+            eprintln!("chatd local: {name} is not ready yet: {reason}");
+        }
+        sleep(PROBE_EVERY).await;
+    }
+}
+
+/// Whether the node is ready (`None`) or why not.
+async fn probe(metrics: SocketAddr) -> io::Result<Option<String>> {
+    let mut stream = TcpStream::connect(metrics).await?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    stream.take(PROBE_BYTES_MAX).read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    if answer.starts_with("HTTP/1.1 200 ") {
+        return Ok(None);
+    }
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok(Some(body.lines().next().unwrap_or("no reason given").to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::web::{Readiness, metrics_router, serve};
+
+    fn child(program: &str, argument: &str) -> Child {
+        Command::new(program).arg(argument).stdin(Stdio::piped()).process_group(0).kill_on_drop(true).spawn().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_child_is_told_to_stop_and_reaped() {
+        let (wanted, wants) = watch::channel(Wanted::Run);
+        let minder = tokio::spawn(mind("n1".into(), child("sleep", "1000"), wants));
+        wanted.send_replace(Wanted::Stop);
+        let ended = minder.await.unwrap();
+        assert_eq!(ended.name, "n1");
+        assert_eq!(shown(&ended.status), "signal: 15 (SIGTERM)");
+    }
+
+    #[tokio::test]
+    async fn a_child_lives_on_while_it_is_minded_and_ends_when_its_lifeline_closes() {
+        let mut cat = child("cat", "-");
+        let lifeline = cat.stdin.take();
+        let (_wanted, wants) = watch::channel(Wanted::Run);
+        let minder = tokio::spawn(mind("n1".into(), cat, wants));
+        tokio::task::yield_now().await;
+        assert!(!minder.is_finished());
+        drop(lifeline);
+        assert!(minder.await.unwrap().status.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn readiness_is_asked_for_until_it_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (set, readiness) = watch::channel(Readiness::NotReady("no leader".into()));
+        let router = metrics_router("text/plain", String::new, readiness);
+        tokio::spawn(serve(listener, router, std::future::pending()));
+        assert_eq!(probe(address).await.unwrap(), Some("no leader".into()));
+        let waiter = tokio::spawn(becomes_ready("n1".into(), address));
+        set.send_replace(Readiness::Ready);
+        assert_eq!(waiter.await.unwrap(), "n1");
+    }
+}
