@@ -125,8 +125,10 @@ fn run_node(config: Config) -> Result<u8, u8> {
 /// A plain thread: a read of standard input cannot be given up, and must not keep the runtime from stopping.
 fn stop_with_parent(patience: Duration) -> io::Result<()> {
     let watch = move || {
-        let end = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        tracing::warn!(error = ?end.err(), "standard input is closed: the parent is gone, stopping");
+        match io::copy(&mut io::stdin().lock(), &mut io::sink()) {
+            Ok(_) => tracing::warn!("standard input was closed: the parent is gone, stopping"),
+            Err(error) => tracing::warn!(%error, "standard input cannot be read: stopping"),
+        }
         if let Err(error) = kill_process(getpid(), Signal::TERM) {
             tracing::error!(%error, "no signal can be sent to this process");
         }
