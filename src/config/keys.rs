@@ -103,6 +103,9 @@ pub const KEYS: [Key; 23] = [
     key("EXIT_WITH_PARENT", Fixed("0"), "0|1", "Stop when standard input closes; `chatd local` sets it for its nodes."),
 ];
 
+/// Keys (without prefix) that `chatctl` reads: they may be in the same environment and mean nothing here.
+pub const OF_CHATCTL: [&str; 2] = ["NODES", "SESSION_FILE"];
+
 /// The entry of `name` (without prefix).
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)

@@ -90,7 +90,7 @@ impl Checker {
         for (key, value) in source {
             let Some(name) = key.strip_prefix(PREFIX) else { continue };
             if keys::find(name).is_none() {
-                if !keys::made_by_kubernetes(name, &value) {
+                if !keys::made_by_kubernetes(name, &value) && !keys::OF_CHATCTL.contains(&name) {
                     self.warnings.push(format!("unknown key {key} is ignored; `chatd --help` lists the keys"));
                 }
             } else if value.contains(char::REPLACEMENT_CHARACTER) {

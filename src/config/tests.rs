@@ -190,9 +190,10 @@ fn empty_counts_as_not_given() {
 }
 
 #[test]
-fn unknown_keys_are_warned_of_unless_kubernetes_made_them() {
+fn unknown_keys_are_warned_of_unless_others_made_them() {
     let warned = |key: &str, value: &str| !load(&[(key, value)]).unwrap().warnings.is_empty();
     for (key, value) in [
+        ("CHAT_NODES", "n1:50051"),
         ("CHAT_SERVICE_HOST", "10.0.0.1"),
         ("CHAT_SERVICE_PORT", "50051"),
         ("CHAT_SERVICE_PORT_GRPC", "50051"),
