@@ -1,7 +1,7 @@
 //! `chatd local`: a cluster of several node processes on this machine.
 //!
-//! Owns the addresses of the nodes ([`plan`]), their record in `<data>/cluster.json` ([`file`]) and the processes
-//! ([`supervise`]). Invariants: a cluster keeps its addresses over restarts, because its members know each other by
+//! Owns the addresses of the nodes (`plan`), their record in `<data>/cluster.json` (`file`) and the processes
+//! (`supervise`). Invariants: a cluster keeps its addresses over restarts, because its members know each other by
 //! them; no node outlives the process that started it; nothing is started when a port is taken or the configuration
 //! is wrong.
 //!

@@ -54,10 +54,17 @@ pub(super) fn welcome(nodes: &[&NodeRecord], data: &Path, commands: &Commands) -
     let default = nodes.len() == DEFAULT_PORTS.len()
         && nodes.iter().zip(DEFAULT_PORTS).all(|(node, port)| node.grpc.port() == port);
     let addresses: Vec<String> = nodes.iter().map(|node| node.grpc.to_string()).collect();
+    // Sessions remember their nodes: only what comes before a session has to be told.
     let at = if default { String::new() } else { format!(" --nodes {}", addresses.join(",")) };
     let _ = writeln!(out, "\nIn a second terminal, register two people and chat:\n");
-    for words in ["register alice", "register bob", "login alice", "send bob \"hello\"", "login bob", "read alice"] {
-        let _ = writeln!(out, "  {}{at} {words}", commands.chatctl);
+    for words in [
+        format!("{at} register alice"),
+        format!("{at} register bob"),
+        " --user alice send bob \"hello\"".to_owned(),
+        " --user bob read alice".to_owned(),
+        " --user bob listen".to_owned(),
+    ] {
+        let _ = writeln!(out, "  {}{words}", commands.chatctl);
     }
     if let Some(victim) = nodes.get(1).or(nodes.first()) {
         let _ = writeln!(out, "\nKill a node, and start it again:\n");
