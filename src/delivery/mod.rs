@@ -1,1 +1,287 @@
-//! stub
+//! Post-commit fan-out: hands what was applied to those who subscribed, on this node.
+//!
+//! Owns the open subscriptions and their queues, in memory only. What a queue does not hold is in the database: a
+//! subscriber reads the database up to [`Subscription::start`], and everything after it comes through the queue.
+//!
+//! Invariants:
+//! - Registering and publishing take the same lock, so each event is either at or below a subscription's start, or in
+//!   its queue; never both, never neither.
+//! - [`Hub::publish`] is called after the commit, by the one thread that applies. So the database is never behind
+//!   what the hub says.
+//! - The revision is announced after the events up to it are queued: who sees revision R and then finds the queue
+//!   empty has been handed everything up to R.
+//! - Nothing here waits for a subscriber. One that lets its queue fill up is cut, and told so.
+//!
+//! Left out: catching up from the database, and every wire format (that is `api::subscribe`).
+
+mod queue;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use crate::chat::{AccountId, Event, Revision, SessionId, TimeMs, limits::SUBSCRIPTIONS_PER_ACCOUNT_MAX};
+
+use queue::Queue;
+pub use queue::{Cut, QUEUE_EVENTS_MAX};
+
+/// The account has [`SUBSCRIPTIONS_PER_ACCOUNT_MAX`] open subscriptions on this node already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an account may have {SUBSCRIPTIONS_PER_ACCOUNT_MAX} open subscriptions on a node")]
+pub struct TooManySubscriptions;
+
+/// Sessions that are no more.
+#[derive(Debug, Clone, Copy)]
+pub enum Closed<'a> {
+    /// These.
+    Sessions(&'a [SessionId]),
+    /// Nobody knows which: the state was replaced.
+    Any,
+}
+
+/// Numbers for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HubStats {
+    /// Subscriptions that are open now.
+    pub subscriptions: usize,
+    /// Subscriptions that were cut since the start because their queue was full.
+    pub slow_cuts: u64,
+}
+
+type OnClosed = Box<dyn Fn(Closed<'_>) + Send>;
+
+/// The subscriptions of one node. Clones share them.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Mutex<Registry>,
+    published: watch::Sender<(Revision, TimeMs)>,
+}
+
+struct Registry {
+    accounts: HashMap<AccountId, Vec<Entry>>,
+    /// Whose session it is, for the sessions with subscriptions.
+    sessions: HashMap<SessionId, AccountId>,
+    on_closed: Vec<OnClosed>,
+    next_id: u64,
+    stopping: bool,
+    stats: HubStats,
+}
+
+struct Entry {
+    id: u64,
+    session: SessionId,
+    queue: Arc<Queue>,
+}
+
+impl Registry {
+    /// Removes the entries of `account` that `keep` does not hold for, and what hangs on them.
+    fn retain(&mut self, account: AccountId, mut keep: impl FnMut(&Entry) -> bool) {
+        let Some(entries) = self.accounts.get_mut(&account) else { return };
+        let mut gone = Vec::new();
+        entries.retain(|entry| {
+            let kept = keep(entry);
+            if !kept {
+                gone.push(entry.session);
+            }
+            kept
+        });
+        self.stats.subscriptions -= gone.len();
+        for session in gone {
+            if !entries.iter().any(|entry| entry.session == session) {
+                self.sessions.remove(&session);
+            }
+        }
+        if entries.is_empty() {
+            self.accounts.remove(&account);
+        }
+    }
+
+    fn hand_out(&mut self, event: &Arc<Event>) {
+        for member in event.members.iter() {
+            let Some(entries) = self.accounts.get(&member.account) else { continue };
+            if !event.concerns(member.account) {
+                continue;
+            }
+            let mut full = Vec::new();
+            for entry in entries {
+                if !entry.queue.push(event) {
+                    full.push(entry.id);
+                }
+            }
+            if !full.is_empty() {
+                self.stats.slow_cuts += full.len() as u64;
+                self.retain(member.account, |entry| !full.contains(&entry.id));
+            }
+        }
+    }
+
+    fn cut_all(&mut self, cut: Cut) {
+        for entry in self.accounts.values().flatten() {
+            entry.queue.cut(cut);
+        }
+        self.accounts = HashMap::new();
+        self.sessions = HashMap::new();
+        self.stats.subscriptions = 0;
+    }
+
+    fn tell_closed(&self, closed: Closed<'_>) {
+        for callback in &self.on_closed {
+            callback(closed);
+        }
+    }
+}
+
+impl Hub {
+    /// A hub for a state that is at `revision` now.
+    pub fn new(revision: Revision, clock: TimeMs) -> Self {
+        let registry = Registry {
+            accounts: HashMap::new(),
+            sessions: HashMap::new(),
+            on_closed: Vec::new(),
+            next_id: 0,
+            stopping: false,
+            stats: HubStats::default(),
+        };
+        let (published, _) = watch::channel((revision, clock));
+        Self { inner: Arc::new(Inner { registry: Mutex::new(registry), published }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands out what one commit changed. Called after the commit, in revision order, by the thread that applies.
+    /// Never waits; costs a look-up per member of an event for those whom nobody has subscribed.
+    pub fn publish(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs) {
+        let mut registry = self.lock();
+        if !registry.accounts.is_empty() {
+            for event in &events {
+                registry.hand_out(event);
+            }
+            for session in closed_sessions {
+                let Some(account) = registry.sessions.get(session).copied() else { continue };
+                registry.retain(account, |entry| {
+                    let closed = entry.session == *session;
+                    if closed {
+                        entry.queue.cut(Cut::SessionClosed);
+                    }
+                    !closed
+                });
+            }
+        }
+        if !closed_sessions.is_empty() {
+            registry.tell_closed(Closed::Sessions(closed_sessions));
+        }
+        // Under the lock: a subscription's start is never beyond what is announced.
+        self.inner.published.send_replace((revision, clock));
+    }
+
+    /// A snapshot was installed: every open subscription is cut, to be resumed from the database.
+    pub fn reset(&self, revision: Revision, clock: TimeMs) {
+        let mut registry = self.lock();
+        registry.cut_all(Cut::Reset);
+        registry.tell_closed(Closed::Any);
+        self.inner.published.send_replace((revision, clock));
+    }
+
+    /// The node drains: every subscription is cut, and further ones are cut from the start.
+    pub fn stop(&self) {
+        let mut registry = self.lock();
+        registry.stopping = true;
+        registry.cut_all(Cut::Stopping);
+    }
+
+    /// Revision and clock of the state, for those who wait for one.
+    pub fn revision(&self) -> watch::Receiver<(Revision, TimeMs)> {
+        self.inner.published.subscribe()
+    }
+
+    /// Revision and clock of the state now.
+    pub fn current(&self) -> (Revision, TimeMs) {
+        *self.inner.published.borrow()
+    }
+
+    /// Numbers for the metrics.
+    pub fn stats(&self) -> HubStats {
+        self.lock().stats
+    }
+
+    /// Calls `callback` for sessions that were closed, before the revision that closed them is announced. It runs
+    /// on the thread that applies, with the hub locked: it must be quick, and must not call the hub.
+    pub fn on_closed(&self, callback: impl Fn(Closed<'_>) + Send + 'static) {
+        self.lock().on_closed.push(Box::new(callback));
+    }
+
+    /// Opens a subscription. Whether the session is (still) open is for the caller to look up *afterwards*, in the
+    /// database: a session that is closed later cuts the subscription.
+    pub fn subscribe(&self, account: AccountId, session: SessionId) -> Result<Subscription, TooManySubscriptions> {
+        let mut registry = self.lock();
+        let queue = Arc::new(Queue::default());
+        let (start, _) = self.current();
+        let id = registry.next_id;
+        registry.next_id += 1;
+        if registry.stopping {
+            queue.cut(Cut::Stopping);
+        } else {
+            let entries = registry.accounts.entry(account).or_default();
+            if entries.len() >= SUBSCRIPTIONS_PER_ACCOUNT_MAX {
+                return Err(TooManySubscriptions);
+            }
+            entries.push(Entry { id, session, queue: queue.clone() });
+            registry.sessions.insert(session, account);
+            registry.stats.subscriptions += 1;
+        }
+        Ok(Subscription { start, id, account, queue, hub: self.clone() })
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("published", &self.current()).field("stats", &self.stats()).finish()
+    }
+}
+
+/// An open subscription. Dropping it closes it.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The state's revision when it was opened: everything after it comes through the queue, nothing up to it does.
+    pub start: Revision,
+    id: u64,
+    account: AccountId,
+    queue: Arc<Queue>,
+    hub: Hub,
+}
+
+impl Subscription {
+    /// The next event, in revision order; or why there will be none. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Arc<Event>, Cut> {
+        self.queue.next().await
+    }
+
+    /// What [`Self::next`] would return at once; `None` when it would wait.
+    pub fn try_next(&mut self) -> Option<Result<Arc<Event>, Cut>> {
+        self.queue.try_next()
+    }
+
+    /// Whether, and why, it was cut.
+    pub fn cut(&self) -> Option<Cut> {
+        self.queue.cut_reason()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.lock().retain(self.account, |entry| entry.id != self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests;
