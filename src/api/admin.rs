@@ -1,0 +1,39 @@
+//! For the operator: handing over leadership, snapshots.
+
+use tonic::Status;
+
+use super::{ChatApi, call::Call, status};
+use crate::proto::chat::v1 as pb;
+
+impl ChatApi {
+    pub(super) async fn transfer_leadership(
+        &self,
+        call: &Call,
+        request: pb::TransferLeadershipRequest,
+    ) -> Result<pb::TransferLeadershipResponse, Status> {
+        let name = request.to;
+        let to = match name.as_str() {
+            "" => None,
+            _ => {
+                let members = self.inner.node.status().members;
+                let peer = members.into_iter().find(|peer| peer.name == name);
+                let peer = peer.ok_or_else(|| status::node_unknown(&name))?;
+                if !peer.voter {
+                    return Err(status::not_a_voter(&name));
+                }
+                Some(peer.node_id)
+            }
+        };
+        let leader = self.inner.node.transfer_leadership(to, call.deadline).await;
+        let leader = leader.map_err(|error| status::transfer(&error, &name))?;
+        let node = self.inner.node.status();
+        let found = node.members.into_iter().find(|peer| peer.node_id == leader);
+        let leader = found.map_or_else(|| leader.to_string(), |peer| peer.name);
+        Ok(pb::TransferLeadershipResponse { leader, term: node.term })
+    }
+
+    pub(super) async fn snapshot(&self, call: &Call) -> Result<pb::SnapshotResponse, Status> {
+        let log_index = self.inner.node.snapshot(call.deadline).await;
+        Ok(pb::SnapshotResponse { log_index: log_index.map_err(|error| status::snapshot(&error))? })
+    }
+}

@@ -1,0 +1,263 @@
+//! Who the caller is: bearer token -> session.
+//!
+//! A token is 32 random bytes, shown as 64 hex digits; the state holds only its SHA-256. Sessions that were looked up
+//! are remembered in a bounded cache, so that the hot path reads no database. The cache only says who the caller
+//! *was*: a change carries the session and is checked on apply, a read checks it in its own transaction.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+use tonic::{Status, metadata::MetadataMap};
+
+use super::{ChatApi, aging::AgingMap, database::Database, status};
+use crate::{
+    chat::{AccountId, SessionId, TimeMs, TokenHash},
+    delivery::{Closed, Hub},
+    storage::{Query, SessionRow, StorageError},
+};
+
+/// Sessions remembered.
+const SESSIONS_MAX: usize = 20_000;
+const TOKEN_BYTES: usize = 32;
+
+/// The person behind a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) session: SessionId,
+    pub(super) account: AccountId,
+    pub(super) username: Arc<str>,
+    pub(super) expires_at: TimeMs,
+}
+
+impl From<SessionRow> for Caller {
+    fn from(row: SessionRow) -> Self {
+        Self { session: row.id, account: row.account, username: row.username.into(), expires_at: row.expires_at }
+    }
+}
+
+/// A secret that the caller is given once. No `Debug`: it does not belong into a log.
+pub(super) struct Token([u8; TOKEN_BYTES]);
+
+impl Token {
+    pub(super) fn random() -> Result<Self, Status> {
+        let mut bytes = [0; TOKEN_BYTES];
+        getrandom::fill(&mut bytes).map_err(|error| status::internal("no randomness for a token", &error))?;
+        Ok(Self(bytes))
+    }
+
+    /// 64 hex digits, or nothing.
+    fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; TOKEN_BYTES];
+        super::pages::from_hex(text, &mut bytes).then_some(Self(bytes))
+    }
+
+    pub(super) fn text(&self) -> String {
+        super::pages::to_hex(&self.0)
+    }
+
+    pub(super) fn hash(&self) -> TokenHash {
+        TokenHash(Sha256::digest(self.0).into())
+    }
+}
+
+/// The token in `authorization: Bearer <token>`.
+fn bearer(metadata: &MetadataMap) -> Result<Token, Status> {
+    let value = metadata.get("authorization").ok_or_else(status::token_missing)?;
+    let text = value.to_str().map_err(|_| status::token_invalid())?;
+    let (scheme, token) = text.trim().split_once(' ').ok_or_else(status::token_missing)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(status::token_missing());
+    }
+    Token::parse(token.trim()).ok_or_else(status::token_invalid)
+}
+
+struct Cache {
+    callers: AgingMap<TokenHash, Caller>,
+    hashes: AgingMap<SessionId, TokenHash>,
+    /// Counts the closings, so that a look-up from before one is not remembered after it.
+    closings: u64,
+}
+
+/// Sessions that were looked up lately.
+pub(super) struct Sessions {
+    cache: Arc<Mutex<Cache>>,
+}
+
+fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    /// An empty cache that forgets what the hub says is closed.
+    pub(super) fn new(hub: &Hub) -> Self {
+        let cache = Cache { callers: AgingMap::new(SESSIONS_MAX), hashes: AgingMap::new(SESSIONS_MAX), closings: 0 };
+        let cache = Arc::new(Mutex::new(cache));
+        let weak = Arc::downgrade(&cache);
+        hub.on_closed(move |closed| {
+            let Some(cache) = weak.upgrade() else { return };
+            let mut cache = lock(&cache);
+            cache.closings += 1;
+            match closed {
+                Closed::Sessions(sessions) => {
+                    for session in sessions {
+                        if let Some(hash) = cache.hashes.remove(session) {
+                            cache.callers.remove(&hash);
+                        }
+                    }
+                }
+                Closed::Any => {
+                    cache.hashes.clear();
+                    cache.callers.clear();
+                }
+            }
+        });
+        Self { cache }
+    }
+
+    fn remembered(&self, hash: &TokenHash) -> (Option<Caller>, u64) {
+        let mut cache = lock(&self.cache);
+        // The two maps see the same touches, so they forget the same sessions.
+        let caller = cache.callers.get_mut(hash).cloned();
+        if let Some(caller) = &caller {
+            cache.hashes.get_mut(&caller.session);
+        }
+        (caller, cache.closings)
+    }
+
+    /// Remembers a look-up that began when there had been `closings`.
+    fn remember(&self, hash: TokenHash, caller: &Caller, closings: u64) {
+        let mut cache = lock(&self.cache);
+        if cache.closings == closings {
+            cache.callers.insert(hash, caller.clone());
+            cache.hashes.insert(caller.session, hash);
+        }
+    }
+
+    /// The session of a token, from the cache or this node's database.
+    async fn find(&self, hash: TokenHash, database: &Database, deadline: Instant) -> Result<Option<Caller>, Status> {
+        let (remembered, closings) = self.remembered(&hash);
+        if remembered.is_some() {
+            return Ok(remembered);
+        }
+        let found = database.read(deadline, move |query| query.session_by_token(&hash)).await?.map(Caller::from);
+        if let Some(caller) = &found {
+            self.remember(hash, caller, closings);
+        }
+        Ok(found)
+    }
+}
+
+impl ChatApi {
+    /// The caller, or why not.
+    pub(super) async fn authenticate(&self, metadata: &MetadataMap, deadline: Instant) -> Result<Caller, Status> {
+        let hash = bearer(metadata)?.hash();
+        let inner = &self.inner;
+        let mut found = inner.sessions.find(hash, &inner.database, deadline).await?;
+        if found.is_none() {
+            // Perhaps opened on another node a moment ago: ask again once this node has caught up.
+            self.barrier(deadline).await?;
+            found = inner.sessions.find(hash, &inner.database, deadline).await?;
+        }
+        let caller = found.ok_or_else(status::token_invalid)?;
+        if is_expired(caller.expires_at, now(&inner.hub)) {
+            return Err(status::token_expired());
+        }
+        Ok(caller)
+    }
+}
+
+/// Now, as far as sessions go: the later of the replicated clock and this machine's.
+pub(super) fn now(hub: &Hub) -> TimeMs {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall = TimeMs(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+    wall.max(hub.current().1)
+}
+
+pub(super) fn is_expired(expires_at: TimeMs, now: TimeMs) -> bool {
+    now >= expires_at
+}
+
+/// Whether the session is still there, in the transaction of a read.
+pub(super) fn still_open(query: &Query<'_>, session: SessionId) -> Result<Result<(), Status>, StorageError> {
+    Ok(query.session(session)?.map(|_| ()).ok_or_else(status::token_invalid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Revision;
+
+    fn metadata(authorization: &str) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("authorization", authorization.parse().unwrap());
+        metadata
+    }
+
+    fn caller(session: u64) -> Caller {
+        Caller { session: SessionId(session), account: AccountId(1), username: "alice".into(), expires_at: TimeMs(100) }
+    }
+
+    #[test]
+    fn tokens_go_there_and_back() {
+        let token = Token::random().unwrap();
+        assert_eq!(token.text().len(), 64);
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            let parsed = bearer(&metadata(&format!("{scheme} {}", token.text()))).unwrap();
+            assert_eq!(parsed.hash(), token.hash());
+        }
+        assert_ne!(Token::random().unwrap().hash(), token.hash());
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        let message = |m: &MetadataMap| bearer(m).err().map(|s| s.message().to_owned());
+        let (missing, invalid) = (status::token_missing(), status::token_invalid());
+        assert_eq!(message(&MetadataMap::new()).as_deref(), Some(missing.message()));
+        for text in ["", "Bearer", "Basic abc"] {
+            assert_eq!(message(&metadata(text)).as_deref(), Some(missing.message()), "{text}");
+        }
+        let long = format!("Bearer {}", "a".repeat(65));
+        let not_hex = format!("Bearer {}", "g".repeat(64));
+        for text in ["Bearer x", &long, &not_hex] {
+            assert_eq!(message(&metadata(text)).as_deref(), Some(invalid.message()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_closed_session_is_forgotten() {
+        let hub = Hub::new(Revision(0), TimeMs(0));
+        let sessions = Sessions::new(&hub);
+        let (one, two) = (TokenHash([1; 32]), TokenHash([2; 32]));
+        sessions.remember(one, &caller(1), 0);
+        sessions.remember(two, &caller(2), 0);
+        assert_eq!(sessions.remembered(&one).0, Some(caller(1)));
+        hub.publish(vec![], &[SessionId(1)], Revision(1), TimeMs(1));
+        assert_eq!(sessions.remembered(&one).0, None);
+        assert_eq!(sessions.remembered(&two).0, Some(caller(2)));
+        hub.reset(Revision(2), TimeMs(2));
+        assert_eq!(sessions.remembered(&two).0, None);
+    }
+
+    #[test]
+    fn a_look_up_from_before_a_closing_is_not_remembered() {
+        let hub = Hub::new(Revision(0), TimeMs(0));
+        let sessions = Sessions::new(&hub);
+        let hash = TokenHash([1; 32]);
+        let (_, closings) = sessions.remembered(&hash);
+        hub.publish(vec![], &[SessionId(1)], Revision(1), TimeMs(1));
+        sessions.remember(hash, &caller(1), closings);
+        assert_eq!(sessions.remembered(&hash).0, None);
+    }
+
+    #[test]
+    fn expiry_takes_the_later_clock() {
+        let hub = Hub::new(Revision(0), TimeMs(u64::MAX));
+        assert_eq!(now(&hub), TimeMs(u64::MAX));
+        assert!(now(&Hub::new(Revision(0), TimeMs(0))) > TimeMs(1_600_000_000_000));
+        assert!(is_expired(TimeMs(5), TimeMs(5)) && !is_expired(TimeMs(5), TimeMs(4)));
+    }
+}

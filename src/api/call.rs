@@ -1,0 +1,116 @@
+//! What is known of a call before its body is looked at: deadline, trace, peer.
+
+use std::{net::IpAddr, time::Duration};
+
+use tokio::time::Instant;
+use tonic::{Request, metadata::MetadataMap};
+
+/// The answer should be on its way before the caller (and tonic, which would say CANCELLED) gives up: this much of
+/// the caller's time is kept back, at most a tenth of it.
+const MARGIN_MAX: Duration = Duration::from_millis(50);
+/// `00-<32 hex>-<16 hex>-<2 hex>`.
+const TRACEPARENT_BYTES: usize = 55;
+
+/// The frame of one call.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    /// The call is answered by then.
+    pub(super) deadline: Instant,
+    /// W3C trace context, or empty.
+    pub(super) traceparent: String,
+    /// Where the caller connected from; `None` on a Unix socket.
+    pub(super) peer: Option<IpAddr>,
+}
+
+impl Call {
+    pub(super) fn of<T>(request: &Request<T>, limit: Duration) -> Self {
+        let asked = timeout(request.metadata());
+        let limit = asked.map_or(limit, |asked| (asked - MARGIN_MAX.min(asked / 10)).min(limit));
+        Self {
+            deadline: Instant::now() + limit,
+            traceparent: traceparent(request.metadata()),
+            peer: request.remote_addr().map(|address| address.ip()),
+        }
+    }
+}
+
+/// The caller's `grpc-timeout`: up to eight digits and a unit. What cannot be read counts as not given.
+fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// The trace context, if it has the form of one: it goes into the log, so nothing else may.
+fn traceparent(metadata: &MetadataMap) -> String {
+    let well_formed = |text: &&str| {
+        text.len() == TRACEPARENT_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+    };
+    let value = metadata.get("traceparent").and_then(|value| value.to_str().ok());
+    value.filter(well_formed).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts() {
+        let parse = |text: &'static str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            timeout(&metadata)
+        };
+        assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(parse("5m"), Some(Duration::from_millis(5)));
+        assert_eq!(parse("5M"), Some(Duration::from_secs(300)));
+        assert_eq!(parse("7u"), Some(Duration::from_micros(7)));
+        assert_eq!(parse("7n"), Some(Duration::from_nanos(7)));
+        for bad in ["", "S", "5", "-5S", "5s", "123456789S", "1.5S"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+        assert_eq!(timeout(&MetadataMap::new()), None);
+    }
+
+    #[tokio::test]
+    async fn the_deadline_is_the_callers_within_ours() {
+        let limit = Duration::from_secs(10);
+        let left = |text: Option<&'static str>| {
+            let mut request = Request::new(());
+            if let Some(text) = text {
+                request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
+            }
+            Call::of(&request, limit).deadline - Instant::now()
+        };
+        assert!(left(None) > Duration::from_secs(9));
+        assert!(left(Some("1H")) <= limit);
+        assert!(left(Some("1S")) <= Duration::from_millis(950));
+        assert!(left(Some("100m")) <= Duration::from_millis(90));
+    }
+
+    #[test]
+    fn only_trace_contexts_pass() {
+        let parse = |text: &'static str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("traceparent", text.parse().unwrap());
+            traceparent(&metadata)
+        };
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(parse(good), good);
+        assert_eq!(parse("garbage"), "");
+        assert_eq!(traceparent(&MetadataMap::new()), "");
+    }
+}

@@ -1,0 +1,234 @@
+//! Reads and their consistency: linearizable, at least revision R, or local.
+//!
+//! First the wait that the consistency asks for, then one read transaction on this node, in which the session is
+//! checked as well. The header's revision is that transaction's.
+
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use super::{
+    ChatApi,
+    auth::{Caller, still_open},
+    call::Call,
+    convert, pages, status,
+};
+use crate::{
+    chat::{
+        AccountId, ConversationId, Revision, Seq,
+        limits::{self, Invalid},
+    },
+    proto::chat::v1 as pb,
+    storage::{Query, StorageError},
+};
+
+/// Which conversation a request means.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// The direct conversation with this person.
+    Partner(String),
+    /// This one.
+    Id(ConversationId),
+}
+
+/// What a [`Target`] was found to be.
+pub(super) enum Found {
+    Conversation(ConversationId),
+    /// The partner exists, and has no conversation with the caller yet.
+    NoneYet(crate::storage::AccountRow),
+}
+
+impl Target {
+    pub(super) fn partner(name: String) -> Result<Self, Invalid> {
+        limits::check_username("partner", &name)?;
+        Ok(Self::Partner(name))
+    }
+
+    /// Looks the conversation up, as `me` may see it.
+    pub(super) fn find(&self, query: &Query<'_>, me: AccountId) -> Result<Result<Found, Status>, StorageError> {
+        match self {
+            Self::Partner(name) => {
+                let Some(partner) = query.account_by_name(name)? else { return Ok(Err(status::user_unknown(name))) };
+                Ok(Ok(match query.direct_conversation(me, partner.id)? {
+                    Some(conversation) => Found::Conversation(conversation),
+                    None => Found::NoneYet(partner),
+                }))
+            }
+            Self::Id(id) if query.is_member(*id, me)? => Ok(Ok(Found::Conversation(*id))),
+            Self::Id(_) => Ok(Err(status::conversation_unknown())),
+        }
+    }
+}
+
+impl ChatApi {
+    /// Waits until this node has `target`.
+    pub(super) async fn await_revision(&self, target: Revision, deadline: Instant) -> Result<(), Status> {
+        let mut published = self.inner.hub.revision();
+        match timeout_at(deadline, published.wait_for(|(revision, _)| *revision >= target)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(status::stopping()),
+            Err(_) => Err(status::revision_not_reached(target.0, self.inner.hub.current().0.0)),
+        }
+    }
+
+    /// Waits as `consistency` asks; whether the state's age is then nothing to speak of.
+    async fn await_consistency(&self, asked: Option<pb::ReadConsistency>, deadline: Instant) -> Result<bool, Status> {
+        use pb::read_consistency::Level;
+        match asked.and_then(|consistency| consistency.level) {
+            Some(Level::Local(true)) => Ok(false),
+            Some(Level::AtLeastRevision(revision)) => {
+                self.await_revision(Revision(revision), deadline).await.map(|()| false)
+            }
+            None | Some(Level::Linearizable(_) | Level::Local(false)) => self.barrier(deadline).await.map(|()| true),
+        }
+    }
+
+    /// Reads for `caller`. What `read` refuses is told as it is.
+    async fn read<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        consistency: Option<pb::ReadConsistency>,
+        deadline: Instant,
+        read: impl FnOnce(&Query<'_>) -> Result<Result<T, Status>, StorageError> + Send + 'static,
+    ) -> Result<(T, pb::ReadHeader), Status> {
+        let linearizable = self.await_consistency(consistency, deadline).await?;
+        // Taken before the read, and the time since added: what the node learns meanwhile is not in what is read.
+        let (age, started) = (self.inner.node.age(), Instant::now());
+        let session = caller.session;
+        let in_transaction = move |query: &Query<'_>| {
+            if let Err(closed) = still_open(query, session)? {
+                return Ok(Err(closed));
+            }
+            let revision = query.revision()?;
+            Ok(read(query)?.map(|value| (value, revision)))
+        };
+        let (value, revision) = self.inner.database.read(deadline, in_transaction).await??;
+        let millis = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let age_ms = if linearizable { Some(0) } else { age.map(|age| millis(age + started.elapsed())) };
+        let node = self.inner.settings.node_name.clone();
+        Ok((value, pb::ReadHeader { revision: revision.0, age_ms, node }))
+    }
+
+    pub(super) async fn read_conversation(
+        &self,
+        call: &Call,
+        caller: Caller,
+        request: pb::ReadConversationRequest,
+    ) -> Result<pb::ReadConversationResponse, Status> {
+        use pb::read_conversation_request::Conversation;
+        let target = match request.conversation {
+            Some(Conversation::Partner(name)) => Target::partner(name),
+            Some(Conversation::ConversationId(id)) => Ok(Target::Id(ConversationId(id))),
+            None => Err(Invalid::new("partner", "a partner or a conversation_id is needed")),
+        };
+        let target = target.map_err(status::invalid)?;
+        let limit = limits::page_size("limit", request.limit, limits::PAGE_SIZE_CONVERSATION);
+        let limit = limit.map_err(status::invalid)?;
+        let before = Some(Seq(request.before_seq)).filter(|seq| seq.0 != 0);
+        let me = caller.account;
+        let my_name = caller.username.to_string();
+        let read = move |query: &Query<'_>| {
+            let conversation = match target.find(query, me)? {
+                Ok(Found::Conversation(conversation)) => conversation,
+                Ok(Found::NoneYet(partner)) => return Ok(Ok(no_conversation(my_name, me, partner))),
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let page = query.conversation_page(me, conversation, before, limit)?;
+            Ok(Ok(pb::ReadConversationResponse {
+                messages: page.messages.into_iter().map(|row| convert::message(row, me)).collect(),
+                conversation_id: conversation.0,
+                total_count: page.total,
+                unread_count: page.unread,
+                last_seq: page.last_seq.0,
+                has_more: page.has_more,
+                members: page.members.into_iter().map(convert::member).collect(),
+                header: None,
+            }))
+        };
+        let (mut response, header) = self.read(&caller, request.consistency, call.deadline, read).await?;
+        response.header = Some(header);
+        Ok(response)
+    }
+
+    pub(super) async fn list_chat_partners(
+        &self,
+        call: &Call,
+        caller: Caller,
+        request: pb::ListChatPartnersRequest,
+    ) -> Result<pb::ListChatPartnersResponse, Status> {
+        let limit = limits::page_size("page_size", request.page_size, limits::PAGE_SIZE_PARTNERS);
+        let limit = limit.map_err(status::invalid)?;
+        let before = pages::revision(&request.page_token).map_err(status::invalid)?;
+        let me = caller.account;
+        // One more than asked for says whether there is a next page.
+        let read = move |query: &Query<'_>| query.conversations(me, before, limit + 1).map(Ok);
+        let ((mut rows, total), header) = self.read(&caller, request.consistency, call.deadline, read).await?;
+        let next = truncated(&mut rows, limit).map(|last| pages::before_revision(last.last_revision));
+        Ok(pb::ListChatPartnersResponse {
+            partners: rows.into_iter().map(|row| convert::partner(row, me)).collect(),
+            next_page_token: next.unwrap_or_default(),
+            total_count: total,
+            header: Some(header),
+        })
+    }
+
+    pub(super) async fn list_accounts(
+        &self,
+        call: &Call,
+        caller: Caller,
+        request: pb::ListAccountsRequest,
+    ) -> Result<pb::ListAccountsResponse, Status> {
+        let limit = limits::page_size("page_size", request.page_size, limits::PAGE_SIZE_ACCOUNTS);
+        let limit = limit.map_err(status::invalid)?;
+        let after = pages::account(&request.page_token).map_err(status::invalid)?;
+        if request.query.len() > limits::USERNAME_CHARS_MAX {
+            let problem = format!("must be at most {} characters", limits::USERNAME_CHARS_MAX);
+            return Err(status::invalid(Invalid::new("query", problem)));
+        }
+        let contains = request.query;
+        let read = move |query: &Query<'_>| query.accounts(&contains, after.as_deref(), limit + 1).map(Ok);
+        let ((mut rows, total), header) = self.read(&caller, request.consistency, call.deadline, read).await?;
+        let next = truncated(&mut rows, limit).map(|last| pages::after_account(&last.username));
+        Ok(pb::ListAccountsResponse {
+            accounts: rows.into_iter().map(convert::account).collect(),
+            next_page_token: next.unwrap_or_default(),
+            total_count: total,
+            header: Some(header),
+        })
+    }
+}
+
+/// Cuts `rows` to `limit`. The last that stays, if there were more.
+fn truncated<T>(rows: &mut Vec<T>, limit: u32) -> Option<&T> {
+    let limit = limit as usize;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    if more { rows.last() } else { None }
+}
+
+/// The page of a conversation that its first message will make.
+fn no_conversation(
+    my_name: String,
+    me: AccountId,
+    partner: crate::storage::AccountRow,
+) -> pb::ReadConversationResponse {
+    let member = |username, deleted| pb::Member { username, deleted, delivered_seq: 0, read_seq: 0 };
+    let mut members = vec![member(my_name, false)];
+    if partner.id != me {
+        members.push(member(partner.username, partner.deleted));
+    }
+    pb::ReadConversationResponse { members, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_whether_there_is_another() {
+        let mut rows = vec![1, 2, 3];
+        assert_eq!(truncated(&mut rows, 2), Some(&2));
+        assert_eq!(rows, [1, 2]);
+        assert_eq!(truncated(&mut rows, 2), None);
+        assert_eq!(truncated(&mut Vec::<u8>::new(), 2), None);
+    }
+}

@@ -1,0 +1,321 @@
+//! The only mapping of errors and rejections to `tonic::Status`.
+//!
+//! Every status carries `google.rpc.ErrorInfo` with a reason of `proto/chat/v1` and the domain [`DOMAIN`]. Fields
+//! that are wrong are named in `BadRequest`; where waiting helps, `RetryInfo` says how long.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::{passwords::PasswordError, receipts::ReceiptsError};
+use crate::{
+    chat::{Rejection, limits::Invalid},
+    delivery::{Cut, TooManySubscriptions},
+    raft::{ProposeError, ReadError, TransferError},
+    storage::StorageError,
+};
+
+/// The domain of every reason.
+pub const DOMAIN: &str = "quorum-chat";
+
+/// An election takes about this long.
+const RETRY_LEADER: Duration = Duration::from_millis(250);
+/// A full queue drains in less.
+const RETRY_OVERLOADED: Duration = Duration::from_millis(100);
+/// Another node can be asked at once; this one is back in some seconds.
+const RETRY_STOPPING: Duration = Duration::from_millis(100);
+
+fn status(code: Code, reason: &str, message: impl Into<String>, retry: Option<Duration>) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, [] as [(String, String); 0]);
+    if let Some(delay) = retry {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(code, message, details)
+}
+
+fn field(reason: &str, field: &str, problem: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, [] as [(String, String); 0]);
+    details.add_bad_request_violation(field, problem);
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+}
+
+/// A field of the request breaks a limit.
+pub(super) fn invalid(problem: Invalid) -> Status {
+    field("INVALID_FIELD", problem.field, &problem.problem)
+}
+
+/// The request could not be decoded; `name` is the field if it is known.
+pub(super) fn undecodable(name: Option<&str>, problem: &str) -> Status {
+    match name {
+        Some(name) => field("INVALID_FIELD", name, problem),
+        None => status(Code::InvalidArgument, "INVALID_REQUEST", format!("not a valid request: {problem}"), None),
+    }
+}
+
+/// The request is larger than the node takes.
+pub(super) fn too_large(problem: &str) -> Status {
+    status(Code::ResourceExhausted, "REQUEST_TOO_LARGE", problem, None)
+}
+
+/// There is no `authorization: Bearer` entry.
+pub(super) fn token_missing() -> Status {
+    status(Code::Unauthenticated, "TOKEN_MISSING", "the call needs `authorization: Bearer <token>`; see Login", None)
+}
+
+/// The token is not one of a session.
+pub(super) fn token_invalid() -> Status {
+    status(Code::Unauthenticated, "TOKEN_INVALID", "the token belongs to no open session", None)
+}
+
+/// The session's time is over.
+pub(super) fn token_expired() -> Status {
+    status(Code::Unauthenticated, "TOKEN_EXPIRED", "the session has expired; log in again", None)
+}
+
+/// There is no account of that name.
+pub(super) fn user_unknown(name: &str) -> Status {
+    status(Code::NotFound, "USER_UNKNOWN", format!("there is no account {name:?}"), None)
+}
+
+/// The password is another one.
+pub(super) fn password_wrong() -> Status {
+    status(Code::Unauthenticated, "PASSWORD_WRONG", "the password is wrong", None)
+}
+
+/// Too many failed logins; the next is looked at after `wait`.
+pub(super) fn login_throttled(wait: Duration) -> Status {
+    let text = format!("too many failed logins; try again in {} ms", wait.as_millis());
+    status(Code::ResourceExhausted, "LOGIN_THROTTLED", text, Some(wait))
+}
+
+/// The conversation does not exist, or the caller is not a member.
+pub(super) fn conversation_unknown() -> Status {
+    status(Code::NotFound, "CONVERSATION_UNKNOWN", "the caller has no such conversation", None)
+}
+
+/// This node did not reach the revision that was asked for in time.
+pub(super) fn revision_not_reached(asked: u64, have: u64) -> Status {
+    let text = format!("this node is at revision {have} and did not reach {asked} in time");
+    status(Code::DeadlineExceeded, "REVISION_NOT_REACHED", text, None)
+}
+
+/// The cluster has no such revision yet.
+pub(super) fn revision_in_future(asked: u64, have: u64) -> Status {
+    let text = format!("after_revision is {asked}, but the newest revision is {have}");
+    status(Code::OutOfRange, "REVISION_IN_FUTURE", text, None)
+}
+
+/// A bounded resource of this node is used up; nothing was done.
+pub(super) fn overloaded(what: &str) -> Status {
+    status(Code::ResourceExhausted, "OVERLOADED", format!("too much to do: {what}"), Some(RETRY_OVERLOADED))
+}
+
+/// Nobody leads, or the leader could not be reached; nothing was done.
+pub(super) fn no_leader() -> Status {
+    let text = "no leader is known, or it did not answer; nothing was done";
+    status(Code::Unavailable, "NO_LEADER", text, Some(RETRY_LEADER))
+}
+
+/// The node drains; nothing was done.
+pub(super) fn stopping() -> Status {
+    let text = "the node is stopping; ask another one";
+    status(Code::Unavailable, "NODE_STOPPING", text, Some(RETRY_STOPPING))
+}
+
+/// No node of that name.
+pub(super) fn node_unknown(name: &str) -> Status {
+    status(Code::NotFound, "NODE_UNKNOWN", format!("there is no node {name:?}"), None)
+}
+
+/// The node has no vote, so it cannot lead.
+pub(super) fn not_a_voter(name: &str) -> Status {
+    status(Code::FailedPrecondition, "NOT_A_VOTER", format!("{name:?} is not a voter"), None)
+}
+
+/// A fault of this node. The cause is logged, and not told.
+pub(super) fn internal(what: &str, cause: &dyn std::fmt::Display) -> Status {
+    tracing::error!(error = %cause, "{what}");
+    status(Code::Internal, "INTERNAL", what, None)
+}
+
+/// It is not known whether the change was, or will be, applied.
+fn outcome_unknown(cause: &str, expired: bool) -> Status {
+    let code = if expired { Code::DeadlineExceeded } else { Code::Aborted };
+    let text = format!("the change may or may not be applied ({cause}); retry as the call's documentation says");
+    status(code, "OUTCOME_UNKNOWN", text, None)
+}
+
+/// The change is applied, but what the answer should also say could not be read here. Never UNAVAILABLE or
+/// RESOURCE_EXHAUSTED, which mean that nothing was applied.
+pub(super) fn after_apply(cause: Status) -> Status {
+    match cause.code() {
+        Code::Unavailable | Code::ResourceExhausted => outcome_unknown(cause.message(), false),
+        _ => cause,
+    }
+}
+
+/// A proposal that came to no outcome. `deadline` is the call's.
+pub(super) fn propose(error: &ProposeError, deadline: tokio::time::Instant) -> Status {
+    match error {
+        ProposeError::NoLeader => no_leader(),
+        ProposeError::Overloaded => overloaded("the queue of changes is full; nothing was applied"),
+        ProposeError::OutcomeUnknown(cause) => outcome_unknown(cause, tokio::time::Instant::now() >= deadline),
+        ProposeError::Stopped => stopping(),
+    }
+}
+
+/// Receipts that came to no result.
+pub(super) fn receipts(error: &ReceiptsError, deadline: tokio::time::Instant) -> Status {
+    match error {
+        ReceiptsError::Overloaded => overloaded("the queue of receipts is full; nothing was applied"),
+        ReceiptsError::Deadline => outcome_unknown("the deadline passed", true),
+        ReceiptsError::Stopped => stopping(),
+        ReceiptsError::Propose(error) => propose(error, deadline),
+        ReceiptsError::Outcome(outcome) => internal("a receipt has the outcome of another command", outcome),
+    }
+}
+
+/// A read that the leader did not confirm. Whatever the cause, another attempt may succeed.
+pub(super) fn read(error: &ReadError) -> Status {
+    match error {
+        ReadError::NoLeader | ReadError::Deadline => no_leader(),
+        ReadError::Stopped => stopping(),
+    }
+}
+
+/// A snapshot that was not made.
+pub(super) fn snapshot(error: &ReadError) -> Status {
+    match error {
+        ReadError::Deadline => outcome_unknown("the snapshot was not finished in time", true),
+        other => read(other),
+    }
+}
+
+/// A hand-over that was refused or not confirmed.
+pub(super) fn transfer(error: &TransferError, to: &str) -> Status {
+    match error {
+        TransferError::NoLeader => no_leader(),
+        TransferError::NotAVoter => not_a_voter(to),
+        TransferError::Unknown(cause) => outcome_unknown(cause, true),
+    }
+}
+
+/// This node's database failed. Other nodes have theirs.
+pub(super) fn storage(error: &StorageError) -> Status {
+    tracing::error!(error = %error, "the database could not be read");
+    let text = "this node cannot read its database; ask another one";
+    status(Code::Unavailable, "STORAGE_FAILED", text, Some(RETRY_STOPPING))
+}
+
+/// A password that could not be worked on.
+pub(super) fn password(error: &PasswordError) -> Status {
+    match error {
+        PasswordError::Overloaded => overloaded("too many passwords are being checked"),
+        PasswordError::Failed(cause) => internal("the password could not be worked on", cause),
+    }
+}
+
+/// What ended a subscription.
+pub(super) fn cut(cut: Cut) -> Status {
+    match cut {
+        Cut::Slow => {
+            let text = "the reader does not keep up; subscribe again after the last revision seen";
+            status(Code::Aborted, "SLOW_SUBSCRIBER", text, None)
+        }
+        Cut::SessionClosed => token_invalid(),
+        // Subscribers resume by themselves; one that is asked for at the very moment of a reset may be told.
+        Cut::Reset | Cut::Stopping => stopping(),
+    }
+}
+
+/// The account has too many streams here.
+pub(super) fn subscriptions(error: TooManySubscriptions) -> Status {
+    status(Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", error.to_string(), None)
+}
+
+/// A rejection of the state machine. `name` is the other person or account that the request named.
+pub(super) fn rejection(rejection: Rejection, name: &str, id_field: &'static str) -> Status {
+    match rejection {
+        Rejection::UsernameTaken => {
+            status(Code::AlreadyExists, "USERNAME_TAKEN", format!("the name {name:?} is taken"), None)
+        }
+        Rejection::SessionUnknown => token_invalid(),
+        Rejection::SessionExpired => token_expired(),
+        Rejection::AccountUnknown | Rejection::RecipientUnknown => user_unknown(name),
+        Rejection::RecipientDeleted => {
+            status(Code::FailedPrecondition, "USER_DELETED", format!("the account {name:?} was deleted"), None)
+        }
+        Rejection::ConversationUnknown => conversation_unknown(),
+        Rejection::ClientIdReused => {
+            field("CLIENT_MESSAGE_ID_REUSED", id_field, "was used before, for something else; make a new UUID")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(status: &Status) -> (Code, String, bool) {
+        let details = status.get_error_details();
+        let info = details.error_info().expect("every status has ErrorInfo");
+        assert_eq!(info.domain, DOMAIN);
+        (status.code(), info.reason.clone(), details.retry_info().is_some_and(|r| r.retry_delay.is_some()))
+    }
+
+    fn is(status: Status, code: Code, name: &str, retry: bool) {
+        assert_eq!(reason(&status), (code, name.to_owned(), retry), "{status}");
+    }
+
+    #[test]
+    fn fields_are_named() {
+        let status = invalid(Invalid::new("body", "must not be empty"));
+        is(status.clone(), Code::InvalidArgument, "INVALID_FIELD", false);
+        let details = status.get_error_details();
+        let violations = &details.bad_request().expect("BadRequest").field_violations;
+        assert_eq!((violations[0].field.as_str(), violations[0].description.as_str()), ("body", "must not be empty"));
+    }
+
+    #[test]
+    fn rejections() {
+        let map = |r| rejection(r, "bob", "client_message_id");
+        is(map(Rejection::UsernameTaken), Code::AlreadyExists, "USERNAME_TAKEN", false);
+        is(map(Rejection::SessionUnknown), Code::Unauthenticated, "TOKEN_INVALID", false);
+        is(map(Rejection::SessionExpired), Code::Unauthenticated, "TOKEN_EXPIRED", false);
+        is(map(Rejection::AccountUnknown), Code::NotFound, "USER_UNKNOWN", false);
+        is(map(Rejection::RecipientUnknown), Code::NotFound, "USER_UNKNOWN", false);
+        is(map(Rejection::RecipientDeleted), Code::FailedPrecondition, "USER_DELETED", false);
+        is(map(Rejection::ConversationUnknown), Code::NotFound, "CONVERSATION_UNKNOWN", false);
+        let reused = map(Rejection::ClientIdReused);
+        is(reused.clone(), Code::InvalidArgument, "CLIENT_MESSAGE_ID_REUSED", false);
+        assert!(reused.get_error_details().has_bad_request_violations());
+    }
+
+    #[tokio::test]
+    async fn proposals() {
+        let now = tokio::time::Instant::now();
+        let later = now + Duration::from_secs(60);
+        is(propose(&ProposeError::NoLeader, later), Code::Unavailable, "NO_LEADER", true);
+        is(propose(&ProposeError::Overloaded, later), Code::ResourceExhausted, "OVERLOADED", true);
+        is(propose(&ProposeError::Stopped, later), Code::Unavailable, "NODE_STOPPING", true);
+        let unknown = ProposeError::OutcomeUnknown("timeout".into());
+        is(propose(&unknown, later), Code::Aborted, "OUTCOME_UNKNOWN", false);
+        is(propose(&unknown, now), Code::DeadlineExceeded, "OUTCOME_UNKNOWN", false);
+        is(after_apply(stopping()), Code::Aborted, "OUTCOME_UNKNOWN", false);
+        is(after_apply(revision_not_reached(2, 1)), Code::DeadlineExceeded, "REVISION_NOT_REACHED", false);
+    }
+
+    #[test]
+    fn the_rest() {
+        is(read(&ReadError::NoLeader), Code::Unavailable, "NO_LEADER", true);
+        is(read(&ReadError::Deadline), Code::Unavailable, "NO_LEADER", true);
+        is(read(&ReadError::Stopped), Code::Unavailable, "NODE_STOPPING", true);
+        is(login_throttled(Duration::from_secs(2)), Code::ResourceExhausted, "LOGIN_THROTTLED", true);
+        is(cut(Cut::Slow), Code::Aborted, "SLOW_SUBSCRIBER", false);
+        is(cut(Cut::SessionClosed), Code::Unauthenticated, "TOKEN_INVALID", false);
+        is(cut(Cut::Stopping), Code::Unavailable, "NODE_STOPPING", true);
+        is(transfer(&TransferError::NotAVoter, "n9"), Code::FailedPrecondition, "NOT_A_VOTER", false);
+        is(subscriptions(TooManySubscriptions), Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", false);
+    }
+}

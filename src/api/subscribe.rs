@@ -1,0 +1,97 @@
+//! Opening a subscription: checks the cursor, then hands over to the feed.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{
+    ChatApi,
+    auth::{Caller, still_open},
+    call::Call,
+    database::Database,
+    feed::{Backlog, Feed, PAGE_EVENTS, Which},
+    status,
+};
+use crate::{
+    chat::{AccountId, Event, Revision, SessionId},
+    proto::chat::v1 as pb,
+    storage::Query,
+};
+
+/// A cursor from another node may be a moment ahead of this one.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to the database, for each page.
+const PAGE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What `Subscribe` answers with.
+pub(super) type EventStream = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
+
+impl ChatApi {
+    pub(super) async fn subscribe(
+        &self,
+        call: &Call,
+        caller: Caller,
+        request: pb::SubscribeRequest,
+    ) -> Result<EventStream, Status> {
+        let after = request.after_revision.map(Revision);
+        if let Some(after) = after {
+            self.await_cursor(after, call.deadline).await?;
+        }
+        let inner = &self.inner;
+        let backlog =
+            StoredEvents { database: inner.database.clone(), account: caller.account, session: caller.session };
+        let feed = Feed::open(inner.hub.clone(), backlog, caller, after, inner.settings.subscription_heartbeat)?;
+        let stream = stream::unfold(Some(feed), |feed| async move {
+            let mut feed = feed?;
+            match feed.next().await {
+                Ok(response) => Some((Ok(response), Some(feed))),
+                Err(end) => Some((Err(end), None)),
+            }
+        });
+        Ok(Box::pin(stream))
+    }
+
+    /// Waits until this node has the cursor's revision; refuses one that the cluster does not have.
+    async fn await_cursor(&self, after: Revision, deadline: Instant) -> Result<(), Status> {
+        if self.inner.hub.current().0 >= after {
+            return Ok(());
+        }
+        let patience = deadline.min(Instant::now() + CATCH_UP_MAX);
+        if self.await_revision(after, patience).await.is_ok() {
+            return Ok(());
+        }
+        self.barrier(deadline).await?;
+        let newest = self.inner.database.read(deadline, |query| query.revision()).await?;
+        if newest < after {
+            return Err(status::revision_in_future(after.0, newest.0));
+        }
+        self.await_revision(after, deadline).await
+    }
+}
+
+/// The caller's past events, in this node's database.
+#[derive(Clone)]
+struct StoredEvents {
+    database: Database,
+    account: AccountId,
+    session: SessionId,
+}
+
+impl Backlog for StoredEvents {
+    async fn page(&self, which: Which, after: Revision, up_to: Revision) -> Result<Vec<Event>, Status> {
+        let (account, session) = (self.account, self.session);
+        let read = move |query: &Query<'_>| {
+            if let Err(closed) = still_open(query, session)? {
+                return Ok(Err(closed));
+            }
+            let events = match which {
+                Which::Undelivered => query.undelivered(account, after, up_to, PAGE_EVENTS)?,
+                Which::All => query.events_after(account, after, up_to, PAGE_EVENTS)?,
+            };
+            Ok(Ok(events))
+        };
+        self.database.read(Instant::now() + PAGE_WAIT_MAX, read).await?
+    }
+}
