@@ -155,7 +155,8 @@ impl Founding {
     async fn round(&self, peers: &Peers, initial: &[(String, String)]) -> Result<BTreeMap<u64, NodeRecord>, Hindrance> {
         let mut answers = Vec::with_capacity(initial.len());
         for (name, address) in initial {
-            let answer = if *name == self.advertised.name { self.describe() } else { self.probe(peers, name, address).await? };
+            let answer =
+                if *name == self.advertised.name { self.describe() } else { self.probe(peers, name, address).await? };
             if answer.name != *name {
                 let reason = format!("{address} is called {:?}, CHAT_INITIAL_NODES says {name:?}", answer.name);
                 return Err(Hindrance::Waiting(reason));
@@ -200,7 +201,13 @@ impl Founding {
         }
     }
 
-    async fn give(&self, peers: &Peers, name: &str, address: &str, request: wire::FoundRequest) -> Result<(), Hindrance> {
+    async fn give(
+        &self,
+        peers: &Peers,
+        name: &str,
+        address: &str,
+        request: wire::FoundRequest,
+    ) -> Result<(), Hindrance> {
         let waiting = |reason: &str| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
         let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
         match timeout(ANSWER_TIMEOUT, client.found(self.sign(request))).await {

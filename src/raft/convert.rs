@@ -6,8 +6,8 @@ use bytes::Bytes;
 use openraft::{
     EntryPayload,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
-        VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+        VoteRequest, VoteResponse,
     },
 };
 
@@ -136,7 +136,9 @@ pub(super) fn append_response(response: wire::AppendResponse) -> Result<AppendEn
     use wire::append_response::Result as R;
     Ok(match response.result.ok_or(Malformed("result is missing"))? {
         R::Accepted(wire::Accepted { partial: false, .. }) => AppendEntriesResponse::Success,
-        R::Accepted(wire::Accepted { log_id: id, partial: true }) => AppendEntriesResponse::PartialSuccess(id.map(log_id)),
+        R::Accepted(wire::Accepted { log_id: id, partial: true }) => {
+            AppendEntriesResponse::PartialSuccess(id.map(log_id))
+        }
         R::Conflict(_) => AppendEntriesResponse::Conflict,
         R::HigherVote(higher) => AppendEntriesResponse::HigherVote(vote(higher)),
     })
@@ -202,7 +204,9 @@ pub(super) fn vote_response_pb(response: &VoteResponse<TypeConfig>) -> wire::Vot
     }
 }
 
-pub(super) fn transfer_request(request: wire::TransferLeaderRequest) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
+pub(super) fn transfer_request(
+    request: wire::TransferLeaderRequest,
+) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
     let from = request.from.map(vote).ok_or(Malformed("vote is missing"))?;
     Ok(TransferLeaderRequest::new(from, request.to, request.last_log_id.map(log_id)))
 }

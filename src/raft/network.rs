@@ -124,9 +124,11 @@ impl PeerClient {
 /// A peer that cannot be reached, or refuses to talk, is left alone for a while; all else is tried again at once.
 fn rpc_error(status: Status) -> RpcError {
     match status.code() {
-        Code::Unavailable | Code::Unimplemented | Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
-            RPCError::Unreachable(Unreachable::new(&status))
-        }
+        Code::Unavailable
+        | Code::Unimplemented
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::InvalidArgument => RPCError::Unreachable(Unreachable::new(&status)),
         _ => RPCError::Network(NetworkError::new(&status)),
     }
 }
@@ -174,7 +176,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         })
     }
 
-    async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
         let message = self.credentials.sign(self.target, convert::vote_request_pb(&request));
         let response = self.call(RPCTypes::Vote, &option, client.vote(message)).await?;

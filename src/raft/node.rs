@@ -106,7 +106,12 @@ impl Node {
     ///
     /// # Errors
     /// See [`ProposeError`]; only [`ProposeError::OutcomeUnknown`] leaves it open whether the command is applied.
-    pub async fn propose(&self, command: Command, traceparent: String, deadline: Instant) -> Result<Outcome, ProposeError> {
+    pub async fn propose(
+        &self,
+        command: Command,
+        traceparent: String,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
         let command = codec::encode_command(&command);
         let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
         let mut doubt: Option<String> = None;
@@ -250,7 +255,8 @@ impl Node {
             return Ok(self.overview_here());
         }
         let leader = view.leader().ok_or(ReadError::NoLeader)?;
-        let mut client = self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
+        let mut client =
+            self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
         let request = self.inner.credentials.sign(leader.node_id, wire::OverviewRequest {});
         let response = match timeout_at(deadline, client.overview(request)).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -300,7 +306,8 @@ impl Node {
         let target = if view.is_leader() {
             self.hand_over(to).await?
         } else {
-            let mut client = self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| TransferError::NoLeader)?;
+            let mut client =
+                self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| TransferError::NoLeader)?;
             let request = self.inner.credentials.sign(leader.node_id, wire::HandOverRequest { to: to.unwrap_or(0) });
             match timeout_at(deadline, client.hand_over(request)).await {
                 Ok(Ok(response)) => response.into_inner().to,

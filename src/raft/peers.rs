@@ -55,7 +55,11 @@ impl Credentials {
     ///
     /// # Errors
     /// The cluster id or the secret has characters that cannot be sent as metadata.
-    pub fn new(cluster_id: &str, node_id: u64, secret: Option<&str>) -> Result<Self, tonic::metadata::errors::InvalidMetadataValue> {
+    pub fn new(
+        cluster_id: &str,
+        node_id: u64,
+        secret: Option<&str>,
+    ) -> Result<Self, tonic::metadata::errors::InvalidMetadataValue> {
         Ok(Self {
             cluster_id: cluster_id.parse()?,
             node_id: MetadataValue::from(node_id),
@@ -104,7 +108,9 @@ impl Credentials {
         let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let (cluster, target) = (text(CLUSTER), text(TARGET));
         if cluster.as_bytes() != self.cluster_id.as_bytes() {
-            return Err(Status::permission_denied(format!("wrong cluster id {cluster:?}: this node belongs to another cluster")));
+            return Err(Status::permission_denied(format!(
+                "wrong cluster id {cluster:?}: this node belongs to another cluster"
+            )));
         }
         if target != self.own_id.to_string() {
             return Err(Status::permission_denied(format!("wrong target id {target:?}: this is node {}", self.own_id)));
@@ -171,7 +177,9 @@ mod tests {
     #[test]
     fn a_call_must_name_cluster_target_and_secret() {
         let server = credentials("c1", 2, Some("the secret of the peers"));
-        let check = |client: &Credentials, target| server.check(client.sign(target, ()).metadata()).map_err(|status| status.code());
+        let check = |client: &Credentials, target| {
+            server.check(client.sign(target, ()).metadata()).map_err(|status| status.code())
+        };
         let denied = Err(tonic::Code::PermissionDenied);
         assert_eq!(check(&credentials("c1", 1, Some("the secret of the peers")), 2), Ok(()));
         assert_eq!(check(&credentials("c2", 1, Some("the secret of the peers")), 2), denied);

@@ -221,7 +221,10 @@ impl Proposer {
     }
 }
 
-fn outcomes(response: wire::ProposeResponse, expected: usize) -> Result<Vec<Result<Outcome, AttemptError>>, AttemptError> {
+fn outcomes(
+    response: wire::ProposeResponse,
+    expected: usize,
+) -> Result<Vec<Result<Outcome, AttemptError>>, AttemptError> {
     if response.outcomes.len() != expected {
         return Err(AttemptError::Unknown("the leader answered with another number of outcomes".into()));
     }

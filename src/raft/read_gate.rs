@@ -83,7 +83,8 @@ pub(super) async fn run(index: ReadIndex, applied: watch::Receiver<Option<LogId>
         // Readers behind these are not held up by a node that is far behind: their own question can be asked now.
         let mut applied = applied.clone();
         tokio::spawn(async move {
-            let caught_up = timeout_at(Instant::now() + CATCH_UP_MAX, applied.wait_for(|applied| *applied >= Some(position)));
+            let caught_up =
+                timeout_at(Instant::now() + CATCH_UP_MAX, applied.wait_for(|applied| *applied >= Some(position)));
             let result = match caught_up.await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(_)) => Err(ReadError::Stopped),

@@ -80,7 +80,11 @@ impl PeerService {
     }
 
     /// Receives a snapshot into a file, and verifies it.
-    async fn receive(&self, header: &wire::SnapshotHeader, chunks: &mut Streaming<wire::SnapshotChunk>) -> Result<Snapshot, Status> {
+    async fn receive(
+        &self,
+        header: &wire::SnapshotHeader,
+        chunks: &mut Streaming<wire::SnapshotChunk>,
+    ) -> Result<Snapshot, Status> {
         let snapshots = Arc::clone(self.snapshots()?);
         let path = snapshots.incoming_path();
         let result = async {
@@ -142,10 +146,9 @@ impl RaftService for PeerService {
         let readable = |message: Result<wire::AppendRequest, Status>| {
             message.ok().and_then(|message| convert::append_request(message).ok())
         };
-        let input = tokio_stream::StreamExt::map_while(request.into_inner(), readable)
-            .inspect(move |request| {
-                heard.inner.freshness.heard(request.leader_commit, *heard.inner.applied.borrow(), Instant::now());
-            });
+        let input = tokio_stream::StreamExt::map_while(request.into_inner(), readable).inspect(move |request| {
+            heard.inner.freshness.heard(request.leader_commit, *heard.inner.applied.borrow(), Instant::now());
+        });
         let output = node.inner.raft.stream_append(Box::pin(input)).map(|result| match result {
             Ok(result) => Ok(convert::stream_result_pb(&result)),
             Err(error) => Err(fatal(error)),
@@ -207,7 +210,9 @@ impl RaftService for PeerService {
             return Err(Status::unavailable("another snapshot is being received"));
         };
         let mut chunks = request.into_inner();
-        let Some(wire::SnapshotChunk { part: Some(wire::snapshot_chunk::Part::Header(header)) }) = chunks.message().await? else {
+        let Some(wire::SnapshotChunk { part: Some(wire::snapshot_chunk::Part::Header(header)) }) =
+            chunks.message().await?
+        else {
             return Err(Status::invalid_argument("a snapshot starts with its header"));
         };
         let vote = header.vote.map(convert::vote).ok_or_else(|| Status::invalid_argument("vote is missing"))?;
@@ -255,7 +260,10 @@ impl RaftService for PeerService {
         Ok(Response::new(wire::ProposeResponse { outcomes, log_index: 0 }))
     }
 
-    async fn read_index(&self, request: Request<wire::ReadIndexRequest>) -> Result<Response<wire::ReadIndexResponse>, Status> {
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexResponse>, Status> {
         let node = self.node(&request)?;
         match node.read_index_here().await {
             Ok(id) => Ok(Response::new(wire::ReadIndexResponse { read_log_id: Some(id) })),
@@ -263,7 +271,10 @@ impl RaftService for PeerService {
         }
     }
 
-    async fn overview(&self, request: Request<wire::OverviewRequest>) -> Result<Response<wire::OverviewResponse>, Status> {
+    async fn overview(
+        &self,
+        request: Request<wire::OverviewRequest>,
+    ) -> Result<Response<wire::OverviewResponse>, Status> {
         let node = self.node(&request)?;
         if !node.inner.view.borrow().is_leader() {
             return Err(Status::failed_precondition("this node is not the leader"));
@@ -277,7 +288,10 @@ impl RaftService for PeerService {
         Ok(Response::new(wire::OverviewResponse { peers: peers.collect(), term: overview.term }))
     }
 
-    async fn hand_over(&self, request: Request<wire::HandOverRequest>) -> Result<Response<wire::HandOverResponse>, Status> {
+    async fn hand_over(
+        &self,
+        request: Request<wire::HandOverRequest>,
+    ) -> Result<Response<wire::HandOverResponse>, Status> {
         use super::error::TransferError as E;
         let node = self.node(&request)?;
         let to = Some(request.into_inner().to).filter(|id| *id != 0);

@@ -133,7 +133,12 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     };
     tokio::spawn(proposer.run());
     tokio::spawn(read_gate::run(read_index.clone(), applied.clone(), read_queue));
-    tokio::spawn(keep_log_short(raft.clone(), parts.log.clone(), parts.identity.node_id, parts.settings.snapshot_log_bytes));
+    tokio::spawn(keep_log_short(
+        raft.clone(),
+        parts.log.clone(),
+        parts.identity.node_id,
+        parts.settings.snapshot_log_bytes,
+    ));
     let inner = Inner {
         raft,
         log: parts.log,
@@ -158,7 +163,10 @@ impl Node {
     ///
     /// # Errors
     /// Raft refused, or stopped.
-    pub async fn initialize(&self, members: std::collections::BTreeMap<u64, super::NodeRecord>) -> Result<(), StartError> {
+    pub async fn initialize(
+        &self,
+        members: std::collections::BTreeMap<u64, super::NodeRecord>,
+    ) -> Result<(), StartError> {
         let raft = &self.inner.raft;
         if raft.is_initialized().await.map_err(|fatal| StartError::Fatal(fatal.to_string()))? {
             return Ok(());

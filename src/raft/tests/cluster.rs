@@ -71,7 +71,8 @@ impl Member {
         let log = LogDb::open(&dir, Box::new(move |_| gate.pass())).expect("opens");
         let identity = Identity { cluster_id: CLUSTER.into(), node_id: id, name: format!("n{id}") };
         let credentials = Credentials::new(CLUSTER, id, None).expect("plain text");
-        let advertised = Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
+        let advertised =
+            Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
         let service = PeerService::new(Founding::new(log.clone(), advertised, credentials.clone()));
         let readers = {
             let state = StateMachine::open(&dir).expect("opens");

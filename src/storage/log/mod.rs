@@ -293,11 +293,9 @@ impl LogDb {
     }
 
     fn send(&self, operation: Operation) -> Result<(), StorageError> {
-        self.shared.queue.send(operation).map_err(|_| {
-            match &lock(&self.shared.durable.progress).failed {
-                Some(error) => StorageError::Stopped(error.to_string()),
-                None => StorageError::Stopped("the log writer was closed".into()),
-            }
+        self.shared.queue.send(operation).map_err(|_| match &lock(&self.shared.durable.progress).failed {
+            Some(error) => StorageError::Stopped(error.to_string()),
+            None => StorageError::Stopped("the log writer was closed".into()),
         })
     }
 }
@@ -342,7 +340,6 @@ fn wait_for(receiver: &mpsc::Receiver<Result<(), Arc<StorageError>>>) -> Result<
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
 
 #[cfg(test)]
 mod tests;

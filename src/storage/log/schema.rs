@@ -62,9 +62,11 @@ impl Row {
     }
 
     pub(super) fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
-        connection
-            .prepare_cached("INSERT INTO entry (idx, crc, bytes) VALUES (?1, ?2, ?3)")?
-            .execute(params![self.index, crc32fast::hash(&self.bytes), self.bytes])?;
+        connection.prepare_cached("INSERT INTO entry (idx, crc, bytes) VALUES (?1, ?2, ?3)")?.execute(params![
+            self.index,
+            crc32fast::hash(&self.bytes),
+            self.bytes
+        ])?;
         Ok(())
     }
 }
@@ -73,10 +75,14 @@ impl Row {
 pub(super) fn open(path: &Path) -> Result<Connection, StorageError> {
     let connection = Connection::open(path).context("opening log.db")?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-    let (application, version) = (pragma("application_id").context("reading log.db")?, pragma("user_version").context("reading log.db")?);
+    let (application, version) =
+        (pragma("application_id").context("reading log.db")?, pragma("user_version").context("reading log.db")?);
     let is_new = application == 0 && version == 0;
     if !is_new && application != APPLICATION_ID {
-        return Err(StorageError::ForeignFile { path: path.to_owned(), problem: format!("its application id is {application}") });
+        return Err(StorageError::ForeignFile {
+            path: path.to_owned(),
+            problem: format!("its application id is {application}"),
+        });
     }
     if version > VERSION {
         return Err(StorageError::NewerFormat { path: path.to_owned(), found: version.into(), known: VERSION.into() });
@@ -125,7 +131,11 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StorageError> {
 }
 
 /// Reads entries that must be there.
-pub(super) fn read(connection: &Connection, range: Range<u64>, max_bytes: usize) -> Result<Vec<pb::Entry>, StorageError> {
+pub(super) fn read(
+    connection: &Connection,
+    range: Range<u64>,
+    max_bytes: usize,
+) -> Result<Vec<pb::Entry>, StorageError> {
     let mut statement = connection
         .prepare_cached("SELECT idx, crc, bytes FROM entry WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")
         .context("reading the log")?;
@@ -136,7 +146,11 @@ pub(super) fn read(connection: &Connection, range: Range<u64>, max_bytes: usize)
     while let Some(row) = rows.next().context("reading the log")? {
         let index: u64 = row.get(0).context("reading the log")?;
         let crc: u32 = row.get(1).context("reading the log")?;
-        let bytes = row.get_ref(2).context("reading the log")?.as_blob().map_err(|error| StorageError::Corrupt(error.to_string()))?;
+        let bytes = row
+            .get_ref(2)
+            .context("reading the log")?
+            .as_blob()
+            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
         if index != expected {
             break;
         }
@@ -162,7 +176,9 @@ pub(super) fn read(connection: &Connection, range: Range<u64>, max_bytes: usize)
 /// Writes a record of `meta`.
 pub(super) fn put_meta(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+        .prepare_cached(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )?
         .execute(params![key, value])?;
     Ok(())
 }
@@ -173,7 +189,9 @@ fn meta<T: prost::Message + Default>(connection: &Connection, key: &str) -> Resu
         .optional()
         .context("reading log.db")?;
     bytes
-        .map(|bytes| T::decode(bytes.as_slice()).map_err(|error| StorageError::Corrupt(format!("log.db, {key}: {error}"))))
+        .map(|bytes| {
+            T::decode(bytes.as_slice()).map_err(|error| StorageError::Corrupt(format!("log.db, {key}: {error}")))
+        })
         .transpose()
 }
 

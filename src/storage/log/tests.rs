@@ -224,7 +224,9 @@ fn a_hole_and_a_changed_byte_are_found() {
 
 #[test]
 fn a_file_of_another_program_or_of_a_later_version_is_refused() {
-    for (pragma, needle) in [("application_id = 77", "not a database of this program"), ("user_version = 99", "newer version")] {
+    for (pragma, needle) in
+        [("application_id = 77", "not a database of this program"), ("user_version = 99", "newer version")]
+    {
         let dir = tempfile::tempdir().expect("temporary directory");
         open(dir.path()).close();
         let file = rusqlite::Connection::open(dir.path().join("log.db")).expect("opens");

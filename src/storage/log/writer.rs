@@ -176,7 +176,9 @@ impl Writer {
             // An append after a purge beyond the end must not collide with rows that are still to be deleted: those
             // are all before the purge point, and appends all after it.
             let deleted = transaction
-                .prepare_cached("DELETE FROM entry WHERE idx IN (SELECT idx FROM entry WHERE idx < ?1 ORDER BY idx LIMIT ?2)")
+                .prepare_cached(
+                    "DELETE FROM entry WHERE idx IN (SELECT idx FROM entry WHERE idx < ?1 ORDER BY idx LIMIT ?2)",
+                )
                 .and_then(|mut statement| statement.execute(params![self.delete_before, PURGE_ROWS_MAX]))
                 .context(context)?;
             if (deleted as u64) < PURGE_ROWS_MAX {
