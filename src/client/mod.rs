@@ -1,1 +1,138 @@
-//! stub
+//! The client library: a [`Client`] that follows the leader, and an [`EventStream`] that resumes by itself.
+//!
+//! A client is given some of the cluster's addresses and finds the rest: the other nodes and which of them leads. It
+//! sends to the leader directly, and when that fails it looks for the new one and tries again, as long as the
+//! caller's deadline allows. Every call is safe to repeat: a message carries an id that is kept over all tries, so
+//! that it is stored once. Where the outcome stays unknown the error says so ([`ClientError::outcome_unknown`]).
+//!
+//! ```no_run
+//! use quorum_chat::client::{Client, EventKind, Options};
+//!
+//! # async fn chat() -> Result<(), quorum_chat::client::ClientError> {
+//! let nodes = ["127.0.0.1:50051", "127.0.0.1:50052"].map(String::from);
+//! let alice = Client::connect(nodes, Options::default()).await?;
+//! alice.login("alice", "correct horse").await?;
+//! let sent = alice.send_message("bob", "hello").await?;
+//! println!("stored as number {} of the conversation", sent.seq);
+//!
+//! let mut events = alice.events(None);
+//! while let Some(event) = events.next().await {
+//!     if let EventKind::Message(message) = event?.kind {
+//!         println!("{}: {}", message.sender, message.body);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Inside: `nodes` knows addresses, connections and the leader; `retry` holds the loop that every call goes through
+//! and `error` what a failure means for it; `calls` are the calls; `resume` decides what an event stream passes on,
+//! `events` keeps it connected, `acks` tells the senders. Left out: TLS, and a memory of what was read.
+
+mod acks;
+mod calls;
+mod error;
+mod events;
+#[cfg(test)]
+mod fake;
+pub(crate) mod nodes;
+mod options;
+pub(crate) mod random;
+mod resume;
+mod retry;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep};
+use tonic::{
+    Code,
+    metadata::{Ascii, MetadataValue},
+};
+
+pub use calls::{Consistency, Sent};
+pub use error::{ClientError, ERROR_DOMAIN};
+pub use events::{Event, EventKind, EventStream};
+pub use options::Options;
+
+use nodes::Nodes;
+use retry::Backoff;
+
+/// The messages of the protocol that the calls answer with.
+pub use crate::proto::chat::v1 as types;
+
+/// A connection to the cluster, and the session that [`Client::login`] opened.
+///
+/// Clones are cheap; they share connections and session. See the [module](self) for an example.
+#[derive(Clone)]
+pub struct Client {
+    nodes: Arc<Nodes>,
+    options: Arc<Options>,
+    session: Arc<RwLock<Option<MetadataValue<Ascii>>>>,
+}
+
+impl Client {
+    /// Connects to whichever of the `addresses` (`host:port`) answers, and learns the others and the leader from it.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT when an address is malformed; UNAVAILABLE when no node answered within
+    /// [`Options::deadline`]. A cluster without a leader is not an error here: local reads still work.
+    pub async fn connect(addresses: impl IntoIterator<Item = String>, options: Options) -> Result<Self, ClientError> {
+        let nodes = Arc::new(Nodes::new(addresses, options.clone())?);
+        let deadline = Instant::now() + options.deadline;
+        let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
+        let mut error = ClientError::local(Code::Unavailable, "no node answered");
+        while Instant::now() < deadline {
+            let targets = nodes.all();
+            let limit = options.attempt_timeout.min(deadline.duration_since(Instant::now()));
+            let mut answers: FuturesUnordered<_> = targets.iter().map(|target| nodes.list(target, limit)).collect();
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(_) => {
+                        drop(answers);
+                        nodes.find_leader(deadline).await;
+                        return Ok(Self { nodes, options: Arc::new(options), session: Arc::default() });
+                    }
+                    Err(failure) => error = failure,
+                }
+            }
+            sleep(backoff.next(None)).await;
+        }
+        let message = format!("no node answered (the last one: {})", error.message);
+        Err(ClientError { message, code: Code::Unavailable, ..error })
+    }
+
+    /// A client with the same connections and a session of its own, opened by an earlier login with `token`.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED when the token has characters that no token has. Whether it is valid shows in the first call.
+    pub fn with_token(&self, token: &str) -> Result<Self, ClientError> {
+        let session = Arc::new(RwLock::new(Some(bearer(token)?)));
+        Ok(Self { nodes: self.nodes.clone(), options: self.options.clone(), session })
+    }
+
+    /// Address of the node that leads, as far as this client knows; see [`Client::leader`] to ask.
+    pub fn known_leader(&self) -> Option<String> {
+        self.nodes.leader().map(|address| address.to_string())
+    }
+
+    fn keep_session(&self, session: Option<MetadataValue<Ascii>>) {
+        *self.session.write().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    fn session(&self) -> Option<MetadataValue<Ascii>> {
+        self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The metadata value that carries a token; never shown in debug output.
+pub(crate) fn bearer(token: &str) -> Result<MetadataValue<Ascii>, ClientError> {
+    let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| ClientError::local(Code::Unauthenticated, "the token is malformed"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

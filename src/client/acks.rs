@@ -1,0 +1,155 @@
+//! Tells the senders that their messages arrived: gathers watermarks and sends them in batches, in the background.
+//!
+//! Watermarks are cumulative, so only the highest of each conversation is kept. What cannot be sent is kept and tried
+//! again; what is lost when the process ends is sent again by the service at the next catch-up. Bounded: beyond
+//! [`CONVERSATIONS_MAX`] waiting conversations a watermark is dropped, with the same effect.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Client;
+use crate::{chat::limits::RECEIPTS_MAX, proto::chat::v1::DeliveryReceipt};
+
+/// Most conversations with a watermark that waits.
+const CONVERSATIONS_MAX: usize = 10_000;
+/// How long to gather before a batch is sent.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long to wait after a batch failed for its whole deadline.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Watermarks that wait to be sent.
+#[derive(Debug, Default)]
+struct Pending {
+    seqs: Mutex<BTreeMap<u64, u64>>,
+    wake: Notify,
+}
+
+impl Pending {
+    fn note(&self, conversation: u64, seq: u64) {
+        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        if seqs.len() < CONVERSATIONS_MAX || seqs.contains_key(&conversation) {
+            let had = seqs.entry(conversation).or_default();
+            *had = seq.max(*had);
+        }
+    }
+
+    fn take(&self) -> Vec<DeliveryReceipt> {
+        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = match seqs.keys().nth(RECEIPTS_MAX).copied() {
+            Some(first_left) => seqs.split_off(&first_left),
+            None => BTreeMap::new(),
+        };
+        let taken = std::mem::replace(&mut *seqs, rest);
+        taken.into_iter().map(|(conversation_id, up_to_seq)| DeliveryReceipt { conversation_id, up_to_seq }).collect()
+    }
+}
+
+/// The sending end of one event stream. Dropping it lets what waits be sent once more, in the background.
+#[derive(Debug)]
+pub(super) struct Acks {
+    pending: Arc<Pending>,
+    closing: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Acks {
+    pub(super) fn start(client: Client) -> Self {
+        let pending = Arc::<Pending>::default();
+        let closing = CancellationToken::new();
+        let task = tokio::spawn(send(client, pending.clone(), closing.clone()));
+        Self { pending, closing, task: Some(task) }
+    }
+
+    /// Everything up to `seq` arrived.
+    pub(super) fn note(&self, conversation: u64, seq: u64) {
+        self.pending.note(conversation, seq);
+        self.pending.wake.notify_one();
+    }
+
+    /// Sends what waits; returns when that is done or has failed.
+    pub(super) async fn close(mut self) {
+        self.closing.cancel();
+        if let Some(task) = self.task.take() {
+            // It ends by itself, and has nothing to report.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+async fn send(client: Client, pending: Arc<Pending>, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = pending.wake.notified() => { let _ = closing.run_until_cancelled(sleep(GATHER)).await; }
+            () = closing.cancelled() => {}
+        }
+        // Read before the rest is taken: what is noted after closing does not exist.
+        let last = closing.is_cancelled();
+        loop {
+            let batch = pending.take();
+            if batch.is_empty() {
+                break;
+            }
+            let Err(error) = client.acknowledge_delivery(batch.clone()).await else { continue };
+            tracing::debug!(%error, "deliveries not acknowledged");
+            if last || !(error.is_unavailable() || error.outcome_unknown) {
+                // Refused: the session is over. The service sends the messages again to the next one.
+                break;
+            }
+            for receipt in batch {
+                pending.note(receipt.conversation_id, receipt.up_to_seq);
+            }
+            let _ = closing.run_until_cancelled(sleep(PAUSE)).await;
+            pending.wake.notify_one();
+            break;
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_highest_watermark_of_a_conversation_is_sent() {
+        let pending = Pending::default();
+        for (conversation, seq) in [(1, 4), (2, 9), (1, 3), (1, 6)] {
+            pending.note(conversation, seq);
+        }
+        let expected = [(1, 6), (2, 9)].map(|(c, s)| DeliveryReceipt { conversation_id: c, up_to_seq: s });
+        assert_eq!(pending.take(), expected);
+        assert!(pending.take().is_empty());
+    }
+
+    #[test]
+    fn batches_and_what_waits_are_bounded() {
+        let pending = Pending::default();
+        for conversation in 0..CONVERSATIONS_MAX as u64 + 5 {
+            pending.note(conversation, 1);
+        }
+        pending.note(3, 2);
+        let mut sizes = Vec::new();
+        loop {
+            let batch = pending.take();
+            if batch.is_empty() {
+                break;
+            }
+            sizes.push(batch.len());
+        }
+        assert_eq!(sizes, [RECEIPTS_MAX; CONVERSATIONS_MAX / RECEIPTS_MAX]);
+    }
+}

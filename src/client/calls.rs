@@ -1,0 +1,336 @@
+//! The calls: each fills in a request, says what it needs, and leaves the rest to `retry`.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tonic::{Code, Request, Response, Status, transport::Channel};
+use uuid::Uuid;
+
+use super::{
+    Client, ClientError, bearer,
+    nodes::Target,
+    retry::{self, Plan},
+};
+use crate::{
+    chat::limits,
+    proto::chat::v1::{
+        AcknowledgeDeliveryRequest, CreateAccountRequest, CreateAccountResponse, DeleteAccountRequest,
+        DeleteAccountResponse, DeleteMessagesRequest, DeleteMessagesResponse, DeliveryReceipt, GetLeaderRequest,
+        GetLeaderResponse, ListAccountsRequest, ListAccountsResponse, ListChatPartnersRequest,
+        ListChatPartnersResponse, ListNodesRequest, ListNodesResponse, LoginRequest, LoginResponse, LogoutRequest,
+        MarkReadRequest, MarkReadResponse, ReadConsistency, ReadConversationRequest, ReadConversationResponse,
+        SendMessageRequest, SendMessageResponse, chat_service_client::ChatServiceClient,
+        cluster_service_client::ClusterServiceClient, mark_read_request, read_consistency, read_conversation_request,
+        send_message_request,
+    },
+};
+
+/// Largest answer: a full page of the longest messages, with room for what surrounds them.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Least time for an attempt that has a password hashed, perhaps behind others.
+const HASHING_ATTEMPT: Duration = Duration::from_secs(4);
+/// Least time for an attempt of a read: a page can be large.
+const READ_ATTEMPT: Duration = Duration::from_secs(1);
+/// Least time for an attempt to list the nodes: the node asks the leader first, which may hang.
+const LIST_ATTEMPT: Duration = Duration::from_millis(1500);
+
+type ChatClient = ChatServiceClient<Channel>;
+type Answer<T> = Result<Response<T>, Status>;
+
+/// How fresh a read has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// Everything that was acknowledged before the call is seen. Needs a majority of the nodes.
+    #[default]
+    Linearizable,
+    /// At least this revision is seen: with the revision of one's own write, one reads it.
+    AtLeast(u64),
+    /// What the node that answers has, even without a majority; the answer's header says how old it may be.
+    Local,
+}
+
+impl From<Consistency> for ReadConsistency {
+    fn from(consistency: Consistency) -> Self {
+        let level = match consistency {
+            Consistency::Linearizable => read_consistency::Level::Linearizable(true),
+            Consistency::AtLeast(revision) => read_consistency::Level::AtLeastRevision(revision),
+            Consistency::Local => read_consistency::Level::Local(true),
+        };
+        Self { level: Some(level) }
+    }
+}
+
+/// The receipt for a message: it is on disk on a majority of the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The message's id; equal to the revision that stored it.
+    pub message_id: u64,
+    /// Its conversation.
+    pub conversation_id: u64,
+    /// Its place in the conversation: 1, 2, 3 ... without gaps.
+    pub seq: u64,
+    /// The revision of the change, for [`Consistency::AtLeast`].
+    pub revision: u64,
+    /// When it was stored, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// It had been stored by an earlier attempt with this id.
+    pub repeated: bool,
+    /// The id it was sent with: sending it again with this id stores nothing new.
+    pub client_message_id: Uuid,
+}
+
+impl Sent {
+    fn new(client_message_id: Uuid, answer: SendMessageResponse) -> Self {
+        let SendMessageResponse { message_id, conversation_id, seq, revision, time_ms, repeated } = answer;
+        Self { message_id, conversation_id, seq, revision, time_ms, repeated, client_message_id }
+    }
+}
+
+/// The generated client for one node, with the limits that all calls share.
+pub(super) fn chat_client(channel: Channel) -> ChatClient {
+    ChatServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+impl Client {
+    /// A call of the chat service, repeated as `plan` says, with the session's token if there is one.
+    async fn chat<Q, A, F, R>(&self, plan: Plan, message: Q, call: F) -> Result<A, ClientError>
+    where
+        Q: Clone,
+        F: Fn(ChatClient, Request<Q>) -> R,
+        R: Future<Output = Answer<A>>,
+    {
+        let session = self.session();
+        let attempt = |target: Target, limit: Duration| {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(limit);
+            if let Some(token) = &session {
+                request.metadata_mut().insert("authorization", token.clone());
+            }
+            let answer = call(chat_client(target.channel), request);
+            async { answer.await.map(Response::into_inner) }
+        };
+        retry::run(&self.nodes, &self.options, plan, attempt).await
+    }
+
+    fn change(&self) -> Plan {
+        Plan::change(&self.options)
+    }
+
+    fn read(&self, consistency: Consistency) -> Plan {
+        let plan = Plan::read(&self.options).attempt_at_least(READ_ATTEMPT);
+        Plan { leader: consistency != Consistency::Local, ..plan }
+    }
+
+    /// Makes an account with a unique name (1-32 characters of `[a-z0-9_.-]`) and a password (8-256 bytes).
+    ///
+    /// # Errors
+    ///
+    /// ALREADY_EXISTS / USERNAME_TAKEN; INVALID_ARGUMENT with the field.
+    pub async fn create_account(&self, username: &str, password: &str) -> Result<CreateAccountResponse, ClientError> {
+        let request = CreateAccountRequest {
+            username: username.to_owned(),
+            password: password.to_owned(),
+            // Kept over the retries: a second attempt finds the account of the first.
+            request_id: Uuid::now_v7().to_string(),
+        };
+        let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
+        self.chat(plan, request, |mut client, request| async move { client.create_account(request).await }).await
+    }
+
+    /// Opens a session. The token is kept for the calls that follow, and is in the answer for whoever wants to store
+    /// it; it works on every node.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND / USER_UNKNOWN; UNAUTHENTICATED / PASSWORD_WRONG; RESOURCE_EXHAUSTED / LOGIN_THROTTLED after
+    /// repeated failures, with the time to wait.
+    pub async fn login(&self, username: &str, password: &str) -> Result<LoginResponse, ClientError> {
+        let request = LoginRequest { username: username.to_owned(), password: password.to_owned() };
+        let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
+        let call = |mut client: ChatClient, request| async move { client.login(request).await };
+        let answer = self.chat(plan, request, call).await?;
+        self.keep_session(Some(bearer(&answer.token)?));
+        Ok(answer)
+    }
+
+    /// Closes this session, or all sessions of the account, and forgets the token. Answers how many were closed; 0
+    /// when an earlier attempt, whose answer was lost, closed them.
+    pub async fn logout(&self, all_sessions: bool) -> Result<u32, ClientError> {
+        let request = LogoutRequest { all_sessions };
+        let call = |mut client: ChatClient, request| async move { client.logout(request).await };
+        let closed = match self.chat(self.change(), request, call).await {
+            Ok(answer) => answer.closed_sessions,
+            // An attempt without an answer, and now the session is gone: that is what was asked for.
+            Err(error) if error.outcome_unknown && error.code == Code::Unauthenticated => 0,
+            Err(error) => return Err(error),
+        };
+        self.keep_session(None);
+        Ok(closed)
+    }
+
+    /// Removes the account, its sessions and the bodies of its messages. Cannot be undone.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED with `outcome_unknown`: an attempt got no answer, and now the session is gone, most likely
+    /// with the account.
+    pub async fn delete_account(&self) -> Result<DeleteAccountResponse, ClientError> {
+        let call = |mut client: ChatClient, request| async move { client.delete_account(request).await };
+        let answer = self.chat(self.change(), DeleteAccountRequest {}, call).await?;
+        self.keep_session(None);
+        Ok(answer)
+    }
+
+    /// Sends a message to a person, under a new id that is kept over all attempts: it is stored once.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND / USER_UNKNOWN; FAILED_PRECONDITION / USER_DELETED; INVALID_ARGUMENT with the field. To repeat after
+    /// `outcome_unknown`, the id is needed: make it first, and use [`Client::send_message_with_id`].
+    pub async fn send_message(&self, recipient: &str, body: &str) -> Result<Sent, ClientError> {
+        self.send_message_with_id(Uuid::now_v7(), recipient, body).await
+    }
+
+    /// Sends a message under an id of the caller, who may repeat the call at any time: it is stored once.
+    pub async fn send_message_with_id(&self, id: Uuid, recipient: &str, body: &str) -> Result<Sent, ClientError> {
+        // What is far too long would be cut off by the transport, which cannot name the field.
+        limits::check_body("body", body)?;
+        let request = SendMessageRequest {
+            to: Some(send_message_request::To::Recipient(recipient.to_owned())),
+            body: body.to_owned(),
+            client_message_id: id.to_string(),
+        };
+        let call = |mut client: ChatClient, request| async move { client.send_message(request).await };
+        Ok(Sent::new(id, self.chat(self.change(), request, call).await?))
+    }
+
+    /// Reads a page of the conversation with a person, newest first: messages with a smaller seq than `before_seq`
+    /// (0: the newest), at most `limit` of them (1-200; 0: 50).
+    pub async fn read_conversation(
+        &self,
+        partner: &str,
+        before_seq: u64,
+        limit: u32,
+        consistency: Consistency,
+    ) -> Result<ReadConversationResponse, ClientError> {
+        let request = ReadConversationRequest {
+            conversation: Some(read_conversation_request::Conversation::Partner(partner.to_owned())),
+            before_seq,
+            limit,
+            consistency: Some(consistency.into()),
+        };
+        let call = |mut client: ChatClient, request| async move { client.read_conversation(request).await };
+        self.chat(self.read(consistency), request, call).await
+    }
+
+    /// Lists accounts whose name contains `query`, sorted: a page of `page_size` (1-200; 0: 10), after
+    /// `page_token` (empty: the first page).
+    pub async fn list_accounts(
+        &self,
+        query: &str,
+        page_size: u32,
+        page_token: &str,
+        consistency: Consistency,
+    ) -> Result<ListAccountsResponse, ClientError> {
+        let request = ListAccountsRequest {
+            query: query.to_owned(),
+            page_size,
+            page_token: page_token.to_owned(),
+            consistency: Some(consistency.into()),
+        };
+        let call = |mut client: ChatClient, request| async move { client.list_accounts(request).await };
+        self.chat(self.read(consistency), request, call).await
+    }
+
+    /// Lists the caller's conversations, newest activity first: a page of `page_size` (1-200; 0: 50), after
+    /// `page_token` (empty: the first page).
+    pub async fn list_chat_partners(
+        &self,
+        page_size: u32,
+        page_token: &str,
+        consistency: Consistency,
+    ) -> Result<ListChatPartnersResponse, ClientError> {
+        let page_token = page_token.to_owned();
+        let request = ListChatPartnersRequest { page_size, page_token, consistency: Some(consistency.into()) };
+        let call = |mut client: ChatClient, request| async move { client.list_chat_partners(request).await };
+        self.chat(self.read(consistency), request, call).await
+    }
+
+    /// Marks the conversation with a person read up to a seq; 0 means all that is there.
+    pub async fn mark_read(&self, partner: &str, up_to_seq: u64) -> Result<MarkReadResponse, ClientError> {
+        let conversation = Some(mark_read_request::Conversation::Partner(partner.to_owned()));
+        let request = MarkReadRequest { conversation, up_to_seq };
+        let call = |mut client: ChatClient, request| async move { client.mark_read(request).await };
+        self.chat(self.change(), request, call).await
+    }
+
+    /// Says that everything up to the given seqs was received, for 1-1000 conversations. Event streams do it by
+    /// themselves, unless [`super::Options::acknowledge`] is off. Answers the revision.
+    pub async fn acknowledge_delivery(&self, receipts: Vec<DeliveryReceipt>) -> Result<u64, ClientError> {
+        let request = AcknowledgeDeliveryRequest { receipts };
+        let call = |mut client: ChatClient, request| async move { client.acknowledge_delivery(request).await };
+        self.chat(self.change(), request, call).await.map(|answer| answer.revision)
+    }
+
+    /// Deletes 1-1000 messages by id: for the caller only, or those that the caller sent for everyone. Ids that are
+    /// unknown or foreign are counted as ignored.
+    pub async fn delete_messages(
+        &self,
+        message_ids: Vec<u64>,
+        for_everyone: bool,
+    ) -> Result<DeleteMessagesResponse, ClientError> {
+        let request = DeleteMessagesRequest { message_ids, for_everyone };
+        let call = |mut client: ChatClient, request| async move { client.delete_messages(request).await };
+        self.chat(self.change(), request, call).await
+    }
+
+    /// Asks who leads.
+    ///
+    /// # Errors
+    ///
+    /// UNAVAILABLE / NO_LEADER when no node knew one within the deadline.
+    pub async fn leader(&self) -> Result<GetLeaderResponse, ClientError> {
+        self.cluster(Plan::read(&self.options), |mut client, limit| async move {
+            let mut request = Request::new(GetLeaderRequest {});
+            request.set_timeout(limit);
+            client.get_leader(request).await
+        })
+        .await
+    }
+
+    /// Lists the nodes of the cluster, with their health as far as the node that answers can ask the leader. Works
+    /// without a leader.
+    pub async fn nodes(&self) -> Result<ListNodesResponse, ClientError> {
+        let plan = Plan { leader: false, ..Plan::read(&self.options) }.attempt_at_least(LIST_ATTEMPT);
+        let answer = self
+            .cluster(plan, |mut client, limit| async move {
+                let mut request = Request::new(ListNodesRequest {});
+                request.set_timeout(limit);
+                client.list_nodes(request).await
+            })
+            .await?;
+        self.nodes.learn_nodes(&answer);
+        Ok(answer)
+    }
+
+    async fn cluster<A, F, R>(&self, plan: Plan, call: F) -> Result<A, ClientError>
+    where
+        F: Fn(ClusterServiceClient<Channel>, Duration) -> R,
+        R: Future<Output = Answer<A>>,
+    {
+        let attempt = |target: Target, limit: Duration| {
+            let answer = call(ClusterServiceClient::new(target.channel), limit);
+            async { answer.await.map(Response::into_inner) }
+        };
+        retry::run(&self.nodes, &self.options, plan, attempt).await
+    }
+
+    /// The events of the account: with `after_revision` every one after that revision, otherwise first the messages
+    /// that were not delivered yet, then what happens from now on. Must be called within a Tokio runtime.
+    pub fn events(&self, after_revision: Option<u64>) -> super::EventStream {
+        super::EventStream::start(self.clone(), after_revision)
+    }
+
+    pub(super) fn options(&self) -> &Arc<super::Options> {
+        &self.options
+    }
+}

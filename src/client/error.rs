@@ -1,0 +1,231 @@
+//! The one error of the client library, and what a gRPC status means for a retry.
+//!
+//! The classification is the heart of "retry what is safe": it never calls an outcome known unless the service said
+//! so, or the request cannot have left this machine.
+
+use std::{error::Error as _, time::Duration};
+
+use tonic::{Code, ConnectError, Status};
+use tonic_types::StatusExt as _;
+
+use crate::chat::limits::Invalid;
+
+/// Domain of the `ErrorInfo` that the service attaches to its errors.
+pub const ERROR_DOMAIN: &str = "quorum-chat";
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}{}", if *outcome_unknown { " (it may have been applied; a retry with the same id settles it)" } else { "" })]
+pub struct ClientError {
+    /// The canonical gRPC code.
+    pub code: Code,
+    /// The service's reason, for instance `USER_UNKNOWN`; absent when the service was not reached.
+    pub reason: Option<String>,
+    /// The request's field that is wrong.
+    pub field: Option<String>,
+    /// In words.
+    pub message: String,
+    /// How long the service asks to wait before another try.
+    pub retry_after: Option<Duration>,
+    /// The change may have been applied, or may yet be. Always false for reads.
+    pub outcome_unknown: bool,
+}
+
+impl ClientError {
+    /// An error that was found before anything was sent.
+    pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
+        Self { code, reason: None, field: None, message: message.into(), retry_after: None, outcome_unknown: false }
+    }
+
+    /// Whether no node could be reached, or none of those reached had a leader: nothing was applied, and later may
+    /// be better.
+    pub fn is_unavailable(&self) -> bool {
+        !self.outcome_unknown && matches!(self.code, Code::Unavailable | Code::DeadlineExceeded)
+    }
+
+    /// Whether the service gave this reason.
+    pub fn has_reason(&self, reason: &str) -> bool {
+        self.reason.as_deref() == Some(reason)
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN);
+        let violation = status.get_details_bad_request().and_then(|bad| bad.field_violations.into_iter().next());
+        let message = match (status.message(), &violation) {
+            ("", Some(violation)) => format!("{}: {}", violation.field, violation.description),
+            ("", None) => status.code().description().to_owned(),
+            (message, _) => message.to_owned(),
+        };
+        Self {
+            code: status.code(),
+            reason: info.map(|info| info.reason),
+            field: violation.map(|violation| violation.field),
+            message,
+            retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
+            outcome_unknown: false,
+        }
+    }
+}
+
+impl From<Invalid> for ClientError {
+    fn from(invalid: Invalid) -> Self {
+        let field = Some(invalid.field.to_owned());
+        Self { field, ..Self::local(Code::InvalidArgument, invalid.to_string()) }
+    }
+}
+
+/// Who is to blame for a failed attempt, so that the next one goes elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The node: it is gone, hung or stopping.
+    Node,
+    /// The node is well, but does not know or reach the leader.
+    Leader,
+    /// Nobody: waiting is enough.
+    Nobody,
+}
+
+/// What an attempt's failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The service decided: another try changes nothing.
+    Final,
+    /// Try again.
+    Retry {
+        /// The change may have been applied by this attempt.
+        unknown: bool,
+        /// The attempt ended because nothing was heard in time.
+        silent: bool,
+        /// Where not to go next.
+        blame: Blame,
+    },
+}
+
+impl Verdict {
+    const fn retry(unknown: bool, silent: bool, blame: Blame) -> Self {
+        Self::Retry { unknown, silent, blame }
+    }
+
+    /// Nothing was heard within the attempt's time.
+    pub(crate) const SILENCE: Self = Self::retry(true, true, Blame::Node);
+}
+
+/// Judges a failed attempt.
+pub(crate) fn classify(status: &Status) -> Verdict {
+    match status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN) {
+        Some(info) => classify_answer(status.code(), &info.reason),
+        None => classify_transport(status),
+    }
+}
+
+/// The service itself answered, and named a reason.
+fn classify_answer(code: Code, reason: &str) -> Verdict {
+    match (code, reason) {
+        (_, "OUTCOME_UNKNOWN") => Verdict::retry(true, code == Code::DeadlineExceeded, Blame::Leader),
+        (_, "NODE_STOPPING") => Verdict::retry(false, false, Blame::Node),
+        (_, "OVERLOADED" | "SLOW_SUBSCRIBER") => Verdict::retry(false, false, Blame::Nobody),
+        // UNAVAILABLE from the service means: not applied.
+        (Code::Unavailable, _) => Verdict::retry(false, false, Blame::Leader),
+        (Code::DeadlineExceeded, _) => Verdict::retry(false, true, Blame::Leader),
+        (Code::Aborted, _) => Verdict::retry(true, false, Blame::Leader),
+        _ => Verdict::Final,
+    }
+}
+
+/// The status was made on the way: by the transport, by a proxy, or by this side.
+fn classify_transport(status: &Status) -> Verdict {
+    match status.code() {
+        Code::Unavailable => Verdict::retry(!never_connected(status), false, Blame::Node),
+        Code::DeadlineExceeded | Code::Cancelled => Verdict::SILENCE,
+        // A connection that broke shows up as one of these, depending on where it broke.
+        Code::Aborted | Code::Unknown | Code::Internal => Verdict::retry(true, false, Blame::Node),
+        _ => Verdict::Final,
+    }
+}
+
+/// Whether no connection was made, so that the request never left.
+fn never_connected(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn answer(code: Code, reason: &str) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, ERROR_DOMAIN, std::collections::HashMap::new());
+        details.set_retry_info(Some(Duration::from_millis(40)));
+        details.add_bad_request_violation("body", "must not be empty");
+        Status::with_error_details(code, "no", details)
+    }
+
+    #[test]
+    fn the_details_are_kept() {
+        let error = ClientError::from(answer(Code::InvalidArgument, "FIELD_INVALID"));
+        assert!(error.has_reason("FIELD_INVALID"));
+        assert_eq!(error.field.as_deref(), Some("body"));
+        assert_eq!(error.retry_after, Some(Duration::from_millis(40)));
+        assert_eq!(error.to_string(), "no");
+        assert!(!error.is_unavailable());
+    }
+
+    #[test]
+    fn reasons_of_another_domain_do_not_count() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("NO_LEADER", "some-proxy", std::collections::HashMap::new());
+        let status = Status::with_error_details(Code::Unavailable, "no", details);
+        // Not the service's promise that nothing was applied.
+        assert_eq!(classify(&status), Verdict::retry(true, false, Blame::Node));
+        assert_eq!(ClientError::from(status).reason, None);
+    }
+
+    #[test]
+    fn answers_of_the_service() {
+        let retry = Verdict::retry;
+        for (code, reason, expected) in [
+            (Code::Unavailable, "NO_LEADER", retry(false, false, Blame::Leader)),
+            (Code::Unavailable, "NODE_STOPPING", retry(false, false, Blame::Node)),
+            (Code::Unavailable, "OVERLOADED", retry(false, false, Blame::Nobody)),
+            (Code::ResourceExhausted, "OVERLOADED", retry(false, false, Blame::Nobody)),
+            (Code::Aborted, "OUTCOME_UNKNOWN", retry(true, false, Blame::Leader)),
+            (Code::DeadlineExceeded, "OUTCOME_UNKNOWN", retry(true, true, Blame::Leader)),
+            (Code::DeadlineExceeded, "REVISION_NOT_REACHED", retry(false, true, Blame::Leader)),
+            (Code::Aborted, "SLOW_SUBSCRIBER", retry(false, false, Blame::Nobody)),
+            (Code::ResourceExhausted, "LOGIN_THROTTLED", Verdict::Final),
+            (Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", Verdict::Final),
+            (Code::NotFound, "USER_UNKNOWN", Verdict::Final),
+            (Code::Unauthenticated, "TOKEN_INVALID", Verdict::Final),
+            (Code::InvalidArgument, "CLIENT_MESSAGE_ID_REUSED", Verdict::Final),
+            (Code::Internal, "STORAGE", Verdict::Final),
+        ] {
+            assert_eq!(classify(&answer(code, reason)), expected, "{code:?} {reason}");
+        }
+    }
+
+    #[test]
+    fn what_the_transport_makes_up_is_never_taken_for_an_answer() {
+        for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Aborted] {
+            assert_eq!(classify(&Status::new(code, "")), Verdict::retry(true, false, Blame::Node), "{code:?}");
+        }
+        for code in [Code::Cancelled, Code::DeadlineExceeded] {
+            assert_eq!(classify(&Status::new(code, "")), Verdict::SILENCE, "{code:?}");
+        }
+        for code in [Code::Unimplemented, Code::OutOfRange, Code::ResourceExhausted] {
+            assert_eq!(classify(&Status::new(code, "")), Verdict::Final, "{code:?}");
+        }
+        let mut refused = Status::unavailable("tcp connect error");
+        refused.set_source(std::sync::Arc::new(ConnectError("refused".into())));
+        assert_eq!(classify(&refused), Verdict::retry(false, false, Blame::Node));
+    }
+}

@@ -1,0 +1,247 @@
+//! The stream of events: a task that keeps one subscription open and passes on what `resume` lets through.
+//!
+//! The task and the reader share a bounded queue. A reader that does not keep up slows the task, then the node, which
+//! cuts the subscription; it is resumed when there is room again, so that nothing is lost and memory stays bounded.
+//! Silence is suspicious only while the task listens: a node sends a heartbeat when it has nothing else.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    task::AbortHandle,
+    time::{Instant, sleep, timeout},
+};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::{
+    Client, ClientError,
+    acks::Acks,
+    calls::chat_client,
+    error::{Blame, Verdict, classify},
+    nodes::Target,
+    resume::Resume,
+    retry::Backoff,
+};
+use crate::proto::chat::v1::{AccountDeletedEvent, DeletionEvent, Message, ReceiptEvent, SubscribeResponse};
+
+/// Events between the task and the reader.
+const QUEUE: usize = 256;
+/// How long a node has to accept a subscription.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest pause between two tries to reconnect.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Something that happened in a conversation of the account.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Its place in the order of all changes; pass it to [`Client::events`] to go on after it.
+    pub revision: u64,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// The kinds of [`Event`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventKind {
+    /// A message; also those that the account sent from elsewhere.
+    Message(Message),
+    /// A member received or read more.
+    Receipt(ReceiptEvent),
+    /// Messages were deleted.
+    Deletion(DeletionEvent),
+    /// A member deleted its account.
+    AccountDeleted(AccountDeletedEvent),
+}
+
+/// Events in revision order, without gap or repeat, across reconnections and nodes. Made by [`Client::events`].
+///
+/// Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct EventStream {
+    queue: mpsc::Receiver<Result<Item, ClientError>>,
+    cursor: Option<u64>,
+    acks: Option<Acks>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Item {
+    event: Option<Event>,
+    cursor: Option<u64>,
+}
+
+impl EventStream {
+    pub(super) fn start(client: Client, after_revision: Option<u64>) -> Self {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let acks = client.options().acknowledge.then(|| Acks::start(client.clone()));
+        let listener = Listener {
+            backoff: Backoff::new(client.options().backoff_min, PAUSE_MAX),
+            client,
+            resume: Resume::new(after_revision),
+            sender,
+            connected_before: false,
+            trouble_since: None,
+        };
+        let task = tokio::spawn(listener.run()).abort_handle();
+        Self { queue, cursor: after_revision, acks, task }
+    }
+
+    /// The next event; waits for it, reconnecting as needed. `None` after an error: that ends the stream. Safe to
+    /// cancel.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED when the session ended; OUT_OF_RANGE / REVISION_IN_FUTURE; RESOURCE_EXHAUSTED /
+    /// TOO_MANY_SUBSCRIPTIONS; UNAVAILABLE when no node took the subscription for
+    /// [`super::Options::reconnect_patience`].
+    pub async fn next(&mut self) -> Option<Result<Event, ClientError>> {
+        loop {
+            let item = match self.queue.recv().await? {
+                Ok(item) => item,
+                Err(error) => return Some(Err(error)),
+            };
+            self.cursor = item.cursor;
+            let Some(event) = item.event else { continue };
+            if let (Some(acks), EventKind::Message(message)) = (&self.acks, &event.kind)
+                // Only the sender is told the id it was sent with: one's own messages need no receipt.
+                && message.client_message_id.is_empty()
+            {
+                acks.note(message.conversation_id, message.seq);
+            }
+            return Some(Ok(event));
+        }
+    }
+
+    /// Where to resume: everything up to this revision was returned by [`EventStream::next`]. Absent until what was
+    /// undelivered at the start has been returned.
+    pub fn cursor(&self) -> Option<u64> {
+        self.cursor
+    }
+
+    /// Ends the subscription, and waits until the deliveries of what was returned are acknowledged (or
+    /// [`super::Options::deadline`] has passed).
+    pub async fn close(mut self) {
+        self.task.abort();
+        if let Some(acks) = self.acks.take() {
+            acks.close().await;
+        }
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a subscription ended.
+enum End {
+    /// The reader is gone.
+    Unwanted,
+    /// For good.
+    Refused(ClientError),
+    /// To be resumed.
+    Cut { error: ClientError, blame: Blame },
+}
+
+struct Listener {
+    client: Client,
+    resume: Resume,
+    sender: mpsc::Sender<Result<Item, ClientError>>,
+    backoff: Backoff,
+    connected_before: bool,
+    trouble_since: Option<Instant>,
+}
+
+impl Listener {
+    async fn run(mut self) {
+        loop {
+            let target = self.client.nodes.target();
+            let error = match self.subscription(&target).await {
+                End::Unwanted => return,
+                End::Refused(error) => error,
+                End::Cut { error, blame } => {
+                    match blame {
+                        Blame::Node => self.client.nodes.failed(&target.address),
+                        Blame::Leader => self.client.nodes.doubt_leader(&target.address),
+                        Blame::Nobody => {}
+                    }
+                    let since = *self.trouble_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() < self.client.options().reconnect_patience {
+                        self.pause(&error).await;
+                        continue;
+                    }
+                    error
+                }
+            };
+            // The reader may be gone, which is as well.
+            let _ = self.sender.send(Err(error)).await;
+            return;
+        }
+    }
+
+    async fn pause(&mut self, error: &ClientError) {
+        tracing::debug!(%error, cursor = self.resume.cursor(), "event stream cut, resuming");
+        sleep(self.backoff.next(error.retry_after)).await;
+        if self.client.nodes.leader().is_none() {
+            self.client.nodes.find_leader(Instant::now() + OPEN_TIMEOUT).await;
+        }
+    }
+
+    /// One subscription, from its start to its end.
+    async fn subscription(&mut self, target: &Target) -> End {
+        let mut request = Request::new(self.resume.request());
+        if let Some(token) = self.client.session() {
+            request.metadata_mut().insert("authorization", token);
+        }
+        let mut client = chat_client(target.channel.clone());
+        let stream = match timeout(OPEN_TIMEOUT, client.subscribe(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return self.ended(status),
+            Err(_) => return silent(target),
+        };
+        self.listen(target, stream).await
+    }
+
+    async fn listen(&mut self, target: &Target, mut stream: Streaming<SubscribeResponse>) -> End {
+        let silence_max = self.client.options().heartbeat.saturating_mul(2);
+        loop {
+            let response = match timeout(silence_max, stream.message()).await {
+                Ok(Ok(Some(response))) => response,
+                Ok(Ok(None)) => {
+                    let error = ClientError::local(Code::Unavailable, format!("{} ended the stream", target.address));
+                    return End::Cut { error, blame: Blame::Nobody };
+                }
+                Ok(Err(status)) => return self.ended(status),
+                Err(_) => return silent(target),
+            };
+            if self.trouble_since.take().is_some() || !self.connected_before {
+                self.connected_before = true;
+                self.backoff.reset();
+            }
+            let event = self.resume.accept(response);
+            let item = Item { event, cursor: self.resume.cursor() };
+            if self.sender.send(Ok(item)).await.is_err() {
+                return End::Unwanted;
+            }
+        }
+    }
+
+    fn ended(&self, status: Status) -> End {
+        let verdict = classify(&status);
+        let error = ClientError::from(status);
+        match verdict {
+            Verdict::Retry { blame, .. } => End::Cut { error, blame },
+            // A node that has not yet noticed that the connection before is gone still counts it.
+            Verdict::Final if self.connected_before && error.has_reason("TOO_MANY_SUBSCRIPTIONS") => {
+                End::Cut { error, blame: Blame::Nobody }
+            }
+            Verdict::Final => End::Refused(error),
+        }
+    }
+}
+
+fn silent(target: &Target) -> End {
+    let message = format!("{} has been silent for too long", target.address);
+    End::Cut { error: ClientError::local(Code::Unavailable, message), blame: Blame::Node }
+}

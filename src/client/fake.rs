@@ -1,0 +1,232 @@
+//! A service for the tests of the client: real gRPC on an ephemeral port, answers by script.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::proto::chat::v1::{
+    self as pb, chat_service_server::ChatServiceServer, cluster_service_server::ClusterServiceServer,
+    subscribe_response::Event,
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+type EventsOf = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
+
+/// What a node does with a send, once.
+#[derive(Debug, Clone)]
+pub(crate) enum OnSend {
+    /// Refuses or fails.
+    Fail(Status),
+    /// Stores it, and loses the answer.
+    StoreAndFail(Status),
+    /// Never answers.
+    Hang,
+}
+
+/// What is shared by the nodes of a fake cluster, and what was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) leader: Option<(String, u64)>,
+    pub(crate) addresses: Vec<String>,
+    stored: HashMap<String, pb::SendMessageResponse>,
+    /// Which node got which client message id.
+    pub(crate) sends: Vec<(String, String)>,
+    /// What was asked for by each subscription.
+    pub(crate) subscriptions: Vec<Option<u64>>,
+    /// What each subscription is sent, one after the other; with none left a subscription stays open and silent.
+    pub(crate) streams: VecDeque<Vec<Result<pb::SubscribeResponse, Status>>>,
+    pub(crate) tokens: Vec<Option<String>>,
+}
+
+/// One node.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    pub(crate) shared: Arc<Mutex<Shared>>,
+    pub(crate) on_send: Arc<Mutex<VecDeque<OnSend>>>,
+    pub(crate) acked: Arc<watch::Sender<Vec<(u64, u64)>>>,
+    task: Option<AbortHandle>,
+}
+
+impl Fake {
+    /// Starts `count` nodes; the first one leads.
+    pub(crate) async fn cluster(count: usize) -> Vec<Fake> {
+        let shared = Arc::<Mutex<Shared>>::default();
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound").to_string();
+            shared.lock().expect("lock").addresses.push(address.clone());
+            let mut node = Fake {
+                address,
+                shared: shared.clone(),
+                on_send: Arc::default(),
+                acked: Arc::new(watch::Sender::new(Vec::new())),
+                task: None,
+            };
+            let server = tonic::transport::Server::builder()
+                .add_service(ChatServiceServer::new(node.clone()))
+                .add_service(ClusterServiceServer::new(node.clone()))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            node.task = Some(tokio::spawn(server).abort_handle());
+            nodes.push(node);
+        }
+        shared.lock().expect("lock").leader = Some((nodes[0].address.clone(), 1));
+        nodes
+    }
+
+    /// Stops the node: its port refuses from now on.
+    pub(crate) fn kill(&self) {
+        self.task.as_ref().expect("started").abort();
+    }
+
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Shared) -> T) -> T {
+        f(&mut self.shared.lock().expect("lock"))
+    }
+
+    pub(crate) fn next_send(&self, what: OnSend) {
+        self.on_send.lock().expect("lock").push_back(what);
+    }
+
+    fn info(&self) -> Vec<pb::NodeInfo> {
+        let addresses = self.with(|shared| shared.addresses.clone());
+        addresses.into_iter().map(|a| pb::NodeInfo { client_address: a, ..pb::NodeInfo::default() }).collect()
+    }
+}
+
+/// An error as the service makes them.
+pub(crate) fn failure(code: Code, reason: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, super::ERROR_DOMAIN, HashMap::new());
+    details.set_retry_info(Some(Duration::from_millis(5)));
+    Status::with_error_details(code, reason.to_lowercase(), details)
+}
+
+/// A message of another person whose id is its revision.
+pub(crate) fn message(revision: u64) -> pb::SubscribeResponse {
+    let message = pb::Message { message_id: revision, conversation_id: 1, seq: revision, ..pb::Message::default() };
+    let event = Event::Message(pb::MessageEvent { message: Some(message), members: Vec::new() });
+    pb::SubscribeResponse { revision, event: Some(event) }
+}
+
+pub(crate) fn receipt(revision: u64) -> pb::SubscribeResponse {
+    pb::SubscribeResponse { revision, event: Some(Event::Receipt(pb::ReceiptEvent::default())) }
+}
+
+pub(crate) fn heartbeat(revision: u64) -> pb::SubscribeResponse {
+    pb::SubscribeResponse { revision, event: Some(Event::Heartbeat(pb::Heartbeat::default())) }
+}
+
+#[tonic::async_trait]
+impl pb::chat_service_server::ChatService for Fake {
+    type SubscribeStream = EventsOf;
+
+    async fn create_account(&self, _: Request<pb::CreateAccountRequest>) -> Answer<pb::CreateAccountResponse> {
+        Ok(Response::new(pb::CreateAccountResponse::default()))
+    }
+
+    async fn login(&self, request: Request<pb::LoginRequest>) -> Answer<pb::LoginResponse> {
+        let token = format!("token-of-{}", request.into_inner().username);
+        Ok(Response::new(pb::LoginResponse { token, ..pb::LoginResponse::default() }))
+    }
+
+    async fn logout(&self, _: Request<pb::LogoutRequest>) -> Answer<pb::LogoutResponse> {
+        Ok(Response::new(pb::LogoutResponse { closed_sessions: 1, revision: 1 }))
+    }
+
+    async fn delete_account(&self, _: Request<pb::DeleteAccountRequest>) -> Answer<pb::DeleteAccountResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_accounts(&self, _: Request<pb::ListAccountsRequest>) -> Answer<pb::ListAccountsResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn send_message(&self, request: Request<pb::SendMessageRequest>) -> Answer<pb::SendMessageResponse> {
+        let token = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let id = request.into_inner().client_message_id;
+        let what = self.on_send.lock().expect("lock").pop_front();
+        let answer = self.with(|shared| {
+            shared.sends.push((self.address.clone(), id.clone()));
+            shared.tokens.push(token);
+            if matches!(what, None | Some(OnSend::StoreAndFail(_))) {
+                let next = shared.stored.len() as u64 + 1;
+                let repeated = shared.stored.contains_key(&id);
+                let new = pb::SendMessageResponse { message_id: next, seq: next, revision: next, ..Default::default() };
+                let stored = shared.stored.entry(id).or_insert(new);
+                return Some(pb::SendMessageResponse { repeated, ..*stored });
+            }
+            None
+        });
+        match (what, answer) {
+            (None, Some(answer)) => Ok(Response::new(answer)),
+            (Some(OnSend::Fail(status) | OnSend::StoreAndFail(status)), _) => Err(status),
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn subscribe(&self, request: Request<pb::SubscribeRequest>) -> Answer<EventsOf> {
+        let after = request.into_inner().after_revision;
+        let script = self.with(|shared| {
+            shared.subscriptions.push(after);
+            shared.streams.pop_front()
+        });
+        let events: EventsOf = match script {
+            Some(script) => stream::iter(script).boxed(),
+            None => stream::pending().boxed(),
+        };
+        Ok(Response::new(events))
+    }
+
+    async fn read_conversation(&self, _: Request<pb::ReadConversationRequest>) -> Answer<pb::ReadConversationResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn delete_messages(&self, _: Request<pb::DeleteMessagesRequest>) -> Answer<pb::DeleteMessagesResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_chat_partners(
+        &self,
+        _: Request<pb::ListChatPartnersRequest>,
+    ) -> Answer<pb::ListChatPartnersResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn mark_read(&self, _: Request<pb::MarkReadRequest>) -> Answer<pb::MarkReadResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn acknowledge_delivery(
+        &self,
+        request: Request<pb::AcknowledgeDeliveryRequest>,
+    ) -> Answer<pb::AcknowledgeDeliveryResponse> {
+        let receipts = request.into_inner().receipts;
+        self.acked.send_modify(|acked| acked.extend(receipts.iter().map(|r| (r.conversation_id, r.up_to_seq))));
+        Ok(Response::new(pb::AcknowledgeDeliveryResponse { revision: 1 }))
+    }
+}
+
+#[tonic::async_trait]
+impl pb::cluster_service_server::ClusterService for Fake {
+    async fn get_leader(&self, _: Request<pb::GetLeaderRequest>) -> Answer<pb::GetLeaderResponse> {
+        let Some((address, term)) = self.with(|shared| shared.leader.clone()) else {
+            return Err(failure(Code::Unavailable, "NO_LEADER"));
+        };
+        let leader = self.info().into_iter().find(|node| node.client_address == address);
+        Ok(Response::new(pb::GetLeaderResponse { leader, term }))
+    }
+
+    async fn list_nodes(&self, _: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
+        Ok(Response::new(pb::ListNodesResponse { nodes: self.info(), ..pb::ListNodesResponse::default() }))
+    }
+}

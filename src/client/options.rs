@@ -1,0 +1,42 @@
+//! What a caller may set about a client: times, and whether deliveries are acknowledged.
+
+use std::time::Duration;
+
+/// How a [`super::Client`] behaves. The defaults suit people and services alike.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a call may take in all, retries included. Default 10 s.
+    pub deadline: Duration,
+    /// How long one attempt of a call may take before another node is asked; doubled after each attempt that got no
+    /// answer. Default 700 ms: short, so that a hung node does not eat the deadline. Calls that hash a password get
+    /// more.
+    pub attempt_timeout: Duration,
+    /// How long connecting to one node may take. Default 300 ms.
+    pub connect_timeout: Duration,
+    /// Upper bound of the first pause before a retry. Default 20 ms.
+    pub backoff_min: Duration,
+    /// Upper bound of any pause before a retry. Default 250 ms.
+    pub backoff_max: Duration,
+    /// How often a silent event stream hears a heartbeat from its node; after two missed ones it reconnects.
+    /// Default 15 s, as the nodes send them.
+    pub heartbeat: Duration,
+    /// How long an event stream tries to reconnect before it ends with an error. Default 10 min.
+    pub reconnect_patience: Duration,
+    /// Whether event streams tell the senders that their messages were delivered. Default true.
+    pub acknowledge: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(10),
+            attempt_timeout: Duration::from_millis(700),
+            connect_timeout: Duration::from_millis(300),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_millis(250),
+            heartbeat: Duration::from_secs(15),
+            reconnect_patience: Duration::from_secs(600),
+            acknowledge: true,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Retries: how long to wait, where to go next, when to stop, and what to say when it is over.
+//!
+//! Every call that goes through here is safe to repeat (a repeated change answers its first outcome). The caller's
+//! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little. An
+//! attempt that got no answer doubles the time of the next: an overloaded cluster is slow, not dead.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Status};
+
+use super::{
+    ClientError, Options,
+    error::{Blame, Verdict, classify},
+    nodes::{Nodes, Target},
+    random::Random,
+};
+
+/// Exponential backoff with full jitter.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    min: Duration,
+    max: Duration,
+    retries: u32,
+    random: Random,
+}
+
+impl Backoff {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max, retries: 0, random: Random::new() }
+    }
+
+    /// How long to wait before the next try: up to `min`, then up to twice that, and so on up to `max`; never less
+    /// than what the service asked for.
+    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Duration {
+        let ceiling = self.min.saturating_mul(1 << self.retries.min(16)).min(self.max);
+        self.retries = self.retries.saturating_add(1);
+        let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+        let jitter = Duration::from_nanos(self.random.below(nanos));
+        // On top of what was asked for, so that those who were asked the same do not come back all at once.
+        asked.map_or(jitter, |asked| asked.saturating_add(jitter / 4))
+    }
+
+    /// Something worked: start over.
+    pub(crate) fn reset(&mut self) {
+        self.retries = 0;
+    }
+}
+
+/// What a call needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Time for all attempts.
+    pub(crate) deadline: Duration,
+    /// Time for the first attempt.
+    pub(crate) attempt: Duration,
+    /// It changes something, so that an attempt without an answer leaves its outcome unknown.
+    pub(crate) changes: bool,
+    /// It needs the leader in the end, so that looking for it pays.
+    pub(crate) leader: bool,
+}
+
+impl Plan {
+    /// A change.
+    pub(crate) fn change(options: &Options) -> Self {
+        Self { deadline: options.deadline, attempt: options.attempt_timeout, changes: true, leader: true }
+    }
+
+    /// A read.
+    pub(crate) fn read(options: &Options) -> Self {
+        Self { changes: false, ..Self::change(options) }
+    }
+
+    /// The same with more time for one attempt.
+    pub(crate) fn attempt_at_least(self, attempt: Duration) -> Self {
+        Self { attempt: self.attempt.max(attempt), ..self }
+    }
+}
+
+/// Tries until there is an answer or the deadline has passed. `attempt` is given the node and the attempt's time.
+pub(crate) async fn run<T, F, A>(
+    nodes: &Arc<Nodes>,
+    options: &Options,
+    plan: Plan,
+    mut attempt: F,
+) -> Result<T, ClientError>
+where
+    F: FnMut(Target, Duration) -> A,
+    A: Future<Output = Result<T, Status>>,
+{
+    let deadline = Instant::now() + plan.deadline;
+    let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
+    let mut patience = plan.attempt;
+    let mut unknown = false;
+    let mut last: Option<ClientError> = None;
+    loop {
+        let target = nodes.target();
+        let end = deadline.min(Instant::now() + patience);
+        let outcome = timeout_at(end, attempt(target.clone(), end.duration_since(Instant::now()))).await;
+        let (verdict, error) = match outcome {
+            Ok(Ok(answer)) => {
+                nodes.worked(&target);
+                return Ok(answer);
+            }
+            Ok(Err(status)) => (classify(&status), Some(ClientError::from(status))),
+            Err(_) => (Verdict::SILENCE, None),
+        };
+        let Verdict::Retry { unknown: maybe, silent, blame } = verdict else {
+            // The service decided. With the id of the change that settles what earlier attempts came to.
+            let error = error.unwrap_or_else(|| silence(&target));
+            return Err(if unknown { error_after_doubt(error) } else { error });
+        };
+        unknown |= maybe && plan.changes;
+        if silent {
+            patience = patience.saturating_mul(2);
+        }
+        match blame {
+            Blame::Node => nodes.failed(&target.address),
+            Blame::Leader => nodes.doubt_leader(&target.address),
+            Blame::Nobody => nodes.worked(&target),
+        }
+        let pause = backoff.next(error.as_ref().and_then(|error| error.retry_after));
+        last = Some(more_telling(last, error, &target));
+        if Instant::now() + pause >= deadline {
+            break;
+        }
+        sleep(pause).await;
+        if plan.leader && nodes.leader().is_none() {
+            nodes.find_leader(deadline).await;
+        }
+        if Instant::now() >= deadline {
+            break;
+        }
+    }
+    let error = last.unwrap_or_else(|| ClientError::local(Code::DeadlineExceeded, "no time was left to ask any node"));
+    Err(ClientError { outcome_unknown: unknown, ..error })
+}
+
+/// A refusal after an attempt whose outcome is not known. It settles the matter unless it only says who is asking:
+/// the change itself may have ended the session (logout, deletion of the account).
+fn error_after_doubt(error: ClientError) -> ClientError {
+    ClientError { outcome_unknown: error.code == Code::Unauthenticated, ..error }
+}
+
+fn silence(target: &Target) -> ClientError {
+    ClientError::local(Code::DeadlineExceeded, format!("{} did not answer in time", target.address))
+}
+
+/// Which failure to report when time is up: what a node said counts more than that another one was not reached.
+fn more_telling(last: Option<ClientError>, now: Option<ClientError>, target: &Target) -> ClientError {
+    match (last, now) {
+        (_, Some(now)) if now.reason.is_some() => now,
+        (Some(last), _) if last.reason.is_some() => last,
+        (_, Some(now)) => ClientError { message: format!("{}: {}", target.address, now.message), ..now },
+        (_, None) => silence(target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn ceilings(asked: Option<Duration>) -> Vec<Duration> {
+        // The largest of many draws comes close to the ceiling of its place in the schedule.
+        let mut most = vec![Duration::ZERO; 6];
+        for _ in 0..2_000 {
+            let mut backoff = Backoff::new(20 * MS, 250 * MS);
+            for most in &mut most {
+                *most = (*most).max(backoff.next(asked));
+            }
+        }
+        most
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_maximum_and_are_jittered() {
+        for (most, ceiling) in ceilings(None).into_iter().zip([20, 40, 80, 160, 250, 250]) {
+            assert!(most <= ceiling * MS && most > ceiling * MS * 9 / 10, "{most:?} for {ceiling} ms");
+        }
+        let mut backoff = Backoff::new(20 * MS, 250 * MS);
+        let all: Vec<_> = (0..200).map(|_| backoff.next(None)).collect();
+        assert!(all.iter().any(|pause| *pause < 50 * MS), "full jitter also waits short");
+        backoff.reset();
+        assert!(backoff.next(None) <= 20 * MS);
+    }
+
+    #[test]
+    fn what_the_service_asks_for_is_honoured() {
+        let mut backoff = Backoff::new(20 * MS, 250 * MS);
+        for _ in 0..20 {
+            let pause = backoff.next(Some(400 * MS));
+            assert!((400 * MS..=463 * MS).contains(&pause), "{pause:?}");
+        }
+    }
+
+    fn two_nodes() -> (Arc<Nodes>, Options) {
+        let options = Options { deadline: 200 * MS, ..Options::default() };
+        // Port 1 refuses: looking for a leader finds none, quickly.
+        let addresses = ["127.0.0.1:1".to_owned(), "localhost:1".to_owned()];
+        (Arc::new(Nodes::new(addresses, options.clone()).expect("good addresses")), options)
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_retried() {
+        let (nodes, options) = two_nodes();
+        let mut attempts = 0;
+        let result: Result<(), _> = run(&nodes, &options, Plan::change(&options), |_, _| {
+            attempts += 1;
+            async { Err(Status::not_found("nobody")) }
+        })
+        .await;
+        let error = result.expect_err("refused");
+        assert_eq!((attempts, error.code, error.outcome_unknown), (1, Code::NotFound, false));
+    }
+
+    #[tokio::test]
+    async fn doubt_stays_until_an_answer_settles_it() {
+        let (nodes, options) = two_nodes();
+        for (last, unknown) in [(Code::NotFound, false), (Code::Unauthenticated, true)] {
+            let mut attempts = 0;
+            let result: Result<(), _> = run(&nodes, &options, Plan::change(&options), |_, _| {
+                attempts += 1;
+                let code = if attempts == 1 { Code::Unavailable } else { last };
+                async move { Err(Status::new(code, "")) }
+            })
+            .await;
+            assert_eq!(result.expect_err("refused").outcome_unknown, unknown, "{last:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_deadline_ends_it_and_only_changes_are_left_unknown() {
+        let (nodes, options) = two_nodes();
+        for (plan, unknown) in [(Plan::change(&options), true), (Plan::read(&options), false)] {
+            let began = Instant::now();
+            let plan = Plan { leader: false, ..plan };
+            let result: Result<(), _> = run(&nodes, &options, plan, |_, _| std::future::pending()).await;
+            let error = result.expect_err("nobody answers");
+            assert_eq!((error.code, error.outcome_unknown), (Code::DeadlineExceeded, unknown));
+            // Generous: the machine may be busy, but nothing may wait for a second attempt to end.
+            assert!(began.elapsed() < 2_000 * MS, "{:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn each_attempt_goes_to_another_node_than_the_one_that_failed() {
+        let (nodes, options) = two_nodes();
+        let mut asked = Vec::new();
+        let plan = Plan { leader: false, ..Plan::read(&options) };
+        let result = run(&nodes, &options, plan, |target, _| {
+            asked.push(target.address.to_string());
+            let first = asked.len() == 1;
+            async move { if first { Err(Status::unavailable("")) } else { Ok(()) } }
+        })
+        .await;
+        assert!(result.is_ok());
+        assert_ne!(asked[0], asked[1]);
+    }
+}
