@@ -8,7 +8,11 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::watch,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -54,7 +58,29 @@ pub(crate) struct Fake {
     pub(crate) shared: Arc<Mutex<Shared>>,
     pub(crate) on_send: Arc<Mutex<VecDeque<OnSend>>>,
     pub(crate) acked: Arc<watch::Sender<Vec<(u64, u64)>>>,
-    task: Option<AbortHandle>,
+    /// Absent in the copies that serve.
+    host: Option<Arc<Host>>,
+}
+
+/// What a node runs on: its own, so that it can be killed with all that it does.
+#[derive(Debug)]
+struct Host(Mutex<Option<Runtime>>);
+
+impl Host {
+    fn stop(&self) {
+        if let Some(runtime) = self.0.lock().expect("lock").take() {
+            // On a thread of its own: an async test may not wait for a runtime to end, and the connections must be
+            // closed before the test goes on.
+            let stopped = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(5))).join();
+            assert!(stopped.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 impl Fake {
@@ -63,7 +89,8 @@ impl Fake {
         let shared = Arc::<Mutex<Shared>>::default();
         let mut nodes = Vec::new();
         for _ in 0..count {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let host = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+            let listener = host.spawn(TcpListener::bind("127.0.0.1:0")).await.expect("ran").expect("a free port");
             let address = listener.local_addr().expect("bound").to_string();
             shared.lock().expect("lock").addresses.push(address.clone());
             let mut node = Fake {
@@ -71,22 +98,23 @@ impl Fake {
                 shared: shared.clone(),
                 on_send: Arc::default(),
                 acked: Arc::new(watch::Sender::new(Vec::new())),
-                task: None,
+                host: None,
             };
             let server = tonic::transport::Server::builder()
                 .add_service(ChatServiceServer::new(node.clone()))
                 .add_service(ClusterServiceServer::new(node.clone()))
                 .serve_with_incoming(TcpListenerStream::new(listener));
-            node.task = Some(tokio::spawn(server).abort_handle());
+            host.spawn(server);
+            node.host = Some(Arc::new(Host(Mutex::new(Some(host)))));
             nodes.push(node);
         }
         shared.lock().expect("lock").leader = Some((nodes[0].address.clone(), 1));
         nodes
     }
 
-    /// Stops the node: its port refuses from now on.
+    /// Kills the node with its connections: its port refuses from now on.
     pub(crate) fn kill(&self) {
-        self.task.as_ref().expect("started").abort();
+        self.host.as_ref().expect("started").stop();
     }
 
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Shared) -> T) -> T {
