@@ -1,1 +1,13 @@
-fn main() {}
+//! `chatctl`: the client, the operator's tool and the workload. All of it is in [`quorum_chat::cli`].
+
+use std::process::ExitCode;
+
+use quorum_chat::cli::ctl;
+
+/// `bench` shares its processors with the nodes that it measures: allocation should cost it little.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ctl::main()
+}

@@ -1,0 +1,229 @@
+//! `chatctl bench`: how many sends per second are acknowledged, and how long each takes.
+//!
+//! A closed loop: each client is a connection of its own with one send in flight to the leader, to a random other
+//! account. The first second warms up and is not counted. A send that fails is tried again under the same id, so its
+//! time contains its retries; every failed attempt counts as an error. The processors are shared with the nodes that
+//! are measured, so the loop does nothing that it can avoid: no retry machinery, no shared lock, one thread.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tokio::{
+    task::LocalSet,
+    time::{sleep, timeout},
+};
+use tonic::{
+    Code, Request,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+use uuid::Uuid;
+
+use super::{
+    ctl::{Context, Failure},
+    ctl_args::BenchArgs,
+    histogram::Histogram,
+};
+use crate::{
+    client::{self, Client, ClientError, Options, nodes::endpoint, random::Random},
+    proto::chat::v1::{SendMessageRequest, chat_service_client::ChatServiceClient, send_message_request},
+};
+
+/// Not counted, at the beginning.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// How long one attempt may take. Long: what is slow is to be measured, not cut off.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed attempt.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Accounts, when not said.
+const ACCOUNTS: u32 = 16;
+
+struct Account {
+    name: String,
+    token: MetadataValue<Ascii>,
+}
+
+/// What all clients share. One thread: no locks.
+struct Shared {
+    accounts: Vec<Account>,
+    body: String,
+    cluster: Client,
+    options: Options,
+    counting_from: Instant,
+    until: Instant,
+    results: RefCell<Results>,
+}
+
+struct Results {
+    latency: Histogram,
+    errors: u64,
+    last_error: Option<ClientError>,
+}
+
+pub(super) async fn run(context: &mut Context, args: BenchArgs) -> Result<(), Failure> {
+    let cluster = context.connect().await?;
+    let count = args.accounts.unwrap_or(ACCOUNTS.min(args.clients));
+    let accounts = make_accounts(&cluster, count).await?;
+    let counting_from = Instant::now() + WARM_UP;
+    let results = Results { latency: Histogram::new(), errors: 0, last_error: None };
+    let shared = Rc::new(Shared {
+        accounts,
+        body: "x".repeat(args.body_bytes as usize),
+        cluster,
+        options: context.options(),
+        counting_from,
+        until: counting_from + args.seconds,
+        results: RefCell::new(results),
+    });
+    let clients = LocalSet::new();
+    for index in 0..args.clients {
+        clients.spawn_local(one_client(shared.clone(), index as usize));
+    }
+    // Each client stops by itself after its last send; the dead line is for those whose send hangs.
+    let _ = timeout(WARM_UP + args.seconds + ATTEMPT_TIMEOUT, clients).await;
+    report(context, args, &shared.results.borrow())
+}
+
+fn report(context: &mut Context, args: BenchArgs, results: &Results) -> Result<(), Failure> {
+    let latency = &results.latency;
+    if let (0, Some(error)) = (latency.total(), &results.last_error) {
+        return Err(error.clone().into());
+    }
+    let rate = latency.total() as f64 / args.seconds.as_secs_f64();
+    let (p50, p99, max) = (latency.percentile(500), latency.percentile(990), latency.max());
+    context.output.print(
+        || {
+            json!({ "sends_per_second": (rate * 10.0).round() / 10.0, "p50_us": p50, "p99_us": p99, "max_us": max,
+                    "errors": results.errors, "clients": args.clients, "seconds": args.seconds.as_secs_f64(),
+                    "body_bytes": args.body_bytes })
+        },
+        || {
+            let ms = |us: u64| us as f64 / 1000.0;
+            format!(
+                "{rate:.0} sends/s acknowledged ({} clients, {} bytes, {:.0} s)\np50 {:.2} ms  p99 {:.2} ms  max {:.2} ms  \
+                 errors {}",
+                args.clients,
+                args.body_bytes,
+                args.seconds.as_secs_f64(),
+                ms(p50),
+                ms(p99),
+                ms(max),
+                results.errors
+            )
+        },
+    )?;
+    Ok(())
+}
+
+async fn make_accounts(cluster: &Client, count: u32) -> Result<Vec<Account>, Failure> {
+    // Random names, so that runs do not meet; random passwords that nobody will know.
+    let run = Uuid::new_v4().simple().to_string();
+    let password = Uuid::new_v4().to_string();
+    let mut accounts = Vec::with_capacity(count as usize);
+    for index in 0..count {
+        let name = format!("bench-{}-{index}", &run[..8]);
+        cluster.create_account(&name, &password).await?;
+        let token = cluster.login(&name, &password).await?.token;
+        accounts.push(Account { name, token: client::bearer(&token)? });
+    }
+    Ok(accounts)
+}
+
+/// One client: its own connection, one send at a time.
+async fn one_client(shared: Rc<Shared>, index: usize) {
+    let mine = index % shared.accounts.len();
+    let mut random = Random::new();
+    let mut connection = connect(&shared).await;
+    while Instant::now() < shared.until {
+        let began = Instant::now();
+        let id = Uuid::now_v7();
+        let to = recipient(&mut random, mine, shared.accounts.len());
+        loop {
+            let error = match &mut connection {
+                Ok(connection) => match send(&shared, connection, mine, to, id).await {
+                    Ok(()) => break,
+                    Err(error) => error,
+                },
+                Err(error) => error.clone(),
+            };
+            failed(&shared, error);
+            if Instant::now() >= shared.until {
+                return;
+            }
+            sleep(PAUSE).await;
+            connection = connect(&shared).await;
+        }
+        let ended = Instant::now();
+        if ended >= shared.counting_from && ended < shared.until {
+            let micros = u64::try_from(ended.duration_since(began).as_micros()).unwrap_or(u64::MAX);
+            shared.results.borrow_mut().latency.record(micros);
+        }
+    }
+}
+
+/// A connection to the leader of now.
+async fn connect(shared: &Shared) -> Result<ChatServiceClient<Channel>, ClientError> {
+    let leader = shared.cluster.leader().await?.leader.unwrap_or_default();
+    // An address that only works inside of the cluster's network fails here; there is nothing to measure then.
+    let channel = endpoint(&leader.client_address, &shared.options)?.connect().await;
+    let channel = channel.map_err(|error| ClientError::local(Code::Unavailable, format!("the leader: {error}")))?;
+    Ok(ChatServiceClient::new(channel))
+}
+
+async fn send(
+    shared: &Shared,
+    connection: &mut ChatServiceClient<Channel>,
+    from: usize,
+    to: usize,
+    id: Uuid,
+) -> Result<(), ClientError> {
+    let mut request = Request::new(SendMessageRequest {
+        to: Some(send_message_request::To::Recipient(shared.accounts[to].name.clone())),
+        body: shared.body.clone(),
+        client_message_id: id.to_string(),
+    });
+    request.metadata_mut().insert("authorization", shared.accounts[from].token.clone());
+    match timeout(ATTEMPT_TIMEOUT, connection.send_message(request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(status.into()),
+        Err(_) => Err(ClientError::local(Code::DeadlineExceeded, "no answer to a send")),
+    }
+}
+
+fn failed(shared: &Shared, error: ClientError) {
+    let mut results = shared.results.borrow_mut();
+    let now = Instant::now();
+    if now >= shared.counting_from && now < shared.until {
+        results.errors += 1;
+    }
+    results.last_error = Some(error);
+}
+
+/// Any account but one's own, when there is another.
+fn recipient(random: &mut Random, mine: usize, count: usize) -> usize {
+    if count == 1 {
+        return mine;
+    }
+    (mine + 1 + random.below(count as u64 - 1) as usize) % count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_account_is_a_recipient() {
+        let mut random = Random::new();
+        let mut seen = [0; 5];
+        for _ in 0..1000 {
+            seen[recipient(&mut random, 2, 5)] += 1;
+        }
+        assert_eq!(seen[2], 0);
+        assert_eq!(seen.iter().filter(|count| **count > 0).count(), 4);
+        assert_eq!(recipient(&mut random, 0, 1), 0);
+    }
+}

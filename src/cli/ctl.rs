@@ -1,0 +1,321 @@
+//! Runs one command: finds the nodes and the session, does it, and turns what came of it into an exit code.
+
+use std::{
+    env, fmt,
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use serde_json::Value;
+
+use super::{
+    bench, ctl_account, ctl_admin,
+    ctl_args::{Cli, Command, Global},
+    ctl_chat, ctl_cluster,
+    output::{self, Output},
+    session_file::{Session, SessionFile, Sessions},
+};
+use crate::{
+    chat::limits,
+    client::{Client, ClientError, Options},
+};
+
+/// The nodes of `chatd local`.
+const DEFAULT_NODES: [&str; 5] =
+    ["127.0.0.1:50051", "127.0.0.1:50052", "127.0.0.1:50053", "127.0.0.1:50054", "127.0.0.1:50055"];
+
+/// The exit codes, which are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The service refused, or a node is not healthy.
+    Refused = 1,
+    /// Wrong usage, or something on this machine is missing.
+    Usage = 2,
+    /// No node was reached, or there is no leader: nothing was applied.
+    Unreachable = 3,
+    /// It may have been applied.
+    Unknown = 4,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The service or the way to it.
+    Client(ClientError),
+    /// What was typed, or is missing on this machine.
+    Usage(String),
+    /// Reading or writing here.
+    Io(io::Error),
+    /// A node does not serve; what was found is printed already.
+    Unhealthy,
+}
+
+impl Failure {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Client(error) if error.outcome_unknown => Exit::Unknown,
+            Self::Client(error) if error.is_unavailable() => Exit::Unreachable,
+            Self::Client(_) | Self::Unhealthy => Exit::Refused,
+            Self::Usage(_) | Self::Io(_) => Exit::Usage,
+        }
+    }
+
+    pub(super) fn json(&self) -> Value {
+        match self {
+            Self::Client(error) => {
+                let code = format!("{:?}", error.code);
+                output::failure_json(&code, error.reason.as_deref(), error.field.as_deref(), &self.to_string())
+            }
+            _ => output::failure_json("Local", None, None, &self.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(error) => match &error.reason {
+                Some(reason) => write!(f, "{error} [{reason}]"),
+                None => write!(f, "{error}"),
+            },
+            Self::Usage(message) => f.write_str(message),
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Unhealthy => f.write_str("not all nodes serve"),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What a command needs beside its arguments.
+pub(super) struct Context {
+    pub(super) global: Global,
+    pub(super) output: Output,
+    nodes_from_environment: Option<String>,
+    file: Option<SessionFile>,
+}
+
+impl Context {
+    fn new(global: Global, variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self {
+            output: Output::stdout(global.output),
+            nodes_from_environment: variable("CHAT_NODES").filter(|nodes| !nodes.is_empty()),
+            file: SessionFile::locate(variable),
+            global,
+        }
+    }
+
+    pub(super) fn file(&self) -> Result<&SessionFile, Failure> {
+        let missing = || Failure::Usage("no place for sessions: set HOME or CHAT_SESSION_FILE".to_owned());
+        self.file.as_ref().ok_or_else(missing)
+    }
+
+    fn sessions(&self) -> Result<Sessions, Failure> {
+        self.file.as_ref().map_or_else(|| Ok(Sessions::default()), |file| Ok(file.load()?))
+    }
+
+    /// The addresses: as typed, or from the environment, or of the session, or the local ones.
+    pub(super) fn nodes(&self, session: Option<&Session>) -> Vec<String> {
+        let from_environment =
+            || self.nodes_from_environment.as_ref().map(|nodes| nodes.split(',').map(str::to_owned).collect());
+        self.global
+            .nodes
+            .clone()
+            .or_else(from_environment)
+            .or_else(|| session.map(|session| session.nodes.clone()))
+            .unwrap_or_else(|| DEFAULT_NODES.map(str::to_owned).to_vec())
+    }
+
+    pub(super) fn options(&self) -> Options {
+        Options { deadline: self.global.timeout, ..Options::default() }
+    }
+
+    /// A client without a session.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(self.nodes(None), self.options()).await?)
+    }
+
+    /// A client with the session of `--user`, or of who logged in last.
+    pub(super) async fn session(&self) -> Result<LoggedIn, Failure> {
+        self.session_with(self.options()).await
+    }
+
+    pub(super) async fn session_with(&self, options: Options) -> Result<LoggedIn, Failure> {
+        let sessions = self.sessions()?;
+        let Some((user, session)) = sessions.find(self.global.user.as_deref()) else {
+            let who = self.global.user.as_deref().unwrap_or("NAME");
+            return Err(Failure::Usage(format!("not logged in: chatctl login {who}")));
+        };
+        let client = Client::connect(self.nodes(Some(session)), options).await?.with_token(&session.token)?;
+        Ok(LoggedIn { user: user.to_owned(), token: session.token.clone(), client })
+    }
+
+    /// Forgets a session that has ended.
+    pub(super) fn forget(&self, session: &LoggedIn) -> Result<(), Failure> {
+        Ok(self.file()?.update(|sessions| sessions.remove(&session.user, &session.token))?)
+    }
+}
+
+/// A client that speaks for somebody.
+pub(super) struct LoggedIn {
+    pub(super) user: String,
+    pub(super) token: String,
+    pub(super) client: Client,
+}
+
+/// `chatctl`: reads the arguments, runs the command, says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = cli.global.output;
+    // One thread: a command waits for one thing at a time, and `bench` must leave the processors to the nodes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(Failure::from).and_then(|runtime| {
+        let context = Context::new(cli.global, |name| env::var(name).ok());
+        runtime.block_on(run(context, cli.command))
+    });
+    let exit = match result {
+        Ok(()) => Exit::Done,
+        // Whoever read the output has seen enough.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(failure) => {
+            output::print_failure(format, &failure);
+            failure.exit()
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
+    let context = &mut context;
+    match command {
+        Command::Register { name } => ctl_account::register(context, &name).await,
+        Command::Login { name } => ctl_account::login(context, &name).await,
+        Command::Logout { all } => ctl_account::logout(context, all).await,
+        Command::DeleteAccount { yes } => ctl_account::delete_account(context, yes).await,
+        Command::Send { to, text, id } => ctl_chat::send(context, &to, text, id).await,
+        Command::Read { partner, limit, before, freshness } => {
+            ctl_chat::read(context, &partner, limit, before, freshness).await
+        }
+        Command::Listen { after, count, no_ack } => ctl_chat::listen(context, after, count, !no_ack).await,
+        Command::Accounts { query } => ctl_chat::accounts(context, &query).await,
+        Command::Partners => ctl_chat::partners(context).await,
+        Command::MarkRead { partner, up_to } => ctl_chat::mark_read(context, &partner, up_to).await,
+        Command::DeleteMessages { ids, for_everyone } => ctl_chat::delete(context, ids, for_everyone).await,
+        Command::Leader => ctl_cluster::leader(context).await,
+        Command::Status => ctl_cluster::status(context).await,
+        Command::Health { one } => ctl_cluster::health(context, one).await,
+        Command::Transfer { to, socket } => ctl_admin::transfer(context, to.as_deref(), &socket).await,
+        Command::Snapshot { socket } => ctl_admin::snapshot(context, &socket).await,
+        Command::Bench(args) => bench::run(context, args).await,
+    }
+}
+
+// The readers below block the only thread. That is intended: there is nothing to do until they are done.
+
+/// A password, from the terminal without echo or from the first line of standard input.
+pub(super) fn read_password(twice: bool) -> Result<String, Failure> {
+    if !io::stdin().is_terminal() {
+        return first_line(limits::PASSWORD_BYTES_MAX + 2);
+    }
+    let password = rpassword::prompt_password("Password: ")?;
+    if twice && rpassword::prompt_password("Once more: ")? != password {
+        return Err(Failure::Usage("the two passwords differ".to_owned()));
+    }
+    Ok(password)
+}
+
+/// Asks on the terminal (or reads what was piped).
+pub(super) fn ask(question: &str) -> Result<String, Failure> {
+    eprint!("{question}");
+    io::stderr().flush()?;
+    first_line(limits::USERNAME_CHARS_MAX + 2)
+}
+
+fn first_line(bytes_max: usize) -> Result<String, Failure> {
+    let mut line = String::new();
+    io::stdin().lock().take(bytes_max as u64 + 1).read_line(&mut line)?;
+    let line = line.strip_suffix('\n').unwrap_or(&line);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+/// All of standard input as a message; a last line break, which shells add, is left out.
+pub(super) fn read_text() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(limits::BODY_BYTES_MAX as u64 + 2).read_to_end(&mut bytes)?;
+    let mut text = String::from_utf8(bytes).map_err(|_| Failure::Usage("body: the text is not UTF-8".to_owned()))?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    fn context(line: &str, environment: Option<&'static str>) -> Context {
+        let cli = Cli::parse_from(line.split_whitespace());
+        Context::new(cli.global, |name| environment.filter(|_| name == "CHAT_NODES").map(str::to_owned))
+    }
+
+    #[test]
+    fn the_addresses_come_from_the_closest_place() {
+        let session = Session { token: String::new(), expires_at_ms: 0, nodes: vec!["s:1".to_owned()] };
+        let typed = context("chatctl --nodes t:1,t:2 status", Some("e:1,e:2"));
+        assert_eq!(typed.nodes(Some(&session)), ["t:1", "t:2"]);
+        let environment = context("chatctl status", Some("e:1,e:2"));
+        assert_eq!(environment.nodes(Some(&session)), ["e:1", "e:2"]);
+        let plain = context("chatctl status", None);
+        assert_eq!(plain.nodes(Some(&session)), ["s:1"]);
+        assert_eq!(plain.nodes(None), DEFAULT_NODES);
+    }
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        let client =
+            |code, outcome_unknown| Failure::Client(ClientError { outcome_unknown, ..ClientError::local(code, "") });
+        for (failure, exit) in [
+            (client(Code::NotFound, false), Exit::Refused),
+            (client(Code::InvalidArgument, false), Exit::Refused),
+            (client(Code::Unauthenticated, false), Exit::Refused),
+            (client(Code::Unavailable, false), Exit::Unreachable),
+            (client(Code::DeadlineExceeded, false), Exit::Unreachable),
+            (client(Code::DeadlineExceeded, true), Exit::Unknown),
+            (client(Code::Unavailable, true), Exit::Unknown),
+            (Failure::Usage(String::new()), Exit::Usage),
+            (Failure::Unhealthy, Exit::Refused),
+        ] {
+            assert_eq!(failure.exit(), exit, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_says_its_reason_and_field() {
+        let error = ClientError {
+            reason: Some("FIELD_INVALID".to_owned()),
+            field: Some("body".to_owned()),
+            ..ClientError::local(Code::InvalidArgument, "body: must not be empty")
+        };
+        let failure = Failure::from(error);
+        assert_eq!(failure.to_string(), "body: must not be empty [FIELD_INVALID]");
+        let json = failure.json();
+        assert_eq!(json["error"]["code"], "InvalidArgument");
+        assert_eq!(json["error"]["reason"], "FIELD_INVALID");
+        assert_eq!(json["error"]["field"], "body");
+    }
+}

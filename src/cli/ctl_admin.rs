@@ -1,0 +1,60 @@
+//! The operator's commands, through a node's admin socket: transfer, snapshot.
+
+use std::path::Path;
+
+use serde_json::json;
+use tonic::{
+    Code, Request,
+    transport::{Channel, Endpoint},
+};
+
+use super::ctl::{Context, Failure};
+use crate::{
+    client::ClientError,
+    proto::chat::v1::{SnapshotRequest, TransferLeadershipRequest, admin_service_client::AdminServiceClient},
+};
+
+async fn connect(context: &Context, socket: &Path) -> Result<AdminServiceClient<Channel>, Failure> {
+    let path = socket.to_str().ok_or_else(|| Failure::Usage("the socket's path is not UTF-8".to_owned()))?;
+    let unreachable = |error: &dyn std::error::Error| {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        ClientError::local(Code::Unavailable, format!("{path}: {error}{cause}"))
+    };
+    let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(|error| unreachable(&error))?;
+    let endpoint = endpoint.connect_timeout(context.global.timeout).timeout(context.global.timeout);
+    Ok(AdminServiceClient::new(endpoint.connect().await.map_err(|error| unreachable(&error))?))
+}
+
+fn request<T>(context: &Context, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(context.global.timeout);
+    request
+}
+
+pub(super) async fn transfer(context: &mut Context, to: Option<&str>, socket: &Path) -> Result<(), Failure> {
+    let mut client = connect(context, socket).await?;
+    let message = TransferLeadershipRequest { to: to.unwrap_or_default().to_owned() };
+    let answer = client.transfer_leadership(request(context, message)).await.map_err(admin_error)?.into_inner();
+    context.output.print(
+        || json!({ "leader": answer.leader, "term": answer.term }),
+        || format!("{} leads, term {}", answer.leader, answer.term),
+    )?;
+    Ok(())
+}
+
+pub(super) async fn snapshot(context: &mut Context, socket: &Path) -> Result<(), Failure> {
+    let mut client = connect(context, socket).await?;
+    let answer = client.snapshot(request(context, SnapshotRequest {})).await.map_err(admin_error)?.into_inner();
+    context.output.print(
+        || json!({ "log_index": answer.log_index }),
+        || format!("snapshot built, up to log entry {}", answer.log_index),
+    )?;
+    Ok(())
+}
+
+/// One attempt, without a retry: what was cut off may have been done.
+fn admin_error(status: tonic::Status) -> ClientError {
+    let error = ClientError::from(status);
+    let cut_off = matches!(error.code, Code::DeadlineExceeded | Code::Cancelled | Code::Unknown);
+    ClientError { outcome_unknown: cut_off || error.has_reason("OUTCOME_UNKNOWN"), ..error }
+}

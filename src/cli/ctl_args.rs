@@ -1,0 +1,282 @@
+//! What can be typed after `chatctl`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
+
+/// Chat from the command line, and look after the cluster.
+#[derive(Debug, Parser)]
+#[command(name = "chatctl", version, about, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 refused by the service, 2 wrong usage, 3 no node or no leader reached, \
+                        4 outcome unknown.\nPasswords are asked for on the terminal, or read from the first line of \
+                        standard input.")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Addresses of nodes, host:port, separated by commas; some are enough [env: CHAT_NODES] [default: those of the
+    /// session, or 127.0.0.1:50051 to 50055]
+    #[arg(long, global = true, value_delimiter = ',', value_name = "ADDRESSES")]
+    pub nodes: Option<Vec<String>>,
+    /// Output for people, or for machines
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Whose session to use [default: who logged in last]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Time for one call with all its retries
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned, for people.
+    Text,
+    /// One JSON value per line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an account, and log in
+    Register {
+        /// 1-32 characters of [a-z0-9_.-]
+        name: String,
+    },
+    /// Log in and keep the session
+    Login {
+        /// The account
+        name: String,
+    },
+    /// End the session
+    Logout {
+        /// End the account's other sessions too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Send a message
+    Send {
+        /// To whom
+        to: String,
+        /// The text; read from standard input when absent
+        text: Option<String>,
+        /// Send under this id: a repeat with the same id is stored once
+        #[arg(long, value_name = "UUID")]
+        id: Option<Uuid>,
+    },
+    /// Read a conversation, newest at the bottom
+    Read {
+        /// With whom
+        partner: String,
+        /// Most messages to show (1-200)
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Only messages before this number
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        before: u64,
+        /// How fresh it must be
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Show what happens, as it happens: first what was not delivered yet
+    Listen {
+        /// Start after this revision instead
+        #[arg(long, value_name = "REVISION")]
+        after: Option<u64>,
+        /// End after this many messages (receipts and deletions do not count)
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        /// Do not tell the senders that their messages were delivered
+        #[arg(long)]
+        no_ack: bool,
+    },
+    /// List accounts
+    Accounts {
+        /// Part of the name
+        #[arg(default_value = "")]
+        query: String,
+    },
+    /// List the people you chat with
+    Partners,
+    /// Mark a conversation read
+    MarkRead {
+        /// With whom
+        partner: String,
+        /// Up to this number; all of it when absent
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        up_to: u64,
+    },
+    /// Delete messages, for you alone unless told otherwise
+    DeleteMessages {
+        /// Message ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<u64>,
+        /// Delete those that you sent for everyone
+        #[arg(long)]
+        for_everyone: bool,
+    },
+    /// Delete the account with all of its messages
+    DeleteAccount {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show which node leads
+    Leader,
+    /// Show the nodes and how they are
+    Status,
+    /// Ask each node whether it serves; exit code 1 when one does not
+    Health {
+        /// Ask only this address
+        #[arg(long, value_name = "ADDRESS")]
+        one: Option<String>,
+    },
+    /// Move leadership to another node (through its data directory's admin.sock)
+    Transfer {
+        /// Name of the node; the leader chooses when absent
+        #[arg(long, value_name = "NAME")]
+        to: Option<String>,
+        /// The admin socket of any node
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+    },
+    /// Build a snapshot on a node now
+    Snapshot {
+        /// The admin socket of the node
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+    },
+    /// Measure: each client is a connection with one send in flight
+    Bench(BenchArgs),
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(multiple = false)]
+pub struct Freshness {
+    /// What the node has, even without a majority; says how old it may be
+    #[arg(long)]
+    pub local: bool,
+    /// At least this revision
+    #[arg(long, value_name = "REVISION")]
+    pub at_least: Option<u64>,
+}
+
+/// Options of `bench`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BenchArgs {
+    /// Clients, each with its own connection and one send in flight
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub clients: u32,
+    /// How long to measure, after one second that is not counted
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Length of each message
+    #[arg(long, value_name = "B", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub body_bytes: u32,
+    /// Accounts to make and to send between [default: one per client, at most 16]
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub accounts: Option<u32>,
+}
+
+/// A positive number of seconds, at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    if seconds > 0.0 && seconds <= 86_400.0 {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("must be more than 0 and at most 86400 seconds".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_go_anywhere() {
+        for line in [
+            "chatctl --nodes a:1,b:2 --output json --user bob --timeout 2.5 send alice hi",
+            "chatctl send alice hi --nodes a:1,b:2 --output json --user bob --timeout 2.5",
+        ] {
+            let cli = parse(line).expect(line);
+            assert_eq!(cli.global.nodes.as_deref(), Some(&["a:1".to_owned(), "b:2".to_owned()][..]));
+            assert_eq!(cli.global.output, Format::Json);
+            assert_eq!(cli.global.user.as_deref(), Some("bob"));
+            assert_eq!(cli.global.timeout, Duration::from_millis(2500));
+            assert!(matches!(cli.command, Command::Send { text: Some(text), id: None, .. } if text == "hi"));
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_manual_parses() {
+        for line in [
+            "register alice",
+            "login alice",
+            "logout --all",
+            "send bob",
+            "send bob hi --id 01890a5d-ac96-774b-bcce-b302099a8057",
+            "read bob --limit 10 --before 5 --local",
+            "read bob --at-least 17",
+            "listen --after 3 --count 2 --no-ack",
+            "accounts",
+            "accounts ali",
+            "partners",
+            "mark-read bob --up-to 4",
+            "delete-messages 1 2 3 --for-everyone",
+            "delete-account --yes",
+            "leader",
+            "status",
+            "health",
+            "health --one 127.0.0.1:50051",
+            "transfer --to b --socket /tmp/admin.sock",
+            "snapshot --socket /tmp/admin.sock",
+            "bench --clients 8 --seconds 2 --body-bytes 128 --accounts 4",
+        ] {
+            parse(&format!("chatctl {line}")).expect(line);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_as_usage() {
+        for line in [
+            "",
+            "login alice secret",
+            "send",
+            "send bob hi --id 7",
+            "read bob --local --at-least 3",
+            "delete-messages",
+            "delete-messages x",
+            "transfer",
+            "bench --clients 0",
+            "bench --body-bytes 20000",
+            "status --timeout 0",
+            "status --timeout nan",
+        ] {
+            let error = parse(&format!("chatctl {line}")).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

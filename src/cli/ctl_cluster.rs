@@ -1,0 +1,153 @@
+//! The cluster as a client may see it: leader, status, health.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::{
+    ctl::{Context, Failure},
+    output::table,
+};
+use crate::client::{
+    ClientError, nodes,
+    types::{ListNodesResponse, NodeInfo, NodeRole},
+};
+
+/// How long one node has to say how it is.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+fn role(node: &NodeInfo) -> &'static str {
+    match node.role() {
+        NodeRole::Unspecified => "unknown",
+        NodeRole::Leader => "leader",
+        NodeRole::Follower => "follower",
+        NodeRole::Learner => "learner",
+        NodeRole::Candidate => "candidate",
+    }
+}
+
+fn node_json(node: &NodeInfo) -> Value {
+    json!({ "node_id": node.node_id, "name": node.name, "role": role(node), "voter": node.voter,
+            "client_address": node.client_address, "peer_address": node.peer_address,
+            "web_address": node.web_address, "healthy": node.healthy, "lag_entries": node.lag_entries })
+}
+
+pub(super) async fn leader(context: &mut Context) -> Result<(), Failure> {
+    let answer = context.connect().await?.leader().await?;
+    let leader = answer.leader.unwrap_or_default();
+    context.output.print(
+        || json!({ "leader": node_json(&leader), "term": answer.term }),
+        || format!("{} ({}), term {}", leader.name, leader.client_address, answer.term),
+    )?;
+    Ok(())
+}
+
+pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
+    let answer = context.connect().await?.nodes().await?;
+    context.output.print(
+        || {
+            json!({ "nodes": answer.nodes.iter().map(node_json).collect::<Vec<_>>(),
+                    "cluster_id": answer.cluster_id, "term": answer.term, "revision": answer.revision,
+                    "answered_by": answer.answered_by, "failures_tolerated": answer.failures_tolerated })
+        },
+        || status_text(&answer),
+    )?;
+    Ok(())
+}
+
+fn status_text(answer: &ListNodesResponse) -> String {
+    let mut rows = vec![["NODE", "ID", "ROLE", "ADDRESS", "HEALTHY", "LAG"].map(str::to_owned).to_vec()];
+    for node in &answer.nodes {
+        let healthy = node.healthy.map_or("unknown", |healthy| if healthy { "yes" } else { "NO" });
+        let lag = node.lag_entries.map_or("unknown".to_owned(), |lag| lag.to_string());
+        rows.push(vec![
+            node.name.clone(),
+            node.node_id.to_string(),
+            role(node).to_owned(),
+            node.client_address.clone(),
+            healthy.to_owned(),
+            lag,
+        ]);
+    }
+    let tolerated = match answer.failures_tolerated {
+        Some(1) => "one more node may fail".to_owned(),
+        Some(count) => format!("{count} more nodes may fail"),
+        None => "no leader was reached: the health of the nodes is not known".to_owned(),
+    };
+    format!(
+        "{}\n{tolerated}\ncluster {}, term {}, revision {} (on {})",
+        table(&rows),
+        answer.cluster_id,
+        answer.term,
+        answer.revision,
+        answer.answered_by
+    )
+}
+
+pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result<(), Failure> {
+    let addresses = one.map_or_else(|| context.nodes(None), |address| vec![address]);
+    let limit = HEALTH_TIMEOUT.min(context.global.timeout);
+    let endpoints: Vec<_> = addresses
+        .iter()
+        .map(|address| nodes::endpoint(address.trim(), &context.options()))
+        .collect::<Result<_, ClientError>>()?;
+    let checks = endpoints.into_iter().map(|endpoint| async move {
+        let mut client = HealthClient::new(endpoint.connect_lazy());
+        // The empty name asks for the node as a whole.
+        match timeout(limit, client.check(HealthCheckRequest { service: String::new() })).await {
+            Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => "serving".to_owned(),
+            Ok(Ok(_)) => "not serving".to_owned(),
+            Ok(Err(status)) => format!("unreachable: {}", ClientError::from(status)),
+            Err(_) => format!("no answer within {} ms", limit.as_millis()),
+        }
+    });
+    let states = join_all(checks).await;
+    let json = |(address, state): (&String, &String)| json!({ "address": address, "serving": state == "serving", "status": state });
+    context.output.print(
+        || json!({ "nodes": addresses.iter().zip(&states).map(json).collect::<Vec<_>>() }),
+        || {
+            let row = |(address, state): (&String, &String)| vec![address.clone(), state.clone()];
+            table(&addresses.iter().zip(&states).map(row).collect::<Vec<_>>())
+        },
+    )?;
+    if states.iter().all(|state| state == "serving") { Ok(()) } else { Err(Failure::Unhealthy) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_shows_what_is_not_known_as_such() {
+        let nodes = vec![
+            NodeInfo {
+                node_id: 1,
+                name: "a".to_owned(),
+                client_address: "127.0.0.1:50051".to_owned(),
+                role: NodeRole::Leader.into(),
+                healthy: Some(true),
+                lag_entries: Some(0),
+                ..NodeInfo::default()
+            },
+            NodeInfo { node_id: 2, name: "b".to_owned(), role: NodeRole::Follower.into(), ..NodeInfo::default() },
+        ];
+        let answer = ListNodesResponse {
+            nodes,
+            cluster_id: "c1".to_owned(),
+            term: 3,
+            revision: 9,
+            answered_by: "a".to_owned(),
+            failures_tolerated: Some(1),
+        };
+        let expected = "\
+NODE  ID  ROLE      ADDRESS          HEALTHY  LAG
+a     1   leader    127.0.0.1:50051  yes      0
+b     2   follower                   unknown  unknown
+one more node may fail
+cluster c1, term 3, revision 9 (on a)";
+        assert_eq!(status_text(&answer), expected);
+    }
+}
