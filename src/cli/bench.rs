@@ -58,6 +58,7 @@ struct Shared {
     results: RefCell<Results>,
 }
 
+#[derive(Default)]
 struct Results {
     latency: Histogram,
     errors: u64,
@@ -66,26 +67,30 @@ struct Results {
 
 pub(super) async fn run(context: &mut Context, args: BenchArgs) -> Result<(), Failure> {
     let cluster = context.connect().await?;
+    let results = measure(cluster, context.options(), args, WARM_UP).await?;
+    report(context, args, &results)
+}
+
+async fn measure(cluster: Client, options: Options, args: BenchArgs, warm_up: Duration) -> Result<Results, Failure> {
     let count = args.accounts.unwrap_or(ACCOUNTS.min(args.clients));
     let accounts = make_accounts(&cluster, count).await?;
-    let counting_from = Instant::now() + WARM_UP;
-    let results = Results { latency: Histogram::new(), errors: 0, last_error: None };
+    let counting_from = Instant::now() + warm_up;
     let shared = Rc::new(Shared {
         accounts,
         body: "x".repeat(args.body_bytes as usize),
         cluster,
-        options: context.options(),
+        options,
         counting_from,
         until: counting_from + args.seconds,
-        results: RefCell::new(results),
+        results: RefCell::default(),
     });
     let clients = LocalSet::new();
     for index in 0..args.clients {
         clients.spawn_local(one_client(shared.clone(), index as usize));
     }
     // Each client stops by itself after its last send; the dead line is for those whose send hangs.
-    let _ = timeout(WARM_UP + args.seconds + ATTEMPT_TIMEOUT, clients).await;
-    report(context, args, &shared.results.borrow())
+    let _ = timeout(warm_up + args.seconds + ATTEMPT_TIMEOUT, clients).await;
+    Ok(shared.results.take())
 }
 
 fn report(context: &mut Context, args: BenchArgs, results: &Results) -> Result<(), Failure> {
@@ -214,6 +219,25 @@ fn recipient(random: &mut Random, mine: usize, count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::fake::{Fake, OnSend, failure};
+
+    #[tokio::test]
+    async fn counts_what_is_acknowledged_and_goes_on_after_errors() {
+        let nodes = Fake::cluster(2).await;
+        nodes[0].next_send(OnSend::Fail(failure(Code::Unavailable, "NO_LEADER")));
+        let cluster = Client::connect([nodes[1].address.clone()], Options::default()).await.expect("connected");
+        let seconds = Duration::from_millis(300);
+        let args = BenchArgs { clients: 3, seconds, body_bytes: 10, accounts: None };
+        let results = measure(cluster, Options::default(), args, Duration::ZERO).await.expect("measured");
+        let sends = nodes[0].with(|shared| std::mem::take(&mut shared.sends));
+        assert_eq!(results.errors, 1);
+        assert!(results.latency.total() > 0 && results.latency.total() < sends.len() as u64);
+        assert!(results.latency.max() >= results.latency.percentile(500));
+        assert!(sends.iter().all(|(node, _)| *node == nodes[0].address), "all to the leader");
+        // The failed one came again under its id, all others are different.
+        let ids: std::collections::HashSet<_> = sends.iter().map(|(_, id)| id).collect();
+        assert_eq!(ids.len(), sends.len() - 1);
+    }
 
     #[test]
     fn every_other_account_is_a_recipient() {

@@ -59,6 +59,8 @@ impl Failure {
         match self {
             Self::Client(error) if error.outcome_unknown => Exit::Unknown,
             Self::Client(error) if error.is_unavailable() => Exit::Unreachable,
+            // Found here, before anything was sent.
+            Self::Client(error) if error.reason.is_none() && error.field.as_deref() == Some("nodes") => Exit::Usage,
             Self::Client(_) | Self::Unhealthy => Exit::Refused,
             Self::Usage(_) | Self::Io(_) => Exit::Usage,
         }
@@ -185,7 +187,10 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(Failure::from).and_then(|runtime| {
         let context = Context::new(cli.global, |name| env::var(name).ok());
-        runtime.block_on(run(context, cli.command))
+        let result = runtime.block_on(run(context, cli.command));
+        // A name that is still being resolved must not hold up the end.
+        runtime.shutdown_background();
+        result
     });
     let exit = match result {
         Ok(()) => Exit::Done,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// Chat from the command line, and look after the cluster.
 #[derive(Debug, Parser)]
-#[command(name = "chatctl", version, about, max_term_width = 110)]
+#[command(name = "chatctl", version, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 refused by the service, 2 wrong usage, 3 no node or no leader reached, \
                         4 outcome unknown.\nPasswords are asked for on the terminal, or read from the first line of \
                         standard input.")]

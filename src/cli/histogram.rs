@@ -9,6 +9,12 @@ const FINE_BITS: u32 = FINE.trailing_zeros();
 /// Enough for every value of 64 bits.
 const BUCKETS: usize = (64 - FINE_BITS as usize + 1) * FINE as usize;
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
+    }
+}
+
 /// Counts of microseconds.
 #[derive(Debug, Clone)]
 pub(super) struct Histogram {
@@ -18,10 +24,6 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
-    pub(super) fn new() -> Self {
-        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
-    }
-
     pub(super) fn record(&mut self, value: u64) {
         self.counts[bucket(value)] += 1;
         self.total += 1;
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn percentiles_of_known_values() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         assert_eq!((histogram.percentile(500), histogram.max(), histogram.total()), (0, 0, 0));
         for value in 1..=100 {
             histogram.record(value);

@@ -40,7 +40,8 @@ impl ClientError {
     /// Whether no node could be reached, or none of those reached had a leader: nothing was applied, and later may
     /// be better.
     pub fn is_unavailable(&self) -> bool {
-        !self.outcome_unknown && matches!(self.code, Code::Unavailable | Code::DeadlineExceeded)
+        let unavailable = matches!(self.code, Code::Unavailable | Code::DeadlineExceeded);
+        !self.outcome_unknown && (unavailable || self.has_reason("OVERLOADED"))
     }
 
     /// Whether the service gave this reason.
@@ -56,7 +57,10 @@ impl From<Status> for ClientError {
         let message = match (status.message(), &violation) {
             ("", Some(violation)) => format!("{}: {}", violation.field, violation.description),
             ("", None) => status.code().description().to_owned(),
-            (message, _) => message.to_owned(),
+            (message, _) => match info.is_none().then(|| root_cause(&status)).flatten() {
+                Some(cause) if cause != message => format!("{message}: {cause}"),
+                _ => message.to_owned(),
+            },
         };
         Self {
             code: status.code(),
@@ -74,6 +78,15 @@ impl From<Invalid> for ClientError {
         let field = Some(invalid.field.to_owned());
         Self { field, ..Self::local(Code::InvalidArgument, invalid.to_string()) }
     }
+}
+
+/// What lies beneath an error of the transport, for instance "Connection refused".
+fn root_cause(status: &Status) -> Option<String> {
+    let mut cause = status.source()?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Some(cause.to_string())
 }
 
 /// Who is to blame for a failed attempt, so that the next one goes elsewhere.

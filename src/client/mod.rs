@@ -34,7 +34,7 @@ mod calls;
 mod error;
 mod events;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub(crate) mod nodes;
 mod options;
 pub(crate) mod random;

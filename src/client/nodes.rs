@@ -255,8 +255,12 @@ impl Nodes {
             return;
         }
         let targets: Vec<Target> = {
+            let now = Instant::now();
             let mut state = self.state();
-            state.known.iter_mut().map(|node| self.connection(node)).collect()
+            // A node that hangs would only make the others' answers wait; without others it is asked as well.
+            let any = state.known.iter().any(|node| !node.avoided(now));
+            let asked = state.known.iter_mut().filter(|node| !any || !node.avoided(now));
+            asked.map(|node| self.connection(node)).collect()
         };
         let mut answers: FuturesUnordered<_> = targets.into_iter().map(|target| ask_leader(target.channel)).collect();
         let mut newest: Option<GetLeaderResponse> = None;

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub struct Options {
     /// How long a call may take in all, retries included. Default 10 s.
     pub deadline: Duration,
-    /// How long one attempt of a call may take before another node is asked; doubled after each attempt that got no
-    /// answer. Default 700 ms: short, so that a hung node does not eat the deadline. Calls that hash a password get
+    /// How long one attempt of a call may take before another node is asked; doubled after the second attempt without
+    /// an answer and each further one. Default 700 ms: short, so that a hung node does not eat the deadline. Calls that hash a password get
     /// more.
     pub attempt_timeout: Duration,
     /// How long connecting to one node may take. Default 300 ms.

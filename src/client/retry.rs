@@ -2,7 +2,7 @@
 //!
 //! Every call that goes through here is safe to repeat (a repeated change answers its first outcome). The caller's
 //! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little. An
-//! attempt that got no answer doubles the time of the next: an overloaded cluster is slow, not dead.
+//! second attempt without an answer, and each further one, doubles the time of the next: an overloaded cluster is slow, not dead.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -91,6 +91,7 @@ where
     let deadline = Instant::now() + plan.deadline;
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
     let mut patience = plan.attempt;
+    let mut silences = 0;
     let mut unknown = false;
     let mut last: Option<ClientError> = None;
     loop {
@@ -112,7 +113,9 @@ where
         };
         unknown |= maybe && plan.changes;
         if silent {
-            patience = patience.saturating_mul(2);
+            silences += 1;
+            // Not after the first: that one node hung says nothing about the next.
+            patience = plan.attempt.saturating_mul(1 << (silences - 1_u32).min(8));
         }
         match blame {
             Blame::Node => nodes.failed(&target.address),
