@@ -66,7 +66,7 @@ struct Results {
 }
 
 pub(super) async fn run(context: &mut Context, args: BenchArgs) -> Result<(), Failure> {
-    let cluster = context.connect().await?;
+    let cluster = context.connect_to_cluster().await?;
     let results = measure(cluster, context.options(), args, WARM_UP).await?;
     report(context, args, &results)
 }

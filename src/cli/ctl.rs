@@ -146,9 +146,20 @@ impl Context {
         Options { deadline: self.global.timeout, ..Options::default() }
     }
 
-    /// A client without a session.
+    /// A client without a session, to open one.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         Ok(Client::connect(self.nodes(None), self.options()).await?)
+    }
+
+    /// A client that needs no session, for the cluster that the session belongs to if there is one.
+    pub(super) async fn connect_to_cluster(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(self.cluster_nodes(), self.options()).await?)
+    }
+
+    pub(super) fn cluster_nodes(&self) -> Vec<String> {
+        // A damaged file of sessions is no reason not to look at the cluster.
+        let sessions = self.sessions().unwrap_or_default();
+        self.nodes(sessions.find(self.global.user.as_deref()).map(|(_, session)| session))
     }
 
     /// A client with the session of `--user`, or of who logged in last.
@@ -271,7 +282,75 @@ pub(super) fn read_text() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::fake::{self, Fake};
+    use std::sync::{Arc, Mutex};
     use tonic::Code;
+
+    /// What was printed.
+    #[derive(Clone, Default)]
+    struct Printed(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Printed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("lock").extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Runs a command line of somebody who is logged in; what it printed, if it succeeded.
+    async fn typed(line: &str, node: &Fake) -> Result<String, Failure> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("s.json").display().to_string();
+        let cli = Cli::parse_from(line.split_whitespace());
+        let mut context = Context::new(cli.global, |name| (name == "CHAT_SESSION_FILE").then(|| path.clone()));
+        let session = Session { token: "t".to_owned(), expires_at_ms: 0, nodes: vec![node.address.clone()] };
+        context.file()?.update(|sessions| sessions.insert("alice", session))?;
+        let printed = Printed::default();
+        context.output = Output::to(context.global.output, Box::new(printed.clone()));
+        run(context, cli.command).await?;
+        let bytes = std::mem::take(&mut *printed.0.lock().expect("lock"));
+        Ok(String::from_utf8(bytes).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn commands_use_the_session_and_its_nodes() {
+        let nodes = Fake::cluster(2).await;
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let sent = typed(&format!("chatctl send bob hello --id {id} --output json"), &nodes[1]).await.expect("sent");
+        let sent: Value = serde_json::from_str(&sent).expect("one object");
+        assert_eq!((&sent["seq"], &sent["client_message_id"]), (&1.into(), &id.into()));
+        assert_eq!(nodes[0].with(|shared| shared.tokens.clone()), [Some("Bearer t".to_owned())]);
+        let again = typed(&format!("chatctl send bob hello --id {id}"), &nodes[1]).await.expect("sent");
+        assert!(again.contains("sent to bob as #1") && again.contains("sent before"), "{again}");
+        let leader = typed("chatctl leader", &nodes[1]).await.expect("answered");
+        assert!(leader.contains(&nodes[0].address) && leader.contains("term 1"), "{leader}");
+        let failure = typed("chatctl --user carol partners", &nodes[1]).await.expect_err("not logged in");
+        assert_eq!(failure.exit(), Exit::Usage);
+    }
+
+    #[tokio::test]
+    async fn listening_ends_after_the_messages_asked_for() {
+        let nodes = Fake::cluster(1).await;
+        let events = [fake::message(3), fake::receipt(4), fake::message(5), fake::message(6)];
+        nodes[0].with(|shared| shared.streams.push_back(events.map(Ok).to_vec()));
+        let heard = typed("chatctl listen --after 2 --count 2 --output json", &nodes[0]).await.expect("heard");
+        let heard: Vec<Value> = heard.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        assert_eq!(heard.iter().map(|event| &event["revision"]).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(heard[0]["message"]["message_id"], 3);
+        assert!(heard[1]["receipt"].is_object());
+        assert_eq!(nodes[0].acked.borrow().last(), Some(&(1, 5)), "what was shown is acknowledged");
+    }
+
+    #[tokio::test]
+    async fn logging_out_forgets_the_session() {
+        let nodes = Fake::cluster(1).await;
+        let out = typed("chatctl logout", &nodes[0]).await.expect("logged out");
+        assert_eq!(out, "alice logged out\n");
+    }
 
     fn context(line: &str, environment: Option<&'static str>) -> Context {
         let cli = Cli::parse_from(line.split_whitespace());

@@ -36,7 +36,7 @@ fn node_json(node: &NodeInfo) -> Value {
 }
 
 pub(super) async fn leader(context: &mut Context) -> Result<(), Failure> {
-    let answer = context.connect().await?.leader().await?;
+    let answer = context.connect_to_cluster().await?.leader().await?;
     let leader = answer.leader.unwrap_or_default();
     context.output.print(
         || json!({ "leader": node_json(&leader), "term": answer.term }),
@@ -46,7 +46,7 @@ pub(super) async fn leader(context: &mut Context) -> Result<(), Failure> {
 }
 
 pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
-    let answer = context.connect().await?.nodes().await?;
+    let answer = context.connect_to_cluster().await?.nodes().await?;
     context.output.print(
         || {
             json!({ "nodes": answer.nodes.iter().map(node_json).collect::<Vec<_>>(),
@@ -88,7 +88,7 @@ fn status_text(answer: &ListNodesResponse) -> String {
 }
 
 pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result<(), Failure> {
-    let addresses = one.map_or_else(|| context.nodes(None), |address| vec![address]);
+    let addresses = one.map_or_else(|| context.cluster_nodes(), |address| vec![address]);
     let limit = HEALTH_TIMEOUT.min(context.global.timeout);
     let endpoints: Vec<_> = addresses
         .iter()

@@ -24,9 +24,10 @@ impl Output {
         Self { format, terminal: io::stdout().is_terminal(), to: Box::new(io::stdout()) }
     }
 
-    /// Whether JSON was asked for.
-    pub fn is_json(&self) -> bool {
-        self.format == Format::Json
+    /// Somewhere else, as if it were a terminal.
+    #[cfg(test)]
+    pub(super) fn to(format: Format, to: Box<dyn Write>) -> Self {
+        Self { format, terminal: true, to }
     }
 
     /// Prints a result: `text` for people (without the last line break), `value` for machines. Flushed at once, so
