@@ -21,8 +21,8 @@ use super::{
 };
 use crate::storage::{Identity, LogDb, Readers, StateMachine};
 
-/// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
-const ENTRIES_KEPT: u64 = 20_000;
+/// Entries that a follower may be behind before it is sent a snapshot instead of them.
+const LAG_MAX: u64 = 200_000;
 /// Entries after which a snapshot is due, whatever their size: a restart replays them.
 const SNAPSHOT_ENTRIES: u64 = 200_000;
 /// How often it is looked whether a snapshot is due.
@@ -41,6 +41,8 @@ pub struct Settings {
     pub election_max: Duration,
     /// Bytes of log after which a snapshot is made.
     pub snapshot_log_bytes: u64,
+    /// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
+    pub log_entries_kept: u64,
 }
 
 /// What a node is made of.
@@ -79,8 +81,9 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
         max_payload_entries: 1024,
         max_append_entries: Some(4096),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        replication_lag_threshold: 10 * ENTRIES_KEPT,
+        max_in_snapshot_log_to_keep: settings.log_entries_kept,
+        // A follower that is further behind is sent a snapshot although the log still reaches back to it.
+        replication_lag_threshold: LAG_MAX,
         purge_batch_size: 1024,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         backoff: "50ms 100ms ...500ms".into(),

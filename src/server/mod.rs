@@ -45,6 +45,8 @@ pub use error::ServerError;
 
 /// Connections that read the state at the same time.
 const READERS: usize = 4;
+/// Log entries kept behind a snapshot: some minutes of a busy cluster.
+const LOG_ENTRIES_KEPT: u64 = 20_000;
 /// Between two signs of life on an idle client connection; a half-open one is cut off after it and the next time-out.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// For the answer to a sign of life.
@@ -108,6 +110,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
             election_min: config.election_min,
             election_max: config.election_max,
             snapshot_log_bytes: config.snapshot_log_bytes,
+            log_entries_kept: LOG_ENTRIES_KEPT,
         },
         log: files.log,
         state: files.state,

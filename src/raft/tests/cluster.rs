@@ -223,6 +223,7 @@ pub(super) fn settings(heartbeat: u64, election_min: u64, election_max: u64) -> 
         election_min: Duration::from_millis(election_min),
         election_max: Duration::from_millis(election_max),
         snapshot_log_bytes: 1 << 30,
+        log_entries_kept: 0,
     }
 }
 

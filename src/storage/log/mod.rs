@@ -58,6 +58,8 @@ struct Shared {
 /// What is readable now, durable or not.
 struct State {
     tail: Tail,
+    /// Index of the first entry, in the file or in memory.
+    first: u64,
     purged: Option<pb::LogId>,
     vote: Option<pb::Vote>,
     committed: Option<pb::LogId>,
@@ -93,6 +95,7 @@ impl LogDb {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 tail: Tail::new(loaded.last),
+                first: loaded.first,
                 purged: loaded.purged,
                 vote: loaded.vote,
                 committed: loaded.committed,
@@ -170,6 +173,9 @@ impl LogDb {
         {
             // Queued under the lock, so that the order in the queue is the order in the tail.
             let mut state = self.state();
+            if let (None, Some(row)) = (state.tail.last(), rows.first()) {
+                state.first = row.index;
+            }
             for (entry, row) in entries.into_iter().zip(&rows) {
                 state.tail.push(entry, row.bytes.len());
             }
@@ -223,6 +229,7 @@ impl LogDb {
     pub fn purge(&self, upto: pb::LogId) -> Result<(), StorageError> {
         let mut state = self.state();
         state.purged = Some(upto);
+        state.first = state.first.max(upto.index + 1);
         state.tail.purge(upto.index);
         self.send(Operation::Purge(upto))
     }
@@ -234,7 +241,7 @@ impl LogDb {
     pub fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<pb::Entry>, StorageError> {
         let (start, end, tail_start) = {
             let state = self.state();
-            let start = range.start.max(state.purged.map_or(0, |id| id.index + 1));
+            let start = range.start.max(state.first);
             let end = range.end.min(state.tail.end_index());
             if start >= end {
                 return Ok(Vec::new());

@@ -47,6 +47,7 @@ pub(super) struct Loaded {
     pub committed: Option<pb::LogId>,
     pub purged: Option<pb::LogId>,
     pub last: Option<pb::LogId>,
+    pub first: u64,
 }
 
 /// An entry as it is stored.
@@ -127,7 +128,14 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StorageError> {
         _ => None,
     };
     let identity = meta::<IdentityRecord>(connection, "identity")?.map(Identity::from);
-    Ok(Loaded { identity, vote: meta(connection, "vote")?, committed: meta(connection, "committed")?, purged, last })
+    Ok(Loaded {
+        identity,
+        vote: meta(connection, "vote")?,
+        committed: meta(connection, "committed")?,
+        purged,
+        last,
+        first: first_kept,
+    })
 }
 
 /// Reads entries that must be there.

@@ -177,7 +177,8 @@ fn a_purge_may_go_beyond_the_end_and_the_log_goes_on_after_it() {
     assert_eq!(log.read(0..200, usize::MAX).expect("read"), Vec::new());
     append(&log, entries(3, 101..103));
     assert_eq!(log.read(0..200, usize::MAX).expect("read"), entries(3, 101..103));
-    let log = open(crash(dir.path()).path());
+    let image = crash(dir.path());
+    let log = open(image.path());
     assert_eq!(log.bounds(), (Some(id(2, 100)), Some(id(3, 102))));
     assert_eq!(log.read(0..200, usize::MAX).expect("read"), entries(3, 101..103));
 }
@@ -191,7 +192,8 @@ fn truncated_entries_are_replaced() {
     append(&log, entries(2, 3..5));
     let expected: Vec<_> = entries(1, 0..3).into_iter().chain(entries(2, 3..5)).collect();
     assert_eq!(log.read(0..100, usize::MAX).expect("read"), expected);
-    assert_eq!(open(crash(dir.path()).path()).read(0..100, usize::MAX).expect("read"), expected);
+    let image = crash(dir.path());
+    assert_eq!(open(image.path()).read(0..100, usize::MAX).expect("read"), expected);
     durably(|done| log.truncate_after(None, done));
     assert_eq!(log.bounds(), (None, None));
     append(&log, entries(3, 0..1));
@@ -215,7 +217,7 @@ fn a_hole_and_a_changed_byte_are_found() {
     let holed = edit("DELETE FROM entry WHERE idx = 3");
     let error = LogDb::open(holed.path(), Box::new(|_| {})).err().expect("refused");
     assert!(error.is_corruption(), "{error}");
-    let changed = edit("UPDATE entry SET bytes = bytes || x'00' WHERE idx = 3");
+    let changed = edit("UPDATE entry SET bytes = CAST(bytes || x'00' AS BLOB) WHERE idx = 3");
     let log = open(changed.path());
     assert!(log.read(0..3, usize::MAX).is_ok());
     let error = log.read(0..6, usize::MAX).expect_err("refused");
