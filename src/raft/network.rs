@@ -275,7 +275,12 @@ fn watch_for_silence(
             let mut responses = open?;
             loop {
                 match timeout(STREAM_SILENCE_MAX, responses.next()).await {
-                    Ok(None) => return None,
+                    Ok(None) if outstanding.load(Ordering::Relaxed) == 0 => return None,
+                    // openraft would wait for the answers, and keep the log for them.
+                    Ok(None) => {
+                        let status = Status::unavailable("the follower ended the replication stream");
+                        return Some((Err(rpc_error(status)), None));
+                    }
                     Ok(Some(Ok(response))) => {
                         outstanding.fetch_sub(1, Ordering::Relaxed);
                         return match convert::stream_result(response) {

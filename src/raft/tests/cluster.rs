@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{net::TcpListener, runtime::Runtime, time::Instant};
 use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::{
@@ -60,7 +60,8 @@ pub(super) struct Member {
     pub readers: Arc<Readers>,
     pub stall: Stall,
     pub service: PeerService,
-    server: Option<JoinHandle<()>>,
+    /// A runtime of its own: to end it ends every connection, as the end of a process does.
+    server: Option<Runtime>,
 }
 
 impl Member {
@@ -101,17 +102,21 @@ impl Member {
 
     fn serve(&mut self, listener: TcpListener) {
         let service = self.service.clone();
-        self.server = Some(tokio::spawn(async move {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let listener = listener.into_std().expect("a listener");
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("a listener");
             let server = tonic::transport::Server::builder().add_service(service.into_server());
             let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
-        }));
+        });
+        self.server = Some(runtime);
     }
 
     /// Nobody reaches this node any more; it still reaches the others.
-    pub(super) async fn unplug(&mut self) {
+    pub(super) fn unplug(&mut self) {
         if let Some(server) = self.server.take() {
-            server.abort();
-            let _ = server.await;
+            server.shutdown_background();
         }
     }
 
@@ -123,7 +128,7 @@ impl Member {
 
     /// Ends the node, as far as a process can end a part of itself. The address stays reserved for a successor.
     pub(super) async fn stop(mut self) {
-        self.unplug().await;
+        self.unplug();
         self.stall.set(false);
         self.node.shutdown().await;
     }
@@ -150,6 +155,14 @@ pub(super) async fn rebind(address: SocketAddr) -> TcpListener {
             Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
         }
         tokio::task::yield_now().await;
+    }
+}
+
+impl Drop for Member {
+    // A runtime must not be dropped where it would wait for its tasks.
+    fn drop(&mut self) {
+        self.unplug();
+        self.stall.set(false);
     }
 }
 

@@ -92,7 +92,7 @@ async fn a_leader_that_lost_its_unflushed_tail_does_not_resume_its_term() {
 
     // Only one follower gets the entry, and the leader's own disk does not.
     for id in &followers[1..] {
-        cluster.member(*id).unplug().await;
+        cluster.member(*id).unplug();
     }
     cluster.members[&leader].stall.set(true);
     let last = cluster.members[&reachable].node.status().last_log_index;
@@ -176,19 +176,22 @@ async fn a_follower_that_was_away_too_long_is_brought_level_by_a_snapshot() {
     for number in 0..20 {
         make(&node, &format!("user{number}")).await;
     }
-    // Without the entries behind the snapshot, only the snapshot helps.
+    // Without the entries behind the snapshot, only the snapshot helps. openraft looks again whether it can purge with
+    // each write.
     node.snapshot(Instant::now() + PATIENCE).await.expect("snapshot");
     node.inner.raft.trigger().purge_log(node.status().applied_index).await.expect("purged");
     let deadline = Instant::now() + PATIENCE;
+    let mut users = 20;
     while cluster.members[&leader].log.bounds().0.is_none_or(|id| id.index < 20) {
         assert!(Instant::now() < deadline, "not purged");
-        tokio::task::yield_now().await;
+        make(&node, &format!("user{users}")).await;
+        users += 1;
     }
     let returned = Member::start(away, dir, rebind(address).await, &cluster.settings.clone()).await;
     cluster.members.insert(away, returned);
-    cluster.level(20).await;
+    cluster.level(users).await;
     make(&node, "later").await;
-    cluster.level(21).await;
+    cluster.level(users + 1).await;
     let purged = cluster.members[&away].log.bounds().0;
     assert!(purged.is_some_and(|id| id.index >= 20), "it was the log that brought it level: {purged:?}");
 }

@@ -211,6 +211,9 @@ impl LogDb {
     /// The writer has stopped after an earlier failure, or the entry that is last now cannot be read.
     pub fn truncate_after(&self, last: Option<u64>, done: Done) -> Result<(), StorageError> {
         let end = last.map_or(0, |index| index + 1);
+        if end >= self.state().tail.end_index() {
+            return self.send(Operation::TruncateFrom(end, done));
+        }
         // The entry that becomes the last may have left the tail.
         let new_last = match last {
             Some(index) => self.read(index..index + 1, usize::MAX)?.first().and_then(|entry| entry.log_id),
