@@ -22,6 +22,8 @@ use crate::{
 
 /// Most operations in one transaction: bounds how long the first of them waits for the last.
 const GROUP_MAX: usize = 1024;
+/// The committed position is written this often at most: after a restart it only spares the node to ask the leader.
+const COMMITTED_EVERY: Duration = Duration::from_secs(1);
 /// Rows deleted in one transaction after a purge, so that a large purge does not hold up appends.
 const PURGE_ROWS_MAX: u64 = 2000;
 
@@ -60,8 +62,10 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<Operation>,
     shared: Weak<Shared>,
     on_group: Box<dyn Fn(&GroupCommit) + Send>,
-    /// Written with the next transaction: alone it is not worth an fsync.
+    /// Written with a later transaction: alone it is not worth an fsync, nor another page in each group.
     committed: Option<pb::LogId>,
+    /// When it was written last.
+    committed_written: Option<Instant>,
     /// Rows before this index are to be deleted, a few with each transaction.
     delete_before: u64,
     /// Rows before this index have been deleted.
@@ -78,7 +82,16 @@ impl Writer {
     ) -> Self {
         // Rows that a crash left behind a purge are found by the first deletion.
         let delete_before = purged.map_or(0, |id| id.index + 1);
-        Self { connection, queue, shared, on_group, committed: None, delete_before, deleted_before: 0 }
+        Self {
+            connection,
+            queue,
+            shared,
+            on_group,
+            committed: None,
+            committed_written: None,
+            delete_before,
+            deleted_before: 0,
+        }
     }
 
     /// Runs until it is told to stop, all handles are gone, or a write fails.
@@ -169,7 +182,11 @@ impl Writer {
                 Operation::Committed(_) | Operation::Stop => {}
             }
         }
-        if let Some(id) = self.committed.take() {
+        let due = self.committed_written.is_none_or(|at| at.elapsed() >= COMMITTED_EVERY);
+        if (due || group.iter().any(|operation| matches!(operation, Operation::Stop)))
+            && let Some(id) = self.committed.take()
+        {
+            self.committed_written = Some(Instant::now());
             schema::put_meta(&transaction, "committed", &id.encode_to_vec()).context(context)?;
         }
         if self.deleted_before < self.delete_before {
