@@ -103,7 +103,11 @@ fn run_node(config: Config) -> Result<u8, u8> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = runtime(Builder::new_multi_thread())?;
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = config.worker_threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = runtime(builder)?;
     if config.exit_with_parent {
         stop_with_parent(config.drain_timeout + STOP_GRACE).map_err(|error| {
             tracing::error!(%error, "the thread that watches standard input cannot be started");

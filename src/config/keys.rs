@@ -37,7 +37,7 @@ const fn key(name: &'static str, default: Fallback, unit: &'static str, meaning:
 use Fallback::{Derived, Fixed};
 
 /// Every key, in the order in which they are shown.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 24] = [
     key("NAME", Derived("the host's name"), "name", "This node's name: 1-63 of [A-Za-z0-9_.-], unique in the cluster."),
     key("LISTEN", Fixed("0.0.0.0:50051"), "ip:port", "Where clients connect (gRPC)."),
     key("PEER_LISTEN", Fixed("0.0.0.0:50052"), "ip:port", "Where the other nodes connect."),
@@ -100,6 +100,7 @@ pub const KEYS: [Key; 23] = [
     key("DRAIN_TIMEOUT_MS", Fixed("10000"), "ms", "Longest wait for requests and streams to end at a stop."),
     key("SNAPSHOT_LOG_MB", Fixed("256"), "MiB", "Log growth after which a snapshot is taken and the log cut."),
     key("HASH_PARALLELISM", Fixed("2"), "threads", "Passwords hashed at the same time; each takes 19 MiB."),
+    key("WORKER_THREADS", Fixed("0"), "threads", "Threads that run requests and consensus; 0 means one for each core."),
     key("EXIT_WITH_PARENT", Fixed("0"), "0|1", "Stop when standard input closes; `chatd local` sets it for its nodes."),
 ];
 

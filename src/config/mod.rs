@@ -69,6 +69,8 @@ pub struct Config {
     pub snapshot_log_bytes: u64,
     /// Passwords hashed at the same time.
     pub hash_parallelism: usize,
+    /// Threads of the asynchronous runtime; `None`: one for each core.
+    pub worker_threads: Option<usize>,
     /// Stop when standard input closes.
     pub exit_with_parent: bool,
     /// What is odd but not wrong; to be logged at start.
@@ -168,6 +170,7 @@ impl Config {
             ("DRAIN_TIMEOUT_MS", self.drain_timeout.as_millis().to_string()),
             ("SNAPSHOT_LOG_MB", (self.snapshot_log_bytes / MIB).to_string()),
             ("HASH_PARALLELISM", self.hash_parallelism.to_string()),
+            ("WORKER_THREADS", self.worker_threads.unwrap_or(0).to_string()),
             ("EXIT_WITH_PARENT", u8::from(self.exit_with_parent).to_string()),
         ];
         values.into_iter().map(|(key, value)| (format!("{}{key}", keys::PREFIX), value)).collect()

@@ -56,6 +56,7 @@ pub(super) struct Raw {
     drain_timeout_ms: Option<String>,
     snapshot_log_mb: Option<String>,
     hash_parallelism: Option<String>,
+    worker_threads: Option<String>,
     exit_with_parent: Option<String>,
 }
 
@@ -303,6 +304,7 @@ impl Checker {
         let drain_timeout = self.millis("DRAIN_TIMEOUT_MS", raw.drain_timeout_ms, 0..=600_000);
         let snapshot_log_mb = self.number("SNAPSHOT_LOG_MB", raw.snapshot_log_mb, 1..=65_536);
         let hash_parallelism = self.number("HASH_PARALLELISM", raw.hash_parallelism, 1..=64);
+        let worker_threads = self.number("WORKER_THREADS", raw.worker_threads, 0..=1024);
         let exit_with_parent = self.parsed("EXIT_WITH_PARENT", raw.exit_with_parent, "0 or 1", |text| match text {
             "0" => Some(false),
             "1" => Some(true),
@@ -330,6 +332,7 @@ impl Checker {
             drain_timeout: drain_timeout?,
             snapshot_log_bytes: snapshot_log_mb? * MIB,
             hash_parallelism: usize::try_from(hash_parallelism?).ok()?,
+            worker_threads: usize::try_from(worker_threads?).ok().filter(|threads| *threads > 0),
             exit_with_parent: exit_with_parent?,
             warnings: Vec::new(),
             name,

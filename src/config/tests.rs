@@ -42,6 +42,7 @@ fn defaults_make_a_cluster_of_one() {
             "CHAT_DRAIN_TIMEOUT_MS=10000",
             "CHAT_SNAPSHOT_LOG_MB=256",
             "CHAT_HASH_PARALLELISM=2",
+            "CHAT_WORKER_THREADS=0",
             "CHAT_EXIT_WITH_PARENT=0",
         ]
     );

@@ -118,6 +118,6 @@ fn config_of(
     environment: &[(String, String)],
 ) -> Result<Config, LocalError> {
     let mut merged: std::collections::BTreeMap<String, String> = environment.iter().cloned().collect();
-    merged.extend(plan::environment(node, all, &arguments.data));
+    merged.extend(plan::environment(node, all, &arguments.data, environment));
     Ok(Config::load(merged)?)
 }

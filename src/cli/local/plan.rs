@@ -118,9 +118,21 @@ pub(super) fn check_free(nodes: &[NodeRecord]) -> Result<(), LocalError> {
 }
 
 /// What `node` is told beside what it gets passed on.
-pub(super) fn environment(node: &NodeRecord, all: &[NodeRecord], data: &Path) -> Vec<(String, String)> {
+pub(super) fn environment(
+    node: &NodeRecord,
+    all: &[NodeRecord],
+    data: &Path,
+    given: &[(String, String)],
+) -> Vec<(String, String)> {
     let initial: Vec<String> = all.iter().map(|node| format!("{}={}", node.name, node.peer)).collect();
+    // The nodes share the cores: with one thread for each core in every node, they would only take turns.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = match given.iter().find(|(key, _)| key == "CHAT_WORKER_THREADS") {
+        Some((_, threads)) => threads.clone(),
+        None => (cores / all.len()).max(1).to_string(),
+    };
     [
+        ("CHAT_WORKER_THREADS", threads),
         ("CHAT_NAME", node.name.clone()),
         ("CHAT_LISTEN", node.grpc.to_string()),
         ("CHAT_PEER_LISTEN", node.peer.to_string()),
@@ -198,7 +210,7 @@ mod tests {
     fn nodes_get_a_valid_configuration() {
         let nodes = plan(None, &arguments(None, None)).unwrap();
         for node in &nodes {
-            let config = Config::load(environment(node, &nodes, Path::new("d"))).unwrap();
+            let config = Config::load(environment(node, &nodes, Path::new("d"), &[])).unwrap();
             assert!(config.warnings.is_empty(), "{:?}", config.warnings);
             assert_eq!(config.advertise, node.grpc.to_string());
             assert_eq!(config.initial_nodes.len(), 5);

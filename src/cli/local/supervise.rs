@@ -75,7 +75,7 @@ pub async fn run(arguments: &LocalArguments, environment: Vec<(String, String)>)
 
     let mut children = Vec::new();
     for i in 0..nodes.len() {
-        let own = plan::environment(&nodes[i], &nodes, data);
+        let own = plan::environment(&nodes[i], &nodes, data, &environment);
         let child = spawn(&executable, own).map_err(LocalError::io(format!("{} cannot be started", nodes[i].name)))?;
         nodes[i].pid = child.id().unwrap_or_default();
         children.push(child);
