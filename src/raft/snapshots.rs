@@ -16,6 +16,9 @@ use super::{
 };
 use crate::storage::{self, StateMachine};
 
+/// What the name of a complete snapshot ends in: those that [`StateMachine`] builds, and those that were received.
+const ENDING: &str = "snapshot";
+
 /// A snapshot file, held open.
 #[derive(Clone, Debug)]
 pub struct SnapshotHandle {
@@ -43,23 +46,23 @@ impl SnapshotStore {
         let mut newest: Option<(SnapshotMeta, SnapshotHandle)> = None;
         for item in fs::read_dir(&dir)? {
             let path = item?.path();
-            if path.extension().is_none_or(|extension| extension != "db") {
+            if path.extension().is_none_or(|extension| extension != ENDING) {
                 continue;
             }
             match StateMachine::verify_snapshot(&path).map_err(io::Error::other).and_then(|meta| load(&path, meta)) {
                 Ok(found) if newest.as_ref().is_none_or(|(meta, _)| found.0.last_log_id > meta.last_log_id) => {
-                    newest = Some(found);
+                    if let Some((_, older)) = newest.replace(found) {
+                        remove(&older.path);
+                    }
                 }
-                Ok(_) => {}
+                Ok(_) => remove(&path),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "A snapshot is not usable and is removed");
                     fs::remove_file(&path)?;
                 }
             }
         }
-        let store = Self { data_dir: data_dir.to_owned(), current: Mutex::new(newest) };
-        store.prune();
-        Ok(store)
+        Ok(Self { data_dir: data_dir.to_owned(), current: Mutex::new(newest) })
     }
 
     /// The newest snapshot.
@@ -76,16 +79,24 @@ impl SnapshotStore {
         Ok(Snapshot { meta, snapshot: handle })
     }
 
-    /// Makes a verified file of the snapshot directory the newest snapshot, unless there is a newer one.
+    /// Makes a verified file of the snapshot directory the newest snapshot, unless there is a newer one. The other of
+    /// the two is removed; nothing else is: a file that was received and waits to be installed must stay.
     pub fn adopt(&self, meta: SnapshotMeta, handle: SnapshotHandle) {
-        {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.as_ref().is_some_and(|(newest, _)| newest.last_log_id >= meta.last_log_id) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match current.as_ref() {
+            Some((newest, kept)) if newest.last_log_id >= meta.last_log_id => {
+                // At the start the newest one may be installed anew: then it is the same file.
+                if kept.path != handle.path {
+                    remove(&handle.path);
+                }
                 return;
             }
-            *current = Some((meta, handle));
+            _ => current.replace((meta, handle)),
+        };
+        drop(current);
+        if let Some((_, old)) = old {
+            remove(&old.path);
         }
-        self.prune();
     }
 
     /// A path for a snapshot that is being received.
@@ -96,25 +107,18 @@ impl SnapshotStore {
     /// Verifies a received file and gives it its final name.
     pub fn accept(&self, incoming: &Path) -> io::Result<Snapshot> {
         let meta = StateMachine::verify_snapshot(incoming).map_err(io::Error::other)?;
-        let path = incoming.with_extension("db");
+        let path = incoming.with_extension(ENDING);
         fs::rename(incoming, &path)?;
         File::open(directory(&self.data_dir))?.sync_all()?;
         let (meta, handle) = load(&path, meta)?;
         Ok(Snapshot { meta, snapshot: handle })
     }
+}
 
-    /// Removes what is not the newest snapshot and not being received. A failure is tried again at the next one.
-    fn prune(&self) {
-        let keep = self.current().map(|snapshot| snapshot.snapshot.path);
-        let Ok(items) = fs::read_dir(directory(&self.data_dir)) else { return };
-        for path in items.flatten().map(|item| item.path()) {
-            if path.extension().is_some_and(|extension| extension == "db")
-                && Some(&path) != keep.as_ref()
-                && let Err(error) = fs::remove_file(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "An old snapshot could not be removed");
-            }
-        }
+/// Removes an old snapshot. What cannot be removed now is removed at the next start.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "An old snapshot could not be removed");
     }
 }
 
@@ -128,4 +132,68 @@ fn load(path: &Path, meta: storage::SnapshotMeta) -> io::Result<(SnapshotMeta, S
         last_membership: convert::stored_membership(meta.membership).map_err(io::Error::other)?,
     };
     Ok((meta, SnapshotHandle { path: path.to_owned(), file: Arc::new(File::open(path)?) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::log::v1 as pb,
+        storage::{AppliedEntry, AppliedPayload},
+    };
+
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        fs::read_dir(directory(dir)).unwrap().map(|item| item.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn the_newest_snapshot_is_found_again_and_older_ones_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut machine = StateMachine::open(dir.path()).unwrap();
+        let store = SnapshotStore::open(dir.path()).unwrap();
+        for index in 0..3 {
+            let log_id = pb::LogId { term: 1, node_id: 1, index };
+            machine.apply(vec![AppliedEntry { log_id, payload: AppliedPayload::Blank }]).unwrap();
+            let built = store.build().unwrap();
+            assert_eq!(files(dir.path()), [built.snapshot.path]);
+        }
+        let newest = store.current().unwrap();
+        let found = SnapshotStore::open(dir.path()).unwrap().current().unwrap();
+        assert_eq!((found.meta, found.snapshot.path), (newest.meta, newest.snapshot.path));
+
+        // One that was received meanwhile waits to be installed: a newer one of our own does not remove it.
+        let waiting = received(&store, dir.path());
+        store.build().unwrap();
+        assert!(waiting.exists());
+        fs::remove_file(&waiting).unwrap();
+
+        // A damaged one is not offered to anybody, and makes room.
+        fs::write(&files(dir.path())[0], [7; 8192]).unwrap();
+        assert!(SnapshotStore::open(dir.path()).unwrap().current().is_none());
+        assert!(files(dir.path()).is_empty());
+    }
+
+    /// A copy of the newest snapshot, received and not installed yet.
+    fn received(store: &SnapshotStore, dir: &Path) -> PathBuf {
+        let incoming = store.incoming_path();
+        fs::copy(&files(dir)[0], &incoming).unwrap();
+        store.accept(&incoming).unwrap().snapshot.path
+    }
+
+    #[test]
+    fn a_received_snapshot_is_found_again() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut machine = StateMachine::open(from.path()).unwrap();
+        let log_id = pb::LogId { term: 1, node_id: 1, index: 5 };
+        machine.apply(vec![AppliedEntry { log_id, payload: AppliedPayload::Blank }]).unwrap();
+        let sent = SnapshotStore::open(from.path()).unwrap().build().unwrap();
+
+        let receiver = SnapshotStore::open(to.path()).unwrap();
+        let incoming = receiver.incoming_path();
+        fs::copy(&sent.snapshot.path, &incoming).unwrap();
+        let accepted = receiver.accept(&incoming).unwrap();
+        receiver.adopt(accepted.meta.clone(), accepted.snapshot);
+        let found = SnapshotStore::open(to.path()).unwrap().current().unwrap();
+        assert_eq!((&found.meta, &found.meta), (&accepted.meta, &sent.meta));
+    }
 }
