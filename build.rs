@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Reflection is for clients: what the nodes say to each other is not part of it.
     let public = protox::compile(&PROTOS[..2], ["proto"])?;
     fs::write(out.join("public_descriptors.bin"), public.encode_to_vec())?;
+    // With the comments: a test sees to it that there is one for everything.
+    fs::write(out.join("all_descriptors.bin"), all.encode_to_vec())?;
     tonic_prost_build::configure()
         // Payloads are handed on as reference-counted slices of what was received, not copied.
         .bytes(".log.v1.Entry.batch")

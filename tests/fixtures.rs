@@ -62,9 +62,9 @@ fn entries() -> Vec<pb::Entry> {
                 pb::entry::Payload::Batch(batch.encode_to_vec().into())
             }
         };
-        // As openraft does: what founds the cluster has no leader.
-        let (term, node_id) = if index == 0 { (0, 0) } else { (1, 1) };
-        pb::Entry { log_id: Some(pb::LogId { term, node_id, index: index as u64 }), payload: Some(payload) }
+        // As openraft does: there is no term yet when the founder writes the first entry.
+        let term = if index == 0 { 0 } else { 1 };
+        pb::Entry { log_id: Some(pb::LogId { term, node_id: 1, index: index as u64 }), payload: Some(payload) }
     };
     script().into_iter().enumerate().map(entry).collect()
 }

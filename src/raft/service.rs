@@ -257,7 +257,7 @@ impl RaftService for PeerService {
             // Some are in, some are not: the follower asks again for all, with the same ids.
             return Err(Status::aborted("leadership was lost in the middle of the batch"));
         }
-        Ok(Response::new(wire::ProposeResponse { outcomes, log_index: 0 }))
+        Ok(Response::new(wire::ProposeResponse { outcomes }))
     }
 
     async fn read_index(
