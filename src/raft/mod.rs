@@ -1,14 +1,14 @@
 //! Consensus: one order of commands for all nodes, each on disk on a majority before it counts.
 //!
 //! The only user of openraft. Owns the peer port's protocol, the founding of a cluster, and the way of a command from
-//! [`Node::propose`] into the log ([`proposer`]), to the other nodes ([`network`], [`service`]) and into the state machine
-//! ([`state_machine`]).
+//! [`Node::propose`] into the log (`proposer`), to the other nodes (`network`, `service`) and into the state machine
+//! (`state_machine`).
 //!
 //! Invariants, each with a test:
 //! - A node answers only for its own cluster id and node id ([`peers`]).
 //! - The leader never resumes its own term after a restart (`enable_leader_restore: Some(false)`): it replicates entries
 //!   before its own fsync, so a restart could otherwise use a log id twice.
-//! - The state machine is never ahead of this node's durable log ([`state_machine`]).
+//! - The state machine is never ahead of this node's durable log (`state_machine`).
 //! - The saved committed position is never ahead of the entries (`storage::log`).
 //!
 //! Left out: what commands mean (`storage`), and who may send them (`api`).
