@@ -1,3 +1,5 @@
+//! The feed against a hub and a backlog in memory: order, cursors, cuts, resumption.
+
 use std::sync::{Arc, Mutex};
 
 use tonic::Code;

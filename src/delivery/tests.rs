@@ -1,3 +1,5 @@
+//! The hub: who is told what, who is cut, and that nothing is missed or told twice.
+
 use super::*;
 use crate::chat::{ClientId, ConversationId, EventKind, Member, Seq};
 

@@ -1,3 +1,5 @@
+//! Snapshots: built, installed, cut off half-way, damaged.
+
 use bytes::Bytes;
 use prost::Message as _;
 

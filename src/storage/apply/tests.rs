@@ -1,3 +1,5 @@
+//! Commands on a real file: restarts, refusals, the clock, absurd numbers.
+
 use super::*;
 use crate::chat::limits::SESSIONS_PER_ACCOUNT_MAX;
 use crate::chat::{ClientId, Destination, ReceiptItem, Seq, TokenHash};

@@ -1,3 +1,5 @@
+//! Questions to a real file, and the pool of connections.
+
 use std::sync::Arc;
 use std::sync::mpsc;
 
