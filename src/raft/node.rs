@@ -396,14 +396,13 @@ impl Node {
 
     /// Waits until Raft stops by itself, which is always a failure, and says why.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "Raft stopped".into();
-            }
+        // Of all of openraft's metrics these change least: to wait for them does not cost a wake-up for each write. Their
+        // sender is gone when the core has stopped.
+        let mut alive = self.inner.raft.server_metrics();
+        while alive.changed().await.is_ok() {}
+        match &self.inner.raft.metrics().borrow_watched().running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "Raft stopped".into(),
         }
     }
 

@@ -33,3 +33,6 @@ pub use query::{
     SessionRow,
 };
 pub use snapshot::{SnapshotFile, SnapshotMeta};
+
+#[cfg(test)]
+pub(crate) use log::lock_log;

@@ -243,3 +243,18 @@ async fn a_command_waits_for_the_next_leader() {
     assert_eq!(having, [true, true]);
     drop(Arc::new(cluster));
 }
+
+/// A log that cannot be written stops the node: it must say so, and acknowledge nothing more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_log_cannot_be_written_fails() {
+    let cluster = Cluster::start(1, quick()).await;
+    let member = &cluster.members[&1];
+    make(&member.node, "before").await;
+    // Another process that holds the file's write lock: the writer gives up after its busy time-out.
+    let _locked = crate::storage::lock_log(&member.dir);
+    let doomed = member.node.propose(create("after"), String::new(), Instant::now() + Duration::from_secs(8));
+    let (outcome, reason) = tokio::join!(doomed, tokio::time::timeout(PATIENCE, member.node.failed()));
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert!(reason.expect("the node says that it failed").contains("log"), "a reason");
+    assert!(!member.has_account("after"));
+}

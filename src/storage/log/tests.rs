@@ -67,6 +67,13 @@ impl Stalled {
     }
 }
 
+/// Takes the write lock of `log.db` in `dir`, as another process could.
+pub(crate) fn lock_log(dir: &Path) -> rusqlite::Connection {
+    let file = rusqlite::Connection::open(dir.join("log.db")).expect("opens");
+    file.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    file
+}
+
 /// What a crash at this moment leaves: the files as they are.
 fn crash(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("temporary directory");
