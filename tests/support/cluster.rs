@@ -1,0 +1,162 @@
+//! Several nodes that know each other, and what a test asks of them.
+
+use std::{
+    ops::{Index, IndexMut},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use quorum_chat::client::{Client, Options};
+use tempfile::TempDir;
+
+use super::{Direct, Node, PASSWORD, eventually, ports::Ports, slots::Slots};
+
+/// A cluster. Nodes are numbered from 0.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    /// Dropped after the nodes, in this order.
+    _dir: TempDir,
+    _ports: Ports,
+    _slots: Slots,
+}
+
+impl Index<usize> for Cluster {
+    type Output = Node;
+    fn index(&self, node: usize) -> &Node {
+        &self.nodes[node]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, node: usize) -> &mut Node {
+        &mut self.nodes[node]
+    }
+}
+
+impl Cluster {
+    /// Five nodes, all of them ready.
+    pub async fn five() -> Self {
+        Self::running(Slots::one(), 5).await
+    }
+
+    /// Five nodes, all of them ready, and no other cluster beside them: for measuring times.
+    pub async fn five_alone() -> Self {
+        Self::running(Slots::all(), 5).await
+    }
+
+    async fn running(slots: Slots, count: usize) -> Self {
+        let mut cluster = Self::with(slots, count);
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// `count` nodes that are not started yet.
+    pub fn prepared(count: usize) -> Self {
+        Self::with(Slots::one(), count)
+    }
+
+    fn with(slots: Slots, count: usize) -> Self {
+        let (dir, ports) = (TempDir::new().unwrap(), Ports::take());
+        let node = |i| Node::new(dir.path(), &format!("n{}", i + 1), ports.of(i));
+        let mut nodes: Vec<Node> = (0..count).map(node).collect();
+        let initial: Vec<String> = nodes.iter().map(|node| format!("{}={}", node.name, node.peer)).collect();
+        for node in &mut nodes {
+            node.set("CHAT_INITIAL_NODES", initial.join(","));
+        }
+        Self { nodes, _dir: dir, _ports: ports, _slots: slots }
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Starts the nodes that do not run, and waits until all are ready.
+    pub async fn start_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| !node.is_up()) {
+            node.start();
+        }
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub async fn restart(&mut self, node: usize) {
+        self.nodes[node].start();
+        self.nodes[node].ready().await;
+    }
+
+    /// The numbers of the nodes that run.
+    pub fn up(&self) -> Vec<usize> {
+        (0..self.len()).filter(|node| self.nodes[*node].is_up()).collect()
+    }
+
+    /// A client of the library that was given all addresses.
+    pub async fn client(&self) -> Client {
+        self.client_with(Options::default()).await
+    }
+
+    pub async fn client_with(&self, options: Options) -> Client {
+        Client::connect(self.nodes.iter().map(|node| node.grpc.to_string()), options).await.unwrap()
+    }
+
+    /// A client of the library with a new account; its token.
+    pub async fn register(&self, name: &str) -> (Client, String) {
+        let client = self.client().await;
+        client.create_account(name, PASSWORD).await.unwrap();
+        let token = client.login(name, PASSWORD).await.unwrap().token;
+        (client, token)
+    }
+
+    /// Calls that go to one node and no other.
+    pub fn direct(&self, node: usize, token: &str) -> Direct {
+        Direct::new(self.nodes[node].grpc, token)
+    }
+
+    /// The same, for each node.
+    pub fn directs(&self, token: &str) -> Vec<Direct> {
+        (0..self.len()).map(|node| self.direct(node, token)).collect()
+    }
+
+    /// The leader that all running nodes agree on.
+    pub async fn leader(&self) -> usize {
+        eventually("one leader for all", async || {
+            let asked = self.up().into_iter().map(|node| async move { (node, self.direct(node, "").leader().await) });
+            let mut agreed = None;
+            for (node, answer) in join_all(asked).await {
+                let leader = answer.map_err(|error| format!("{}: {error}", self.nodes[node].name))?;
+                if *agreed.get_or_insert_with(|| leader.clone()) != leader {
+                    return Err(format!("{} says {leader:?}, others {agreed:?}", self.nodes[node].name));
+                }
+            }
+            let (name, _) = agreed.ok_or("no node runs")?;
+            self.up().into_iter().find(|node| self.nodes[*node].name == name).ok_or(format!("{name} does not run"))
+        })
+        .await
+    }
+
+    /// A running node that does not lead.
+    pub async fn follower(&self) -> usize {
+        let leader = self.leader().await;
+        self.up().into_iter().find(|node| *node != leader).unwrap()
+    }
+
+    /// Waits until all running nodes have the same state, of at least `revision`; its revision.
+    pub async fn level(&self, token: &str, revision: u64) -> u64 {
+        eventually("the same revision everywhere", async || {
+            let directs: Vec<Direct> = self.up().into_iter().map(|node| self.direct(node, token)).collect();
+            let headers = join_all(directs.iter().map(|direct| direct.local())).await;
+            let headers: Result<Vec<u64>, _> = headers.into_iter().map(|header| Ok(header?.revision)).collect();
+            let revisions = headers.map_err(|error: quorum_chat::client::ClientError| error.to_string())?;
+            let newest = revisions.iter().max().copied().unwrap_or_default();
+            let level = newest >= revision && revisions.iter().all(|have| *have == newest);
+            level.then_some(newest).ok_or_else(|| format!("{revisions:?}, wanted {revision}"))
+        })
+        .await
+    }
+}
+
+/// For calls that have to fail: they do not try for long.
+pub fn impatient() -> Options {
+    Options { deadline: Duration::from_secs(2), ..Options::default() }
+}

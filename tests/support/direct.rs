@@ -1,0 +1,89 @@
+//! Calls to one node, without retries: what the client library hides is what some tests are about.
+
+use std::{net::SocketAddr, time::Duration};
+
+use quorum_chat::{
+    client::{ClientError, Consistency, types},
+    proto::chat::v1::{chat_service_client::ChatServiceClient, cluster_service_client::ClusterServiceClient},
+};
+use tonic::{
+    Request,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+use uuid::Uuid;
+
+type Answer<T> = Result<T, ClientError>;
+
+/// A connection to one node, made with the first call and again when it breaks.
+#[derive(Clone)]
+pub struct Direct {
+    channel: Channel,
+    token: MetadataValue<Ascii>,
+}
+
+impl Direct {
+    /// Longest wait for an answer. A node that has no leader answers before.
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    pub fn new(address: SocketAddr, token: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect_timeout(Duration::from_millis(500)).tcp_nodelay(true).connect_lazy();
+        Self { channel, token: format!("Bearer {token}").parse().unwrap() }
+    }
+
+    fn chat(&self) -> ChatServiceClient<Channel> {
+        ChatServiceClient::new(self.channel.clone()).max_decoding_message_size(8 << 20)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(Self::LIMIT);
+        request.metadata_mut().insert("authorization", self.token.clone());
+        request
+    }
+
+    pub async fn send(&self, id: Uuid, recipient: &str, body: &str) -> Answer<types::SendMessageResponse> {
+        let request = self.request(types::SendMessageRequest {
+            to: Some(types::send_message_request::To::Recipient(recipient.to_owned())),
+            body: body.to_owned(),
+            client_message_id: id.to_string(),
+        });
+        Ok(self.chat().send_message(request).await?.into_inner())
+    }
+
+    /// The newest messages of the conversation with a partner.
+    pub async fn read(&self, partner: &str, consistency: Consistency) -> Answer<types::ReadConversationResponse> {
+        let request = self.request(types::ReadConversationRequest {
+            conversation: Some(types::read_conversation_request::Conversation::Partner(partner.to_owned())),
+            before_seq: 0,
+            limit: 200,
+            consistency: Some(consistency.into()),
+        });
+        Ok(self.chat().read_conversation(request).await?.into_inner())
+    }
+
+    /// What a local read says about this node's state.
+    pub async fn local(&self) -> Answer<types::ReadHeader> {
+        let consistency = Some(Consistency::Local.into());
+        let request = self.request(types::ListChatPartnersRequest { page_size: 1, consistency, ..Default::default() });
+        Ok(self.chat().list_chat_partners(request).await?.into_inner().header.expect("every read has a header"))
+    }
+
+    pub async fn login(&self, name: &str, password: &str) -> Answer<types::LoginResponse> {
+        let request = types::LoginRequest { username: name.to_owned(), password: password.to_owned() };
+        Ok(self.chat().login(self.request(request)).await?.into_inner())
+    }
+
+    pub async fn logout(&self) -> Answer<u32> {
+        let request = self.request(types::LogoutRequest { all_sessions: false });
+        Ok(self.chat().logout(request).await?.into_inner().closed_sessions)
+    }
+
+    /// Name and term of the leader that this node knows.
+    pub async fn leader(&self) -> Answer<(String, u64)> {
+        let request = self.request(types::GetLeaderRequest {});
+        let answer = ClusterServiceClient::new(self.channel.clone()).get_leader(request).await?.into_inner();
+        Ok((answer.leader.expect("an answer names a leader").name, answer.term))
+    }
+}

@@ -1,0 +1,173 @@
+//! One `chatd` process: its settings, its life, its log.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::eventually;
+
+/// A node, running or not.
+pub struct Node {
+    pub name: String,
+    pub grpc: SocketAddr,
+    pub peer: SocketAddr,
+    metrics: SocketAddr,
+    environment: BTreeMap<String, String>,
+    log: PathBuf,
+    process: Option<Child>,
+    stopped: bool,
+}
+
+impl Node {
+    /// A node with the files in `dir`; not started.
+    pub fn new(dir: &Path, name: &str, [grpc, peer, web, metrics]: [SocketAddr; 4]) -> Self {
+        let environment = [
+            ("CHAT_NAME", name.to_owned()),
+            ("CHAT_LISTEN", grpc.to_string()),
+            ("CHAT_PEER_LISTEN", peer.to_string()),
+            ("CHAT_WEB_LISTEN", web.to_string()),
+            ("CHAT_METRICS_LISTEN", metrics.to_string()),
+            ("CHAT_DATA_DIR", dir.join(name).display().to_string()),
+            // Standard input is a pipe whose other end closes when this process ends, however it ends.
+            ("CHAT_EXIT_WITH_PARENT", "1".to_owned()),
+            ("RUST_BACKTRACE", "1".to_owned()),
+        ];
+        let environment = environment.map(|(key, value)| (key.to_owned(), value)).into();
+        let log = dir.join(format!("{name}.log"));
+        Self { name: name.to_owned(), grpc, peer, metrics, environment, log, process: None, stopped: false }
+    }
+
+    /// Sets a key of the configuration, from the next start on.
+    pub fn set(&mut self, key: &str, value: impl Into<String>) -> &mut Self {
+        self.environment.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Where its databases are.
+    pub fn data_dir(&self) -> PathBuf {
+        PathBuf::from(&self.environment["CHAT_DATA_DIR"])
+    }
+
+    /// Starts the process.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_chatd"))
+            .env_clear()
+            .envs(&self.environment)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+    }
+
+    /// Whether the process was started, and not killed, waited for or stopped since.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some() && !self.stopped
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// `kill -9`. The process is gone when this returns.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.process.take().unwrap().wait().unwrap();
+        self.stopped = false;
+    }
+
+    /// SIGTERM. The process still runs when this returns.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: it keeps its connections and does nothing.
+    pub fn stop(&mut self) {
+        self.signal(Signal::STOP);
+        self.stopped = true;
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&mut self) {
+        self.signal(Signal::CONT);
+        self.stopped = false;
+    }
+
+    /// Waits for the process to end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        eventually(&format!("the end of {}", self.name), async || {
+            process.try_wait().unwrap().ok_or_else(|| "it still runs".to_owned())
+        })
+        .await
+    }
+
+    /// Waits for the process to end by itself; its exit code.
+    pub async fn exit_code(&mut self) -> i32 {
+        self.ended().await.code().unwrap_or_else(|| panic!("{} was ended by a signal", self.name))
+    }
+
+    /// Lines of its log with the level ERROR.
+    pub fn errors(&self) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains(" - ERROR - ")).map(str::to_owned).collect()
+    }
+
+    /// Everything that all its processes have logged.
+    pub fn log(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Asks `/readyz`: why it is not ready, if so.
+    pub async fn readiness(&self) -> Result<(), String> {
+        let ask = async {
+            let mut stream = TcpStream::connect(self.metrics).await?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = ask.await.map_err(|error| error.to_string())?;
+        if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&mut self) {
+        let process = self.process.as_mut().unwrap_or_else(|| panic!("{} does not run", self.name));
+        if let Some(status) = process.try_wait().unwrap() {
+            panic!("{} has ended: {status}", self.name);
+        }
+        eventually(&format!("{} ready", self.name), async || self.readiness().await).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself, which is as well.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            const LINES: usize = 60;
+            let log = self.log();
+            let skipped = log.lines().count().saturating_sub(LINES);
+            eprintln!("--- log of {} ({skipped} earlier lines left out)", self.name);
+            log.lines().skip(skipped).for_each(|line| eprintln!("{line}"));
+        }
+    }
+}

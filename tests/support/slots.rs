@@ -1,0 +1,45 @@
+//! How many clusters run at the same time: five debug builds and their load keep two cores busy, and a test that
+//! measures a time wants the machine to itself.
+
+use std::{
+    sync::{Condvar, Mutex, PoisonError},
+    thread::available_parallelism,
+};
+
+const CORES_PER_CLUSTER: usize = 2;
+
+/// Shared by all tests of the process: they know nothing of each other, so there is nobody to hand it to them.
+static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// The right to run a cluster.
+pub struct Slots(usize);
+
+impl Slots {
+    /// Waits for a place beside the other clusters.
+    pub fn one() -> Self {
+        Self::take(1)
+    }
+
+    /// Waits until no other cluster runs, and keeps it so.
+    pub fn all() -> Self {
+        Self::take(Self::capacity())
+    }
+
+    fn capacity() -> usize {
+        available_parallelism().map_or(1, |cores| cores.get() / CORES_PER_CLUSTER).max(1)
+    }
+
+    fn take(count: usize) -> Self {
+        let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = TAKEN.1.wait_while(taken, |taken| *taken + count > Self::capacity());
+        *room.unwrap_or_else(PoisonError::into_inner) += count;
+        Self(count)
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        TAKEN.1.notify_all();
+    }
+}
