@@ -62,7 +62,7 @@ async fn a_data_directory_of_another_cluster_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
-    const SECRET: &str = "the secret of the peers";
+    const SECRET: &str = "the-secret-of-the-peers";
     let mut cluster = Cluster::prepared(5);
     for node in 0..cluster.len() {
         cluster[node].set("CHAT_PEER_SECRET", SECRET);
@@ -74,7 +74,7 @@ async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
     let before = alice.send_message("alice", "before").await.unwrap();
     let leadership = cluster.direct(cluster.leader().await, &token).leader().await.unwrap();
 
-    cluster[outsider].set("CHAT_PEER_SECRET", "another secret than theirs").start();
+    cluster[outsider].set("CHAT_PEER_SECRET", "another-secret-than-theirs").start();
     let direct = cluster.direct(outsider, &token);
     eventually("the outsider answers at all", async || direct.local().await.map_err(|error| error.to_string())).await;
     // Through the outsider nothing goes; each of these waits longer than any election takes.

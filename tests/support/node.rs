@@ -163,11 +163,12 @@ impl Drop for Node {
             let _ = process.wait();
         }
         if std::thread::panicking() {
-            const LINES: usize = 60;
+            const LINES: usize = 40;
+            const CHARS: usize = 240;
             let log = self.log();
             let skipped = log.lines().count().saturating_sub(LINES);
             eprintln!("--- log of {} ({skipped} earlier lines left out)", self.name);
-            log.lines().skip(skipped).for_each(|line| eprintln!("{line}"));
+            log.lines().skip(skipped).for_each(|line| eprintln!("{line:.CHARS$}"));
         }
     }
 }
