@@ -163,6 +163,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
+            // openraft backs off inside of the input: a call that is made before the first request is there fails
+            // without ever having waited, and the next one follows at once.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let input = stream::iter([first]).chain(input);
             let mut client = self.client()?;
             let outstanding = Arc::new(AtomicU64::new(0));
             let sent = Arc::clone(&outstanding);
