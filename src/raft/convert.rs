@@ -1,6 +1,9 @@
 //! Between openraft's types and the protocol's: on disk (`log.v1`) and between nodes (`raft.v1`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use openraft::{
@@ -123,12 +126,16 @@ pub(super) fn append_request(request: wire::AppendRequest) -> Result<AppendEntri
     })
 }
 
-pub(super) fn append_request_pb(request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
+pub(super) fn append_request_pb(
+    request: &AppendEntriesRequest<TypeConfig>,
+    quorum_age: Option<Duration>,
+) -> wire::AppendRequest {
     wire::AppendRequest {
         vote: Some(vote_pb(&request.vote)),
         prev_log_id: request.prev_log_id.as_ref().map(log_id_pb),
         entries: request.entries.iter().map(entry_pb).collect(),
         leader_commit: request.leader_commit.as_ref().map(log_id_pb),
+        quorum_age_ms: quorum_age.map(|age| age.as_millis() as u64),
     }
 }
 

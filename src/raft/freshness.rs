@@ -1,13 +1,36 @@
 //! How old this node's state may be, for reads that do not ask the leader.
 //!
-//! Each append of the leader names its committed position. Once the local state has that position, it is as new as the
-//! moment the append arrived (that it was sent earlier by the time it travelled is not known here, and left out).
+//! Each append of the leader names its committed position, and says how long ago it knew that a majority follows it: a
+//! leader that is cut off from the others does not know what they have committed without it. Once the local state has
+//! that position, it is as new as that moment (that the append was sent earlier by the time it travelled is not known
+//! here, and left out).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use openraft::{Instant as _, async_runtime::WatchReceiver as _, type_config::alias::WatchReceiverOf};
 use tokio::time::{Duration, Instant};
 
-use super::types::LogId;
+use super::types::{LogId, Raft, TypeConfig};
+
+type Metrics = WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
+
+/// How long ago this node knew that a majority follows it as the leader. Nothing is known until Raft runs.
+#[derive(Clone, Default)]
+pub(super) struct QuorumAge(Arc<OnceLock<Metrics>>);
+
+impl QuorumAge {
+    /// From now on, asks `raft`.
+    pub(super) fn follow(&self, raft: &Raft) {
+        // Nobody else sets it.
+        let _ = self.0.set(raft.data_metrics());
+    }
+
+    /// The time since then; `None`: not since it leads, or it does not lead.
+    pub(super) fn get(&self) -> Option<Duration> {
+        let acknowledged = self.0.get()?.borrow_watched().last_quorum_acked;
+        acknowledged.map(|at| at.elapsed())
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Freshness {
@@ -23,15 +46,16 @@ struct Inner {
 }
 
 impl Freshness {
-    /// The leader said, now, that `committed` is committed; `applied` is what the local state has.
-    pub(super) fn heard(&self, committed: Option<LogId>, applied: Option<LogId>, now: Instant) {
+    /// The leader said that `committed` is committed, and was followed by a majority at the moment `led`; `applied` is
+    /// what the local state has.
+    pub(super) fn heard(&self, committed: Option<LogId>, applied: Option<LogId>, led: Instant) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.settle(applied);
         match committed {
             Some(committed) if applied < Some(committed) => {
-                inner.pending.get_or_insert((committed, now));
+                inner.pending.get_or_insert((committed, led));
             }
-            _ => inner.level_at = inner.level_at.max(Some(now)),
+            _ => inner.level_at = inner.level_at.max(Some(led)),
         }
     }
 

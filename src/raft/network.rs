@@ -29,6 +29,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use super::{
     convert::{self, Malformed},
+    freshness::QuorumAge,
     peers::{Credentials, Lane, Peers},
     snapshots::SnapshotHandle,
     types::{NodeRecord, Snapshot, TypeConfig, Vote},
@@ -49,12 +50,13 @@ const CHUNKS_AHEAD: usize = 4;
 pub struct NetworkFactory {
     peers: Arc<Peers>,
     credentials: Credentials,
+    quorum_age: QuorumAge,
 }
 
 impl NetworkFactory {
-    /// Clients over `peers` that sign with `credentials`.
-    pub fn new(peers: Arc<Peers>, credentials: Credentials) -> Self {
-        Self { peers, credentials }
+    /// Clients over `peers` that sign with `credentials`, and say with each append what `quorum_age` says.
+    pub(super) fn new(peers: Arc<Peers>, credentials: Credentials, quorum_age: QuorumAge) -> Self {
+        Self { peers, credentials, quorum_age }
     }
 
     fn connect(&self, target: u64, node: &NodeRecord, lane: Lane) -> PeerClient {
@@ -64,6 +66,7 @@ impl NetworkFactory {
             target,
             address: node.peer_address.clone(),
             lane,
+            quorum_age: self.quorum_age.clone(),
         }
     }
 }
@@ -91,6 +94,7 @@ pub struct PeerClient {
     target: u64,
     address: String,
     lane: Lane,
+    quorum_age: QuorumAge,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -146,7 +150,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        let message = self.credentials.sign(self.target, convert::append_request_pb(&request));
+        let message = self.credentials.sign(self.target, convert::append_request_pb(&request, self.quorum_age.get()));
         let response = self.call(RPCTypes::AppendEntries, &option, client.append(message)).await?;
         convert::append_response(response).map_err(malformed)
     }
@@ -171,9 +175,10 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let mut client = self.client()?;
             let outstanding = Arc::new(AtomicU64::new(0));
             let sent = Arc::clone(&outstanding);
+            let quorum_age = self.quorum_age.clone();
             let requests = input.map(move |request| {
                 sent.fetch_add(1, Ordering::Relaxed);
-                convert::append_request_pb(&request)
+                convert::append_request_pb(&request, quorum_age.get())
             });
             let message = self.credentials.sign(self.target, requests);
             let response = self.call(RPCTypes::AppendEntries, &option, client.stream_append(message)).await?;

@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     convert,
     error::{ProposeError, ReadError, TransferError},
-    freshness::Freshness,
+    freshness::{Freshness, QuorumAge},
     peers::{Credentials, Lane, Peers},
     proposer::{AttemptError, Claim, Job},
     read_gate::{ReadIndex, Waiter},
@@ -88,6 +88,7 @@ pub(super) struct Inner {
     pub reads: mpsc::Sender<Waiter>,
     pub read_index: ReadIndex,
     pub freshness: Arc<Freshness>,
+    pub quorum_age: QuorumAge,
     pub peers: Arc<Peers>,
     pub credentials: Credentials,
     /// How long a command waits for a leader before it is refused.
@@ -198,12 +199,10 @@ impl Node {
     /// not known since it started.
     pub fn age(&self) -> Option<Duration> {
         let now = Instant::now();
-        if self.inner.view.borrow().is_leader() {
-            let metrics = self.inner.raft.data_metrics();
-            let acked = metrics.borrow_watched().last_quorum_acked;
-            if let Some(acked) = acked {
-                return Some(acked.elapsed());
-            }
+        if self.inner.view.borrow().is_leader()
+            && let Some(age) = self.inner.quorum_age.get()
+        {
+            return Some(age);
         }
         self.inner.freshness.age(*self.inner.applied.borrow(), now)
     }

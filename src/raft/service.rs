@@ -19,7 +19,7 @@ use super::{
     node::{Attempt, Node},
     peers::MESSAGE_BYTES_MAX,
     snapshots::SnapshotStore,
-    types::Snapshot,
+    types::{LogId, Snapshot},
 };
 use crate::{
     proto::raft::v1::{
@@ -130,6 +130,20 @@ fn fatal(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("Raft stopped: {error}"))
 }
 
+/// When the leader that sends this was followed by a majority, as far as it knows.
+fn led_at(message: &wire::AppendRequest) -> Option<Instant> {
+    message.quorum_age_ms.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)))
+}
+
+impl Node {
+    /// The leader said that `committed` is committed, and that it led at the moment `led`.
+    fn hear(&self, committed: Option<LogId>, led: Option<Instant>) {
+        if let Some(led) = led {
+            self.inner.freshness.heard(committed, *self.inner.applied.borrow(), led);
+        }
+    }
+}
+
 type Responses = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -141,14 +155,16 @@ impl RaftService for PeerService {
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
         let node = self.node(&request)?.clone();
-        let heard = node.clone();
+        let hearing = node.clone();
         // The first message that cannot be read ends the stream: to go on after it would leave a hole.
-        let readable = |message: Result<wire::AppendRequest, Status>| {
-            message.ok().and_then(|message| convert::append_request(message).ok())
+        let readable = move |message: Result<wire::AppendRequest, Status>| {
+            let message = message.ok()?;
+            let led = led_at(&message);
+            let request = convert::append_request(message).ok()?;
+            hearing.hear(request.leader_commit, led);
+            Some(request)
         };
-        let input = tokio_stream::StreamExt::map_while(request.into_inner(), readable).inspect(move |request| {
-            heard.inner.freshness.heard(request.leader_commit, *heard.inner.applied.borrow(), Instant::now());
-        });
+        let input = tokio_stream::StreamExt::map_while(request.into_inner(), readable);
         let output = node.inner.raft.stream_append(Box::pin(input)).map(|result| match result {
             Ok(result) => Ok(convert::stream_result_pb(&result)),
             Err(error) => Err(fatal(error)),
@@ -158,12 +174,13 @@ impl RaftService for PeerService {
 
     async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let node = self.node(&request)?;
+        let led = led_at(request.get_ref());
         let message = convert::append_request(request.into_inner()).map_err(malformed)?;
         let committed = message.leader_commit;
         tracing::debug!(target: "heartbeat", leader = message.vote.leader_id.node_id, "Heartbeat");
         let response = node.inner.raft.append_entries(message).await.map_err(fatal)?;
         if response.is_success() {
-            node.inner.freshness.heard(committed, *node.inner.applied.borrow(), Instant::now());
+            node.hear(committed, led);
         }
         Ok(Response::new(convert::append_response_pb(&response)))
     }

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{
     error::StartError,
-    freshness::Freshness,
+    freshness::{Freshness, QuorumAge},
     log_store::LogStore,
     network::NetworkFactory,
     node::{Inner, Node},
@@ -113,10 +113,12 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         parts.sink,
         applied_sender,
     );
-    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone());
+    let quorum_age = QuorumAge::default();
+    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), quorum_age.clone());
     let raft = Raft::new(parts.identity.node_id, config, network, LogStore::new(parts.log.clone()), adapter)
         .await
         .map_err(|fatal| StartError::Fatal(fatal.to_string()))?;
+    quorum_age.follow(&raft);
     let view = view::follow(&raft);
     let read_index = ReadIndex {
         raft: raft.clone(),
@@ -152,6 +154,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         reads,
         read_index,
         freshness: Arc::new(Freshness::default()),
+        quorum_age,
         peers: parts.peers,
         credentials: parts.credentials,
         leader_wait: parts.settings.election_max * 3,
