@@ -66,7 +66,7 @@ pub const KEYS: [Key; 24] = [
         "INITIAL_NODES",
         Derived("none: a cluster of this node alone"),
         "name=host:port,...",
-        "The first members with their peer addresses, the same list on each; only read before there is a cluster.",
+        "The first members with their peer addresses, the same on each; read to found the cluster and to tell it from others.",
     ),
     key(
         "PEER_SECRET",

@@ -6,9 +6,13 @@
 //!
 //! A founder that crashes in between finds its own identity again and gives the others the same one. An identity may
 //! be replaced only while the node has neither voted nor a log entry: it has promised nothing under it yet.
+//!
+//! A node with the data of another cluster than its neighbours' (a volume that was mounted in the wrong place) is told
+//! so: it would serve that cluster's data at this one's address.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use tonic::{Request, Status};
 
@@ -25,6 +29,10 @@ use crate::{
 const ROUND_DELAY: Duration = Duration::from_millis(200);
 /// For one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at the clusters of the others.
+const COMPARE_DELAY: Duration = Duration::from_secs(1);
+/// For one answer in such a look: a start waits for the first.
+const COMPARE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Rounds between two log lines that say what is waited for.
 const ROUNDS_PER_LINE: u32 = 25;
 
@@ -188,6 +196,32 @@ impl Founding {
             members.insert(node_id, record);
         }
         Ok(members)
+    }
+
+    /// Looks whether this node's identity is of another cluster than the one that `initial` (as for
+    /// [`Founding::found`]) makes up now, and returns the ids of both as soon as a majority of all is of that other
+    /// one. Ends with `None` when a majority is of this node's own.
+    pub async fn other_cluster(&self, peers: &Peers, initial: &[(String, String)]) -> Option<(String, String)> {
+        loop {
+            if let Some(verdict) = self.compare(peers, initial).await {
+                return verdict;
+            }
+            tokio::time::sleep(COMPARE_DELAY).await;
+        }
+    }
+
+    /// One round of [`Founding::other_cluster`]; the outer `None`: not decided yet.
+    pub async fn compare(&self, peers: &Peers, initial: &[(String, String)]) -> Option<Option<(String, String)>> {
+        let own = self.log.identity()?.cluster_id;
+        let others = initial.iter().filter(|(name, _)| *name != self.advertised.name);
+        let asked = others.map(|(name, address)| timeout(COMPARE_TIMEOUT, self.probe(peers, name, address)));
+        let answers = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?.ok());
+        let mut votes: BTreeMap<String, usize> = BTreeMap::from([(own.clone(), 1)]);
+        for answer in answers.filter(|answer| answer.initialized) {
+            *votes.entry(answer.cluster_id).or_default() += 1;
+        }
+        let (named, _) = votes.into_iter().find(|(_, count)| *count > initial.len() / 2)?;
+        Some((named != own).then_some((own, named)))
     }
 
     async fn probe(&self, peers: &Peers, name: &str, address: &str) -> Result<wire::ProbeResponse, Hindrance> {

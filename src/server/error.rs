@@ -41,6 +41,19 @@ pub enum ServerError {
         /// The name in the data directory.
         stored: String,
     },
+    /// The data directory belongs to a node of another cluster.
+    #[error(
+        "CHAT_DATA_DIR {} belongs to another cluster ({own}) than most of CHAT_INITIAL_NODES ({theirs})",
+        path.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// The cluster's id in the data directory.
+        own: String,
+        /// The cluster's id as the others know it.
+        theirs: String,
+    },
     /// The peer secret cannot be sent.
     #[error("CHAT_PEER_SECRET: only visible ASCII characters can be sent")]
     Secret,
@@ -58,7 +71,7 @@ impl ServerError {
         match self {
             Self::WrongName { .. } | Self::Secret => 64,
             Self::Listen { .. } => 71,
-            Self::DataDir { .. } | Self::DataDirInUse(_) => 73,
+            Self::DataDir { .. } | Self::DataDirInUse(_) | Self::OtherCluster { .. } => 73,
             Self::Storage(_) | Self::Raft(StartError::Storage(_) | StartError::Snapshots(_) | StartError::Fatal(_)) => {
                 74
             }

@@ -94,7 +94,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let peers = Arc::new(Peers::default());
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
     let joined = tokio::select! {
-        joined = join(&config, &founding, &peers) => joined,
+        joined = join(&config, &founding, &peers) => joined?,
         () = stop.asked() => {
             tracing::info!("Stopped before this node belonged to a cluster");
             return Ok(());
@@ -117,7 +117,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
         readers: files.readers,
         data_dir: config.data_dir.clone(),
         sink: Arc::new(Fanout { hub: hub.clone(), metrics: metrics.clone() }),
-        peers,
+        peers: Arc::clone(&peers),
         credentials,
     };
     let (node, snapshots) = raft::start(parts).await?;
@@ -136,6 +136,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let failure = tokio::select! {
         () = stop.asked() => None,
         reason = node.failed() => Some(reason),
+        error = stray(&config, &founding, &peers) => return Err(error),
     };
     observer.abort();
     ready.set(Readiness::NotReady("stopping".into()));
@@ -244,13 +245,29 @@ struct Joined {
     members: Option<std::collections::BTreeMap<u64, raft::NodeRecord>>,
 }
 
+/// Names and peer addresses.
+fn initial_nodes(config: &Config) -> Vec<(String, String)> {
+    config.initial_nodes.iter().map(|node| (node.name.clone(), node.peer_address.clone())).collect()
+}
+
 /// Waits until this node has an identity. The first of the initial nodes makes one for all.
-async fn join(config: &Config, founding: &Founding, peers: &Peers) -> Joined {
-    let initial: Vec<(String, String)> =
-        config.initial_nodes.iter().map(|node| (node.name.clone(), node.peer_address.clone())).collect();
+async fn join(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joined, ServerError> {
+    let initial = initial_nodes(config);
+    // The others are asked before anything is served. Most often they have started, or are not there at all.
+    if let Some(Some((own, theirs))) = founding.compare(peers, &initial).await {
+        return Err(ServerError::OtherCluster { path: config.data_dir.clone(), own, theirs });
+    }
     let is_founder = initial.first().is_some_and(|(name, _)| *name == config.name);
     let members = if is_founder { founding.found(peers, &initial).await } else { None };
-    Joined { identity: founding.identity().await, members }
+    Ok(Joined { identity: founding.identity().await, members })
+}
+
+/// Returns when it turns out that the data directory is of another cluster than the other nodes'.
+async fn stray(config: &Config, founding: &Founding, peers: &Peers) -> ServerError {
+    match founding.other_cluster(peers, &initial_nodes(config)).await {
+        Some((own, theirs)) => ServerError::OtherCluster { path: config.data_dir.clone(), own, theirs },
+        None => std::future::pending().await,
+    }
 }
 
 fn tcp(listener: TcpListener) -> impl futures_util::Stream<Item = std::io::Result<tokio::net::TcpStream>> + Send {
