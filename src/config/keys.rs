@@ -66,7 +66,7 @@ pub const KEYS: [Key; 24] = [
         "INITIAL_NODES",
         Derived("none: a cluster of this node alone"),
         "name=host:port,...",
-        "The first members with their peer addresses, the same on each; read to found the cluster and to tell it from others.",
+        "The first members with their peer addresses, the same on each; read to found the cluster, or to tell it from another.",
     ),
     key(
         "PEER_SECRET",

@@ -39,6 +39,8 @@ pub(super) struct Freshness {
 
 #[derive(Default)]
 struct Inner {
+    /// At this moment the leader that this node follows was followed by a majority.
+    led_at: Option<Instant>,
     /// At this moment the local state had everything committed.
     level_at: Option<Instant>,
     /// The oldest news that the local state has not reached yet.
@@ -51,12 +53,20 @@ impl Freshness {
     pub(super) fn heard(&self, committed: Option<LogId>, applied: Option<LogId>, led: Instant) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.settle(applied);
+        inner.led_at = inner.led_at.max(Some(led));
         match committed {
             Some(committed) if applied < Some(committed) => {
                 inner.pending.get_or_insert((committed, led));
             }
             _ => inner.level_at = inner.level_at.max(Some(led)),
         }
+    }
+
+    /// How long ago the leader that this node follows was followed by a majority; `None` when there was none since the
+    /// start.
+    pub(super) fn leaderless(&self, now: Instant) -> Option<Duration> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.led_at.map(|at| now.saturating_duration_since(at))
     }
 
     /// How long ago the local state had everything committed; `None` when that has not been so since the start.
@@ -100,5 +110,7 @@ mod tests {
         freshness.heard(at(12), at(6), after(50));
         assert_eq!(freshness.age(at(6), after(60)), Some(Duration::from_millis(50)));
         assert_eq!(freshness.age(at(9), after(60)), Some(Duration::from_millis(20)));
+        // Whether there is a leader does not depend on how far the state is.
+        assert_eq!(freshness.leaderless(after(60)), Some(Duration::from_millis(10)));
     }
 }

@@ -27,6 +27,10 @@ use crate::{
 /// Between two attempts, when nothing else says that another could go better.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
 
+/// After so many election timeouts without a majority behind it, a leader is called one no more. Long enough for a
+/// slow disk or an election to pass unnoticed.
+const LEADERLESS_ELECTIONS: u32 = 5;
+
 /// Health of a member, as the leader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerHealth {
@@ -60,7 +64,8 @@ pub struct NodeStatus {
     pub term: u64,
     /// What it is.
     pub role: Role,
-    /// The leader, when it knows one.
+    /// The leader, when it knows one that a majority followed lately. (Raft itself remembers the last one for as long
+    /// as nobody is elected in its place.)
     pub leader: Option<Peer>,
     /// All members.
     pub members: Vec<Peer>,
@@ -219,12 +224,19 @@ impl Node {
             cluster_id: self.inner.identity.cluster_id.clone(),
             term: view.term,
             role: view.role,
-            leader: view.leader().cloned(),
+            leader: view.leader().filter(|_| self.is_led()).cloned(),
             members: view.members.to_vec(),
             last_log_index: index(data.last_log),
             committed_index: index(data.local_committed),
             applied_index: index(*self.inner.applied.borrow()),
         }
+    }
+
+    /// Whether the leader that this node follows, or is, was followed by a majority lately.
+    fn is_led(&self) -> bool {
+        let own = self.inner.view.borrow().is_leader().then(|| self.inner.quorum_age.get()).flatten();
+        let age = own.or_else(|| self.inner.freshness.leaderless(Instant::now()));
+        age.is_some_and(|age| age <= self.inner.election_max * LEADERLESS_ELECTIONS)
     }
 
     /// What this node knows of the cluster, as it changes.

@@ -197,7 +197,10 @@ impl Proposer {
                 };
                 match result {
                     Ok(Ok(response)) => outcomes(response.into_inner(), replies.len()),
-                    Ok(Err(status)) if status.code() == Code::FailedPrecondition => Err(AttemptError::NotLeader),
+                    // Refused before it was looked at: not the leader, or another cluster, or a wrong secret.
+                    Ok(Err(status)) if matches!(status.code(), Code::FailedPrecondition | Code::PermissionDenied) => {
+                        Err(AttemptError::NotLeader)
+                    }
                     Ok(Err(status)) if never_sent(&status) => Err(AttemptError::NotLeader),
                     Ok(Err(status)) => Err(AttemptError::Unknown(status.message().to_owned())),
                     Err(_) => Err(AttemptError::Unknown("the leader does not answer".into())),

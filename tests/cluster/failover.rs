@@ -82,12 +82,12 @@ async fn a_planned_stop_of_the_leader_fails_no_send_and_delays_none_for_long() {
     let mut cluster = Cluster::five_alone().await;
     let workload = Workload::start(&cluster, 7, false).await;
     for _ in 0..3 {
-        workload.advance(BETWEEN_FAULTS).await;
+        workload.advance(5 * BETWEEN_FAULTS).await;
         let leader = cluster.leader().await;
         cluster[leader].terminate();
         let code = cluster[leader].exit_code().await;
         assert_eq!(code, 0, "a planned stop is no failure");
-        workload.advance(BETWEEN_FAULTS).await;
+        workload.advance(5 * BETWEEN_FAULTS).await;
         cluster.restart(leader).await;
     }
     let report = workload.finish().await;

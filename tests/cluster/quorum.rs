@@ -68,4 +68,12 @@ async fn answers_locally(cluster: &Cluster, node: usize, token: &str, last: u64)
     .await;
     let error = direct.read("alice", Consistency::Linearizable).await.unwrap_err();
     assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
+    // Nor does it claim that there is a leader, or that it could serve.
+    let error = eventually("no leader", async || direct.leader().await.map_or_else(Ok, |leader| Err(leader.0))).await;
+    assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
+    eventually("not ready", async || match cluster[node].readiness().await {
+        Err(why) if why.contains("there is no leader") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
 }
