@@ -66,7 +66,7 @@ pub const KEYS: [Key; 24] = [
         "INITIAL_NODES",
         Derived("none: a cluster of this node alone"),
         "name=host:port,...",
-        "The first members with their peer addresses, the same on each; read to found the cluster, or to tell it from another.",
+        "The first members with their peer addresses, the same on each: to found the cluster, and to tell others from it.",
     ),
     key(
         "PEER_SECRET",

@@ -70,6 +70,8 @@ async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
     cluster.start_all().await;
     let (alice, token) = cluster.register("alice").await;
     let outsider = cluster.follower().await;
+    // It has to know the session that it is asked with later.
+    cluster.level(&token, 0).await;
     cluster[outsider].kill();
     let before = alice.send_message("alice", "before").await.unwrap();
     let leadership = cluster.direct(cluster.leader().await, &token).leader().await.unwrap();

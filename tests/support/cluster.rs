@@ -141,7 +141,8 @@ impl Cluster {
         self.up().into_iter().find(|node| *node != leader).unwrap()
     }
 
-    /// Waits until all running nodes have the same state, of at least `revision`; its revision.
+    /// Waits until all running nodes have the same state, of at least `revision`; its revision. Nodes that do not know
+    /// the session of `token` yet do not count as level.
     pub async fn level(&self, token: &str, revision: u64) -> u64 {
         eventually("the same revision everywhere", async || {
             let directs: Vec<Direct> = self.up().into_iter().map(|node| self.direct(node, token)).collect();

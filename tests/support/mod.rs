@@ -5,6 +5,8 @@
 //! its promises; [`eventually`] waits for a condition. Nothing here outlives its test: processes are killed when the
 //! cluster is dropped, and stop by themselves when the test's process is gone.
 
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+
 mod cluster;
 mod direct;
 mod history;
