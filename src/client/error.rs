@@ -15,7 +15,7 @@ pub const ERROR_DOMAIN: &str = "quorum-chat";
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}{}", if *outcome_unknown { " (it may have been applied; a retry with the same id settles it)" } else { "" })]
+#[error("{message}{}", if *outcome_unknown { " (an earlier attempt may have been applied; a retry with the same id settles it)" } else { "" })]
 pub struct ClientError {
     /// The canonical gRPC code.
     pub code: Code,

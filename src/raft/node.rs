@@ -262,6 +262,9 @@ impl Node {
     /// There is no leader, or it does not answer before `deadline`.
     pub async fn overview(&self, deadline: Instant) -> Result<Overview, ReadError> {
         let view = self.inner.view.borrow().clone();
+        if !self.is_led() {
+            return Err(ReadError::NoLeader);
+        }
         if view.is_leader() {
             return Ok(self.overview_here());
         }
@@ -383,9 +386,11 @@ impl Node {
         }
     }
 
-    /// Hands over leadership if this node has it, so that the others need no election. Bounded by `deadline`.
+    /// Hands over leadership if this node has it and there is another voter, so that the others need no election.
+    /// Bounded by `deadline`.
     pub async fn step_aside(&self, deadline: Instant) {
-        if !self.inner.view.borrow().is_leader() {
+        let view = self.inner.view.borrow().clone();
+        if !view.is_leader() || view.members.iter().filter(|peer| peer.voter).count() < 2 {
             return;
         }
         match self.transfer_leadership(None, deadline).await {
