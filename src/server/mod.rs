@@ -5,6 +5,7 @@
 //! Every wait of the stop is bounded by `CHAT_DRAIN_TIMEOUT_MS`.
 
 mod error;
+mod incoming;
 mod observe;
 
 use std::{
@@ -22,7 +23,7 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{Instant, timeout},
 };
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::{
@@ -39,6 +40,7 @@ use crate::{
     telemetry::metrics::{self, Metrics},
     web::{self, Readiness},
 };
+use incoming::{PEER_CONNECTIONS_MAX, client_connections, incoming};
 use observe::{Fanout, Ready};
 
 pub use error::ServerError;
@@ -51,6 +53,15 @@ const LOG_ENTRIES_KEPT: u64 = 20_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// For the answer to a sign of life.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client may send ahead of being read, for a request: those are at most as large, with their length.
+const STREAM_WINDOW_BYTES: u32 = limits::REQUEST_BYTES_MAX as u32 + 1024;
+/// The same for a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+/// A request's headers: the token, the trace, the deadline.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// A call that has not begun to be answered by then is given up: its request never came to an end, as all else has a
+/// deadline of 10 s.
+const REQUEST_MAX: Duration = Duration::from_secs(15);
 /// Longest hand-over of leadership at a stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
@@ -270,15 +281,6 @@ async fn stray(config: &Config, founding: &Founding, peers: &Peers) -> ServerErr
     }
 }
 
-fn tcp(listener: TcpListener) -> impl futures_util::Stream<Item = std::io::Result<tokio::net::TcpStream>> + Send {
-    use futures_util::StreamExt as _;
-    TcpListenerStream::new(listener).map(|connection| {
-        let connection = connection?;
-        connection.set_nodelay(true)?;
-        Ok(connection)
-    })
-}
-
 async fn told(mut stop: watch::Receiver<bool>) {
     // A dropped sender means the same.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -292,7 +294,7 @@ fn serve_peers(listener: TcpListener, service: PeerService, stop: watch::Receive
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(tcp(listener), told(stop));
+            .serve_with_incoming_shutdown(incoming(listener, PEER_CONNECTIONS_MAX), told(stop));
         if let Err(error) = server.await {
             tracing::error!(%error, "The peer port stopped");
         }
@@ -362,8 +364,12 @@ async fn serve_clients(
             .max_concurrent_streams(limits::REQUESTS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .timeout(REQUEST_MAX)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(tcp(listener), told(client_stop));
+            .serve_with_incoming_shutdown(incoming(listener, client_connections()), told(client_stop));
         if let Err(error) = server.await {
             tracing::error!(%error, "The client port stopped");
         }
