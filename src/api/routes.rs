@@ -1,13 +1,19 @@
 //! The services as routes for a tonic server: one set for clients, one for the operator's socket.
 
-use axum::middleware::map_response;
-use tokio::sync::watch;
+use std::sync::Arc;
+
+use axum::{
+    extract::Request,
+    middleware::{Next, from_fn, map_response},
+    response::Response,
+};
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{ChatApi, wire};
+use super::{ChatApi, status, wire};
 use crate::{
-    chat::limits::REQUEST_BYTES_MAX,
+    chat::limits::{REQUEST_BYTES_MAX, REQUESTS_AT_ONCE_MAX},
     proto::{
         PUBLIC_DESCRIPTORS,
         chat::v1::{
@@ -33,24 +39,39 @@ pub async fn client_routes(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of errors: a client without generated code can read them, too.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    // Each version knows itself, and is told of the other.
+    let v1 = reflection().register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+    let v1alpha = reflection().register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     let routes = Routes::new(ChatServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(ClusterServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    Ok(renamed(routes))
+        .add_service(v1.build_v1()?)
+        .add_service(v1alpha.build_v1alpha()?);
+    Ok(guarded(routes))
 }
 
 /// Everything for the operator's socket.
 pub fn admin_routes(api: &ChatApi) -> Routes {
     let admin = AdminServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let cluster = ClusterServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
-    renamed(Routes::new(admin).add_service(cluster))
+    guarded(Routes::new(admin).add_service(cluster))
 }
 
-fn renamed(routes: Routes) -> Routes {
-    routes.into_axum_router().layer(map_response(wire::rename_refusals)).into()
+fn guarded(routes: Routes) -> Routes {
+    let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX));
+    let bounded = from_fn(move |request, next| admit(places.clone(), request, next));
+    routes.into_axum_router().layer(map_response(wire::rename_refusals)).layer(bounded).into()
+}
+
+/// Refuses a request when there are too many, before its body is received: connections alone do not bound memory.
+async fn admit(places: Arc<Semaphore>, request: Request, next: Next) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => status::overloaded("the node has too many requests at once").into_http(),
+    }
 }
 
 async fn report(reporter: &HealthReporter, ready: bool) {

@@ -30,6 +30,9 @@ pub const SUBSCRIPTIONS_PER_ACCOUNT_MAX: usize = 64;
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Concurrent requests on one client connection.
 pub const REQUESTS_PER_CONNECTION_MAX: u32 = 256;
+/// Requests that a node works on at once, over all connections; streams count until they begin. Each may hold
+/// [`REQUEST_BYTES_MAX`], before it is known whose it is.
+pub const REQUESTS_AT_ONCE_MAX: usize = 4096;
 
 /// A value that breaks a limit: which field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
