@@ -11,7 +11,10 @@ use std::{
 use futures_util::{Stream, StreamExt as _, future::join_all};
 use sha2::{Digest as _, Sha256};
 use tokio::{io::AsyncWriteExt as _, sync::Semaphore, task::spawn_blocking, time::Instant};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{
+    Request, Response, Status, Streaming,
+    service::{Interceptor, interceptor::InterceptedService},
+};
 
 use super::{
     bootstrap::Founding,
@@ -58,11 +61,17 @@ impl PeerService {
         }
     }
 
-    /// The tonic service.
-    pub fn into_server(self) -> RaftServiceServer<Self> {
-        RaftServiceServer::new(self)
+    /// The tonic service. The secret is checked before a message is received: a stranger's may be large.
+    pub fn into_server(self) -> InterceptedService<RaftServiceServer<Self>, impl Interceptor + Clone> {
+        let founding = self.inner.founding.clone();
+        let check = move |request: Request<()>| {
+            founding.credentials().check_secret(request.metadata())?;
+            Ok(request)
+        };
+        let server = RaftServiceServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        InterceptedService::new(server, check)
     }
 
     /// The node, if it runs and the call is meant for it.
