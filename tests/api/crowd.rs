@@ -1,0 +1,83 @@
+//! A thousand people who listen and say nothing: what they cost in memory, and what they cost the others.
+//!
+//! The figures are printed (`cargo test --test api crowd -- --nocapture`); only memory is judged, as times depend on
+//! what else the machine does.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    node::{Node, soon, until},
+    person::{Chat, Person, next, up_to_heartbeat},
+};
+
+const SUBSCRIPTIONS: usize = 1000;
+const ACCOUNTS: usize = 20;
+const SENDS: usize = 500;
+const MEMORY_MAX: u64 = 100 << 20;
+
+/// How long sends take, one after the other: the median, and what one of a hundred exceeds.
+async fn latencies(person: &mut Person) -> (Duration, Duration) {
+    let mut times = Vec::with_capacity(SENDS);
+    for _ in 0..SENDS {
+        let start = Instant::now();
+        person.send("speaker", "hello").await;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    (times[SENDS / 2], times[SENDS * 99 / 100])
+}
+
+#[tokio::test]
+async fn a_thousand_idle_subscriptions_cost_little() {
+    // This process has the other ends of all connections.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).expect("it may have as many as it may");
+    let node = Node::start().await;
+    let mut speaker = Person::join(&node, "speaker").await;
+    let mut people = Vec::new();
+    for i in 0..ACCOUNTS {
+        people.push(Person::join(&node, &format!("listener-{i}")).await);
+    }
+    latencies(&mut speaker).await;
+    let alone = latencies(&mut speaker).await;
+    let before = node.resident_bytes();
+    let mut streams = Vec::new();
+    for i in 0..SUBSCRIPTIONS {
+        // A connection for each, as from so many devices.
+        let mut person = people[i % ACCOUNTS].clone();
+        person.chat = Chat::new(node.channel().await);
+        let mut stream = person.subscribe(None).await;
+        up_to_heartbeat(&mut stream).await;
+        streams.push((person, stream));
+    }
+    until("all are counted", || node.metric("chat_subscriptions") == SUBSCRIPTIONS as f64).await;
+    let idle = node.resident_bytes().saturating_sub(before);
+    let in_company = latencies(&mut speaker).await;
+    let after_sends = node.resident_bytes().saturating_sub(before);
+    println!(
+        "{SUBSCRIPTIONS} idle subscriptions: {} KiB, and {} KiB after {SENDS} sends of somebody else; \
+         sends took {alone:?} (p50, p99) before and {in_company:?} with them",
+        idle >> 10,
+        after_sends >> 10
+    );
+    assert!(idle < MEMORY_MAX && after_sends < MEMORY_MAX, "{} KiB, {} KiB", idle >> 10, after_sends >> 10);
+    // They are alive: everybody hears what is meant for them.
+    let mut sent = Vec::new();
+    for i in 0..ACCOUNTS {
+        sent.push(speaker.send(&format!("listener-{i}"), "hello").await.revision);
+    }
+    let mut heard = JoinSet::new();
+    for (i, (person, mut stream)) in streams.into_iter().enumerate() {
+        let expected = sent[i % ACCOUNTS];
+        heard.spawn(async move {
+            while next(&mut stream).await.revision < expected {}
+            (person, stream)
+        });
+    }
+    while let Some(one) = soon("everybody hears it", heard.join_next()).await {
+        one.unwrap();
+    }
+}

@@ -1,0 +1,249 @@
+//! Connections that mean no good, or come to nothing. Each is cut off or held back, the node's memory stays bounded,
+//! and somebody else's requests work meanwhile.
+
+use std::{net::SocketAddr, time::Duration};
+
+use quorum_chat::proto::chat::v1::{self as pb, subscribe_response::Event};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::Instant,
+};
+use tonic::{
+    Code, Request,
+    codegen::{http::uri::PathAndQuery, tokio_stream},
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    node::{Node, soon, until},
+    person::{Chat, Person, message, new_id, next, refusal},
+};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// An empty SETTINGS frame.
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+/// A request takes milliseconds. On a busy machine this is still far from what a user would call stuck.
+const NOTICEABLE: Duration = Duration::from_secs(5);
+
+/// Says something, and then nothing more.
+async fn say(address: SocketAddr, words: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("the port takes connections");
+    // What the other side makes of it is looked at later.
+    let _ = stream.write_all(words).await;
+    stream
+}
+
+/// Waits until the node has closed the connection, one way or the other.
+async fn cut_off(mut stream: TcpStream) {
+    let read = async {
+        let mut bytes = [0; 4096];
+        while matches!(stream.read(&mut bytes).await, Ok(count) if count > 0) {}
+    };
+    soon("a connection is cut off", read).await;
+}
+
+/// Another user's requests, each looked at for how long it took.
+async fn others_notice_nothing(person: &mut Person, requests: usize) {
+    for _ in 0..requests {
+        let start = Instant::now();
+        let own_name = person.name.clone();
+        let sent = person.send(&own_name, "as if nothing were").await;
+        assert_eq!(person.read(&own_name).await.last_seq, sent.seq);
+        assert!(start.elapsed() < NOTICEABLE, "{:?}", start.elapsed());
+    }
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    std::iter::repeat_with(|| uuid::Uuid::new_v4().into_bytes()).flatten().take(bytes).collect()
+}
+
+#[tokio::test]
+async fn garbage_is_cut_off_on_both_ports() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    others_notice_nothing(&mut alice, 3).await;
+    let (files, memory) = (node.open_files(), node.resident_bytes());
+    let hello_of_tls = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &noise(505)].concat();
+    let frames_of_noise = [PREFACE, SETTINGS, &noise(50_000)].concat();
+    let frame_too_large = [PREFACE, SETTINGS, b"\xff\xff\xff\0\0\0\0\0\x01", &noise(1000)].concat();
+    let no_stream_zero = [PREFACE, SETTINGS, b"\0\0\x05\0\0\0\0\0\0hello"].concat();
+    let words: [&[u8]; 8] = [
+        &noise(24),
+        &noise(100_000),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\nxxxxxxxxxxxxxxxx",
+        &hello_of_tls,
+        &frames_of_noise,
+        &frame_too_large,
+        &no_stream_zero,
+    ];
+    for address in [node.grpc, node.peer] {
+        let mut connections = Vec::new();
+        for word in words.iter().cycle().take(80) {
+            connections.push(say(address, word).await);
+        }
+        others_notice_nothing(&mut alice, 3).await;
+        for connection in connections {
+            cut_off(connection).await;
+        }
+    }
+    until("the node has closed them all", || node.open_files() <= files + 2).await;
+    let grown = node.resident_bytes().saturating_sub(memory);
+    assert!(grown < 32 << 20, "{} KiB more", grown >> 10);
+}
+
+#[tokio::test]
+async fn connections_that_fall_silent_are_cut_off() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let (files, memory) = (node.open_files(), node.resident_bytes());
+    let mut silent = Vec::new();
+    for i in 0..200 {
+        let address = if i % 4 == 0 { node.peer } else { node.grpc };
+        // Some say the beginning of a preface.
+        silent.push(say(address, &PREFACE[..if i % 5 == 0 { 20 } else { 0 }]).await);
+    }
+    let mut half_open = Vec::new();
+    for address in [node.grpc, node.peer] {
+        for words in [&[PREFACE][..], &[PREFACE, SETTINGS], &[PREFACE, SETTINGS, b"\0\0\x20\x01"]] {
+            half_open.push(say(address, &words.concat()).await);
+        }
+    }
+    others_notice_nothing(&mut alice, 10).await;
+    let grown = node.resident_bytes().saturating_sub(memory);
+    assert!(grown < 32 << 20, "{} KiB more", grown >> 10);
+    // These wait for the preface; those for the keep-alive: nothing else would give up on them.
+    for connection in silent.into_iter().chain(half_open) {
+        cut_off(connection).await;
+    }
+    others_notice_nothing(&mut alice, 3).await;
+    until("the node has closed them all", || node.open_files() <= files + 2).await;
+}
+
+/// Starts calls of which the message never comes, and says how each ended.
+fn endless_requests(channel: &Channel, count: usize) -> JoinSet<Code> {
+    let mut calls = JoinSet::new();
+    for _ in 0..count {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        calls.spawn(async move {
+            grpc.ready().await.expect("connected");
+            let codec = tonic_prost::ProstCodec::<pb::LoginRequest, pb::LoginResponse>::default();
+            let path = PathAndQuery::from_static("/chat.v1.ChatService/Login");
+            let never = tokio_stream::pending::<pb::LoginRequest>();
+            let answer = grpc.client_streaming(Request::new(never), path, codec).await;
+            answer.map(drop).expect_err("there is no request to answer").code()
+        });
+    }
+    calls
+}
+
+#[tokio::test]
+async fn requests_that_never_end_are_given_up() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let channel = node.channel().await;
+    // As many as a connection may have at once.
+    let mut calls = endless_requests(&channel, 256);
+    others_notice_nothing(&mut alice, 10).await;
+    while let Some(code) = soon("a request is given up", calls.join_next()).await {
+        let code = code.unwrap();
+        assert!(matches!(code, Code::Cancelled | Code::DeadlineExceeded), "{code:?}");
+    }
+    let mut on_the_same_connection = Chat::new(channel);
+    super::person::log_in(&mut on_the_same_connection, "alice").await;
+}
+
+#[tokio::test]
+async fn many_requests_on_one_connection_wait_their_turn() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let greedy = Person::join(&node, "greedy").await;
+    let memory = node.resident_bytes();
+    let mut sends = JoinSet::new();
+    for i in 0..5000 {
+        let mut greedy = greedy.clone();
+        sends.spawn(async move { greedy.try_send(message("alice", &i.to_string(), &new_id())).await.map(drop) });
+    }
+    others_notice_nothing(&mut alice, 10).await;
+    while let Some(sent) = soon("a send is answered", sends.join_next()).await {
+        sent.unwrap().expect("all are stored");
+    }
+    // The same, but nobody waits for the answers.
+    for _ in 0..20 {
+        let mut abandoned = JoinSet::new();
+        for _ in 0..500 {
+            let mut greedy = greedy.clone();
+            abandoned.spawn(async move { greedy.read("alice").await });
+        }
+        tokio::task::yield_now().await;
+        abandoned.abort_all();
+        while abandoned.join_next().await.is_some() {}
+    }
+    others_notice_nothing(&mut alice, 10).await;
+    let grown = node.resident_bytes().saturating_sub(memory);
+    assert!(grown < 128 << 20, "{} KiB more", grown >> 10);
+    assert_eq!(alice.read("greedy").await.last_seq, 5000);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_cut_and_can_be_resumed() {
+    const MESSAGES: u64 = 20_000;
+    const WRITERS: u64 = 200;
+    let node = Node::start().await;
+    let alice = Person::join(&node, "alice").await;
+    let mut bob = Person::join(&node, "bob").await;
+    let mut carol = Person::join(&node, "carol").await;
+    // So that what is sent without being read is soon the node's business, and not this process's.
+    let small_windows = Endpoint::from_shared(format!("http://{}", node.grpc))
+        .expect("an address")
+        .initial_stream_window_size(16 * 1024)
+        .initial_connection_window_size(16 * 1024);
+    bob.chat = Chat::new(small_windows.connect().await.expect("connected"));
+    let mut stream = bob.subscribe(Some(0)).await;
+    assert!(matches!(next(&mut stream).await.event, Some(Event::Heartbeat(_))));
+    let memory = node.resident_bytes();
+    let body = "x".repeat(500);
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        let (mut alice, body) = (alice.clone(), body.clone());
+        writers.spawn(async move {
+            for _ in 0..MESSAGES / WRITERS {
+                alice.send("bob", &body).await;
+            }
+        });
+    }
+    while let Some(writer) = writers.join_next().await {
+        writer.unwrap();
+        others_notice_nothing(&mut carol, 1).await;
+    }
+    let grown = node.resident_bytes().saturating_sub(memory);
+    assert!(grown < 96 << 20, "{} KiB more for {} KiB of messages", grown >> 10, (MESSAGES * 500) >> 10);
+    until("the stream is cut", || node.metric("chat_slow_subscriber_cuts_total") == 1.0).await;
+    until("and gone", || node.metric("chat_subscriptions") == 0.0).await;
+    // Once it is read, there is the beginning, without a gap, and the reason of the end.
+    let mut cursor = 0;
+    let mut seen = 0;
+    let status = loop {
+        match soon("the stream ends", stream.message()).await {
+            Ok(Some(response)) => {
+                seen += 1;
+                let Some(Event::Message(event)) = response.event else { panic!("only messages") };
+                assert_eq!(event.message.map(|message| message.seq), Some(seen));
+                cursor = response.revision;
+            }
+            Ok(None) => panic!("the stream ends without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refusal(&status).1, "SLOW_SUBSCRIBER");
+    assert!((1..MESSAGES).contains(&seen), "{seen} were sent");
+    let mut stream = bob.subscribe(Some(cursor)).await;
+    while seen < MESSAGES {
+        let response = next(&mut stream).await;
+        let Some(Event::Message(event)) = response.event else { continue };
+        seen += 1;
+        assert_eq!(event.message.map(|message| message.seq), Some(seen));
+    }
+}

@@ -1,0 +1,177 @@
+//! Tokens: none, garbage, forged, expired, of closed sessions and of deleted accounts.
+
+use std::time::Duration;
+
+use quorum_chat::{
+    chat::{AccountId, Command, TokenHash},
+    proto::{
+        chat::v1::{self as pb, ListNodesRequest, cluster_service_client::ClusterServiceClient},
+        raft::v1::{ForwardedCommand, ProposeRequest, raft_service_client::RaftServiceClient},
+    },
+    storage::codec,
+};
+use sha2::{Digest as _, Sha256};
+use tonic::{Code, Request, Status, transport::Endpoint};
+
+use super::{
+    node::Node,
+    person::{Answer, Chat, Person, end, next, refusal, refused, up_to_heartbeat, with_token},
+};
+
+/// Every call that needs a session, with what `dress` makes of the request's metadata; and its refusal.
+async fn all_calls(chat: &Chat, dress: impl Fn(&mut tonic::metadata::MetadataMap)) -> Vec<(&'static str, Status)> {
+    macro_rules! calls {
+        ($($method:ident($request:expr)),* $(,)?) => {
+            vec![$({
+                let mut request = Request::new($request);
+                dress(request.metadata_mut());
+                let answer = chat.clone().$method(request).await;
+                (stringify!($method), answer.map(drop).expect_err(stringify!($method)))
+            }),*]
+        };
+    }
+    // Well formed, as far as a request without contents is: who the caller is comes first.
+    calls![
+        logout(pb::LogoutRequest::default()),
+        delete_account(pb::DeleteAccountRequest::default()),
+        list_accounts(pb::ListAccountsRequest::default()),
+        send_message(pb::SendMessageRequest::default()),
+        subscribe(pb::SubscribeRequest::default()),
+        read_conversation(pb::ReadConversationRequest::default()),
+        delete_messages(pb::DeleteMessagesRequest::default()),
+        list_chat_partners(pb::ListChatPartnersRequest::default()),
+        mark_read(pb::MarkReadRequest::default()),
+        acknowledge_delivery(pb::AcknowledgeDeliveryRequest::default()),
+    ]
+}
+
+async fn all_refused(chat: &Chat, authorization: Option<&[u8]>, reason: &str) {
+    let dress = |metadata: &mut tonic::metadata::MetadataMap| {
+        if let Some(bytes) = authorization {
+            metadata.insert("authorization", bytes.try_into().expect("can be sent"));
+        }
+    };
+    for (method, status) in all_calls(chat, dress).await {
+        let expected = (Code::Unauthenticated, reason.to_owned(), String::new());
+        assert_eq!(refusal(&status), expected, "{method} with {authorization:?}");
+    }
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[tokio::test]
+async fn without_a_valid_token_nothing_is_answered() {
+    let node = Node::start().await;
+    let alice = Person::join(&node, "alice").await;
+    let missing: [Option<&[u8]>; 5] =
+        [None, Some(b""), Some(b"Bearer"), Some(b"Basic YTpi"), Some(alice.token.as_bytes())];
+    for authorization in missing {
+        all_refused(&alice.chat, authorization, "TOKEN_MISSING").await;
+    }
+    let forged = "0".repeat(64);
+    let cut_off = &alice.token[..63];
+    let longer = format!("{}0", alice.token);
+    let mut changed = alice.token.clone().into_bytes();
+    changed[63] = if changed[63] == b'0' { b'1' } else { b'0' };
+    let changed = String::from_utf8(changed).unwrap();
+    let twice = format!("{} {}", alice.token, alice.token);
+    for token in ["x", "é", forged.as_str(), cut_off, &longer, &changed, &twice, &"0".repeat(8000)] {
+        all_refused(&alice.chat, Some(bearer(token).as_bytes()), "TOKEN_INVALID").await;
+    }
+    all_refused(&alice.chat, Some(b"Bearer \xff\xfe"), "TOKEN_INVALID").await;
+    // The real one is good in any case, and the scheme's case does not matter.
+    for text in [bearer(&alice.token), format!("bearer  {}", alice.token), bearer(&alice.token.to_uppercase())] {
+        let mut request = Request::new(pb::ListAccountsRequest::default());
+        request.metadata_mut().insert("authorization", text.parse().unwrap());
+        alice.chat.clone().list_accounts(request).await.expect("valid");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_session_is_over_at_once_and_others_go_on() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let mut phone = Person::log_in(alice.chat.clone(), "alice").await;
+    let mut laptop = Person::log_in(alice.chat.clone(), "alice").await;
+    let mut open = alice.subscribe(Some(0)).await;
+    up_to_heartbeat(&mut open).await;
+    let request = alice.ask(pb::LogoutRequest { all_sessions: false });
+    assert_eq!(alice.chat.logout(request).await.unwrap().into_inner().closed_sessions, 1);
+    assert_eq!(refusal(&end(&mut open).await).1, "TOKEN_INVALID");
+    all_refused(&alice.chat, Some(bearer(&alice.token).as_bytes()), "TOKEN_INVALID").await;
+    let mut open = phone.subscribe(Some(0)).await;
+    up_to_heartbeat(&mut open).await;
+    let request = laptop.ask(pb::LogoutRequest { all_sessions: true });
+    assert_eq!(laptop.chat.logout(request).await.unwrap().into_inner().closed_sessions, 2);
+    assert_eq!(refusal(&end(&mut open).await).1, "TOKEN_INVALID");
+    for token in [&phone.token, &laptop.token] {
+        all_refused(&alice.chat, Some(bearer(token).as_bytes()), "TOKEN_INVALID").await;
+    }
+    Person::log_in(alice.chat.clone(), "alice").await.send("alice", "back again").await;
+}
+
+#[tokio::test]
+async fn a_deleted_account_has_no_sessions() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let mut phone = Person::log_in(alice.chat.clone(), "alice").await;
+    let mut open = phone.subscribe(None).await;
+    up_to_heartbeat(&mut open).await;
+    alice.delete_account().await;
+    assert_eq!(refusal(&end(&mut open).await).1, "TOKEN_INVALID");
+    for token in [&alice.token, &phone.token] {
+        all_refused(&alice.chat, Some(bearer(token).as_bytes()), "TOKEN_INVALID").await;
+    }
+}
+
+/// Opens a session of another lifetime than the node's, as a follower would: through the peer port.
+async fn open_session(node: &Node, account: u64, lifetime: Duration) -> String {
+    let nodes = ClusterServiceClient::new(node.channel().await).list_nodes(ListNodesRequest {}).await.unwrap();
+    let nodes = nodes.into_inner();
+    let token = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
+    let command = Command::OpenSession {
+        account: AccountId(account),
+        token_hash: TokenHash(Sha256::digest(&token).into()),
+        lifetime_ms: lifetime.as_millis().try_into().unwrap(),
+    };
+    let command = Some(codec::encode_command(&command));
+    let proposal = ForwardedCommand { command, ..Default::default() };
+    let mut request = Request::new(ProposeRequest { commands: vec![proposal] });
+    let id = nodes.nodes[0].node_id;
+    request.metadata_mut().insert("quorum-cluster", nodes.cluster_id.parse().unwrap());
+    request.metadata_mut().insert("quorum-from", id.into());
+    request.metadata_mut().insert("quorum-target", id.into());
+    let channel = Endpoint::from_shared(format!("http://{}", node.peer)).unwrap().connect().await.unwrap();
+    let outcomes = RaftServiceClient::new(channel).propose(request).await.expect("proposed").into_inner().outcomes;
+    assert_eq!(outcomes.len(), 1);
+    token.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn an_expired_session_is_told_from_a_forged_one() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let account = {
+        let request = alice.ask(pb::ListAccountsRequest::default());
+        alice.chat.list_accounts(request).await.unwrap().into_inner().accounts[0].account_id
+    };
+    let token = open_session(&node, account, Duration::from_millis(1)).await;
+    // A millisecond may not have passed yet.
+    let deadline = tokio::time::Instant::now() + super::node::PATIENCE;
+    while alice.chat.list_accounts(with_token(&token, pb::ListAccountsRequest::default())).await.is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "the session does not expire");
+    }
+    all_refused(&alice.chat, Some(bearer(&token).as_bytes()), "TOKEN_EXPIRED").await;
+    // A stream that is open when its session's time is over ends.
+    let token = open_session(&node, account, Duration::from_secs(2)).await;
+    let request = with_token(&token, pb::SubscribeRequest::default());
+    let mut open = alice.chat.subscribe(request).await.expect("still good").into_inner();
+    up_to_heartbeat(&mut open).await;
+    let sent = alice.send("alice", "to all my devices").await;
+    assert_eq!(next(&mut open).await.revision, sent.revision);
+    let status = end(&mut open).await;
+    refused(Answer::<()>::Err(status), Code::Unauthenticated, "TOKEN_EXPIRED", "");
+    alice.send("alice", "this session goes on").await;
+}
