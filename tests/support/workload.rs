@@ -24,6 +24,7 @@ pub struct Workload {
     listener: Listener,
     senders: Vec<Sender>,
     stop: Arc<AtomicBool>,
+    longest_us: Arc<AtomicU64>,
 }
 
 struct Sender {
@@ -40,7 +41,6 @@ struct Acknowledged {
     id: Uuid,
     message_id: u64,
     seq: u64,
-    took: Duration,
     failures: Vec<ClientError>,
 }
 
@@ -90,9 +90,16 @@ impl Workload {
         ways.push((HUB.to_owned(), first, hub.clone(), Way::Library(hub.clone())));
         let listener = Listener::start(&hub).await;
         let stop = Arc::<AtomicBool>::default();
-        let start = |(name, partner, client, way)| Sender::start(name, partner, client, way, stop.clone());
+        let longest_us = Arc::<AtomicU64>::default();
+        let start =
+            |(name, partner, client, way)| Sender::start(name, partner, client, way, stop.clone(), longest_us.clone());
         let senders = ways.into_iter().map(start).collect();
-        Self { hub, listener, senders, stop }
+        Self { hub, listener, senders, stop, longest_us }
+    }
+
+    /// The longest that any message has taken so far until it was acknowledged.
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 
     /// Waits until every sender has had `count` more messages acknowledged.
@@ -113,6 +120,7 @@ impl Workload {
     pub async fn finish(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         let mut report = Report::default();
+        let longest_us = self.longest_us;
         let mut stored = BTreeSet::new();
         for sender in self.senders {
             let acknowledged = sender.task.await.expect("a sender does not fail");
@@ -132,7 +140,6 @@ impl Workload {
             assert_eq!(own.len(), acknowledged.len(), "{} has another number of messages than it sent", sender.name);
             for sent in acknowledged {
                 report.acknowledged += 1;
-                report.longest = report.longest.max(sent.took);
                 if sender.name.starts_with("library") || sender.name == HUB {
                     report.failures.extend(sent.failures);
                 }
@@ -140,6 +147,7 @@ impl Workload {
         }
         let stored: Vec<u64> = stored.into_iter().collect();
         self.listener.heard(&stored).await;
+        report.longest = Duration::from_micros(longest_us.load(Ordering::Relaxed));
         drop(self.hub);
         report
     }
@@ -157,7 +165,14 @@ pub struct Report {
 }
 
 impl Sender {
-    fn start(name: String, partner: String, client: Client, mut way: Way, stop: Arc<AtomicBool>) -> Self {
+    fn start(
+        name: String,
+        partner: String,
+        client: Client,
+        mut way: Way,
+        stop: Arc<AtomicBool>,
+        longest_us: Arc<AtomicU64>,
+    ) -> Self {
         let acknowledged = Arc::<AtomicU64>::default();
         let (counted, from, to) = (acknowledged.clone(), name.clone(), partner.clone());
         let task = tokio::spawn(async move {
@@ -171,7 +186,8 @@ impl Sender {
                         Err(error) => failures.push(error),
                     }
                 };
-                sent.push(Acknowledged { body, id, message_id, seq, took: started.elapsed(), failures });
+                longest_us.fetch_max(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+                sent.push(Acknowledged { body, id, message_id, seq, failures });
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             sent
