@@ -102,3 +102,29 @@ async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
     cluster.restart(outsider).await;
     cluster.level(&token, after.revision).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_that_lost_its_disk_founds_no_second_cluster() {
+    let mut cluster = Cluster::prepared(3);
+    cluster.start_all().await;
+    let (alice, token) = cluster.register("alice").await;
+    let before = alice.send_message("alice", "before").await.unwrap();
+    // The first of the initial nodes is the founder.
+    cluster[0].kill();
+    std::fs::remove_dir_all(cluster[0].data_dir()).unwrap();
+    cluster[0].start();
+    eventually("the founder finds the cluster", async || {
+        let log = cluster[0].log();
+        log.contains("There is a cluster already").then_some(()).ok_or(log)
+    })
+    .await;
+    assert!(cluster[0].readiness().await.is_err());
+
+    // The others go on, and nobody has forgotten anything.
+    let after = alice.send_message("alice", "after").await.unwrap();
+    assert_eq!(after.seq, before.seq + 1);
+    for node in 1..cluster.len() {
+        let page = cluster.direct(node, &token).read("alice", Consistency::Linearizable).await.unwrap();
+        assert_eq!(page.last_seq, after.seq);
+    }
+}
