@@ -43,7 +43,7 @@ const BATCH_MAX: usize = 512;
 /// Bytes at which an entry is closed.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches under way.
-const IN_FLIGHT_MAX: usize = 4;
+const IN_FLIGHT_MAX: usize = 2;
 /// A forwarded batch that got no answer is given up: its callers then ask again with the same ids.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -137,6 +137,8 @@ pub(super) struct Caches {
     accounts: Generations<Arc<str>, Account>,
     direct: Generations<(AccountId, AccountId), ConversationId>,
     conversations: Generations<ConversationId, Conversation>,
+    /// Whether any send was ever rejected: most databases can say no without a look.
+    rejections: Option<bool>,
 }
 
 impl Caches {
@@ -151,6 +153,23 @@ impl Caches {
         self.accounts.trim();
         self.direct.trim();
         self.conversations.trim();
+    }
+
+    /// Whether any rejected send is remembered.
+    pub fn has_rejections(&mut self, conn: &Connection) -> Result<bool, StorageError> {
+        if let Some(known) = self.rejections {
+            return Ok(known);
+        }
+        let found = conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM rejected_send)", [], |row| row.get(0))
+            .context("look for rejections")?;
+        self.rejections = Some(found);
+        Ok(found)
+    }
+
+    /// A rejected send is remembered from now on.
+    pub fn note_rejection(&mut self) {
+        self.rejections = Some(true);
     }
 
     /// The session of an id.

@@ -59,6 +59,7 @@ impl Applier<'_> {
         let sql = "INSERT INTO rejected_send (client_id, sender_id, reason) VALUES (?1, ?2, ?3)";
         execute(self.conn, sql, params![client_id, sender, codec::encode_rejection(reason)])
             .context("remember a rejection")?;
+        self.caches.note_rejection();
         Ok(Outcome::Rejected(reason))
     }
 
@@ -99,6 +100,9 @@ impl Applier<'_> {
         client_id: ClientId,
         body: &str,
     ) -> Result<Option<Outcome>, StorageError> {
+        if self.rejection(sender, client_id)?.is_some() {
+            return Ok(None);
+        }
         let revision = Revision(self.revision.0 + 1);
         let time = self.clock;
         let conn = self.conn;
@@ -110,9 +114,9 @@ impl Applier<'_> {
             .position(sender)
             .ok_or_else(|| StorageError::Corrupt(format!("account {sender} is not in its conversation {id}")))?;
         let seq = Seq(conversation.last_seq.0 + 1);
+        // One row and no SELECT: SQLite would keep a copy of each page that such a statement changes, to undo it alone.
         let sql = "INSERT INTO message (revision, conversation_id, seq, sender_id, client_id, time_ms, body, deleted) \
-                   SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, 0 \
-                   WHERE NOT EXISTS (SELECT 1 FROM rejected_send WHERE client_id = ?5 AND sender_id = ?4) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0) \
                    ON CONFLICT (client_id, sender_id) DO NOTHING";
         let stored =
             execute(conn, sql, params![revision, id, seq, sender, client_id, time, body]).context("store a message")?;
@@ -156,13 +160,21 @@ impl Applier<'_> {
                 false => Outcome::Rejected(Rejection::ClientIdReused),
             }));
         }
+        Ok(self.rejection(sender, client_id)?.map(Outcome::Rejected))
+    }
+
+    /// Why an earlier send with the client id was rejected.
+    fn rejection(&mut self, sender: AccountId, client_id: ClientId) -> Result<Option<Rejection>, StorageError> {
+        if !self.caches.has_rejections(self.conn)? {
+            return Ok(None);
+        }
         let reason: Option<i32> = self
             .conn
             .prepare_cached("SELECT reason FROM rejected_send WHERE client_id = ?1 AND sender_id = ?2")
             .and_then(|mut statement| statement.query_row(params![client_id, sender], |row| row.get(0)).optional())
             .context("look for a rejection")?;
         reason
-            .map(|reason| codec::decode_rejection(reason).map(Outcome::Rejected))
+            .map(codec::decode_rejection)
             .transpose()
             .map_err(|error| StorageError::Corrupt(format!("a remembered rejection: {error}")))
     }
