@@ -44,6 +44,8 @@ async fn leadership_moves_on_request_from_any_node() {
     let target = others[0];
     let asked = &cluster.members[&others[1]].node;
     let deadline = Instant::now() + PATIENCE;
+    // The leader knows it first.
+    assert!(view::wait(&asked.view(), deadline, |view| view.leader == Some(leader)).await);
     assert_eq!(asked.transfer_leadership(Some(target), deadline).await, Ok(target));
     assert_eq!(cluster.leader().await, target);
     make(asked, "after").await;
