@@ -12,6 +12,9 @@ use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 
+/// Bytes of bodies at which a page ends early: whoever asks for pages and takes none must not cost much memory.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+
 /// A page of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConversationPage {
@@ -98,7 +101,8 @@ pub struct ConversationSummary {
 }
 
 impl Query<'_> {
-    /// A page of messages with a seq below `before`. Empty for who is not a member.
+    /// A page of messages with a seq below `before`: at most `limit`, and fewer when their bodies are long. Empty for who
+    /// is not a member.
     pub fn conversation_page(
         &self,
         me: AccountId,
@@ -123,8 +127,9 @@ impl Query<'_> {
         // One more than asked, to see whether there is more.
         let before = before.unwrap_or(Seq(u64::MAX));
         let mut messages = self.messages(me, conversation, before, u64::from(limit) + 1, &members)?;
-        let has_more = messages.len() > limit as usize;
-        messages.truncate(limit as usize);
+        let found = messages.len();
+        messages.truncate(fitting(&messages).min(limit as usize));
+        let has_more = found > messages.len();
         Ok(ConversationPage {
             messages,
             total: last_seq.0.saturating_sub(hidden.0),
@@ -256,6 +261,16 @@ impl Query<'_> {
             .context("read messages")?;
         rows.into_iter().map(|row| row.ok_or_else(|| not_a_member(conversation))?.context("read a message")).collect()
     }
+}
+
+/// How many of the messages fit on a page: at least one.
+fn fitting(messages: &[MessageRow]) -> usize {
+    let mut bytes = 0;
+    let whole = messages.iter().take_while(|message| {
+        bytes += message.body.len();
+        bytes <= PAGE_BYTES_MAX
+    });
+    whole.count().max(1)
 }
 
 /// How far all members but `member` have come: delivered, and read. Without others: to the end.

@@ -157,3 +157,33 @@ fn long_conversations_are_resumed_at_every_point() {
         assert!(events.iter().all(|event| event.revision <= up_to));
     }
 }
+
+#[test]
+fn a_page_of_long_messages_ends_early_and_says_so() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut machine = StateMachine::open(dir.path()).expect("open");
+    apply(&mut machine, &[create("alice"), login(1)]);
+    let send = |number: u8| Command::SendMessage {
+        session: SessionId(2),
+        to: Destination::Person("alice".into()),
+        client_id: crate::chat::ClientId([number; 16]),
+        body: "x".repeat(16 * 1024),
+    };
+    apply(&mut machine, &(1..=40).map(send).collect::<Vec<_>>());
+    let readers = Readers::open(dir.path(), 1).expect("readers");
+    let page = |before| {
+        readers.read(|query| query.conversation_page(AccountId(1), ConversationId(3), before, 200)).expect("a page")
+    };
+    let mut seqs = Vec::new();
+    let mut before = None;
+    loop {
+        let page = page(before);
+        assert!(page.messages.len() <= 16, "{} messages", page.messages.len());
+        seqs.extend(page.messages.iter().map(|message| message.seq.0));
+        before = page.messages.last().map(|message| message.seq);
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(seqs, (1..=40).rev().collect::<Vec<_>>());
+}
