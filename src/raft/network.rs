@@ -25,7 +25,7 @@ use openraft::{
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Request, Status, transport::Channel};
 
 use super::{
     convert::{self, Malformed},
@@ -102,6 +102,15 @@ type RpcError = RPCError<TypeConfig>;
 impl PeerClient {
     fn client(&self) -> Result<RaftServiceClient<Channel>, RpcError> {
         self.peers.client(&self.address, self.lane).map_err(rpc_error)
+    }
+
+    /// What a vote and a pre-vote have in common: they are urgent, whatever this client is for.
+    fn vote_call(
+        &self,
+        request: &VoteRequest<TypeConfig>,
+    ) -> Result<(RaftServiceClient<Channel>, Request<wire::VoteRequest>), RpcError> {
+        let client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
+        Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request))))
     }
 
     /// A single call with a deadline.
@@ -191,8 +200,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let mut client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
-        let message = self.credentials.sign(self.target, convert::vote_request_pb(&request));
+        let (mut client, message) = self.vote_call(&request)?;
         let response = self.call(RPCTypes::Vote, &option, client.vote(message)).await?;
         convert::vote_response(response).map_err(malformed)
     }
@@ -202,8 +210,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let mut client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
-        let message = self.credentials.sign(self.target, convert::vote_request_pb(&request));
+        let (mut client, message) = self.vote_call(&request)?;
         let response = self.call(RPCTypes::Vote, &option, client.pre_vote(message)).await?;
         convert::vote_response(response).map_err(malformed)
     }
