@@ -56,13 +56,16 @@ pub(super) enum AttemptError {
     Unknown(String),
 }
 
+/// Where an attempt's outcome goes.
+type Reply = oneshot::Sender<Result<Outcome, AttemptError>>;
+
 /// One attempt to get a command into the log.
 pub(super) struct Job {
     pub command: pb::Command,
     pub traceparent: String,
     /// From a follower: never forwarded again.
     pub forwarded: bool,
-    pub reply: oneshot::Sender<Result<Outcome, AttemptError>>,
+    pub reply: Reply,
     pub claim: Claim,
 }
 
@@ -140,7 +143,7 @@ impl Proposer {
         }
         let (refused, forwarded): (Vec<Job>, Vec<Job>) =
             jobs.drain(..).partition(|job| job.forwarded || view.leader().is_none());
-        answer_all(refused, &AttemptError::NotLeader);
+        reply_all(refused.into_iter().map(|job| job.reply), &AttemptError::NotLeader);
         if let (Some(leader), false) = (view.leader(), forwarded.is_empty()) {
             started.push(self.forward(leader.node_id, &leader.peer_address, forwarded));
         }
@@ -247,11 +250,7 @@ fn never_sent(status: &tonic::Status) -> bool {
     false
 }
 
-fn answer_all(jobs: Vec<Job>, error: &AttemptError) {
-    reply_all(jobs.into_iter().map(|job| job.reply).collect(), error);
-}
-
-fn reply_all(replies: Vec<oneshot::Sender<Result<Outcome, AttemptError>>>, error: &AttemptError) {
+fn reply_all(replies: impl IntoIterator<Item = Reply>, error: &AttemptError) {
     for reply in replies {
         // Whoever has given up needs no answer.
         let _ = reply.send(Err(error.clone()));

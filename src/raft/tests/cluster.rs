@@ -75,25 +75,21 @@ impl Member {
         let advertised =
             Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
         let service = PeerService::new(Founding::new(log.clone(), advertised, credentials.clone()));
-        let readers = {
-            let state = StateMachine::open(&dir).expect("opens");
-            let readers = Arc::new(Readers::open(&dir, 2).expect("opens"));
-            let parts = Parts {
-                identity,
-                settings: settings.clone(),
-                log: log.clone(),
-                state,
-                readers: Arc::clone(&readers),
-                data_dir: dir.clone(),
-                sink: Arc::new(Silent),
-                peers: Arc::new(Peers::default()),
-                credentials,
-            };
-            let (node, snapshots) = start(parts).await.expect("starts");
-            service.run(node.clone(), snapshots);
-            (readers, node)
+        let state = StateMachine::open(&dir).expect("opens");
+        let readers = Arc::new(Readers::open(&dir, 2).expect("opens"));
+        let parts = Parts {
+            identity,
+            settings: settings.clone(),
+            log: log.clone(),
+            state,
+            readers: Arc::clone(&readers),
+            data_dir: dir.clone(),
+            sink: Arc::new(Silent),
+            peers: Arc::new(Peers::default()),
+            credentials,
         };
-        let (readers, node) = readers;
+        let (node, snapshots) = start(parts).await.expect("starts");
+        service.run(node.clone(), snapshots);
         let address = listener.local_addr().expect("bound");
         let mut member = Self { id, dir, address, node, log, readers, stall, service, server: None };
         member.serve(listener);

@@ -1,6 +1,6 @@
 //! The promises of consensus, each attacked where it is weakest.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -238,12 +238,8 @@ async fn a_command_waits_for_the_next_leader() {
     // Sent while there is no leader, or to one that is gone: it is applied once there is a new one.
     make(&node, "patient").await;
     assert!(view::wait(&node.view(), Instant::now() + PATIENCE, |view| view.leader != Some(leader)).await);
-    let having: Vec<bool> = {
-        cluster.level(1).await;
-        cluster.members.values().map(|member| member.has_account("patient")).collect()
-    };
-    assert_eq!(having, [true, true]);
-    drop(Arc::new(cluster));
+    cluster.level(1).await;
+    assert!(cluster.members.values().all(|member| member.has_account("patient")));
 }
 
 /// A log that cannot be written stops the node: it must say so, and acknowledge nothing more.

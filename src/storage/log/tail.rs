@@ -59,12 +59,8 @@ impl Tail {
 
     /// Drops everything after `last`.
     pub(super) fn truncate_after(&mut self, last: Option<pb::LogId>) {
-        while self.end_index() > end(last) && !self.entries.is_empty() {
+        while self.entries.back().is_some_and(|(entry, _)| end(entry.log_id) > end(last)) {
             self.pop_back();
-            self.last = self.entries.back().and_then(|(entry, _)| entry.log_id);
-            if self.entries.is_empty() {
-                break;
-            }
         }
         self.last = last;
         self.durable_end = self.durable_end.min(end(last));
