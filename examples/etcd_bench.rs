@@ -10,13 +10,8 @@ use std::{
 };
 
 use clap::Parser;
+use quorum_chat::client::unary::Connection;
 use tokio::task::LocalSet;
-use tonic::{
-    Request, Status,
-    codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
-};
-use tonic_prost::ProstCodec;
 
 /// Measures acknowledged puts per second of an etcd cluster.
 #[derive(Parser)]
@@ -64,9 +59,7 @@ async fn main() {
     for number in 0..arguments.clients {
         let (arguments, results) = (Rc::clone(&arguments), Rc::clone(&results));
         clients.spawn_local(async move {
-            let endpoint = Endpoint::from_shared(format!("http://{}", arguments.endpoint)).expect("host:port");
-            let channel = endpoint.tcp_nodelay(true).connect().await.expect("etcd answers");
-            let mut grpc = tonic::client::Grpc::new(channel);
+            let mut connection = Connection::connect(&arguments.endpoint, None).await.expect("etcd answers");
             let mut key = 0_u64;
             while Instant::now() < until {
                 let began = Instant::now();
@@ -75,12 +68,12 @@ async fn main() {
                     key: format!("bench/{number}/{key}").into_bytes(),
                     value: vec![b'x'; arguments.body_bytes],
                 };
-                let result = put(&mut grpc, request).await;
+                let result = connection.call("/etcdserverpb.KV/Put", None, &request).await;
                 let ended = Instant::now();
                 if ended >= counting_from && ended < until {
                     let mut results = results.borrow_mut();
                     match result {
-                        Ok(()) => results.micros.push(ended.duration_since(began).as_micros() as u64),
+                        Ok(PutResponse {}) => results.micros.push(ended.duration_since(began).as_micros() as u64),
                         Err(_) => results.errors += 1,
                     }
                 }
@@ -101,11 +94,4 @@ async fn main() {
             "max_us": percentile(1000), "errors": results.errors, "clients": arguments.clients,
             "body_bytes": arguments.body_bytes })
     );
-}
-
-async fn put(grpc: &mut tonic::client::Grpc<Channel>, request: PutRequest) -> Result<(), Status> {
-    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let path = PathAndQuery::from_static("/etcdserverpb.KV/Put");
-    let codec: ProstCodec<PutRequest, PutResponse> = ProstCodec::default();
-    grpc.unary(Request::new(request), path, codec).await.map(|_| ())
 }

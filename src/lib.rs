@@ -9,17 +9,21 @@
 //! 5. [`api`]: gRPC for clients, peers and operators. [`web`]: probes and metrics over HTTP.
 //! 6. [`server`]: puts the parts together, starts them, drains them in order.
 //!
+//! [`blocking`] keeps what blocks off the threads that serve, [`net`] makes and takes connections.
 //! [`client`] is the other side of the wire: a client that follows the leader. [`cli`] holds `chatctl` and
 //! `chatd local`. [`config`] and [`telemetry`] are handed in as values; there are no globals.
 //!
 //! `docs/architecture.md` follows one message through all of it.
 
 pub mod api;
+pub mod blocking;
 pub mod chat;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod delivery;
+pub mod net;
+pub mod planted;
 pub mod proto;
 pub mod raft;
 pub mod server;

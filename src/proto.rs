@@ -1,4 +1,9 @@
-//! The generated protocol types, as the files in `proto/` describe them.
+//! The generated protocol types, as the files in `proto/` describe them, and the connection that their clients use.
+
+mod channel;
+
+pub use channel::Channel;
+pub(crate) use channel::make_readable;
 
 /// What clients see: `proto/chat/v1`.
 pub mod chat {

@@ -2,14 +2,30 @@
 //!
 //! Each test has a cluster of its own. The harness is in `support`, for other test binaries too.
 
+#[path = "cluster/backup.rs"]
+mod backup;
 #[path = "cluster/data.rs"]
 mod data;
 #[path = "cluster/delivery.rs"]
 mod delivery;
+#[path = "cluster/digest.rs"]
+mod digest;
+#[path = "cluster/drill.rs"]
+mod drill;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "cluster/kills.rs"]
+mod kills;
+#[path = "cluster/members.rs"]
+mod members;
 #[path = "cluster/quorum.rs"]
 mod quorum;
 #[path = "cluster/replicated.rs"]
 mod replicated;
 mod support;
+#[path = "cluster/tls.rs"]
+mod tls;
+#[path = "cluster/verify.rs"]
+mod verify;
+#[path = "cluster/volumes.rs"]
+mod volumes;

@@ -218,7 +218,7 @@ fn every_command_of_the_log_is_decoded() {
         kinds.extend(decoded.iter().map(std::mem::discriminant));
         assert_eq!(decoded, expected);
     }
-    assert_eq!(kinds.len(), 7, "every kind of command is in the fixture");
+    assert_eq!(kinds.len(), 9, "every kind of command is in the fixture");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn the_log_file_holds_what_was_put_into_it() {
 #[test]
 fn the_log_the_snapshot_and_the_state_mean_the_same() {
     let state = copy(&[("chat.db", "chat.db")]);
-    drop(StateMachine::open(state.path()).expect("opens"));
+    let chain = StateMachine::open(state.path()).expect("opens").applied().chain;
     let expected = answers(state.path());
 
     let replayed = tempfile::tempdir().expect("a folder");
@@ -244,6 +244,7 @@ fn the_log_the_snapshot_and_the_state_mean_the_same() {
     let outcomes = machine.apply(entries().into_iter().map(applied).collect()).expect("applied").outcomes;
     assert_eq!(outcomes, script::outcomes());
     assert_eq!(answers(replayed.path()), expected, "the log makes another state than it did");
+    assert_eq!(machine.applied().chain, chain, "a node of that version would be accused, or accuse this one");
 
     let installed = copy(&[("chat.snapshot", "received")]);
     let snapshot = installed.path().join("received");
@@ -257,7 +258,7 @@ fn the_log_the_snapshot_and_the_state_mean_the_same() {
     assert_eq!(machine.applied().revision, meta.revision);
     machine.apply(vec![applied(newest.clone())]).expect("applied");
     assert_eq!(answers(installed.path()), expected, "snapshot and log make another state than they did");
-    assert_eq!(machine.applied().log_id, Some(last(&entries)));
+    assert_eq!((machine.applied().log_id, machine.applied().chain), (Some(last(&entries)), chain));
     assert_eq!(machine.applied().membership.log_id, Some(last(&entries)));
 }
 

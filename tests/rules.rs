@@ -47,9 +47,29 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Commands of two people in one conversation: what is deep in its history.
+fn op_of_two() -> impl Strategy<Value = Op> {
+    let receipt = (0..2_usize, Just(0_usize), 0..20_u64, any::<bool>());
+    prop_oneof![
+        8 => (0..2_usize, any::<u8>(), 0..2_u8)
+            .prop_map(|(session, client, body)| Op::SendIn { session, conversation: 0, client, body }),
+        4 => prop::collection::vec(receipt, 1..3).prop_map(Op::Receipts),
+        4 => (0..2_usize, prop::collection::vec(0..20_usize, 1..4), any::<bool>())
+            .prop_map(|(session, messages, for_everyone)| Op::Delete { session, messages, for_everyone }),
+    ]
+}
+
 /// Random commands with the steps of the clock before them, after a start that makes something possible.
 fn ops() -> impl Strategy<Value = Vec<(i64, Op)>> {
-    prop::collection::vec((-20..40_i64, op()), 1..60).prop_map(|mut ops| {
+    let of_all = prop::collection::vec((-20..40_i64, op()), 1..60);
+    let of_two = prop::collection::vec((-5..5_i64, op_of_two()), 1..60);
+    let deletion = prop::option::of(0..2_usize);
+    let of_two = (of_two, deletion).prop_map(|(mut ops, deletion)| {
+        ops.insert(0, (1, Op::SendTo { session: 0, name: 1, client: 0, body: 0 }));
+        ops.extend(deletion.map(|session| (1, Op::DeleteAccount { session })));
+        ops
+    });
+    prop_oneof![of_all, of_two].prop_map(|mut ops| {
         let mut all = Vec::new();
         for account in 0..3 {
             all.push((1, Op::Create { name: account, request: None }));
@@ -162,8 +182,9 @@ struct Said {
     closed: Vec<SessionId>,
 }
 
-fn apply(machine: &mut StateMachine, said: &mut Said, entries: Vec<AppliedEntry>) {
-    let applied = machine.apply(entries).expect("apply");
+/// Applies without committing.
+fn stage(machine: &mut StateMachine, said: &mut Said, entries: &[AppliedEntry]) {
+    let applied = machine.stage(entries.to_vec()).expect("stage");
     said.outcomes.extend(applied.outcomes.into_iter().flatten());
     said.events.extend(applied.events.iter().map(|event| (**event).clone()));
     said.closed.extend(applied.closed_sessions);
@@ -192,7 +213,7 @@ fn dump(dir: &Path) -> Vec<String> {
     assert!(tables.len() >= 9, "{tables:?}");
     let mut rows = Vec::new();
     for table in tables {
-        let columns = if table == "state" { "membership, revision, clock_ms" } else { "*" };
+        let columns = if table == "state" { "membership, revision, clock_ms, digest, digest_since" } else { "*" };
         let mut statement = conn.prepare(&format!("SELECT {columns} FROM {table}")).expect("select");
         let count = statement.column_count();
         let read = |row: &rusqlite::Row<'_>| (0..count).map(|i| row.get(i)).collect::<Result<Vec<Value>, _>>();
@@ -204,30 +225,64 @@ fn dump(dir: &Path) -> Vec<String> {
     rows
 }
 
-/// Applies a script in any batching; halfway the state moves on to another directory, as a snapshot does.
-fn run(script: &Script, cuts: &[usize], calls: &[usize], move_at: Option<usize>) -> (Said, Vec<String>) {
+/// How the state gets into another directory, after so many calls.
+#[derive(Clone, Copy)]
+enum Move {
+    Never,
+    BySnapshot(usize),
+    /// The files as they are at that moment.
+    ByCrash(usize),
+}
+
+/// Applies a script in any batching, with commits wherever the numbers of `calls` have them.
+fn run(script: &Script, cuts: &[usize], calls: &[usize], moves: Move) -> (Said, Vec<String>) {
     let (first, second) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let mut machine = StateMachine::open(first.path()).expect("open");
     let (mut said, mut dir) = (Said::default(), first.path());
-    let mut rest = entries(&script.proposals, cuts);
+    let entries = entries(&script.proposals, cuts);
     let mut calls = calls.iter().cycle();
-    let mut count = 0;
-    while !rest.is_empty() {
-        let tail = rest.split_off((calls.next().expect("cycles") % 5 + 1).min(rest.len()));
-        apply(&mut machine, &mut said, rest);
-        rest = tail;
+    // Whatever else was applied: a revision has one digest.
+    let mut at_revisions = std::collections::BTreeMap::from([(Revision(0), StateDigest::default())]);
+    let (mut count, mut done) = (0, 0);
+    while done < entries.len() {
+        let call = calls.next().expect("cycles");
+        let end = (done + call % 5 + 1).min(entries.len());
+        stage(&mut machine, &mut said, &entries[done..end]);
+        done = end;
         count += 1;
-        if move_at == Some(count) {
-            let snapshot = StateMachine::build_snapshot(dir).expect("snapshot");
-            assert_eq!(StateMachine::verify_snapshot(&snapshot.path).expect("verify"), snapshot.meta);
-            dir = second.path();
-            machine = StateMachine::open(dir).expect("open");
-            machine.install_snapshot(&snapshot.path).expect("install");
+        let (revision, digest) = (machine.applied().revision, machine.applied().chain.digest);
+        assert_eq!(*at_revisions.entry(revision).or_insert(digest), digest, "revision {revision}");
+        if *call < 5 {
+            machine.commit().expect("commit");
+        }
+        match moves {
+            Move::BySnapshot(at) if at == count => {
+                machine.commit().expect("commit");
+                let snapshot = StateMachine::build_snapshot(dir).expect("snapshot");
+                assert_eq!(StateMachine::verify_snapshot(&snapshot.path).expect("verify"), snapshot.meta);
+                dir = second.path();
+                machine = StateMachine::open(dir).expect("open");
+                machine.install_snapshot(&snapshot.path).expect("install");
+            }
+            Move::ByCrash(at) if at == count => {
+                for name in ["chat.db", "chat.db-wal"] {
+                    std::fs::copy(dir.join(name), second.path().join(name)).expect("copy");
+                }
+                dir = second.path();
+                machine = StateMachine::open(dir).expect("open");
+                // What was not committed is gone, and comes again from the log.
+                let kept = machine.applied().log_id.map_or(0, |id| id.index as usize);
+                let mut again = Said::default();
+                stage(&mut machine, &mut again, &entries[kept..done]);
+                assert!(said.outcomes.ends_with(&again.outcomes) && said.events.ends_with(&again.events));
+            }
+            _ => {}
         }
     }
     drop(machine);
     let reopened = StateMachine::open(dir).expect("reopen");
     assert_eq!(reopened.applied().revision, script.model.revision);
+    assert_eq!(at_revisions[&script.model.revision], reopened.applied().chain.digest);
     (said, dump(dir))
 }
 
@@ -314,7 +369,7 @@ fn compare_pages(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn outcomes_and_events_are_the_models(ops in ops(), cuts in prop::collection::vec(0..3_usize, 1..9)) {
@@ -322,7 +377,8 @@ proptest! {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut machine = StateMachine::open(dir.path()).expect("open");
         let mut said = Said::default();
-        apply(&mut machine, &mut said, entries(&script.proposals, &cuts));
+        stage(&mut machine, &mut said, &entries(&script.proposals, &cuts));
+        machine.commit().expect("commit");
         prop_assert_eq!(&said.outcomes, &script.outcomes);
         prop_assert_eq!(&said.events, &script.model.events);
         prop_assert_eq!(&said.closed, &script.model.closed);
@@ -334,15 +390,17 @@ proptest! {
     fn any_batching_and_any_copy_gives_the_same(
         ops in ops(),
         cuts in prop::collection::vec(0..3_usize, 1..9),
-        calls in prop::collection::vec(0..5_usize, 1..9),
+        calls in prop::collection::vec(0..10_usize, 1..9),
         move_at in 1..6_usize,
     ) {
         let script = script(&ops);
-        let one_by_one = run(&script, &[0], &[0], None);
-        let in_batches = run(&script, &cuts, &calls, None);
-        let moved = run(&script, &cuts, &calls, Some(move_at));
+        let one_by_one = run(&script, &[0], &[0], Move::Never);
+        let in_batches = run(&script, &cuts, &calls, Move::Never);
+        let moved = run(&script, &cuts, &calls, Move::BySnapshot(move_at));
+        let crashed = run(&script, &cuts, &calls, Move::ByCrash(move_at));
         prop_assert_eq!(&one_by_one.0.outcomes, &script.outcomes);
         prop_assert_eq!(&one_by_one, &in_batches);
         prop_assert_eq!(&one_by_one, &moved);
+        prop_assert_eq!(&one_by_one, &crashed);
     }
 }

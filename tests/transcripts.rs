@@ -211,6 +211,7 @@ fn outcome(outcome: &Outcome) -> String {
         Outcome::MessagesDeleted { deleted, ignored, revision } => {
             format!("{deleted} deleted, {ignored} ignored at {revision}")
         }
+        Outcome::DigestNoted => "noted".to_owned(),
     }
 }
 

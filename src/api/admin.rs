@@ -1,4 +1,4 @@
-//! For the operator: handing over leadership, snapshots.
+//! For the operator: who belongs to the cluster, handing over leadership, snapshots.
 
 use tonic::Status;
 
@@ -30,6 +30,25 @@ impl ChatApi {
         let found = node.members.into_iter().find(|peer| peer.node_id == leader);
         let leader = found.map_or_else(|| leader.to_string(), |peer| peer.name);
         Ok(pb::TransferLeadershipResponse { leader, term: node.term })
+    }
+
+    pub(super) async fn add_node(
+        &self,
+        call: &Call,
+        request: pb::AddNodeRequest,
+    ) -> Result<pb::AddNodeResponse, Status> {
+        let address = request.peer_address;
+        let added = self.inner.node.add_member(&address, call.deadline).await;
+        Ok(pb::AddNodeResponse { node_id: added.map_err(|error| status::member(&error, &address))? })
+    }
+
+    pub(super) async fn remove_node(
+        &self,
+        call: &Call,
+        request: pb::RemoveNodeRequest,
+    ) -> Result<pb::RemoveNodeResponse, Status> {
+        let removed = self.inner.node.remove_member(&request.name, call.deadline).await;
+        Ok(pb::RemoveNodeResponse { node_ids: removed.map_err(|error| status::member(&error, &request.name))? })
     }
 
     pub(super) async fn snapshot(&self, call: &Call) -> Result<pb::SnapshotResponse, Status> {

@@ -15,7 +15,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use super::{ChatApi, aging::AgingMap, database::Database, status};
 use crate::{
-    chat::{AccountId, SessionId, TimeMs, TokenHash},
+    chat::{AccountId, Command, SessionId, TimeMs, TokenHash},
     delivery::{Closed, Hub},
     storage::{Query, SessionRow, StorageError},
 };
@@ -65,7 +65,7 @@ impl Token {
 }
 
 /// The token in `authorization: Bearer <token>`.
-fn bearer(metadata: &MetadataMap) -> Result<Token, Status> {
+pub(super) fn bearer(metadata: &MetadataMap) -> Result<Token, Status> {
     let value = metadata.get("authorization").ok_or_else(status::token_missing)?;
     let text = value.to_str().map_err(|_| status::token_invalid())?;
     let (scheme, token) = text.trim().split_once(' ').ok_or_else(status::token_missing)?;
@@ -164,13 +164,30 @@ impl ChatApi {
         }
         let caller = found.ok_or_else(status::token_invalid)?;
         if is_expired(caller.expires_at, now(&inner.hub)) {
-            return Err(status::token_expired());
+            self.settle_clock(caller.expires_at, deadline).await?;
         }
         Ok(caller)
     }
+
+    /// Whether a session that has expired by this machine's clock has expired for the cluster. The leader's clock
+    /// decides, and what it decides goes through the log: otherwise a session that was refused here would be accepted
+    /// by a node whose clock is behind.
+    ///
+    /// Ok: it has not.
+    pub(super) async fn settle_clock(&self, expires_at: TimeMs, deadline: Instant) -> Result<(), Status> {
+        let inner = &self.inner;
+        if !is_expired(expires_at, inner.hub.current().1) {
+            // Any command brings the leader's time. This one does nothing else.
+            let nothing = Command::Receipts(Vec::new());
+            let proposed = inner.node.propose(nothing, String::new(), deadline).await;
+            proposed.map_err(|error| status::propose(&error, deadline))?;
+            self.barrier(deadline).await?;
+        }
+        if is_expired(expires_at, inner.hub.current().1) { Err(status::token_expired()) } else { Ok(()) }
+    }
 }
 
-/// Now, as far as sessions go: the later of the replicated clock and this machine's.
+/// Now, as far as this node can tell: the later of the replicated clock and this machine's.
 pub(super) fn now(hub: &Hub) -> TimeMs {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall = TimeMs(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
@@ -181,9 +198,10 @@ pub(super) fn is_expired(expires_at: TimeMs, now: TimeMs) -> bool {
     now >= expires_at
 }
 
-/// Whether the session is still there, in the transaction of a read.
+/// Whether the session is still there and has not expired, in the transaction of a read.
 pub(super) fn still_open(query: &Query<'_>, session: SessionId) -> Result<Result<(), Status>, StorageError> {
-    Ok(query.session(session)?.map(|_| ()).ok_or_else(status::token_invalid))
+    let Some(row) = query.session(session)? else { return Ok(Err(status::token_invalid())) };
+    Ok(if is_expired(row.expires_at, query.clock()?) { Err(status::token_expired()) } else { Ok(()) })
 }
 
 #[cfg(test)]

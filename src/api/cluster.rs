@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{ChatApi, call::Call, status};
 use crate::{
     proto::chat::v1 as pb,
-    raft::{NodeStatus, Overview, Peer, Role},
+    raft::{DigestStatus, NodeStatus, Overview, Peer, Role},
 };
 
 /// The leader is asked for the others' health; whoever lists the nodes does not wait longer than this for it.
@@ -25,8 +25,7 @@ impl ChatApi {
         let patience = call.deadline.min(Instant::now() + OVERVIEW_MAX);
         let overview = self.inner.node.overview(patience).await.ok();
         let node = self.inner.node.status();
-        let revision = self.inner.hub.current().0;
-        list(&node, overview.as_ref(), self.inner.settings.election_timeout, revision.0)
+        list(&node, overview.as_ref(), self.inner.settings.election_timeout, &self.inner.node.digests())
     }
 }
 
@@ -51,10 +50,16 @@ fn describe(peer: &Peer, node: &NodeStatus) -> pb::NodeInfo {
         voter: peer.voter,
         healthy: None,
         lag_entries: None,
+        digest: None,
     }
 }
 
-fn list(node: &NodeStatus, overview: Option<&Overview>, timeout: Duration, revision: u64) -> pb::ListNodesResponse {
+fn list(
+    node: &NodeStatus,
+    overview: Option<&Overview>,
+    timeout: Duration,
+    digests: &DigestStatus,
+) -> pb::ListNodesResponse {
     let mut nodes: Vec<_> = node.members.iter().map(|peer| describe(peer, node)).collect();
     if let Some(overview) = overview {
         for info in &mut nodes {
@@ -66,6 +71,11 @@ fn list(node: &NodeStatus, overview: Option<&Overview>, timeout: Duration, revis
             info.lag_entries = health.and_then(|health| health.lag_entries);
         }
     }
+    if let Some(comparison) = &digests.comparison {
+        for info in &mut nodes {
+            info.digest = comparison.reports.get(&info.node_id).map(|digest| digest.0.to_vec());
+        }
+    }
     let failures_tolerated = overview.map(|_| {
         let voters = nodes.iter().filter(|info| info.voter).count();
         let healthy = nodes.iter().filter(|info| info.voter && info.healthy == Some(true)).count();
@@ -75,16 +85,22 @@ fn list(node: &NodeStatus, overview: Option<&Overview>, timeout: Duration, revis
         nodes,
         cluster_id: node.cluster_id.clone(),
         term: overview.map_or(node.term, |overview| overview.term.max(node.term)),
-        revision,
+        revision: digests.revision.0,
         answered_by: node.name.clone(),
         failures_tolerated,
+        digest: digests.digest.0.to_vec(),
+        compared: digests
+            .comparison
+            .as_ref()
+            .map(|comparison| pb::DigestComparison { log_index: comparison.mark, revision: comparison.revision.0 }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::PeerHealth;
+    use crate::chat::{Revision, StateDigest};
+    use crate::raft::{Comparison, PeerHealth};
 
     fn peer(node_id: u64) -> Peer {
         Peer {
@@ -112,13 +128,19 @@ mod tests {
         }
     }
 
+    fn digests() -> DigestStatus {
+        let reports = [(1, StateDigest([7; 32])), (2, StateDigest([8; 32]))].into();
+        let comparison = Some(Comparison { mark: 31, revision: Revision(5), reports });
+        DigestStatus { revision: Revision(9), digest: StateDigest([9; 32]), comparison }
+    }
+
     fn tolerated(down: &[u64]) -> Option<u32> {
         let health = |node_id| {
             let silent = if down.contains(&node_id) { None } else { Some(Duration::from_millis(50)) };
             PeerHealth { node_id, silent, lag_entries: Some(0) }
         };
         let overview = Overview { term: 7, peers: (2..=6).map(health).collect() };
-        list(&node(), Some(&overview), Duration::from_millis(600), 9).failures_tolerated
+        list(&node(), Some(&overview), Duration::from_millis(600), &digests()).failures_tolerated
     }
 
     #[test]
@@ -136,7 +158,7 @@ mod tests {
             term: 8,
             peers: vec![PeerHealth { node_id: 3, silent: Some(Duration::from_secs(2)), lag_entries: Some(40) }],
         };
-        let response = list(&node(), Some(&overview), Duration::from_millis(600), 9);
+        let response = list(&node(), Some(&overview), Duration::from_millis(600), &digests());
         let roles: Vec<_> = response.nodes.iter().map(pb::NodeInfo::role).collect();
         use pb::NodeRole::{Follower, Leader, Learner};
         assert_eq!(roles, [Leader, Follower, Follower, Follower, Follower, Learner]);
@@ -146,8 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn digests_are_shown_at_one_place_for_all() {
+        let response = list(&node(), None, Duration::from_millis(600), &digests());
+        assert_eq!((response.revision, response.digest), (9, vec![9; 32]));
+        assert_eq!(response.compared, Some(pb::DigestComparison { log_index: 31, revision: 5 }));
+        let digests: Vec<_> = response.nodes.iter().map(|info| info.digest.clone()).collect();
+        assert_eq!(digests[..3], [Some(vec![7; 32]), Some(vec![8; 32]), None]);
+    }
+
+    #[test]
     fn without_a_leader_health_is_not_known() {
-        let response = list(&node(), None, Duration::from_millis(600), 9);
+        let response = list(&node(), None, Duration::from_millis(600), &digests());
         assert_eq!(response.failures_tolerated, None);
         assert!(response.nodes.iter().all(|info| info.healthy.is_none() && info.lag_entries.is_none()));
     }

@@ -6,27 +6,49 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 use tonic::Status;
 
 use super::status;
-use crate::storage::{Query, Readers, StorageError};
+use crate::{
+    blocking,
+    chat::TimeMs,
+    storage::{BackupFile, Query, Readers, StorageError},
+};
 
 /// Reads on blocking threads at once.
 const READS_AT_ONCE_MAX: usize = 16;
+
+/// Backups that are made or sent at once: each takes the space of the whole state.
+const BACKUPS_AT_ONCE_MAX: usize = 1;
 
 /// The read side of the state. Clones share it.
 #[derive(Clone)]
 pub(super) struct Database {
     readers: Arc<Readers>,
     slots: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
 }
 
 impl Database {
     pub(super) fn new(readers: Arc<Readers>) -> Self {
-        Self { readers, slots: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)) }
+        let slots = |count| Arc::new(Semaphore::new(count));
+        Self { readers, slots: slots(READS_AT_ONCE_MAX), backups: slots(BACKUPS_AT_ONCE_MAX) }
+    }
+
+    /// The right to make a backup, for as long as it is kept.
+    pub(super) fn backup_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.backups.clone().try_acquire_owned().map_err(|_| status::overloaded("another backup is under way here"))
+    }
+
+    /// Makes a backup; see [`Readers::back_up`]. It goes on when nobody waits for it any more.
+    pub(super) async fn back_up(&self, cluster_id: String, node: String, now: TimeMs) -> Result<BackupFile, Status> {
+        let readers = self.readers.clone();
+        let made = blocking::run(move || readers.back_up(&cluster_id, &node, now)).await;
+        made.map_err(|error| status::internal("a backup did not finish", &error))?
+            .map_err(|error| status::backup(&error))
     }
 
     /// Runs `read` in one read transaction. The deadline is for the wait before it starts.
@@ -46,7 +68,7 @@ impl Database {
             drop(slot);
             result
         };
-        let result = tokio::task::spawn_blocking(work).await;
+        let result = blocking::run(work).await;
         result
             .map_err(|error| status::internal("a read did not finish", &error))?
             .map_err(|error| status::storage(&error))

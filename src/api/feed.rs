@@ -27,6 +27,7 @@ use super::{
 use crate::{
     chat::{Event, Revision, TimeMs},
     delivery::{Cut, Hub, Subscription},
+    planted,
     proto::chat::v1 as pb,
 };
 
@@ -56,6 +57,9 @@ pub(super) trait Backlog: Send + Sync + 'static {
         after: Revision,
         up_to: Revision,
     ) -> impl Future<Output = Result<Vec<Event>, Status>> + Send;
+
+    /// Fails when a session that ends at this time, which has come by this machine's clock, has expired for the cluster.
+    fn settle_clock(&self, expires_at: TimeMs) -> impl Future<Output = Result<(), Status>> + Send;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,8 @@ pub(super) struct Feed<B> {
     /// The queue was seen empty: from here on, an overflow is the subscriber's doing.
     level: bool,
     last_sent: Instant,
+    /// When the cluster said last that the session has not expired, although this machine's clock says so.
+    clock_settled: Option<Instant>,
 }
 
 impl<B: Backlog> Feed<B> {
@@ -106,6 +112,10 @@ impl<B: Backlog> Feed<B> {
         after: Option<Revision>,
         heartbeat: Duration,
     ) -> Result<Self, Status> {
+        let after = match after {
+            Some(Revision(after)) if planted::is(planted::REVISION_SKIPPED_ON_RESUME) => Some(Revision(after + 1)),
+            after => after,
+        };
         let subscription = hub.subscribe(caller.account, caller.session).map_err(status::subscriptions)?;
         let phase = match after {
             Some(_) => Phase::History,
@@ -123,15 +133,14 @@ impl<B: Backlog> Feed<B> {
             announced: None,
             level: false,
             last_sent: Instant::now(),
+            clock_settled: None,
         })
     }
 
     /// The next thing to send, or why the stream ends.
     pub(super) async fn next(&mut self) -> Result<pb::SubscribeResponse, Status> {
         let response = loop {
-            if auth::is_expired(self.caller.expires_at, auth::now(&self.hub)) {
-                return Err(status::token_expired());
-            }
+            self.check_expiry().await?;
             if let Some(cut) = self.subscription.cut() {
                 self.resume(cut)?;
             }
@@ -224,8 +233,22 @@ impl<B: Backlog> Feed<B> {
         Some(convert::event(&event, self.caller.account, event.revision))
     }
 
+    /// Fails when the session has expired. A machine whose clock is ahead asks the cluster now and then.
+    async fn check_expiry(&mut self) -> Result<(), Status> {
+        let asked_lately = self.clock_settled.is_some_and(|at| at.elapsed() < self.heartbeat);
+        let decided = auth::is_expired(self.caller.expires_at, self.hub.current().1);
+        if decided || !asked_lately && auth::is_expired(self.caller.expires_at, auth::now(&self.hub)) {
+            self.backlog.settle_clock(self.caller.expires_at).await?;
+            self.clock_settled = Some(Instant::now());
+        }
+        Ok(())
+    }
+
     /// When to look at the session's time again: about when it ends, or after a heartbeat's time, if that is sooner.
     fn expiry(&self) -> Instant {
+        if let Some(settled) = self.clock_settled {
+            return settled + self.heartbeat;
+        }
         let TimeMs(now) = auth::now(&self.hub);
         let left = Duration::from_millis(self.caller.expires_at.0.saturating_sub(now));
         Instant::now() + left.min(self.heartbeat).max(EXPIRY_CHECK_MIN)

@@ -147,7 +147,7 @@ impl ChatApi {
 }
 
 /// The command of a request, and the recipient's name for error messages.
-fn send_command(caller: &Caller, request: pb::SendMessageRequest) -> Result<(Command, String), Invalid> {
+pub(super) fn send_command(caller: &Caller, request: pb::SendMessageRequest) -> Result<(Command, String), Invalid> {
     use pb::send_message_request::To;
     let pb::SendMessageRequest { to, body, client_message_id } = request;
     let (to, recipient) = match to {

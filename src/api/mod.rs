@@ -16,11 +16,14 @@ mod accounts;
 mod admin;
 mod aging;
 mod auth;
+mod backup;
 mod call;
 mod cluster;
 mod convert;
 mod database;
 mod feed;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod messages;
 mod pages;
 mod passwords;

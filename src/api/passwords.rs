@@ -14,6 +14,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use crate::blocking;
+
 /// Callers that may wait for their turn, for each that is worked on.
 const WAITERS_PER_SLOT: usize = 256;
 const MEMORY_KIB: u32 = 19_456;
@@ -77,7 +79,7 @@ impl Passwords {
             drop(permits);
             result
         };
-        tokio::task::spawn_blocking(work).await.map_err(PasswordError::failed)?
+        blocking::run(work).await.map_err(PasswordError::failed)?
     }
 
     async fn turn(&self, deadline: Instant) -> Result<[OwnedSemaphorePermit; 2], PasswordError> {

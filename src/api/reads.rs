@@ -30,6 +30,15 @@ pub(super) enum Target {
     Id(ConversationId),
 }
 
+/// What a read has waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// All that was acknowledged: the state's age is nothing to speak of.
+    Everything,
+    Revision(Revision),
+    Nothing,
+}
+
 /// What a [`Target`] was found to be.
 pub(super) enum Found {
     Conversation(ConversationId),
@@ -70,15 +79,23 @@ impl ChatApi {
         }
     }
 
-    /// Waits as `consistency` asks; whether the state's age is then nothing to speak of.
-    async fn await_consistency(&self, asked: Option<pb::ReadConsistency>, deadline: Instant) -> Result<bool, Status> {
+    /// Waits as `consistency` asks.
+    async fn await_consistency(
+        &self,
+        asked: Option<pb::ReadConsistency>,
+        deadline: Instant,
+    ) -> Result<Awaited, Status> {
         use pb::read_consistency::Level;
         match asked.and_then(|consistency| consistency.level) {
-            Some(Level::Local(true)) => Ok(false),
+            Some(Level::Local(true)) => Ok(Awaited::Nothing),
             Some(Level::AtLeastRevision(revision)) => {
-                self.await_revision(Revision(revision), deadline).await.map(|()| false)
+                self.await_revision(Revision(revision), deadline).await?;
+                Ok(Awaited::Revision(Revision(revision)))
             }
-            None | Some(Level::Linearizable(_) | Level::Local(false)) => self.barrier(deadline).await.map(|()| true),
+            None | Some(Level::Linearizable(_) | Level::Local(false)) => {
+                self.barrier(deadline).await?;
+                Ok(Awaited::Everything)
+            }
         }
     }
 
@@ -90,7 +107,7 @@ impl ChatApi {
         deadline: Instant,
         read: impl FnOnce(&Query<'_>) -> Result<Result<T, Status>, StorageError> + Send + 'static,
     ) -> Result<(T, pb::ReadHeader), Status> {
-        let linearizable = self.await_consistency(consistency, deadline).await?;
+        let awaited = self.await_consistency(consistency, deadline).await?;
         // Taken before the read, and the time since added: what the node learns meanwhile is not in what is read.
         let (age, started) = (self.inner.node.age(), Instant::now());
         let session = caller.session;
@@ -98,12 +115,18 @@ impl ChatApi {
             if let Err(closed) = still_open(query, session)? {
                 return Ok(Err(closed));
             }
+            if let Awaited::Revision(asked) = awaited
+                && query.is_lost(asked)?
+            {
+                return Ok(Err(status::revision_lost(asked.0)));
+            }
             let revision = query.revision()?;
             Ok(read(query)?.map(|value| (value, revision)))
         };
         let (value, revision) = self.inner.database.read(deadline, in_transaction).await??;
         let millis = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let age_ms = if linearizable { Some(0) } else { age.map(|age| millis(age + started.elapsed())) };
+        let age_ms =
+            if awaited == Awaited::Everything { Some(0) } else { age.map(|age| millis(age + started.elapsed())) };
         let node = self.inner.settings.node_name.clone();
         Ok((value, pb::ReadHeader { revision: revision.0, age_ms, node }))
     }

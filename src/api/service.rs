@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{ChatApi, auth::Caller, call::Call, subscribe::EventStream};
+use super::{ChatApi, auth::Caller, backup::BackupStream, call::Call, subscribe::EventStream};
 use crate::proto::chat::v1::{
     self as pb, admin_service_server::AdminService, chat_service_server::ChatService,
     cluster_service_server::ClusterService,
@@ -113,6 +113,23 @@ impl AdminService for ChatApi {
     ) -> Answer<pb::TransferLeadershipResponse> {
         let call = self.call(&request);
         ChatApi::transfer_leadership(self, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn add_node(&self, request: Request<pb::AddNodeRequest>) -> Answer<pb::AddNodeResponse> {
+        let call = self.call(&request);
+        ChatApi::add_node(self, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_node(&self, request: Request<pb::RemoveNodeRequest>) -> Answer<pb::RemoveNodeResponse> {
+        let call = self.call(&request);
+        ChatApi::remove_node(self, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    type BackupStream = BackupStream;
+
+    async fn backup(&self, request: Request<pb::BackupRequest>) -> Answer<BackupStream> {
+        let call = self.call(&request);
+        ChatApi::backup(self, &call, request.into_inner()).await.map(Response::new)
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Answer<pb::SnapshotResponse> {

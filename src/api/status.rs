@@ -12,7 +12,7 @@ use super::{passwords::PasswordError, receipts::ReceiptsError};
 use crate::{
     chat::{Rejection, limits::Invalid},
     delivery::{Cut, TooManySubscriptions},
-    raft::{ProposeError, ReadError, TransferError},
+    raft::{MemberError, ProposeError, ReadError, TransferError},
     storage::StorageError,
 };
 
@@ -106,6 +106,14 @@ pub(super) fn revision_in_future(asked: u64, have: u64) -> Status {
     status(Code::OutOfRange, "REVISION_IN_FUTURE", text, None)
 }
 
+/// The cluster was made anew from a copy that is older than this revision.
+pub(super) fn revision_lost(asked: u64) -> Status {
+    let text = format!(
+        "the revision {asked} was lost when the cluster was made anew from a backup: read again what it was about"
+    );
+    status(Code::OutOfRange, "REVISION_LOST", text, None)
+}
+
 /// A bounded resource of this node is used up; nothing was done.
 pub(super) fn overloaded(what: &str) -> Status {
     status(Code::ResourceExhausted, "OVERLOADED", format!("too much to do: {what}"), Some(RETRY_OVERLOADED))
@@ -192,12 +200,35 @@ pub(super) fn snapshot(error: &ReadError) -> Status {
     }
 }
 
+/// A backup that was not made.
+pub(super) fn backup(error: &StorageError) -> Status {
+    if error.is_full() {
+        return status(Code::ResourceExhausted, "NO_SPACE", format!("the node cannot make a backup: {error}"), None);
+    }
+    storage(error)
+}
+
+/// The receiver of a backup takes nothing.
+pub(super) fn receiver_stalled() -> Status {
+    status(Code::DeadlineExceeded, "RECEIVER_STALLED", "the receiver of the backup takes nothing", None)
+}
+
 /// A hand-over that was refused or not confirmed.
 pub(super) fn transfer(error: &TransferError, to: &str) -> Status {
     match error {
         TransferError::NoLeader => no_leader(),
         TransferError::NotAVoter => not_a_voter(to),
         TransferError::Unknown(cause) => outcome_unknown(cause, true),
+    }
+}
+
+/// A change of the membership that was refused or not confirmed.
+pub(super) fn member(error: &MemberError, name: &str) -> Status {
+    match error {
+        MemberError::NoLeader => no_leader(),
+        MemberError::NodeUnknown => node_unknown(name),
+        MemberError::Conflict(reason) => status(Code::FailedPrecondition, "MEMBERSHIP_CONFLICT", reason.clone(), None),
+        MemberError::Unknown(cause) => outcome_unknown(cause, true),
     }
 }
 
@@ -316,6 +347,12 @@ mod tests {
         is(cut(Cut::SessionClosed), Code::Unauthenticated, "TOKEN_INVALID", false);
         is(cut(Cut::Stopping), Code::Unavailable, "NODE_STOPPING", true);
         is(transfer(&TransferError::NotAVoter, "n9"), Code::FailedPrecondition, "NOT_A_VOTER", false);
+        is(member(&MemberError::NoLeader, "n9"), Code::Unavailable, "NO_LEADER", true);
+        is(member(&MemberError::NodeUnknown, "n9"), Code::NotFound, "NODE_UNKNOWN", false);
+        let conflict = MemberError::Conflict("not now".into());
+        is(member(&conflict, "n9"), Code::FailedPrecondition, "MEMBERSHIP_CONFLICT", false);
+        let unknown = MemberError::Unknown("no answer".into());
+        is(member(&unknown, "n9"), Code::DeadlineExceeded, "OUTCOME_UNKNOWN", false);
         is(subscriptions(TooManySubscriptions), Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", false);
     }
 }

@@ -10,12 +10,11 @@ use super::{
     ChatApi,
     auth::{Caller, still_open},
     call::Call,
-    database::Database,
     feed::{Backlog, Feed, PAGE_EVENTS, Which},
     status,
 };
 use crate::{
-    chat::{AccountId, Event, Revision, SessionId},
+    chat::{AccountId, Event, Revision, SessionId, TimeMs},
     proto::chat::v1 as pb,
     storage::Query,
 };
@@ -40,8 +39,7 @@ impl ChatApi {
             self.await_cursor(after, call.deadline).await?;
         }
         let inner = &self.inner;
-        let backlog =
-            StoredEvents { database: inner.database.clone(), account: caller.account, session: caller.session };
+        let backlog = StoredEvents { api: self.clone(), account: caller.account, session: caller.session };
         let feed = Feed::open(inner.hub.clone(), backlog, caller, after, inner.settings.subscription_heartbeat)?;
         let stream = stream::unfold(Some(feed), |feed| async move {
             let mut feed = feed?;
@@ -55,6 +53,14 @@ impl ChatApi {
 
     /// Waits until this node has the cursor's revision; refuses one that the cluster does not have.
     async fn await_cursor(&self, after: Revision, deadline: Instant) -> Result<(), Status> {
+        self.reach_cursor(after, deadline).await?;
+        match self.inner.database.read(deadline, move |query| query.is_lost(after)).await? {
+            true => Err(status::revision_lost(after.0)),
+            false => Ok(()),
+        }
+    }
+
+    async fn reach_cursor(&self, after: Revision, deadline: Instant) -> Result<(), Status> {
         if self.inner.hub.current().0 >= after {
             return Ok(());
         }
@@ -74,7 +80,7 @@ impl ChatApi {
 /// The caller's past events, in this node's database.
 #[derive(Clone)]
 struct StoredEvents {
-    database: Database,
+    api: ChatApi,
     account: AccountId,
     session: SessionId,
 }
@@ -92,6 +98,10 @@ impl Backlog for StoredEvents {
             };
             Ok(Ok(events))
         };
-        self.database.read(Instant::now() + PAGE_WAIT_MAX, read).await?
+        self.api.inner.database.read(Instant::now() + PAGE_WAIT_MAX, read).await?
+    }
+
+    async fn settle_clock(&self, expires_at: TimeMs) -> Result<(), Status> {
+        self.api.settle_clock(expires_at, Instant::now() + PAGE_WAIT_MAX).await
     }
 }

@@ -3,7 +3,7 @@
 //! A command carries everything that is not in the state: hashes, ids and lifetimes are made by the node that
 //! proposes it. The time is added by the leader, outside of the command.
 
-use super::{AccountId, ClientId, ConversationId, Seq, SessionId, TokenHash};
+use super::{AccountId, ClientId, ConversationId, Seq, SessionId, StateDigest, TokenHash};
 
 /// A change to the replicated state. Applied by every node, in the same order, with the same outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,21 @@ pub enum Command {
         /// Tombstones for all, instead of hiding for the caller.
         for_everyone: bool,
     },
+    /// Have every node note the digest of its state at this place in the log: a *mark*. Changes nothing.
+    NoteDigest,
+    /// Tell all nodes what one of them noted at a mark. Changes nothing.
+    ReportDigest(DigestReport),
+}
+
+/// The digest that a node had at a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestReport {
+    /// Which node.
+    pub node_id: u64,
+    /// Log index of the entry with the mark. When an entry has several, its first one counts.
+    pub mark: u64,
+    /// What it had there.
+    pub digest: StateDigest,
 }
 
 /// Where a message goes.

@@ -11,7 +11,7 @@ mod ids;
 pub mod limits;
 mod outcome;
 
-pub use command::{Command, Destination, ReceiptItem};
+pub use command::{Command, Destination, DigestReport, ReceiptItem};
 pub use event::{Event, EventKind, Member};
-pub use ids::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, TimeMs, TokenHash};
+pub use ids::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash};
 pub use outcome::{MessageSent, Outcome, ReceiptResult, Rejection};

@@ -54,6 +54,8 @@ pub enum Outcome {
         /// The revision afterwards.
         revision: Revision,
     },
+    /// A digest was noted or reported. The state is as before.
+    DigestNoted,
 }
 
 /// Where a message was stored.

@@ -8,7 +8,7 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::json;
@@ -16,12 +16,8 @@ use tokio::{
     task::LocalSet,
     time::{sleep, timeout},
 };
-use tonic::{
-    Code, Request,
-    metadata::{Ascii, MetadataValue},
-    transport::Channel,
-};
-use uuid::Uuid;
+use tonic::{Code, codegen::http::HeaderValue};
+use uuid::{Builder, Uuid};
 
 use super::{
     ctl::{Context, Failure},
@@ -29,8 +25,8 @@ use super::{
     histogram::Histogram,
 };
 use crate::{
-    client::{self, Client, ClientError, Options, nodes::endpoint, random::Random},
-    proto::chat::v1::{SendMessageRequest, chat_service_client::ChatServiceClient, send_message_request},
+    client::{Client, ClientError, Options, random::Random, unary::Connection},
+    proto::chat::v1::{SendMessageRequest, SendMessageResponse, send_message_request},
 };
 
 /// Not counted, at the beginning.
@@ -44,7 +40,8 @@ const ACCOUNTS: u32 = 16;
 
 struct Account {
     name: String,
-    token: MetadataValue<Ascii>,
+    /// `authorization`, as it is sent.
+    token: HeaderValue,
 }
 
 /// What all clients share. One thread: no locks.
@@ -66,8 +63,9 @@ struct Results {
 }
 
 pub(super) async fn run(context: &mut Context, args: BenchArgs) -> Result<(), Failure> {
-    let cluster = context.connect_to_cluster().await?;
-    let results = measure(cluster, context.options(), args, WARM_UP).await?;
+    let (nodes, options) = context.cluster()?;
+    let cluster = Client::connect(nodes, options.clone()).await?;
+    let results = measure(cluster, options, args, WARM_UP).await?;
     report(context, args, &results)
 }
 
@@ -133,7 +131,10 @@ async fn make_accounts(cluster: &Client, count: u32) -> Result<Vec<Account>, Fai
         let name = format!("bench-{}-{index}", &run[..8]);
         cluster.create_account(&name, &password).await?;
         let token = cluster.login(&name, &password).await?.token;
-        accounts.push(Account { name, token: client::bearer(&token)? });
+        // Of an account that nobody needs: it may be kept in the tables that compress headers, unlike a real one.
+        let token = HeaderValue::try_from(format!("Bearer {token}"));
+        let token = token.map_err(|_| ClientError::local(Code::Internal, "the token is malformed"))?;
+        accounts.push(Account { name, token });
     }
     Ok(accounts)
 }
@@ -145,7 +146,7 @@ async fn one_client(shared: Rc<Shared>, index: usize) {
     let mut connection = connect(&shared).await;
     while Instant::now() < shared.until {
         let began = Instant::now();
-        let id = Uuid::now_v7();
+        let id = message_id(&mut random);
         let to = recipient(&mut random, mine, shared.accounts.len());
         loop {
             let error = match &mut connection {
@@ -171,32 +172,43 @@ async fn one_client(shared: Rc<Shared>, index: usize) {
 }
 
 /// A connection to the leader of now.
-async fn connect(shared: &Shared) -> Result<ChatServiceClient<Channel>, ClientError> {
+async fn connect(shared: &Shared) -> Result<Connection, ClientError> {
     let leader = shared.cluster.leader().await?.leader.unwrap_or_default();
     // An address that only works inside of the cluster's network fails here; there is nothing to measure then.
-    let channel = endpoint(&leader.client_address, &shared.options)?.connect().await;
-    let channel = channel.map_err(|error| ClientError::local(Code::Unavailable, format!("the leader: {error}")))?;
-    Ok(ChatServiceClient::new(channel))
+    let connecting = Connection::connect(&leader.client_address, shared.options.dialer.tls());
+    match timeout(shared.options.connect_timeout, connecting).await {
+        Ok(connection) => Ok(connection?),
+        Err(_) => Err(ClientError::local(Code::Unavailable, format!("the leader, {}", leader.client_address))),
+    }
 }
 
 async fn send(
     shared: &Shared,
-    connection: &mut ChatServiceClient<Channel>,
+    connection: &mut Connection,
     from: usize,
     to: usize,
     id: Uuid,
 ) -> Result<(), ClientError> {
-    let mut request = Request::new(SendMessageRequest {
+    let request = SendMessageRequest {
         to: Some(send_message_request::To::Recipient(shared.accounts[to].name.clone())),
         body: shared.body.clone(),
         client_message_id: id.to_string(),
-    });
-    request.metadata_mut().insert("authorization", shared.accounts[from].token.clone());
-    match timeout(ATTEMPT_TIMEOUT, connection.send_message(request)).await {
-        Ok(Ok(_)) => Ok(()),
+    };
+    let call = connection.call("/chat.v1.ChatService/SendMessage", Some(&shared.accounts[from].token), &request);
+    match timeout(ATTEMPT_TIMEOUT, call).await {
+        Ok(Ok(SendMessageResponse { .. })) => Ok(()),
         Ok(Err(status)) => Err(status.into()),
         Err(_) => Err(ClientError::local(Code::DeadlineExceeded, "no answer to a send")),
     }
+}
+
+/// An id as the clients make it (time, then random bits), without a call of the system for the random part.
+fn message_id(random: &mut Random) -> Uuid {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let mut bits = [0; 10];
+    bits[..8].copy_from_slice(&random.next().to_le_bytes());
+    bits[8..].copy_from_slice(&random.next().to_le_bytes()[..2]);
+    Builder::from_unix_timestamp_millis(now, &bits).into_uuid()
 }
 
 fn failed(shared: &Shared, error: ClientError) {

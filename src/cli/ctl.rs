@@ -3,6 +3,7 @@
 use std::{
     env, fmt,
     io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -12,13 +13,15 @@ use serde_json::Value;
 use super::{
     bench, ctl_account, ctl_admin,
     ctl_args::{Cli, Command, Global},
-    ctl_chat, ctl_cluster,
+    ctl_backup, ctl_certs, ctl_chat, ctl_cluster, drill,
     output::{self, Output},
     session_file::{Session, SessionFile, Sessions},
+    verify,
 };
 use crate::{
     chat::limits,
     client::{Client, ClientError, Options},
+    net::tls::TlsError,
 };
 
 /// The nodes of `chatd local`.
@@ -39,6 +42,10 @@ pub enum Exit {
     Unreachable = 3,
     /// It may have been applied.
     Unknown = 4,
+    /// `verify` found that a promise was broken.
+    Violated = 5,
+    /// `verify` found nothing wrong, and proved nothing.
+    Inconclusive = 6,
 }
 
 /// Why a command failed.
@@ -52,6 +59,10 @@ pub enum Failure {
     Io(io::Error),
     /// A node does not serve; what was found is printed already.
     Unhealthy,
+    /// A promise was broken; which one is printed already.
+    Violated,
+    /// Nothing was found wrong, and nothing proven: why.
+    Inconclusive(&'static str),
 }
 
 impl Failure {
@@ -63,6 +74,8 @@ impl Failure {
             Self::Client(error) if error.reason.is_none() && error.field.as_deref() == Some("nodes") => Exit::Usage,
             Self::Client(_) | Self::Unhealthy => Exit::Refused,
             Self::Usage(_) | Self::Io(_) => Exit::Usage,
+            Self::Violated => Exit::Violated,
+            Self::Inconclusive(_) => Exit::Inconclusive,
         }
     }
 
@@ -87,6 +100,8 @@ impl fmt::Display for Failure {
             Self::Usage(message) => f.write_str(message),
             Self::Io(error) => write!(f, "{error}"),
             Self::Unhealthy => f.write_str("not all nodes serve"),
+            Self::Violated => f.write_str("the cluster broke a promise"),
+            Self::Inconclusive(why) => write!(f, "nothing was proven: {why}"),
         }
     }
 }
@@ -94,6 +109,12 @@ impl fmt::Display for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Self::Usage(format!("--tls-ca: {error}"))
     }
 }
 
@@ -108,6 +129,8 @@ pub(super) struct Context {
     pub(super) global: Global,
     pub(super) output: Output,
     nodes_from_environment: Option<String>,
+    /// As typed, or from the environment.
+    tls_ca: Option<PathBuf>,
     file: Option<SessionFile>,
 }
 
@@ -116,6 +139,10 @@ impl Context {
         Self {
             output: Output::stdout(global.output),
             nodes_from_environment: variable("CHAT_NODES").filter(|nodes| !nodes.is_empty()),
+            tls_ca: global.tls_ca.clone().or_else(|| {
+                let variable = variable("CHAT_TLS_CA").filter(|path| !path.is_empty());
+                variable.map(PathBuf::from)
+            }),
             file: SessionFile::locate(variable),
             global,
         }
@@ -142,37 +169,50 @@ impl Context {
             .unwrap_or_else(|| DEFAULT_NODES.map(str::to_owned).to_vec())
     }
 
-    pub(super) fn options(&self) -> Options {
-        Options { deadline: self.global.timeout, ..Options::default() }
+    /// The authorities that vouch for the nodes, when TLS is to be spoken.
+    pub(super) fn tls_ca(&self, session: Option<&Session>) -> Option<PathBuf> {
+        self.tls_ca.clone().or_else(|| session.and_then(|session| session.tls_ca.clone()))
+    }
+
+    pub(super) fn options(&self, session: Option<&Session>) -> Result<Options, Failure> {
+        let options = Options { deadline: self.global.timeout, ..Options::default() };
+        match self.tls_ca(session) {
+            Some(file) => Ok(options.with_tls(&file)?),
+            None => Ok(options),
+        }
     }
 
     /// A client without a session, to open one.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(self.nodes(None), self.options()).await?)
+        Ok(Client::connect(self.nodes(None), self.options(None)?).await?)
     }
 
     /// A client that needs no session, for the cluster that the session belongs to if there is one.
     pub(super) async fn connect_to_cluster(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(self.cluster_nodes(), self.options()).await?)
+        let (nodes, options) = self.cluster()?;
+        Ok(Client::connect(nodes, options).await?)
     }
 
-    pub(super) fn cluster_nodes(&self) -> Vec<String> {
+    /// The nodes of the cluster that the session belongs to if there is one, and how to talk to them.
+    pub(super) fn cluster(&self) -> Result<(Vec<String>, Options), Failure> {
         // A damaged file of sessions is no reason not to look at the cluster.
         let sessions = self.sessions().unwrap_or_default();
-        self.nodes(sessions.find(self.global.user.as_deref()).map(|(_, session)| session))
+        let session = sessions.find(self.global.user.as_deref()).map(|(_, session)| session);
+        Ok((self.nodes(session), self.options(session)?))
     }
 
     /// A client with the session of `--user`, or of who logged in last.
     pub(super) async fn session(&self) -> Result<LoggedIn, Failure> {
-        self.session_with(self.options()).await
+        self.session_with(|options| options).await
     }
 
-    pub(super) async fn session_with(&self, options: Options) -> Result<LoggedIn, Failure> {
+    pub(super) async fn session_with(&self, change: impl FnOnce(Options) -> Options) -> Result<LoggedIn, Failure> {
         let sessions = self.sessions()?;
         let Some((user, session)) = sessions.find(self.global.user.as_deref()) else {
             let who = self.global.user.as_deref().unwrap_or("NAME");
             return Err(Failure::Usage(format!("not logged in: chatctl login {who}")));
         };
+        let options = change(self.options(Some(session))?);
         let client = Client::connect(self.nodes(Some(session)), options).await?.with_token(&session.token)?;
         Ok(LoggedIn { user: user.to_owned(), token: session.token.clone(), client })
     }
@@ -234,9 +274,15 @@ async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
         Command::Leader => ctl_cluster::leader(context).await,
         Command::Status => ctl_cluster::status(context).await,
         Command::Health { one } => ctl_cluster::health(context, one).await,
-        Command::Transfer { to, socket } => ctl_admin::transfer(context, to.as_deref(), &socket).await,
+        Command::Members { change, socket } => ctl_admin::members(context, change, &socket).await,
         Command::Snapshot { socket } => ctl_admin::snapshot(context, &socket).await,
+        Command::Backup { file, socket, force, local } => {
+            ctl_backup::backup(context, &socket, &ctl_backup::Target { file, force, local }).await
+        }
+        Command::Certs { dir, named, days } => ctl_certs::certs(context, &dir, &named, days),
         Command::Bench(args) => bench::run(context, args).await,
+        Command::Drill(args) => drill::run(context, args).await,
+        Command::Verify(args) => verify::run(context, args).await,
     }
 }
 
@@ -307,7 +353,8 @@ mod tests {
         let path = folder.path().join("s.json").display().to_string();
         let cli = Cli::parse_from(line.split_whitespace());
         let mut context = Context::new(cli.global, |name| (name == "CHAT_SESSION_FILE").then(|| path.clone()));
-        let session = Session { token: "t".to_owned(), expires_at_ms: 0, nodes: vec![node.address.clone()] };
+        let session =
+            Session { token: "t".to_owned(), expires_at_ms: 0, nodes: vec![node.address.clone()], tls_ca: None };
         context.file()?.update(|sessions| sessions.insert("alice", session))?;
         let printed = Printed::default();
         context.output = Output::to(context.global.output, Box::new(printed.clone()));
@@ -359,7 +406,7 @@ mod tests {
 
     #[test]
     fn the_addresses_come_from_the_closest_place() {
-        let session = Session { token: String::new(), expires_at_ms: 0, nodes: vec!["s:1".to_owned()] };
+        let session = Session { token: String::new(), expires_at_ms: 0, nodes: vec!["s:1".to_owned()], tls_ca: None };
         let typed = context("chatctl --nodes t:1,t:2 status", Some("e:1,e:2"));
         assert_eq!(typed.nodes(Some(&session)), ["t:1", "t:2"]);
         let environment = context("chatctl status", Some("e:1,e:2"));
@@ -383,6 +430,8 @@ mod tests {
             (client(Code::Unavailable, true), Exit::Unknown),
             (Failure::Usage(String::new()), Exit::Usage),
             (Failure::Unhealthy, Exit::Refused),
+            (Failure::Violated, Exit::Violated),
+            (Failure::Inconclusive(""), Exit::Inconclusive),
         ] {
             assert_eq!(failure.exit(), exit, "{failure:?}");
         }

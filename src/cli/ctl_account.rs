@@ -40,7 +40,10 @@ pub(super) async fn login(context: &mut Context, name: &str) -> Result<(), Failu
 /// Logs in and keeps the session; its expiry and the number of unread messages.
 async fn open_session(context: &Context, client: &Client, name: &str, password: &str) -> Result<(u64, u64), Failure> {
     let answer = client.login(name, password).await?;
-    let session = Session { token: answer.token, expires_at_ms: answer.expires_at_ms, nodes: context.nodes(None) };
+    // The session outlives the directory that this was typed in.
+    let tls_ca = context.tls_ca(None).map(std::path::absolute).transpose()?;
+    let (token, expires_at_ms) = (answer.token, answer.expires_at_ms);
+    let session = Session { token, expires_at_ms, nodes: context.nodes(None), tls_ca };
     context.file()?.update(|sessions| sessions.insert(name, session))?;
     Ok((answer.expires_at_ms, answer.unread_count))
 }

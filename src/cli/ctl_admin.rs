@@ -1,4 +1,4 @@
-//! The operator's commands, through a node's admin socket: transfer, snapshot.
+//! The operator's commands, through a node's admin socket: members, snapshot.
 
 use std::path::Path;
 
@@ -8,13 +8,19 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::ctl::{Context, Failure};
+use super::{
+    ctl::{Context, Failure},
+    ctl_args::Members,
+};
 use crate::{
     client::ClientError,
-    proto::chat::v1::{SnapshotRequest, TransferLeadershipRequest, admin_service_client::AdminServiceClient},
+    proto::chat::v1::{
+        AddNodeRequest, RemoveNodeRequest, SnapshotRequest, TransferLeadershipRequest,
+        admin_service_client::AdminServiceClient,
+    },
 };
 
-async fn connect(context: &Context, socket: &Path) -> Result<AdminServiceClient<Channel>, Failure> {
+pub(super) async fn connect(context: &Context, socket: &Path) -> Result<AdminServiceClient<Channel>, Failure> {
     let path = socket.to_str().ok_or_else(|| Failure::Usage("the socket's path is not UTF-8".to_owned()))?;
     let unreachable = |error: &dyn std::error::Error| {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -25,15 +31,42 @@ async fn connect(context: &Context, socket: &Path) -> Result<AdminServiceClient<
     Ok(AdminServiceClient::new(endpoint.connect().await.map_err(|error| unreachable(&error))?))
 }
 
-fn request<T>(context: &Context, message: T) -> Request<T> {
+pub(super) fn request<T>(context: &Context, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(context.global.timeout);
     request
 }
 
-pub(super) async fn transfer(context: &mut Context, to: Option<&str>, socket: &Path) -> Result<(), Failure> {
+pub(super) async fn members(context: &mut Context, change: Members, socket: &Path) -> Result<(), Failure> {
+    match change {
+        Members::Add { peer_address } => add(context, peer_address, socket).await,
+        Members::Remove { name } => remove(context, name, socket).await,
+        Members::Transfer { name } => transfer(context, name, socket).await,
+    }
+}
+
+async fn add(context: &mut Context, peer_address: String, socket: &Path) -> Result<(), Failure> {
     let mut client = connect(context, socket).await?;
-    let message = TransferLeadershipRequest { to: to.unwrap_or_default().to_owned() };
+    let message = AddNodeRequest { peer_address };
+    let answer = client.add_node(request(context, message)).await.map_err(admin_error)?.into_inner();
+    context.output.print(
+        || json!({ "node_id": answer.node_id }),
+        || format!("added with id {}; it gets a vote when it has caught up (see `chatctl status`)", answer.node_id),
+    )?;
+    Ok(())
+}
+
+async fn remove(context: &mut Context, name: String, socket: &Path) -> Result<(), Failure> {
+    let mut client = connect(context, socket).await?;
+    let message = RemoveNodeRequest { name: name.clone() };
+    let answer = client.remove_node(request(context, message)).await.map_err(admin_error)?.into_inner();
+    context.output.print(|| json!({ "node_ids": answer.node_ids }), || format!("{name} was removed"))?;
+    Ok(())
+}
+
+async fn transfer(context: &mut Context, to: Option<String>, socket: &Path) -> Result<(), Failure> {
+    let mut client = connect(context, socket).await?;
+    let message = TransferLeadershipRequest { to: to.unwrap_or_default() };
     let answer = client.transfer_leadership(request(context, message)).await.map_err(admin_error)?.into_inner();
     context.output.print(
         || json!({ "leader": answer.leader, "term": answer.term }),
@@ -53,7 +86,7 @@ pub(super) async fn snapshot(context: &mut Context, socket: &Path) -> Result<(),
 }
 
 /// One attempt, without a retry: what was cut off may have been done.
-fn admin_error(status: tonic::Status) -> ClientError {
+pub(super) fn admin_error(status: tonic::Status) -> ClientError {
     let error = ClientError::from(status);
     let cut_off = matches!(error.code, Code::DeadlineExceeded | Code::Cancelled | Code::Unknown);
     ClientError { outcome_unknown: cut_off || error.has_reason("OUTCOME_UNKNOWN"), ..error }

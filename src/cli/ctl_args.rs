@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[derive(Debug, Parser)]
 #[command(name = "chatctl", version, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 refused by the service, 2 wrong usage, 3 no node or no leader reached, \
-                        4 outcome unknown.\nPasswords are asked for on the terminal, or read from the first line of \
+                        4 outcome unknown, 5 a promise was broken (verify), 6 nothing was proven (verify).\nPasswords are asked for on the terminal, or read from the first line of \
                         standard input.")]
 pub struct Cli {
     /// Options of every command.
@@ -27,6 +27,10 @@ pub struct Global {
     /// session, or 127.0.0.1:50051 to 50055]
     #[arg(long, global = true, value_delimiter = ',', value_name = "ADDRESSES")]
     pub nodes: Option<Vec<String>>,
+    /// Talk TLS to the nodes, and trust the certificate authorities in this file (PEM) [env: CHAT_TLS_CA] [default: that of
+    /// the session]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// Output for people, or for machines
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -143,13 +147,13 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS")]
         one: Option<String>,
     },
-    /// Move leadership to another node (through its data directory's admin.sock)
-    Transfer {
-        /// Name of the node; the leader chooses when absent
-        #[arg(long, value_name = "NAME")]
-        to: Option<String>,
+    /// Change who belongs to the cluster, or who leads (through the admin.sock in a node's data directory)
+    Members {
+        /// What to do
+        #[command(subcommand)]
+        change: Members,
         /// The admin socket of any node
-        #[arg(long, value_name = "PATH")]
+        #[arg(long, global = true, value_name = "PATH", default_value = "admin.sock")]
         socket: PathBuf,
     },
     /// Build a snapshot on a node now
@@ -158,8 +162,83 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         socket: PathBuf,
     },
+    /// Copy the whole state of a node to a file, checked and complete, while the cluster goes on
+    Backup {
+        /// Where to; only a complete and verified backup gets this name
+        file: PathBuf,
+        /// The admin socket of any node
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+        /// Replace the file if there is one
+        #[arg(long)]
+        force: bool,
+        /// What the node has, even without a majority, instead of everything that was acknowledged
+        #[arg(long)]
+        local: bool,
+    },
+    /// Make a certificate authority, if there is none, and certificates for nodes: NODE.pem and NODE.key, for the name itself,
+    /// localhost and more
+    Certs {
+        /// Where to; the authority is ca.pem, and ca.key, which is to be kept to yourself
+        dir: PathBuf,
+        /// The nodes' names, each perhaps with more host names and addresses: n1=n1.example.org,10.0.0.1
+        #[arg(required = true, value_name = "NODE[=HOST,...]")]
+        named: Vec<NodeHosts>,
+        /// How long the certificates are good for
+        #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u64).range(1..=36_500))]
+        days: u64,
+    },
     /// Measure: each client is a connection with one send in flight
     Bench(BenchArgs),
+    /// Prove that the cluster keeps its promises, while you break things: send, read, subscribe, mark read and delete
+    /// through all nodes, read everything back, and count what is wrong
+    Verify(VerifyArgs),
+    /// Break the cluster on purpose, one fault after the other and no more than it can bear, while the workload of `verify` runs;
+    /// then the verdict, and what the clients had of it. Takes some minutes; Ctrl-C mends what is broken
+    Drill(DrillArgs),
+}
+
+/// A node, and where it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeHosts {
+    /// Its name.
+    pub name: String,
+    /// More names and addresses.
+    pub hosts: Vec<String>,
+}
+
+impl std::str::FromStr for NodeHosts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, hosts) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() || name.contains(['/', ',']) || name == "ca" {
+            return Err(format!("{name:?} is no name of a node"));
+        }
+        let hosts = hosts.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect();
+        Ok(Self { name: name.to_owned(), hosts })
+    }
+}
+
+/// A change of the membership.
+#[derive(Debug, Subcommand)]
+pub enum Members {
+    /// Add an empty node that was started with CHAT_JOIN=invitation
+    Add {
+        /// Where it listens for peers
+        #[arg(value_name = "HOST:PORT")]
+        peer_address: String,
+    },
+    /// Take a node out of the cluster for good
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Move leadership to another node
+    Transfer {
+        /// Its name; the leader chooses when absent
+        name: Option<String>,
+    },
 }
 
 /// How fresh a read must be.
@@ -189,6 +268,68 @@ pub struct BenchArgs {
     /// Accounts to make and to send between [default: one per client, at most 16]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub accounts: Option<u32>,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// Clients, each with one call under way
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub clients: u32,
+    /// How long to work, before everything is read back; Ctrl-C ends the work earlier, and a second one gives up
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Where the choices come from; a random one, which is printed, when absent
+    #[arg(long, value_name = "X")]
+    pub seed: Option<u64>,
+    /// Write all operations to this file, one JSON value per line
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+}
+
+/// Options of `drill`.
+#[derive(Debug, Clone, Args)]
+pub struct DrillArgs {
+    /// Who breaks the nodes
+    #[command(subcommand)]
+    pub by: DrillBy,
+    /// Clients, each with one call under way
+    #[arg(long, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub clients: u32,
+    /// How long a fault lasts
+    #[arg(long, global = true, value_name = "S", default_value = "5", value_parser = seconds)]
+    pub hold: Duration,
+    /// Where the choices come from; a random one, which is printed, when absent
+    #[arg(long, global = true, value_name = "X")]
+    pub seed: Option<u64>,
+    /// Do not ask
+    #[arg(long, global = true)]
+    pub yes: bool,
+}
+
+/// Who breaks the nodes.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DrillBy {
+    /// Docker Compose, whose services have the names of the nodes
+    Compose {
+        /// Where docker-compose.yml is [default: here]
+        #[arg(long, value_name = "DIR")]
+        project_directory: Option<PathBuf>,
+    },
+    /// Kubernetes, whose pods have the names of the nodes
+    Kubectl {
+        /// Their namespace [default: that of the current context]
+        #[arg(long, value_name = "NAME")]
+        namespace: Option<String>,
+    },
+    /// A program that is called as PROGRAM kill|start|pause|resume|restart NODE
+    Program {
+        /// The program
+        #[arg(value_name = "PROGRAM")]
+        path: PathBuf,
+    },
+    /// You: it tells what to do and when, and sees it done
+    Guide,
 }
 
 /// A positive number of seconds, at most a day.
@@ -251,9 +392,20 @@ mod tests {
             "status",
             "health",
             "health --one 127.0.0.1:50051",
-            "transfer --to b --socket /tmp/admin.sock",
+            "members add n6.example.org:50052 --socket /tmp/admin.sock",
+            "members remove n6 --socket /tmp/admin.sock",
+            "members transfer --socket /tmp/admin.sock",
             "snapshot --socket /tmp/admin.sock",
+            "backup /tmp/chat.backup --socket /tmp/admin.sock --force --local",
+            "certs /tmp/certs n1 n2=n2.example.org,10.0.0.2 --days 7",
+            "status --tls-ca /tmp/certs/ca.pem",
             "bench --clients 8 --seconds 2 --body-bytes 128 --accounts 4",
+            "verify",
+            "verify --clients 8 --seconds 2 --seed 7 --history /tmp/history.jsonl",
+            "drill guide",
+            "drill compose --project-directory /srv/chat --yes --hold 3 --seed 7 --clients 4",
+            "drill --yes kubectl --namespace chat",
+            "drill program /usr/local/bin/break",
         ] {
             parse(&format!("chatctl {line}")).expect(line);
         }
@@ -269,9 +421,22 @@ mod tests {
             "read bob --local --at-least 3",
             "delete-messages",
             "delete-messages x",
-            "transfer",
+            "members",
+            "members remove --socket /tmp/admin.sock",
+            "backup --socket /tmp/admin.sock",
+            "backup /tmp/chat.backup",
             "bench --clients 0",
             "bench --body-bytes 20000",
+            "certs /tmp/certs",
+            "certs /tmp/certs ca",
+            "certs /tmp/certs a/b",
+            "certs /tmp/certs n1 --days 0",
+            "verify --clients 0",
+            "verify --clients 257",
+            "verify --seed x",
+            "drill",
+            "drill program",
+            "drill guide --hold 0",
             "status --timeout 0",
             "status --timeout nan",
         ] {

@@ -140,7 +140,7 @@ pub(super) async fn listen(
     count: Option<u64>,
     acknowledge: bool,
 ) -> Result<(), Failure> {
-    let session = context.session_with(Options { acknowledge, ..context.options() }).await?;
+    let session = context.session_with(|options| Options { acknowledge, ..options }).await?;
     let mut events = session.client.events(after);
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {

@@ -11,9 +11,13 @@ use super::{
     ctl::{Context, Failure},
     output::table,
 };
-use crate::client::{
-    ClientError, nodes,
-    types::{ListNodesResponse, NodeInfo, NodeRole},
+use crate::{
+    client::{
+        ClientError,
+        nodes::endpoint,
+        types::{ListNodesResponse, NodeInfo, NodeRole},
+    },
+    proto::Channel,
 };
 
 /// How long one node has to say how it is.
@@ -32,7 +36,17 @@ fn role(node: &NodeInfo) -> &'static str {
 fn node_json(node: &NodeInfo) -> Value {
     json!({ "node_id": node.node_id, "name": node.name, "role": role(node), "voter": node.voter,
             "client_address": node.client_address, "peer_address": node.peer_address,
-            "web_address": node.web_address, "healthy": node.healthy, "lag_entries": node.lag_entries })
+            "web_address": node.web_address, "healthy": node.healthy, "lag_entries": node.lag_entries,
+            "digest": node.digest.as_deref().map(hex) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Enough of a digest to compare it by eye.
+fn hex_start(bytes: &[u8]) -> String {
+    hex(&bytes[..bytes.len().min(8)])
 }
 
 pub(super) async fn leader(context: &mut Context) -> Result<(), Failure> {
@@ -51,7 +65,9 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
         || {
             json!({ "nodes": answer.nodes.iter().map(node_json).collect::<Vec<_>>(),
                     "cluster_id": answer.cluster_id, "term": answer.term, "revision": answer.revision,
-                    "answered_by": answer.answered_by, "failures_tolerated": answer.failures_tolerated })
+                    "answered_by": answer.answered_by, "failures_tolerated": answer.failures_tolerated,
+                    "digest": hex(&answer.digest),
+                    "compared": answer.compared.map(|at| json!({ "log_index": at.log_index, "revision": at.revision })) })
         },
         || status_text(&answer),
     )?;
@@ -59,7 +75,7 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
 }
 
 fn status_text(answer: &ListNodesResponse) -> String {
-    let mut rows = vec![["NODE", "ID", "ROLE", "ADDRESS", "HEALTHY", "LAG"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["NODE", "ID", "ROLE", "ADDRESS", "HEALTHY", "LAG", "DIGEST"].map(str::to_owned).to_vec()];
     for node in &answer.nodes {
         let healthy = node.healthy.map_or("unknown", |healthy| if healthy { "yes" } else { "NO" });
         let lag = node.lag_entries.map_or("unknown".to_owned(), |lag| lag.to_string());
@@ -70,6 +86,7 @@ fn status_text(answer: &ListNodesResponse) -> String {
             node.client_address.clone(),
             healthy.to_owned(),
             lag,
+            node.digest.as_deref().map_or("unknown".to_owned(), hex_start),
         ]);
     }
     let tolerated = match answer.failures_tolerated {
@@ -77,25 +94,31 @@ fn status_text(answer: &ListNodesResponse) -> String {
         Some(count) => format!("{count} more nodes may fail"),
         None => "no leader was reached: the health of the nodes is not known".to_owned(),
     };
+    let compared = match answer.compared {
+        Some(at) => format!("digests of the nodes at revision {} (log index {})", at.revision, at.log_index),
+        None => "the nodes have not compared their digests yet".to_owned(),
+    };
     format!(
-        "{}\n{tolerated}\ncluster {}, term {}, revision {} (on {})",
+        "{}\n{tolerated}\n{compared}\ncluster {}, term {}, revision {}, digest {} (on {})",
         table(&rows),
         answer.cluster_id,
         answer.term,
         answer.revision,
+        hex_start(&answer.digest),
         answer.answered_by
     )
 }
 
 pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result<(), Failure> {
-    let addresses = one.map_or_else(|| context.cluster_nodes(), |address| vec![address]);
+    let (nodes, options) = context.cluster()?;
+    let addresses = one.map_or(nodes, |address| vec![address]);
     let limit = HEALTH_TIMEOUT.min(context.global.timeout);
-    let endpoints: Vec<_> = addresses
+    let channels: Vec<Channel> = addresses
         .iter()
-        .map(|address| nodes::endpoint(address.trim(), &context.options()))
+        .map(|address| Ok(options.dialer.channel(endpoint(address.trim(), &options)?).into()))
         .collect::<Result<_, ClientError>>()?;
-    let checks = endpoints.into_iter().map(|endpoint| async move {
-        let mut client = HealthClient::new(endpoint.connect_lazy());
+    let checks = channels.into_iter().map(|channel| async move {
+        let mut client = HealthClient::new(channel);
         // The empty name asks for the node as a whole.
         match timeout(limit, client.check(HealthCheckRequest { service: String::new() })).await {
             Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => "serving".to_owned(),
@@ -119,6 +142,7 @@ pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::types::DigestComparison;
 
     #[test]
     fn the_status_shows_what_is_not_known_as_such() {
@@ -130,6 +154,7 @@ mod tests {
                 role: NodeRole::Leader.into(),
                 healthy: Some(true),
                 lag_entries: Some(0),
+                digest: Some((1..=32).collect()),
                 ..NodeInfo::default()
             },
             NodeInfo { node_id: 2, name: "b".to_owned(), role: NodeRole::Follower.into(), ..NodeInfo::default() },
@@ -141,13 +166,16 @@ mod tests {
             revision: 9,
             answered_by: "a".to_owned(),
             failures_tolerated: Some(1),
+            digest: vec![0xab; 32],
+            compared: Some(DigestComparison { log_index: 31, revision: 5 }),
         };
         let expected = "\
-NODE  ID  ROLE      ADDRESS          HEALTHY  LAG
-a     1   leader    127.0.0.1:50051  yes      0
-b     2   follower                   unknown  unknown
+NODE  ID  ROLE      ADDRESS          HEALTHY  LAG      DIGEST
+a     1   leader    127.0.0.1:50051  yes      0        0102030405060708
+b     2   follower                   unknown  unknown  unknown
 one more node may fail
-cluster c1, term 3, revision 9 (on a)";
+digests of the nodes at revision 5 (log index 31)
+cluster c1, term 3, revision 9, digest abababababababab (on a)";
         assert_eq!(status_text(&answer), expected);
     }
 }

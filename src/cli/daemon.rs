@@ -3,13 +3,17 @@
 //! This is the only place that reads the process environment. What goes wrong before logs can be written goes to
 //! standard error as it is.
 
-use std::{io, thread, time::Duration};
+use std::{io, path::PathBuf, thread, time::Duration};
 
 use clap::{Parser, Subcommand};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::runtime::{Builder, Runtime};
 
-use super::local::{self, LocalArguments, LocalError};
+use super::{
+    health::{self, HealthArguments},
+    local::{self, LocalArguments, LocalError},
+    rescue::{self, RecoverArguments},
+};
 use crate::{
     config::{Config, ConfigErrors, LogFormat, keys},
     server,
@@ -18,6 +22,8 @@ use crate::{
 
 /// How much longer than its drain a node may take to stop once its parent is gone, before it is ended.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// For the tasks and threads that are left when the node has ended.
+const RUNTIME_STOP_MAX: Duration = Duration::from_secs(1);
 
 /// A node of quorum-chat: a replicated chat backend that does not lose a message.
 ///
@@ -33,6 +39,24 @@ struct Arguments {
 enum Command {
     /// Print the effective configuration, secrets hidden, and exit; 64 when it is wrong.
     Config,
+    /// Ask the node that runs here how it is, and exit: 0 alive (or ready), 1 not, with the reason in one line.
+    ///
+    /// For health checks in containers. Reads CHAT_METRICS_LISTEN, and waits 3 s at most.
+    Health(HealthArguments),
+    /// Make a backup the start of a new cluster, in the empty data directory of this node (CHAT_DATA_DIR, CHAT_NAME).
+    ///
+    /// The node is its only member at first; the other nodes of CHAT_INITIAL_NODES join by themselves when they are started with
+    /// empty data directories. Nodes of the old cluster cannot.
+    Restore {
+        /// What `chatctl backup` has written.
+        file: PathBuf,
+    },
+    /// Make this node the start of a new cluster when most of the others are lost for good.
+    ///
+    /// Works on the stopped node's data directory (CHAT_DATA_DIR, CHAT_NAME). Says what the node has and what may be lost, and
+    /// asks. The other nodes join by themselves when they are started with empty data directories. Nodes of the old cluster
+    /// cannot.
+    Recover(RecoverArguments),
     /// Run a cluster of several nodes on this machine.
     Local(LocalArguments),
 }
@@ -42,6 +66,11 @@ pub fn main() -> std::process::ExitCode {
     let code = match Arguments::parse().command {
         None => load(environment()).and_then(run_node),
         Some(Command::Config) => load(environment()).map(|config| print_config(&config)),
+        Some(Command::Health(arguments)) => Ok(health::run(&arguments, environment())),
+        Some(Command::Restore { file }) => load(environment()).and_then(|config| rescue::restore(&config, &file)),
+        Some(Command::Recover(arguments)) => {
+            load(environment()).and_then(|config| rescue::recover(&config, &arguments))
+        }
         Some(Command::Local(arguments)) => run_local(&arguments),
     };
     code.unwrap_or_else(|code| code).into()
@@ -82,7 +111,7 @@ fn run_local(arguments: &LocalArguments) -> Result<u8, u8> {
     runtime.block_on(local::run(arguments, environment())).map_err(told)
 }
 
-fn runtime(mut builder: Builder) -> Result<Runtime, u8> {
+pub(super) fn runtime(mut builder: Builder) -> Result<Runtime, u8> {
     builder.enable_all().build().map_err(|error| {
         eprintln!("chatd: the asynchronous runtime cannot be started: {error}");
         1
@@ -114,7 +143,11 @@ fn run_node(config: Config) -> Result<u8, u8> {
             1
         })?;
     }
-    match runtime.block_on(server::run(config)) {
+    let ended = runtime.block_on(server::run(config));
+    // Whatever still runs may complain about the end; why it ended is the last line of the log. And a disk that hangs
+    // does not keep the process.
+    runtime.shutdown_timeout(RUNTIME_STOP_MAX);
+    match ended {
         Ok(()) => Ok(0),
         Err(error) => {
             tracing::error!("{error}");
@@ -163,11 +196,16 @@ mod tests {
         let parse = |words: &[&str]| Arguments::try_parse_from([&["chatd"], words].concat());
         assert!(parse(&[]).unwrap().command.is_none());
         assert!(matches!(parse(&["config"]).unwrap().command, Some(Command::Config)));
+        assert!(matches!(parse(&["health", "--ready"]).unwrap().command, Some(Command::Health(_))));
         assert!(parse(&["local", "--nodes", "3", "--data", "/x", "--base-port", "0"]).is_ok());
         assert!(parse(&["local", "--start", "n2"]).is_ok());
         assert!(parse(&["local", "--start", "n2", "--nodes", "3"]).is_err());
         assert!(parse(&["local", "--nodes", "0"]).is_err());
         assert!(parse(&["local", "--nodes", "10"]).is_err());
+        assert!(parse(&["restore", "/x/backup"]).is_ok());
+        assert!(parse(&["restore"]).is_err());
+        assert!(parse(&["recover", "--force-new-cluster", "--yes"]).is_ok());
+        assert!(parse(&["recover", "--yes"]).is_err());
         assert!(parse(&["run"]).is_err());
     }
 }

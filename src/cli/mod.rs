@@ -1,9 +1,10 @@
 //! What the two binaries do with their arguments.
 //!
-//! `chatd`: `daemon` runs a node, `local` a cluster of nodes on this machine.
+//! `chatd`: `daemon` runs a node, `local` a cluster of nodes on this machine, `rescue` makes a new cluster of a backup or a survivor,
+//! `health` asks a node how it is.
 //!
 //! `chatctl`: `ctl_args` says what can be typed and `ctl` runs it; one file per group of commands (`ctl_account`,
-//! `ctl_chat`, `ctl_cluster`, `ctl_admin`, `bench`). `output` is the only one that prints, `session_file` the only one
+//! `ctl_chat`, `ctl_cluster`, `ctl_admin`, `ctl_backup`, `ctl_certs`, `bench`, `verify`, `drill`). `output` is the only one that prints, `session_file` the only one
 //! that keeps anything. Exit codes are part of the interface: see [`ctl::Exit`].
 
 pub mod bench;
@@ -11,10 +12,16 @@ pub mod ctl;
 mod ctl_account;
 mod ctl_admin;
 pub mod ctl_args;
+mod ctl_backup;
+mod ctl_certs;
 mod ctl_chat;
 mod ctl_cluster;
 pub mod daemon;
+mod drill;
+mod health;
 mod histogram;
 pub mod local;
 pub mod output;
+mod rescue;
 pub mod session_file;
+mod verify;

@@ -24,6 +24,9 @@ pub struct Session {
     pub expires_at_ms: u64,
     /// The addresses that were given at the login.
     pub nodes: Vec<String>,
+    /// The authorities that vouch for those nodes; none when they are talked to without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
 }
 
 /// What the file holds.
@@ -140,7 +143,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn session(token: &str) -> Session {
-        Session { token: token.to_owned(), expires_at_ms: 7, nodes: vec!["a:1".to_owned()] }
+        Session { token: token.to_owned(), expires_at_ms: 7, nodes: vec!["a:1".to_owned()], tls_ca: None }
     }
 
     fn file(folder: &Path) -> SessionFile {

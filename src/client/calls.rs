@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
@@ -12,15 +12,18 @@ use super::{
 };
 use crate::{
     chat::limits,
-    proto::chat::v1::{
-        AcknowledgeDeliveryRequest, CreateAccountRequest, CreateAccountResponse, DeleteAccountRequest,
-        DeleteAccountResponse, DeleteMessagesRequest, DeleteMessagesResponse, DeliveryReceipt, GetLeaderRequest,
-        GetLeaderResponse, ListAccountsRequest, ListAccountsResponse, ListChatPartnersRequest,
-        ListChatPartnersResponse, ListNodesRequest, ListNodesResponse, LoginRequest, LoginResponse, LogoutRequest,
-        MarkReadRequest, MarkReadResponse, ReadConsistency, ReadConversationRequest, ReadConversationResponse,
-        SendMessageRequest, SendMessageResponse, chat_service_client::ChatServiceClient,
-        cluster_service_client::ClusterServiceClient, mark_read_request, read_consistency, read_conversation_request,
-        send_message_request,
+    proto::{
+        Channel,
+        chat::v1::{
+            AcknowledgeDeliveryRequest, CreateAccountRequest, CreateAccountResponse, DeleteAccountRequest,
+            DeleteAccountResponse, DeleteMessagesRequest, DeleteMessagesResponse, DeliveryReceipt, GetLeaderRequest,
+            GetLeaderResponse, ListAccountsRequest, ListAccountsResponse, ListChatPartnersRequest,
+            ListChatPartnersResponse, ListNodesRequest, ListNodesResponse, LoginRequest, LoginResponse, LogoutRequest,
+            MarkReadRequest, MarkReadResponse, ReadConsistency, ReadConversationRequest, ReadConversationResponse,
+            SendMessageRequest, SendMessageResponse, chat_service_client::ChatServiceClient,
+            cluster_service_client::ClusterServiceClient, mark_read_request, read_consistency,
+            read_conversation_request, send_message_request,
+        },
     },
 };
 
@@ -79,7 +82,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    fn new(client_message_id: Uuid, answer: SendMessageResponse) -> Self {
+    pub(super) fn new(client_message_id: Uuid, answer: SendMessageResponse) -> Self {
         let SendMessageResponse { message_id, conversation_id, seq, revision, time_ms, repeated } = answer;
         Self { message_id, conversation_id, seq, revision, time_ms, repeated, client_message_id }
     }

@@ -86,7 +86,15 @@ fn root_cause(status: &Status) -> Option<String> {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    Some(cause.to_string())
+    let cause = cause.to_string();
+    // What a TLS alert looks like to HTTP/2, and the beginning of HTTP/2 to TLS.
+    Some(if cause.contains("frame with invalid size") {
+        format!("{cause}: perhaps it talks TLS, and this side does not")
+    } else if cause.contains("InvalidContentType") {
+        format!("{cause}: perhaps it does not talk TLS, and this side does")
+    } else {
+        cause
+    })
 }
 
 /// Who is to blame for a failed attempt, so that the next one goes elsewhere.
@@ -154,6 +162,9 @@ fn classify_transport(status: &Status) -> Verdict {
         Code::DeadlineExceeded | Code::Cancelled => Verdict::SILENCE,
         // A connection that broke shows up as one of these, depending on where it broke.
         Code::Aborted | Code::Unknown | Code::Internal => Verdict::retry(true, false, Blame::Node),
+        // Something else listens there, or an older node: another one may have it. In a container, the address that the cluster
+        // lists for a node may be that of another port of this one's.
+        Code::Unimplemented => Verdict::retry(false, false, Blame::Node),
         _ => Verdict::Final,
     }
 }
@@ -234,7 +245,9 @@ mod tests {
         for code in [Code::Cancelled, Code::DeadlineExceeded] {
             assert_eq!(classify(&Status::new(code, "")), Verdict::SILENCE, "{code:?}");
         }
-        for code in [Code::Unimplemented, Code::OutOfRange, Code::ResourceExhausted] {
+        // Whoever does not know the call has not done it.
+        assert_eq!(classify(&Status::new(Code::Unimplemented, "")), Verdict::retry(false, false, Blame::Node));
+        for code in [Code::OutOfRange, Code::ResourceExhausted] {
             assert_eq!(classify(&Status::new(code, "")), Verdict::Final, "{code:?}");
         }
         let mut refused = Status::unavailable("tcp connect error");

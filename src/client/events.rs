@@ -91,7 +91,7 @@ impl EventStream {
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED when the session ended; OUT_OF_RANGE / REVISION_IN_FUTURE; RESOURCE_EXHAUSTED /
+    /// UNAUTHENTICATED when the session ended; OUT_OF_RANGE / REVISION_IN_FUTURE or REVISION_LOST; RESOURCE_EXHAUSTED /
     /// TOO_MANY_SUBSCRIPTIONS; UNAVAILABLE when no node took the subscription for
     /// [`super::Options::reconnect_patience`].
     pub async fn next(&mut self) -> Option<Result<Event, ClientError>> {

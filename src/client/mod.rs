@@ -27,7 +27,8 @@
 //!
 //! Inside: `nodes` knows addresses, connections and the leader; `retry` holds the loop that every call goes through
 //! and `error` what a failure means for it; `calls` are the calls; `resume` decides what an event stream passes on,
-//! `events` keeps it connected, `acks` tells the senders. Left out: TLS, and a memory of what was read.
+//! `events` keeps it connected, `acks` tells the senders; [`unary`] is for load generators,
+//! [`verify`] for those who do not believe the service. Left out: TLS, and a memory of what was read.
 
 mod acks;
 mod calls;
@@ -35,6 +36,8 @@ mod error;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod nodes;
 mod options;
 pub(crate) mod random;
@@ -42,6 +45,8 @@ mod resume;
 mod retry;
 #[cfg(test)]
 mod tests;
+pub mod unary;
+pub mod verify;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -16,15 +16,15 @@ use std::{
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, transport::Endpoint};
 
 use super::{ClientError, Options, random::Random};
-use crate::proto::chat::v1::{
-    GetLeaderRequest, GetLeaderResponse, ListNodesRequest, ListNodesResponse, NodeInfo,
-    cluster_service_client::ClusterServiceClient,
+use crate::proto::{
+    Channel,
+    chat::v1::{
+        GetLeaderRequest, GetLeaderResponse, ListNodesRequest, ListNodesResponse, NodeInfo,
+        cluster_service_client::ClusterServiceClient,
+    },
 };
 
 /// Most nodes that are remembered.
@@ -159,7 +159,8 @@ impl Nodes {
     fn connection(&self, node: &mut Known) -> Target {
         let channel = node.channel.get_or_insert_with(|| {
             // The list of the cluster is checked when it is learned, as are the caller's addresses.
-            endpoint(&node.address, &self.options).expect("addresses are checked when they are added").connect_lazy()
+            let endpoint = endpoint(&node.address, &self.options).expect("addresses are checked when they are added");
+            self.options.dialer.channel(endpoint).into()
         });
         Target { address: node.address.clone(), channel: channel.clone() }
     }

@@ -1,6 +1,11 @@
 //! What a caller may set about a client: times, and whether deliveries are acknowledged.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
+
+use crate::net::{
+    Dialer,
+    tls::{Connector, TlsError},
+};
 
 /// How a [`super::Client`] behaves. The defaults suit people and services alike.
 #[derive(Debug, Clone)]
@@ -24,6 +29,20 @@ pub struct Options {
     pub reconnect_patience: Duration,
     /// Whether event streams tell the senders that their messages were delivered. Default true.
     pub acknowledge: bool,
+    /// Makes the connections. Default: over TCP. See [`Options::with_tls`].
+    pub dialer: Dialer,
+}
+
+impl Options {
+    /// The same over TLS: the nodes have to show a certificate that one of the authorities in a PEM file vouches for, and
+    /// that holds for the host in their address. The system's authorities are in a file as well; on Debian
+    /// `/etc/ssl/certs/ca-certificates.crt`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no certificate.
+    pub fn with_tls(self, authorities: &Path) -> Result<Self, TlsError> {
+        Ok(Self { dialer: Connector::trusting(authorities)?.into(), ..self })
+    }
 }
 
 impl Default for Options {
@@ -37,6 +56,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(15),
             reconnect_patience: Duration::from_secs(600),
             acknowledge: true,
+            dialer: Dialer::default(),
         }
     }
 }

@@ -20,7 +20,8 @@ impl Random {
         Self(seed | 1)
     }
 
-    fn next(&mut self) -> u64 {
+    /// Any number but 0.
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

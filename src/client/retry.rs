@@ -1,8 +1,9 @@
 //! Retries: how long to wait, where to go next, when to stop, and what to say when it is over.
 //!
 //! Every call that goes through here is safe to repeat (a repeated change answers its first outcome). The caller's
-//! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little. An
+//! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little. A
 //! second attempt without an answer, and each further one, doubles the time of the next: an overloaded cluster is slow, not dead.
+//! No attempt is begun that would be cut off soon: it would put an outcome in doubt that is known so far.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,6 +16,12 @@ use super::{
     nodes::{Nodes, Target},
     random::Random,
 };
+
+/// Longest pause that a service can ask for: a wrong answer must not silence a client for ever.
+const ASKED_MAX: Duration = Duration::from_secs(60);
+
+/// With less than this part of an attempt's time left, no further one is begun.
+const LATE_FRACTION: u32 = 4;
 
 /// Exponential backoff with full jitter.
 #[derive(Debug)]
@@ -31,14 +38,14 @@ impl Backoff {
     }
 
     /// How long to wait before the next try: up to `min`, then up to twice that, and so on up to `max`; never less
-    /// than what the service asked for.
+    /// than what the service asked for, within [`ASKED_MAX`].
     pub(crate) fn next(&mut self, asked: Option<Duration>) -> Duration {
         let ceiling = self.min.saturating_mul(1 << self.retries.min(16)).min(self.max);
         self.retries = self.retries.saturating_add(1);
         let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
         let jitter = Duration::from_nanos(self.random.below(nanos));
         // On top of what was asked for, so that those who were asked the same do not come back all at once.
-        asked.map_or(jitter, |asked| asked.saturating_add(jitter / 4))
+        asked.map_or(jitter, |asked| asked.min(ASKED_MAX).saturating_add(jitter / 4))
     }
 
     /// Something worked: start over.
@@ -124,14 +131,15 @@ where
         }
         let pause = backoff.next(error.as_ref().and_then(|error| error.retry_after));
         last = Some(more_telling(last, error, &target));
-        if Instant::now() + pause >= deadline {
+        let latest = deadline - plan.attempt.min(plan.deadline) / LATE_FRACTION;
+        if Instant::now() + pause >= latest {
             break;
         }
         sleep(pause).await;
         if plan.leader && nodes.leader().is_none() {
-            nodes.find_leader(deadline).await;
+            nodes.find_leader(latest).await;
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= latest {
             break;
         }
     }
@@ -195,6 +203,10 @@ mod tests {
         for _ in 0..20 {
             let pause = backoff.next(Some(400 * MS));
             assert!((400 * MS..=463 * MS).contains(&pause), "{pause:?}");
+        }
+        for absurd in [Duration::from_secs(1 << 40), Duration::MAX] {
+            // It has to be possible to add it to the time of day.
+            assert!(backoff.next(Some(absurd)) <= ASKED_MAX + 63 * MS);
         }
     }
 

@@ -105,13 +105,15 @@ async fn a_refusal_comes_back_at_once_with_its_reason() {
 #[tokio::test]
 async fn says_whether_anything_may_have_been_applied() {
     let nodes = Fake::cluster(1).await;
-    let client = client(&nodes, Options { deadline: 300 * MS, ..options() }).await;
-    for _ in 0..100 {
+    // The last attempt is begun with time enough for an answer.
+    let patient = client(&nodes, Options { deadline: 1000 * MS, attempt_timeout: 800 * MS, ..options() }).await;
+    for _ in 0..200 {
         nodes[0].next_send(OnSend::Fail(failure(Code::Unavailable, "NO_LEADER")));
     }
-    let error = send(&client).await.expect_err("no leader");
+    let error = send(&patient).await.expect_err("no leader");
     assert!(error.is_unavailable() && error.has_reason("NO_LEADER"), "{error:?}");
 
+    let client = client(&nodes, Options { deadline: 300 * MS, ..options() }).await;
     nodes[0].on_send.lock().expect("lock").clear();
     for _ in 0..100 {
         nodes[0].next_send(OnSend::Hang);

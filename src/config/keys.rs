@@ -37,7 +37,7 @@ const fn key(name: &'static str, default: Fallback, unit: &'static str, meaning:
 use Fallback::{Derived, Fixed};
 
 /// Every key, in the order in which they are shown.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 32] = [
     key("NAME", Derived("the host's name"), "name", "This node's name: 1-63 of [A-Za-z0-9_.-], unique in the cluster."),
     key("LISTEN", Fixed("0.0.0.0:50051"), "ip:port", "Where clients connect (gRPC)."),
     key("PEER_LISTEN", Fixed("0.0.0.0:50052"), "ip:port", "Where the other nodes connect."),
@@ -69,12 +69,38 @@ pub const KEYS: [Key; 24] = [
         "The first members with their peer addresses, the same on each: to found the cluster, and to tell others from it.",
     ),
     key(
+        "JOIN",
+        Derived("none: the node is one of INITIAL_NODES"),
+        "host:port,...|invitation",
+        "For a node that comes later: peer addresses of members to ask, or wait for `chatctl members add`.",
+    ),
+    key(
         "PEER_SECRET",
         Derived("none: any host that reaches the peer port is trusted"),
         "16-256 characters",
         "Shared by all nodes; calls on the peer port without it are refused.",
     ),
     key("PEER_SECRET_FILE", Derived("none"), "file", "Read PEER_SECRET from this file instead."),
+    key(
+        "TLS_CERT",
+        Derived("none: clients and browsers connect without TLS"),
+        "file",
+        "Certificate chain (PEM) of LISTEN and WEB_LISTEN; read again when it changes.",
+    ),
+    key("TLS_KEY", Derived("none"), "file", "The key of TLS_CERT (PEM)."),
+    key(
+        "PEER_TLS_CERT",
+        Derived("none: the nodes connect without TLS"),
+        "file",
+        "Certificate chain (PEM) of this node for the others, as server and as client; read again when it changes.",
+    ),
+    key("PEER_TLS_KEY", Derived("none"), "file", "The key of PEER_TLS_CERT (PEM)."),
+    key(
+        "PEER_TLS_CA",
+        Derived("none"),
+        "file",
+        "Authorities (PEM) that vouch for the nodes: whoever has a certificate of theirs is taken for one.",
+    ),
     key("HEARTBEAT_MS", Fixed("100"), "ms", "How often a leader shows that it is there."),
     key(
         "ELECTION_MIN_MS",
@@ -99,13 +125,25 @@ pub const KEYS: [Key; 24] = [
     key("LOG_FORMAT", Fixed("text"), "text|json", "Lines for people or objects for machines, on standard error."),
     key("DRAIN_TIMEOUT_MS", Fixed("10000"), "ms", "Longest wait for requests and streams to end at a stop."),
     key("SNAPSHOT_LOG_MB", Fixed("256"), "MiB", "Log growth after which a snapshot is taken and the log cut."),
+    key(
+        "DIGEST_INTERVAL_S",
+        Fixed("30"),
+        "seconds",
+        "How often the nodes compare the digests of their states, when something changed.",
+    ),
+    key(
+        "LOG_ENTRIES_KEPT",
+        Fixed("20000"),
+        "entries",
+        "Log entries kept behind a snapshot, so that a node that was away for a while needs no snapshot.",
+    ),
     key("HASH_PARALLELISM", Fixed("2"), "threads", "Passwords hashed at the same time; each takes 19 MiB."),
     key("WORKER_THREADS", Fixed("0"), "threads", "Threads that run requests and consensus; 0 means one for each core."),
     key("EXIT_WITH_PARENT", Fixed("0"), "0|1", "Stop when standard input closes; `chatd local` sets it for its nodes."),
 ];
 
 /// Keys (without prefix) that `chatctl` reads: they may be in the same environment and mean nothing here.
-pub const OF_CHATCTL: [&str; 2] = ["NODES", "SESSION_FILE"];
+pub const OF_CHATCTL: [&str; 3] = ["NODES", "SESSION_FILE", "TLS_CA"];
 
 /// The entry of `name` (without prefix).
 pub fn find(name: &str) -> Option<&'static Key> {

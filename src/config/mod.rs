@@ -11,13 +11,24 @@ mod parse;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tracing::Level;
 
+use crate::net::tls::{Files, Tls};
+
 pub use secret::Secret;
 
+/// The value of `JOIN` that waits.
+const INVITATION: &str = "invitation";
 /// Bytes in the unit of `SNAPSHOT_LOG_MB`.
 const MIB: u64 = 1024 * 1024;
 /// Seconds in the unit of `SESSION_LIFETIME_HOURS`.
@@ -44,11 +55,17 @@ pub struct Config {
     pub web_advertise: String,
     /// Directory of the databases, the snapshots and the admin socket.
     pub data_dir: PathBuf,
-    /// The first members in the configured order; this node alone when none were given. Never empty, always contains
-    /// this node, names and addresses are unique.
+    /// The first members in the configured order; this node alone when none were given. Names and addresses are unique.
+    /// Contains this node, unless `join` says how it comes later.
     pub initial_nodes: Vec<InitialNode>,
+    /// How this node becomes a member when it is not one of the first.
+    pub join: Option<Join>,
     /// Shared by all nodes of a cluster.
     pub peer_secret: Option<Secret>,
+    /// Certificates for clients and browsers.
+    pub tls: Option<Arc<Tls>>,
+    /// Certificates for the other nodes, with the authorities that vouch for them.
+    pub peer_tls: Option<Arc<Tls>>,
     /// How often a leader shows that it is there.
     pub heartbeat: Duration,
     /// Shortest silence before an election; at least two heartbeats.
@@ -67,6 +84,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Log growth after which a snapshot is taken, in bytes.
     pub snapshot_log_bytes: u64,
+    /// Between two comparisons of the nodes' digests.
+    pub digest_interval: Duration,
+    /// Log entries kept behind a snapshot.
+    pub log_entries_kept: u64,
     /// Passwords hashed at the same time.
     pub hash_parallelism: usize,
     /// Threads of the asynchronous runtime; `None`: one for each core.
@@ -84,6 +105,15 @@ pub struct InitialNode {
     pub name: String,
     /// `host:port` of its peer listener, resolved anew on each connect.
     pub peer_address: String,
+}
+
+/// How a node becomes a member of a cluster that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Join {
+    /// It asks these members: `host:port` of their peer listeners.
+    Ask(Vec<String>),
+    /// It waits until an operator has it added.
+    Invitation,
 }
 
 /// Form of the log lines.
@@ -106,6 +136,12 @@ pub struct Mistake {
     pub expected: String,
 }
 
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: given {}, expected {}", self.key, self.given, self.expected)
+    }
+}
+
 /// Everything that is wrong with the configuration, at once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<Mistake>);
@@ -121,19 +157,30 @@ impl fmt::Display for ConfigErrors {
             1 => write!(f, "1 mistake in the configuration:")?,
             n => write!(f, "{n} mistakes in the configuration:")?,
         }
-        for Mistake { key, given, expected } in &self.0 {
-            write!(f, "\n  {key}: given {given}, expected {expected}")?;
+        for mistake in &self.0 {
+            write!(f, "\n  {mistake}")?;
         }
         Ok(())
     }
 }
 
+/// The path of one of the files, as it was given.
+fn file(tls: &Option<Arc<Tls>>, which: impl FnOnce(&Files) -> Option<&Path>) -> String {
+    tls.as_deref().and_then(|tls| which(tls.files())).map_or_else(String::new, |path| path.display().to_string())
+}
+
 impl Config {
     /// Reads the keys that start with `CHAT_` from `source` (usually the environment) and checks them all.
     ///
-    /// Besides `source` it reads the file that `PEER_SECRET_FILE` names and, when there is no `NAME`, the host's name.
+    /// Besides `source` it reads the files that `PEER_SECRET_FILE` and the keys with `TLS` name and, when there is no `NAME`,
+    /// the host's name.
     pub fn load(source: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
         parse::load(source)
+    }
+
+    /// `METRICS_LISTEN` alone, from the same source: for who wants to ask a node how it is. Port 0 is a mistake here.
+    pub fn metrics_listen(source: impl IntoIterator<Item = (String, String)>) -> Result<SocketAddr, Mistake> {
+        parse::metrics_listen(source)
     }
 
     /// The values in effect: each key (with prefix) and its value as it would be given, in the order of the table.
@@ -144,6 +191,11 @@ impl Config {
         let format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
+        };
+        let join = match &self.join {
+            None => String::new(),
+            Some(Join::Ask(addresses)) => addresses.join(","),
+            Some(Join::Invitation) => INVITATION.to_owned(),
         };
         let secret = if self.peer_secret.is_some() { "(hidden)" } else { "" };
         let values = [
@@ -157,9 +209,15 @@ impl Config {
             ("WEB_ADVERTISE", self.web_advertise.clone()),
             ("DATA_DIR", self.data_dir.display().to_string()),
             ("INITIAL_NODES", nodes.join(",")),
+            ("JOIN", join),
             ("PEER_SECRET", secret.to_owned()),
             // Its content is in effect as PEER_SECRET.
             ("PEER_SECRET_FILE", String::new()),
+            ("TLS_CERT", file(&self.tls, |files| Some(&files.certificate))),
+            ("TLS_KEY", file(&self.tls, |files| Some(&files.key))),
+            ("PEER_TLS_CERT", file(&self.peer_tls, |files| Some(&files.certificate))),
+            ("PEER_TLS_KEY", file(&self.peer_tls, |files| Some(&files.key))),
+            ("PEER_TLS_CA", file(&self.peer_tls, |files| files.authority.as_deref())),
             ("HEARTBEAT_MS", self.heartbeat.as_millis().to_string()),
             ("ELECTION_MIN_MS", self.election_min.as_millis().to_string()),
             ("ELECTION_MAX_MS", self.election_max.as_millis().to_string()),
@@ -169,6 +227,8 @@ impl Config {
             ("LOG_FORMAT", format.to_owned()),
             ("DRAIN_TIMEOUT_MS", self.drain_timeout.as_millis().to_string()),
             ("SNAPSHOT_LOG_MB", (self.snapshot_log_bytes / MIB).to_string()),
+            ("DIGEST_INTERVAL_S", self.digest_interval.as_secs().to_string()),
+            ("LOG_ENTRIES_KEPT", self.log_entries_kept.to_string()),
             ("HASH_PARALLELISM", self.hash_parallelism.to_string()),
             ("WORKER_THREADS", self.worker_threads.unwrap_or(0).to_string()),
             ("EXIT_WITH_PARENT", u8::from(self.exit_with_parent).to_string()),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Level;
 
 use super::{
-    Config, ConfigErrors, HOUR_SECS, InitialNode, LogFormat, MIB, Mistake, Secret,
+    Config, ConfigErrors, HOUR_SECS, INVITATION, InitialNode, Join, LogFormat, MIB, Mistake, Secret,
     keys::{self, PREFIX},
 };
 
@@ -44,8 +44,14 @@ pub(super) struct Raw {
     web_advertise: Option<String>,
     data_dir: Option<String>,
     initial_nodes: Option<String>,
+    join: Option<String>,
     peer_secret: Option<String>,
     peer_secret_file: Option<String>,
+    tls_cert: Option<String>,
+    tls_key: Option<String>,
+    peer_tls_cert: Option<String>,
+    peer_tls_key: Option<String>,
+    peer_tls_ca: Option<String>,
     heartbeat_ms: Option<String>,
     election_min_ms: Option<String>,
     election_max_ms: Option<String>,
@@ -55,6 +61,8 @@ pub(super) struct Raw {
     log_format: Option<String>,
     drain_timeout_ms: Option<String>,
     snapshot_log_mb: Option<String>,
+    digest_interval_s: Option<String>,
+    log_entries_kept: Option<String>,
     hash_parallelism: Option<String>,
     worker_threads: Option<String>,
     exit_with_parent: Option<String>,
@@ -78,10 +86,18 @@ pub(super) fn load(source: impl IntoIterator<Item = (String, String)>) -> Result
     }
 }
 
+pub(super) fn metrics_listen(source: impl IntoIterator<Item = (String, String)>) -> Result<SocketAddr, Mistake> {
+    const NAME: &str = "METRICS_LISTEN";
+    let mut checker = Checker::default();
+    let given = source.into_iter().find(|(key, value)| key.strip_prefix(PREFIX) == Some(NAME) && !value.is_empty());
+    let listen = checker.listen(NAME, given.map(|(_, value)| value), true);
+    listen.ok_or_else(|| checker.mistakes.remove(0))
+}
+
 #[derive(Default)]
-struct Checker {
+pub(super) struct Checker {
     mistakes: Vec<Mistake>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Checker {
@@ -104,7 +120,7 @@ impl Checker {
         known
     }
 
-    fn mistake(&mut self, name: &str, given: &str, expected: impl Into<String>) {
+    pub(super) fn mistake(&mut self, name: &str, given: &str, expected: impl Into<String>) {
         let given = if name == "PEER_SECRET" { "(hidden)".to_owned() } else { format!("{given:?}") };
         self.mistakes.push(Mistake { key: format!("{PREFIX}{name}"), given, expected: expected.into() });
     }
@@ -175,7 +191,12 @@ impl Checker {
     }
 
     /// The list of the first members; `None` when it is not given or wrong.
-    fn initial_nodes(&mut self, value: Option<String>, name: Option<&str>) -> Option<Vec<InitialNode>> {
+    fn initial_nodes(
+        &mut self,
+        value: Option<String>,
+        name: Option<&str>,
+        comes_later: bool,
+    ) -> Option<Vec<InitialNode>> {
         const KEY: &str = "INITIAL_NODES";
         let text = value?;
         let before = self.mistakes.len();
@@ -199,9 +220,11 @@ impl Checker {
         }
         if let Some(name) = name
             && self.mistakes.len() == before
+            && !comes_later
             && !nodes.iter().any(|node| node.name == name)
         {
-            self.mistake(KEY, &text, format!("this node's name ({PREFIX}NAME is {name:?}) in the list"));
+            let expected = format!("this node's name ({PREFIX}NAME is {name:?}) in the list, or {PREFIX}JOIN as well");
+            self.mistake(KEY, &text, expected);
         }
         if self.mistakes.len() > before {
             return None;
@@ -213,6 +236,20 @@ impl Checker {
             ));
         }
         Some(nodes)
+    }
+
+    fn join(&mut self, value: Option<String>) -> Option<Join> {
+        let text = value?;
+        if text == INVITATION {
+            return Some(Join::Invitation);
+        }
+        let addresses: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
+        if addresses.len() <= INITIAL_NODES_MAX && addresses.iter().all(|address| is_host_and_port(address)) {
+            return Some(Join::Ask(addresses));
+        }
+        let expected = format!("1-{INITIAL_NODES_MAX} of host:port, separated by commas, or {INVITATION:?}");
+        self.mistake("JOIN", &text, expected);
+        None
     }
 
     fn peer_secret(&mut self, value: Option<String>, file: Option<String>) -> Option<Secret> {
@@ -270,7 +307,9 @@ impl Checker {
         let web_listen = self.listen("WEB_LISTEN", raw.web_listen, true);
         let metrics_listen = self.listen("METRICS_LISTEN", raw.metrics_listen, false);
         self.distinct(&[listen, peer_listen, web_listen, metrics_listen]);
-        let initial_nodes = self.initial_nodes(raw.initial_nodes, name.as_deref());
+        let comes_later = raw.join.is_some();
+        let initial_nodes = self.initial_nodes(raw.initial_nodes, name.as_deref(), comes_later);
+        let join = self.join(raw.join);
         let own_entry = initial_nodes
             .as_deref()
             .and_then(|nodes| nodes.iter().find(|node| Some(node.name.as_str()) == name.as_deref()))
@@ -289,6 +328,9 @@ impl Checker {
         }
         let data_dir = self.parsed("DATA_DIR", raw.data_dir, "a directory", |text| Some(PathBuf::from(text)));
         let peer_secret = self.peer_secret(raw.peer_secret, raw.peer_secret_file);
+        let tls = self.tls(raw.tls_cert, raw.tls_key, advertise.as_deref());
+        let peer_files = [raw.peer_tls_cert, raw.peer_tls_key, raw.peer_tls_ca];
+        let peer_tls = self.peer_tls(peer_files, peer_advertise.as_deref());
         let heartbeat = self.millis("HEARTBEAT_MS", raw.heartbeat_ms, 10..=10_000);
         let election_min = self.millis("ELECTION_MIN_MS", raw.election_min_ms, 20..=60_000);
         let election_max = self.millis("ELECTION_MAX_MS", raw.election_max_ms, 21..=120_000);
@@ -303,6 +345,8 @@ impl Checker {
         });
         let drain_timeout = self.millis("DRAIN_TIMEOUT_MS", raw.drain_timeout_ms, 0..=600_000);
         let snapshot_log_mb = self.number("SNAPSHOT_LOG_MB", raw.snapshot_log_mb, 1..=65_536);
+        let digest_interval_s = self.number("DIGEST_INTERVAL_S", raw.digest_interval_s, 1..=86_400);
+        let log_entries_kept = self.number("LOG_ENTRIES_KEPT", raw.log_entries_kept, 0..=10_000_000);
         let hash_parallelism = self.number("HASH_PARALLELISM", raw.hash_parallelism, 1..=64);
         let worker_threads = self.number("WORKER_THREADS", raw.worker_threads, 0..=1024);
         let exit_with_parent = self.parsed("EXIT_WITH_PARENT", raw.exit_with_parent, "0 or 1", |text| match text {
@@ -311,9 +355,11 @@ impl Checker {
             _ => None,
         });
         let (name, peer_advertise) = (name?, peer_advertise?);
-        let alone = || vec![InitialNode { name: name.clone(), peer_address: peer_advertise.clone() }];
+        let alone = InitialNode { name: name.clone(), peer_address: peer_advertise.clone() };
+        let alone = if comes_later { vec![] } else { vec![alone] };
         Some(Config {
-            initial_nodes: initial_nodes.unwrap_or_else(alone),
+            initial_nodes: initial_nodes.unwrap_or(alone),
+            join,
             listen: listen?,
             peer_listen: peer_listen?,
             web_listen: web_listen?,
@@ -322,6 +368,8 @@ impl Checker {
             web_advertise: web_advertise?,
             data_dir: data_dir?,
             peer_secret,
+            tls,
+            peer_tls,
             heartbeat: heartbeat?,
             election_min: election_min?,
             election_max: election_max?,
@@ -331,6 +379,8 @@ impl Checker {
             log_format: log_format?,
             drain_timeout: drain_timeout?,
             snapshot_log_bytes: snapshot_log_mb? * MIB,
+            digest_interval: Duration::from_secs(digest_interval_s?),
+            log_entries_kept: log_entries_kept?,
             hash_parallelism: usize::try_from(hash_parallelism?).ok()?,
             worker_threads: usize::try_from(worker_threads?).ok().filter(|threads| *threads > 0),
             exit_with_parent: exit_with_parent?,

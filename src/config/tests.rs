@@ -30,8 +30,14 @@ fn defaults_make_a_cluster_of_one() {
             "CHAT_WEB_ADVERTISE=n1:8080",
             "CHAT_DATA_DIR=data",
             "CHAT_INITIAL_NODES=n1=n1:50052",
+            "CHAT_JOIN=",
             "CHAT_PEER_SECRET=",
             "CHAT_PEER_SECRET_FILE=",
+            "CHAT_TLS_CERT=",
+            "CHAT_TLS_KEY=",
+            "CHAT_PEER_TLS_CERT=",
+            "CHAT_PEER_TLS_KEY=",
+            "CHAT_PEER_TLS_CA=",
             "CHAT_HEARTBEAT_MS=100",
             "CHAT_ELECTION_MIN_MS=300",
             "CHAT_ELECTION_MAX_MS=600",
@@ -41,6 +47,8 @@ fn defaults_make_a_cluster_of_one() {
             "CHAT_LOG_FORMAT=text",
             "CHAT_DRAIN_TIMEOUT_MS=10000",
             "CHAT_SNAPSHOT_LOG_MB=256",
+            "CHAT_DIGEST_INTERVAL_S=30",
+            "CHAT_LOG_ENTRIES_KEPT=20000",
             "CHAT_HASH_PARALLELISM=2",
             "CHAT_WORKER_THREADS=0",
             "CHAT_EXIT_WITH_PARENT=0",
@@ -98,6 +106,7 @@ fn every_mistake_is_reported_at_once() {
         ("CHAT_LOG_FORMAT", "xml"),
         ("CHAT_DRAIN_TIMEOUT_MS", "10s"),
         ("CHAT_SNAPSHOT_LOG_MB", "99999999999999999999"),
+        ("CHAT_DIGEST_INTERVAL_S", "0"),
         ("CHAT_HASH_PARALLELISM", "0"),
         ("CHAT_EXIT_WITH_PARENT", "yes"),
     ];
@@ -235,4 +244,78 @@ fn the_table_names_exactly_what_is_read_and_shown() {
         assert!(help.contains(&format!("CHAT_{} <{}>", key.name, key.unit)), "{}", key.name);
         assert!(help.contains(key.meaning));
     }
+}
+
+#[test]
+fn a_node_that_comes_later_is_not_one_of_the_first() {
+    let five = "n1=a:1,n2=b:1,n3=c:1,n4=d:1,n5=e:1";
+    assert_eq!(wrong(&[("CHAT_NAME", "n6"), ("CHAT_INITIAL_NODES", five)]), ["CHAT_INITIAL_NODES"]);
+    let later = load(&[("CHAT_NAME", "n6"), ("CHAT_INITIAL_NODES", five), ("CHAT_JOIN", "a:1, b:1")]).unwrap();
+    assert_eq!(later.join, Some(Join::Ask(vec!["a:1".into(), "b:1".into()])));
+    assert_eq!(later.initial_nodes.len(), 5);
+    // One environment for all: the first may be told whom to ask, too.
+    let first = load(&[("CHAT_NAME", "n2"), ("CHAT_INITIAL_NODES", five), ("CHAT_JOIN", "a:1, b:1")]).unwrap();
+    assert_eq!((first.initial_nodes.len(), &first.peer_advertise[..], first.warnings.len()), (5, "b:1", 0));
+    let invited = load(&[("CHAT_NAME", "n6"), ("CHAT_JOIN", "invitation")]).unwrap();
+    assert_eq!((invited.join, invited.initial_nodes), (Some(Join::Invitation), vec![]));
+    for bad in ["a", "a:1,", "a:1,b", "invite"] {
+        assert_eq!(wrong(&[("CHAT_NAME", "n6"), ("CHAT_JOIN", bad)]), ["CHAT_JOIN"], "{bad}");
+    }
+}
+
+/// Certificates for the names of a node; the keys and values that use them.
+fn certificates(dir: &std::path::Path, hosts: &[&str]) -> Vec<(String, String)> {
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let files = crate::net::tls::issue::Authority::open(dir).unwrap().issue("n1", &hosts, 7).unwrap();
+    let authority = files.authority.unwrap();
+    [
+        ("CHAT_TLS_CERT", &files.certificate),
+        ("CHAT_TLS_KEY", &files.key),
+        ("CHAT_PEER_TLS_CERT", &files.certificate),
+        ("CHAT_PEER_TLS_KEY", &files.key),
+        ("CHAT_PEER_TLS_CA", &authority),
+    ]
+    .map(|(key, path)| (key.to_owned(), path.display().to_string()))
+    .to_vec()
+}
+
+fn with<'a>(pairs: &'a [(String, String)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let given = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    // What is given again, or as nothing, takes the place of what was there.
+    given.filter(|(key, _)| !more.iter().any(|(other, _)| other == key)).chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn certificates_that_fit_are_taken_and_shown_by_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let pairs = certificates(dir.path(), &["n1"]);
+    let config = load(&with(&pairs, &[("CHAT_NAME", "n1")])).unwrap();
+    assert!(config.tls.is_some() && config.peer_tls.is_some() && config.warnings.is_empty(), "{:?}", config.warnings);
+    for pair in &pairs {
+        assert!(config.effective().contains(pair), "{pair:?}");
+    }
+    // Clients may come under another name; the other nodes may not.
+    let config = load(&with(&pairs, &[("CHAT_NAME", "n1"), ("CHAT_ADVERTISE", "chat.example.org:50051")])).unwrap();
+    assert!(config.warnings[0].contains("CHAT_TLS_CERT does not fit CHAT_ADVERTISE"), "{:?}", config.warnings);
+}
+
+#[test]
+fn certificates_that_do_not_fit_are_named() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let pairs = certificates(dir.path(), &["n1"]);
+    let theirs = certificates(other.path(), &["n1"]);
+    let wrong_with = |more: &[(&str, &str)]| wrong(&with(&pairs, &with(&[], more)));
+    let name = ("CHAT_NAME", "n1");
+    assert_eq!(wrong_with(&[name, ("CHAT_TLS_KEY", "")]), ["CHAT_TLS_KEY"]);
+    assert_eq!(
+        wrong_with(&[name, ("CHAT_PEER_TLS_KEY", ""), ("CHAT_PEER_TLS_CERT", "")]),
+        ["CHAT_PEER_TLS_CERT", "CHAT_PEER_TLS_KEY"]
+    );
+    assert_eq!(wrong_with(&[name, ("CHAT_TLS_KEY", "/nowhere")]), ["CHAT_TLS_KEY"]);
+    assert_eq!(wrong_with(&[name, ("CHAT_PEER_TLS_CA", "/etc/hostname")]), ["CHAT_PEER_TLS_CA"]);
+    assert_eq!(wrong_with(&[name, ("CHAT_TLS_KEY", &theirs[1].1)]), ["CHAT_TLS_CERT"], "not the key of it");
+    assert_eq!(wrong_with(&[name, ("CHAT_PEER_TLS_CA", &theirs[4].1)]), ["CHAT_PEER_TLS_CERT"], "not vouched for");
+    let mistakes = load(&with(&pairs, &[("CHAT_NAME", "n2")])).unwrap_err();
+    assert!(mistakes.to_string().contains(r#"CHAT_PEER_TLS_CERT: given"#), "{mistakes}");
+    assert!(mistakes.to_string().contains(r#"good for "n2", the host of CHAT_PEER_ADVERTISE"#), "{mistakes}");
 }

@@ -199,6 +199,11 @@ impl Hub {
         registry.cut_all(Cut::Stopping);
     }
 
+    /// Whether the node drains.
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
     /// Revision and clock of the state, for those who wait for one.
     pub fn revision(&self) -> watch::Receiver<(Revision, TimeMs)> {
         self.inner.published.subscribe()

@@ -4,6 +4,9 @@
 //! that it has no history does it make a cluster id, give every node its identity (durably, its own first), and initialize
 //! Raft. A node with history anywhere means that there is a cluster already: then nothing is founded.
 //!
+//! An empty node that finds a cluster (it comes later, or it lost its disk) asks to join it: it gets a new id, and takes the
+//! place of its old self there. Its old id is never used again: what was promised under it is lost with the disk.
+//!
 //! A founder that crashes in between finds its own identity again and gives the others the same one. An identity may
 //! be replaced only while the node has neither voted nor a log entry: it has promised nothing under it yet.
 //!
@@ -13,7 +16,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 use tonic::{Request, Status};
 
 use super::{
@@ -29,6 +35,8 @@ use crate::{
 const ROUND_DELAY: Duration = Duration::from_millis(200);
 /// For one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// To be admitted takes a change of the membership.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Between two looks at the clusters of the others.
 const COMPARE_DELAY: Duration = Duration::from_secs(1);
 /// For one answer in such a look: a start waits for the first.
@@ -54,6 +62,8 @@ pub struct Founding {
     advertised: Advertised,
     credentials: Credentials,
     identity: Arc<watch::Sender<Option<Identity>>>,
+    /// It had files, and lost them: there was a cluster.
+    had_history: bool,
     /// Identities are given one at a time.
     giving: Arc<tokio::sync::Mutex<()>>,
 }
@@ -62,7 +72,12 @@ impl Founding {
     /// A node with the log `log`. `credentials` need only hold the secret.
     pub fn new(log: LogDb, advertised: Advertised, credentials: Credentials) -> Self {
         let identity = Arc::new(watch::Sender::new(log.identity()));
-        Self { log, advertised, credentials, identity, giving: Arc::default() }
+        Self { log, advertised, credentials, identity, had_history: false, giving: Arc::default() }
+    }
+
+    /// The same node, when it had files and lost them: it may join a cluster, but takes no part in the founding of one.
+    pub fn after_loss(self, lost: bool) -> Self {
+        Self { had_history: lost, ..self }
     }
 
     pub(super) fn credentials(&self) -> &Credentials {
@@ -76,7 +91,7 @@ impl Founding {
             name: self.advertised.name.clone(),
             cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()).unwrap_or_default(),
             node_id: identity.map_or(0, |identity| identity.node_id),
-            initialized: !self.log.is_pristine(),
+            initialized: !self.log.is_pristine() || self.had_history,
             client_address: self.advertised.client_address.clone(),
             web_address: self.advertised.web_address.clone(),
         }
@@ -109,11 +124,14 @@ impl Founding {
     }
 
     async fn take(&self, identity: Identity) -> Result<(), Status> {
-        let (log, stored) = (self.log.clone(), identity.clone());
-        spawn_blocking(move || log.save_identity(stored))
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let (done, stored) = oneshot::channel();
+        let done = Box::new(move |result| {
+            // The node is stopping when nobody waits.
+            let _ = done.send(result);
+        });
+        let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+        self.log.begin_identity(identity.clone(), done).map_err(|error| failed(&error))?;
+        stored.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         tracing::info!(cluster = identity.cluster_id, node_id = identity.node_id, "This node belongs to a cluster");
         self.identity.send_replace(Some(identity));
         Ok(())
@@ -136,16 +154,16 @@ impl Founding {
     pub async fn found(&self, peers: &Peers, initial: &[(String, String)]) -> Option<BTreeMap<u64, NodeRecord>> {
         let mut rounds = 0;
         loop {
-            if !self.log.is_pristine() {
+            if !self.log.is_pristine() || self.had_history {
                 return None;
             }
             match self.round(peers, initial).await {
                 Ok(members) => return Some(members),
                 Err(Hindrance::Exists(name, cluster)) => {
-                    tracing::error!(
+                    tracing::warn!(
                         peer = name,
                         cluster,
-                        "There is a cluster already, and this node's data directory has no history of it: it will not found another one"
+                        "There is a cluster already, and this node's data directory has no history of it: it joins that one"
                     );
                     return None;
                 }
@@ -158,6 +176,56 @@ impl Founding {
             }
             tokio::time::sleep(ROUND_DELAY).await;
         }
+    }
+
+    /// Asks the cluster that the nodes at `addresses` belong to for a place, until this node has an identity. `peer_address`
+    /// is where the others reach this node.
+    pub async fn join(&self, peers: &Peers, addresses: &[String], peer_address: &str) {
+        let mut rounds = 0;
+        while self.log.identity().is_none() {
+            let mut hindrance = None;
+            for address in addresses {
+                match self.ask_to_join(peers, address, peer_address).await {
+                    Ok(()) => return,
+                    Err(Hindrance::Exists(..)) => {}
+                    Err(Hindrance::Waiting(reason)) => hindrance = Some(reason),
+                }
+            }
+            if let Some(reason) = hindrance.filter(|_| rounds % ROUNDS_PER_LINE == ROUNDS_PER_LINE - 1) {
+                tracing::info!("This node has not been admitted to a cluster yet: {reason}");
+            }
+            rounds += 1;
+            tokio::time::sleep(ROUND_DELAY).await;
+        }
+    }
+
+    async fn ask_to_join(&self, peers: &Peers, address: &str, peer_address: &str) -> Result<(), Hindrance> {
+        let waiting = |reason: &str| Hindrance::Waiting(format!("{address}: {reason}"));
+        let found = self.probe(peers, "a member", address).await?;
+        // A node that has not taken part in anything yet: the cluster is being founded, and this node may be among the first.
+        if !found.initialized || found.cluster_id.is_empty() {
+            return Err(waiting("it does not belong to a running cluster"));
+        }
+        let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
+        let request = self.sign(wire::JoinRequest {
+            name: self.advertised.name.clone(),
+            peer_address: peer_address.to_owned(),
+            client_address: self.advertised.client_address.clone(),
+            web_address: self.advertised.web_address.clone(),
+            forwarded: false,
+        });
+        let admitted = match timeout(JOIN_TIMEOUT, client.join(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Err(waiting(status.message())),
+            Err(_) => return Err(waiting("no answer")),
+        };
+        let _one = self.giving.lock().await;
+        if self.log.identity().is_some() {
+            return Ok(());
+        }
+        let name = self.advertised.name.clone();
+        let identity = Identity { cluster_id: admitted.cluster_id, node_id: admitted.node_id, name };
+        self.take(identity).await.map_err(|status| waiting(status.message()))
     }
 
     async fn round(&self, peers: &Peers, initial: &[(String, String)]) -> Result<BTreeMap<u64, NodeRecord>, Hindrance> {
@@ -217,7 +285,7 @@ impl Founding {
         let asked = others.map(|(name, address)| timeout(COMPARE_TIMEOUT, self.probe(peers, name, address)));
         let answers = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?.ok());
         let mut votes: BTreeMap<String, usize> = BTreeMap::from([(own.clone(), 1)]);
-        for answer in answers.filter(|answer| answer.initialized) {
+        for answer in answers.filter(|answer| answer.initialized && !answer.cluster_id.is_empty()) {
             *votes.entry(answer.cluster_id).or_default() += 1;
         }
         let (named, _) = votes.into_iter().find(|(_, count)| *count > initial.len() / 2)?;
@@ -225,14 +293,8 @@ impl Founding {
     }
 
     async fn probe(&self, peers: &Peers, name: &str, address: &str) -> Result<wire::ProbeResponse, Hindrance> {
-        let waiting = |reason: &str| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
-        let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
-        let request = self.sign(wire::ProbeRequest { name: self.advertised.name.clone() });
-        match timeout(ANSWER_TIMEOUT, client.probe(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(waiting(status.message())),
-            Err(_) => Err(waiting("no answer")),
-        }
+        let waiting = |reason: String| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
+        probe(peers, &self.credentials, &self.advertised.name, address).await.map_err(waiting)
     }
 
     async fn give(
@@ -256,6 +318,37 @@ impl Founding {
         self.credentials.sign_secret(request.metadata_mut());
         request
     }
+}
+
+/// Asks the node at an address what it is.
+async fn probe(
+    peers: &Peers,
+    credentials: &Credentials,
+    own_name: &str,
+    address: &str,
+) -> Result<wire::ProbeResponse, String> {
+    let mut client = peers.client(address, Lane::Control).map_err(|status| status.message().to_owned())?;
+    let mut request = Request::new(wire::ProbeRequest { name: own_name.to_owned() });
+    credentials.sign_secret(request.metadata_mut());
+    match timeout(ANSWER_TIMEOUT, client.probe(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+/// The ids and names of the members of a cluster that answer at one of `addresses`, for a node that does not run. `credentials`
+/// need only hold the secret.
+pub async fn members_alive(
+    credentials: &Credentials,
+    own_name: &str,
+    cluster_id: &str,
+    addresses: &[String],
+) -> BTreeMap<u64, String> {
+    let peers = Peers::default();
+    let answers = join_all(addresses.iter().map(|address| probe(&peers, credentials, own_name, address))).await;
+    let members = answers.into_iter().flatten().filter(|answer| answer.cluster_id == cluster_id);
+    members.map(|answer| (answer.node_id, answer.name)).collect()
 }
 
 /// Why a round did not found the cluster.

@@ -129,6 +129,8 @@ pub(super) fn append_request(request: wire::AppendRequest) -> Result<AppendEntri
 pub(super) fn append_request_pb(
     request: &AppendEntriesRequest<TypeConfig>,
     quorum_age: Option<Duration>,
+    promised: Option<wire::Promise>,
+    durable_end: u64,
 ) -> wire::AppendRequest {
     wire::AppendRequest {
         vote: Some(vote_pb(&request.vote)),
@@ -136,6 +138,8 @@ pub(super) fn append_request_pb(
         entries: request.entries.iter().map(entry_pb).collect(),
         leader_commit: request.leader_commit.as_ref().map(log_id_pb),
         quorum_age_ms: quorum_age.map(|age| age.as_millis() as u64),
+        promised,
+        durable_end,
     }
 }
 
@@ -191,11 +195,12 @@ pub(super) fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<Typ
     Ok(converted)
 }
 
-pub(super) fn vote_request_pb(request: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
+pub(super) fn vote_request_pb(request: &VoteRequest<TypeConfig>, promised: Option<wire::Promise>) -> wire::VoteRequest {
     wire::VoteRequest {
         vote: Some(vote_pb(&request.vote)),
         last_log_id: request.last_log_id.as_ref().map(log_id_pb),
         leadership_transfer: request.leadership_transfer,
+        promised,
     }
 }
 

@@ -47,6 +47,23 @@ pub enum TransferError {
     Unknown(String),
 }
 
+/// Why the membership was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MemberError {
+    /// There is no leader to do it.
+    #[error("there is no leader")]
+    NoLeader,
+    /// No member has that name.
+    #[error("no member has that name")]
+    NodeUnknown,
+    /// It cannot be done now, or not like this. Nothing was changed.
+    #[error("{0}")]
+    Conflict(String),
+    /// It may have been done.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
 /// Why Raft could not be started.
 #[derive(Debug, Error)]
 pub enum StartError {

@@ -7,28 +7,39 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use openraft::{Instant as _, async_runtime::WatchReceiver as _, type_config::alias::WatchReceiverOf};
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver as _, type_config::alias::WatchReceiverOf};
 use tokio::time::{Duration, Instant};
 
 use super::types::{LogId, Raft, TypeConfig};
 
-type Metrics = WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
+type DataMetrics = WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
+type ServerMetrics = WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>;
+
+/// An answer that is so young is not looked into further: it is asked for with each append.
+const LATELY: Duration = Duration::from_millis(100);
 
 /// How long ago this node knew that a majority follows it as the leader. Nothing is known until Raft runs.
 #[derive(Clone, Default)]
-pub(super) struct QuorumAge(Arc<OnceLock<Metrics>>);
+pub(super) struct QuorumAge(Arc<OnceLock<(DataMetrics, ServerMetrics)>>);
 
 impl QuorumAge {
     /// From now on, asks `raft`.
     pub(super) fn follow(&self, raft: &Raft) {
         // Nobody else sets it.
-        let _ = self.0.set(raft.data_metrics());
+        let _ = self.0.set((raft.data_metrics(), raft.server_metrics()));
     }
 
     /// The time since then; `None`: not since it leads, or it does not lead.
     pub(super) fn get(&self) -> Option<Duration> {
-        let acknowledged = self.0.get()?.borrow_watched().last_quorum_acked;
-        acknowledged.map(|at| at.elapsed())
+        let (data, server) = self.0.get()?;
+        let acknowledged = data.borrow_watched().last_quorum_acked.map(|at| at.elapsed());
+        if acknowledged.is_some_and(|age| age < LATELY) {
+            return acknowledged;
+        }
+        // Nobody acknowledges anything to a voter that is alone, and nobody has to.
+        let server = server.borrow_watched();
+        let alone = server.state == ServerState::Leader && server.membership_config.voter_ids().eq([server.id]);
+        if alone { Some(Duration::ZERO) } else { acknowledged }
     }
 }
 
@@ -45,6 +56,8 @@ struct Inner {
     level_at: Option<Instant>,
     /// The oldest news that the local state has not reached yet.
     pending: Option<(LogId, Instant)>,
+    /// The newest position that a leader called committed, whether the local log has it or not.
+    committed: Option<LogId>,
 }
 
 impl Freshness {
@@ -54,12 +67,18 @@ impl Freshness {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.settle(applied);
         inner.led_at = inner.led_at.max(Some(led));
+        inner.committed = inner.committed.max(committed);
         match committed {
             Some(committed) if applied < Some(committed) => {
                 inner.pending.get_or_insert((committed, led));
             }
             _ => inner.level_at = inner.level_at.max(Some(led)),
         }
+    }
+
+    /// The newest position that a leader called committed. A node that waits for a snapshot knows it before its own log does.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).committed
     }
 
     /// How long ago the leader that this node follows was followed by a majority; `None` when there was none since the
@@ -110,6 +129,7 @@ mod tests {
         freshness.heard(at(12), at(6), after(50));
         assert_eq!(freshness.age(at(6), after(60)), Some(Duration::from_millis(50)));
         assert_eq!(freshness.age(at(9), after(60)), Some(Duration::from_millis(20)));
+        assert_eq!(freshness.committed(), at(12));
         // Whether there is a leader does not depend on how far the state is.
         assert_eq!(freshness.leaderless(after(60)), Some(Duration::from_millis(10)));
     }

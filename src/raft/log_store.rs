@@ -1,6 +1,6 @@
 //! openraft's log storage, on [`crate::storage::LogDb`].
 
-use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds, sync::Arc};
+use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds};
 
 use openraft::{
     OptionalSend,
@@ -12,7 +12,7 @@ use super::{
     convert,
     types::{Entry, LogId, TypeConfig, Vote},
 };
-use crate::storage::{Done, LogDb, StorageError};
+use crate::storage::{Done, FirstFailure, LogDb, StorageError};
 
 /// Most bytes of entries in one replication message. Below the peers' message limit by more than one entry can add.
 const REPLICATION_BYTES_MAX: usize = 4 << 20;
@@ -23,16 +23,22 @@ const READ_BYTES_MAX: usize = 64 << 20;
 #[derive(Clone)]
 pub struct LogStore {
     log: LogDb,
+    failure: FirstFailure,
 }
 
 impl LogStore {
-    /// An adapter of `log`.
-    pub fn new(log: LogDb) -> Self {
-        Self { log }
+    /// An adapter of `log`. Its failures are noted in `failure`.
+    pub fn new(log: LogDb, failure: FirstFailure) -> Self {
+        Self { log, failure }
+    }
+
+    fn failed(&self, error: StorageError) -> io::Error {
+        self.failure.note("", &error);
+        io::Error::other(error)
     }
 
     fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let entries = self.log.read(start..end, max_bytes).map_err(io::Error::other)?;
+        let entries = self.log.read(start..end, max_bytes).map_err(|error| self.failed(error))?;
         entries.into_iter().map(|entry| convert::entry(entry).map_err(io::Error::other)).collect()
     }
 
@@ -42,16 +48,12 @@ impl LogStore {
             // Raft has stopped when nobody waits.
             let _ = sender.send(result);
         });
-        write(&self.log, done).map_err(io::Error::other)?;
+        write(&self.log, done).map_err(|error| self.failed(error))?;
         match receiver.await {
-            Ok(result) => result.map_err(shared),
+            Ok(result) => result.map_err(|error| self.failed(StorageError::Failed(error))),
             Err(_) => Err(io::Error::other("the log writer stopped")),
         }
     }
-}
-
-fn shared(error: Arc<StorageError>) -> io::Error {
-    io::Error::other(error)
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -105,7 +107,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         match committed {
-            Some(id) => self.log.save_committed(convert::log_id_pb(&id)).map_err(io::Error::other),
+            Some(id) => self.log.save_committed(convert::log_id_pb(&id)).map_err(|error| self.failed(error)),
             None => Ok(()),
         }
     }
@@ -120,8 +122,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| convert::entry_pb(&entry)).collect();
-        let done: Done = Box::new(move |result| callback.io_completed(result.map_err(shared)));
-        self.log.append(entries, done).map_err(io::Error::other)
+        let store = self.clone();
+        let done: Done = Box::new(move |result| {
+            callback.io_completed(result.map_err(|error| store.failed(StorageError::Failed(error))));
+        });
+        self.log.append(entries, done).map_err(|error| self.failed(error))
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -129,6 +134,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        self.log.purge(convert::log_id_pb(&upto)).map_err(io::Error::other)
+        self.log.purge(convert::log_id_pb(&upto)).map_err(|error| self.failed(error))
     }
 }

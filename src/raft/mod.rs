@@ -9,30 +9,40 @@
 //! - The leader never resumes its own term after a restart (`enable_leader_restore: Some(false)`): it replicates entries
 //!   before its own fsync, so a restart could otherwise use a log id twice.
 //! - The state machine is never ahead of this node's durable log (`state_machine`).
+//! - A node whose state differs from that of a majority finds out, and stops (`auditor`).
+//! - A node whose files are older than what it promised to others takes no part (`promises`).
 //! - The saved committed position is never ahead of the entries (`storage::log`).
 //!
 //! Left out: what commands mean (`storage`), and who may send them (`api`).
 
+mod auditor;
 pub mod bootstrap;
 pub mod convert;
 mod error;
 mod freshness;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod log_store;
+mod members;
 mod network;
 mod node;
 pub mod peers;
+mod promises;
 mod proposer;
 mod read_gate;
 mod service;
+mod slow_disk;
 mod snapshots;
 mod start;
 mod state_machine;
 mod types;
 mod view;
 
-pub use error::{ProposeError, ReadError, StartError, TransferError};
+pub use auditor::{Comparison, DigestStatus};
+pub use error::{MemberError, ProposeError, ReadError, StartError, TransferError};
 pub use node::{Node, NodeStatus, Overview, PeerHealth};
 pub use service::PeerService;
+pub use slow_disk::DiskStatus;
 pub use start::{Parts, Settings, start};
 pub use state_machine::AppliedSink;
 pub use types::NodeRecord;

@@ -23,18 +23,26 @@ use openraft::{
     },
 };
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status};
 
 use super::{
     convert::{self, Malformed},
     freshness::QuorumAge,
     peers::{Credentials, Lane, Peers},
+    promises::{Promise, Promises},
     snapshots::SnapshotHandle,
     types::{NodeRecord, Snapshot, TypeConfig, Vote},
 };
-use crate::proto::raft::v1::{self as wire, raft_service_client::RaftServiceClient};
+use crate::{
+    blocking,
+    proto::{
+        Channel,
+        raft::v1::{self as wire, raft_service_client::RaftServiceClient},
+    },
+    storage::LogDb,
+};
 
 /// A replication stream whose oldest request has waited so long for its answer is given up and opened anew. Longer
 /// than any fsync that the follower may yet recover from.
@@ -50,13 +58,31 @@ const CHUNKS_AHEAD: usize = 4;
 pub struct NetworkFactory {
     peers: Arc<Peers>,
     credentials: Credentials,
-    quorum_age: QuorumAge,
+    told: Told,
+}
+
+/// What a leader says with each append, beside what openraft says.
+#[derive(Clone)]
+pub(super) struct Told {
+    /// When a majority followed it.
+    pub quorum_age: QuorumAge,
+    /// What the followers have promised.
+    pub promises: Promises,
+    /// How far its own log is on disk.
+    pub log: LogDb,
+}
+
+impl Told {
+    fn with(&self, target: u64, request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
+        let promised = self.promises.of(target).map(Promise::to_pb);
+        convert::append_request_pb(request, self.quorum_age.get(), promised, self.log.durable_end())
+    }
 }
 
 impl NetworkFactory {
-    /// Clients over `peers` that sign with `credentials`, and say with each append what `quorum_age` says.
-    pub(super) fn new(peers: Arc<Peers>, credentials: Credentials, quorum_age: QuorumAge) -> Self {
-        Self { peers, credentials, quorum_age }
+    /// Clients over `peers` that sign with `credentials`, and say with each append what is `told`.
+    pub(super) fn new(peers: Arc<Peers>, credentials: Credentials, told: Told) -> Self {
+        Self { peers, credentials, told }
     }
 
     fn connect(&self, target: u64, node: &NodeRecord, lane: Lane) -> PeerClient {
@@ -66,7 +92,7 @@ impl NetworkFactory {
             target,
             address: node.peer_address.clone(),
             lane,
-            quorum_age: self.quorum_age.clone(),
+            told: self.told.clone(),
         }
     }
 }
@@ -94,7 +120,7 @@ pub struct PeerClient {
     target: u64,
     address: String,
     lane: Lane,
-    quorum_age: QuorumAge,
+    told: Told,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -110,7 +136,8 @@ impl PeerClient {
         request: &VoteRequest<TypeConfig>,
     ) -> Result<(RaftServiceClient<Channel>, Request<wire::VoteRequest>), RpcError> {
         let client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
-        Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request))))
+        let promised = self.told.promises.of(self.target).map(Promise::to_pb);
+        Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request, promised))))
     }
 
     /// A single call with a deadline.
@@ -159,7 +186,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        let message = self.credentials.sign(self.target, convert::append_request_pb(&request, self.quorum_age.get()));
+        let message = self.credentials.sign(self.target, self.told.with(self.target, &request));
         let response = self.call(RPCTypes::AppendEntries, &option, client.append(message)).await?;
         convert::append_response(response).map_err(malformed)
     }
@@ -180,18 +207,27 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             // without ever having waited, and the next one follows at once.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let vote = first.vote;
             let input = stream::iter([first]).chain(input);
             let mut client = self.client()?;
             let outstanding = Arc::new(AtomicU64::new(0));
             let sent = Arc::clone(&outstanding);
-            let quorum_age = self.quorum_age.clone();
+            let (told, target) = (self.told.clone(), self.target);
             let requests = input.map(move |request| {
                 sent.fetch_add(1, Ordering::Relaxed);
-                convert::append_request_pb(&request, quorum_age.get())
+                told.with(target, &request)
             });
             let message = self.credentials.sign(self.target, requests);
+            // Nobody waits for this but the stream itself, and a follower may be far away.
+            let option = RPCOption::new(STREAM_SILENCE_MAX.max(option.hard_ttl()));
             let response = self.call(RPCTypes::AppendEntries, &option, client.stream_append(message)).await?;
-            Ok(watch_for_silence(response, outstanding))
+            let (promises, target) = (self.told.promises.clone(), self.target);
+            let responses = watch_for_silence(response, outstanding);
+            Ok(Box::pin(responses.inspect(move |response| {
+                if let Ok(Ok(accepted)) = response {
+                    promises.note(target, Promise::of_entry(&vote, *accepted));
+                }
+            })))
         })
     }
 
@@ -202,6 +238,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let (mut client, message) = self.vote_call(&request)?;
         let response = self.call(RPCTypes::Vote, &option, client.vote(message)).await?;
+        if response.granted {
+            self.told.promises.note(self.target, Promise::of_vote(&request.vote));
+        }
         convert::vote_response(response).map_err(malformed)
     }
 
@@ -245,10 +284,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let mut client = self.peers.client(&self.address, Lane::Bulk).map_err(|status| unreachable(&status))?;
         let handle = snapshot.snapshot;
         let checked = handle.clone();
-        let (length_bytes, sha256) = spawn_blocking(move || checksum(&checked))
+        let (length_bytes, sha256) = blocking::io(move || checksum(&checked))
             .await
-            .map_err(std::io::Error::other)
-            .and_then(|result| result)
             .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
         let header = wire::SnapshotHeader {
             vote: Some(convert::vote_pb(&vote)),
@@ -335,22 +372,22 @@ fn checksum(handle: &SnapshotHandle) -> std::io::Result<(u64, Vec<u8>)> {
 /// length.
 fn chunks(header: wire::SnapshotHeader, handle: SnapshotHandle) -> ReceiverStream<wire::SnapshotChunk> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    spawn_blocking(move || {
-        let part = |part| wire::SnapshotChunk { part: Some(part) };
-        if sender.blocking_send(part(wire::snapshot_chunk::Part::Header(header))).is_err() {
-            return;
-        }
+    tokio::spawn(async move {
+        let mut part = wire::snapshot_chunk::Part::Header(header);
         let mut offset = 0;
-        loop {
-            let mut buffer = vec![0; CHUNK_BYTES];
-            match handle.file.read_at(&mut buffer, offset) {
-                Ok(0) => return,
-                Ok(count) => {
-                    buffer.truncate(count);
-                    offset += count as u64;
-                    if sender.blocking_send(part(wire::snapshot_chunk::Part::Data(Bytes::from(buffer)))).is_err() {
-                        return;
-                    }
+        while sender.send(wire::SnapshotChunk { part: Some(part) }).await.is_ok() {
+            let file = Arc::clone(&handle.file);
+            let read = blocking::io(move || {
+                let mut buffer = vec![0; CHUNK_BYTES];
+                let count = file.read_at(&mut buffer, offset)?;
+                buffer.truncate(count);
+                Ok(buffer)
+            });
+            match read.await {
+                Ok(bytes) if bytes.is_empty() => return,
+                Ok(bytes) => {
+                    offset += bytes.len() as u64;
+                    part = wire::snapshot_chunk::Part::Data(Bytes::from(bytes));
                 }
                 Err(error) => {
                     tracing::error!(%error, path = %handle.path.display(), "A snapshot cannot be read to be sent");

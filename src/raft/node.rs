@@ -1,6 +1,9 @@
 //! A running member of the cluster: what the layers above see of Raft.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use openraft::{Instant as _, async_runtime::WatchReceiver as _};
 use tokio::{
@@ -9,19 +12,24 @@ use tokio::{
 };
 
 use super::{
+    auditor::Auditor,
     convert,
     error::{ProposeError, ReadError, TransferError},
     freshness::{Freshness, QuorumAge},
     peers::{Credentials, Lane, Peers},
+    promises::Promises,
     proposer::{AttemptError, Claim, Job},
     read_gate::{ReadIndex, Waiter},
+    slow_disk::Disk,
     types::{LogId, Raft},
-    view::{self, Peer, Role, View},
+    view::{self, Heard, Peer, Role, View},
 };
 use crate::{
+    blocking,
     chat::{Command, Outcome, Rejection},
+    planted,
     proto::{log::v1 as pb, raft::v1 as wire},
-    storage::{Identity, LogDb, codec},
+    storage::{FirstFailure, Identity, LogDb, SharedState, codec},
 };
 
 /// Between two attempts, when nothing else says that another could go better.
@@ -88,12 +96,15 @@ pub(super) struct Inner {
     pub log: LogDb,
     pub identity: Identity,
     pub view: watch::Receiver<View>,
+    pub heard: watch::Sender<Heard>,
     pub applied: watch::Receiver<Option<LogId>>,
+    pub auditor: Arc<Auditor>,
     pub jobs: mpsc::Sender<Job>,
     pub reads: mpsc::Sender<Waiter>,
     pub read_index: ReadIndex,
     pub freshness: Arc<Freshness>,
     pub quorum_age: QuorumAge,
+    pub promises: Promises,
     pub peers: Arc<Peers>,
     pub credentials: Credentials,
     /// How long a command waits for a leader before it is refused.
@@ -102,6 +113,12 @@ pub(super) struct Inner {
     pub election_max: Duration,
     /// One hand-over at a time.
     pub transfer: Mutex<()>,
+    /// One change of the membership at a time.
+    pub membership: Mutex<()>,
+    pub failure: FirstFailure,
+    pub disk: Disk,
+    /// Hand-overs because of a slow disk.
+    pub handovers: AtomicU64,
 }
 
 impl Node {
@@ -136,7 +153,9 @@ impl Node {
                     deadline
                 }
             };
-            view::wait_for_change(&self.inner.view, RETRY_DELAY).await;
+            if !view::wait_for_change(&self.inner.view, RETRY_DELAY).await {
+                return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
+            }
             let has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some()).await;
             if !has_leader || Instant::now() >= limit {
                 return Err(doubt.map_or(ProposeError::NoLeader, ProposeError::OutcomeUnknown));
@@ -173,6 +192,9 @@ impl Node {
     /// # Errors
     /// [`ReadError::NoLeader`] after a bounded wait for one; [`ReadError::Deadline`].
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
+        if planted::is(planted::NO_READ_INDEX) {
+            return Ok(());
+        }
         let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
         loop {
             let (waiter, released) = oneshot::channel();
@@ -188,7 +210,9 @@ impl Node {
                 Ok(Err(_)) => return Err(ReadError::Stopped),
                 Err(_) => return Err(self.missed_deadline()),
             }
-            view::wait_for_change(&self.inner.view, RETRY_DELAY).await;
+            if !view::wait_for_change(&self.inner.view, RETRY_DELAY).await {
+                return Err(ReadError::Stopped);
+            }
             let has_leader = view::wait(&self.inner.view, give_up_on_leader, |view| view.leader.is_some()).await;
             if !has_leader || Instant::now() >= give_up_on_leader {
                 return Err(ReadError::NoLeader);
@@ -233,10 +257,20 @@ impl Node {
     }
 
     /// Whether the leader that this node follows, or is, was followed by a majority lately.
-    fn is_led(&self) -> bool {
+    pub(super) fn is_led(&self) -> bool {
         let own = self.inner.view.borrow().is_leader().then(|| self.inner.quorum_age.get()).flatten();
         let age = own.or_else(|| self.inner.freshness.leaderless(Instant::now()));
-        age.is_some_and(|age| age <= self.inner.election_max * LEADERLESS_ELECTIONS)
+        age.is_some_and(|age| age <= self.majority_missed_max())
+    }
+
+    /// After so long without a majority behind it, a leader is called one no more.
+    pub(super) fn majority_missed_max(&self) -> Duration {
+        self.inner.election_max * LEADERLESS_ELECTIONS
+    }
+
+    /// Its log and its state, for whoever checks a node from inside of its process.
+    pub fn files(&self) -> (&LogDb, &SharedState) {
+        (&self.inner.log, &self.inner.disk.state)
     }
 
     /// What this node knows of the cluster, as it changes.
@@ -247,8 +281,14 @@ impl Node {
     /// Whether this node knows a leader, and its state is near what is committed.
     pub fn is_ready(&self) -> bool {
         const LAG_MAX: u64 = 1000;
+        self.status().leader.is_some() && self.behind() <= LAG_MAX
+    }
+
+    /// Entries that are committed, as far as this node was told, and not in its state.
+    pub fn behind(&self) -> u64 {
         let status = self.status();
-        status.leader.is_some() && status.applied_index + LAG_MAX >= status.committed_index
+        let told = self.inner.freshness.committed().map_or(0, |id| id.index);
+        status.committed_index.max(told).saturating_sub(status.applied_index)
     }
 
     /// Commands that wait to be put into the log.
@@ -405,7 +445,7 @@ impl Node {
             tracing::error!(%error, "Raft did not stop cleanly");
         }
         let log = self.inner.log.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
+        if let Err(error) = blocking::run(move || log.close()).await {
             tracing::error!(%error, "The log was not closed cleanly");
         }
     }
@@ -416,6 +456,9 @@ impl Node {
         // sender is gone when the core has stopped.
         let mut alive = self.inner.raft.server_metrics();
         while alive.changed().await.is_ok() {}
+        if let Some(failure) = self.inner.failure.get() {
+            return failure.reason.clone();
+        }
         match &self.inner.raft.metrics().borrow_watched().running_state {
             Err(fatal) => fatal.to_string(),
             Ok(()) => "Raft stopped".into(),

@@ -12,10 +12,13 @@ use std::{
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataMap, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::Endpoint,
 };
 
-use crate::proto::raft::v1::raft_service_client::RaftServiceClient;
+use crate::{
+    net::Dialer,
+    proto::{Channel, raft::v1::raft_service_client::RaftServiceClient},
+};
 
 /// Largest message between peers: one replication message (4 MiB of entries, or one entry that is larger).
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -127,10 +130,16 @@ fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
 /// The connections of this node.
 #[derive(Default)]
 pub struct Peers {
+    dialer: Dialer,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
 }
 
 impl Peers {
+    /// No connections yet; `dialer` will make them.
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer, channels: Mutex::default() }
+    }
+
     /// A client for the peer at `address`. Connects with the first call.
     ///
     /// # Errors
@@ -141,7 +150,7 @@ impl Peers {
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = connect_lazily(address)?;
+                let channel = Channel::from(self.dialer.channel(endpoint(address)?));
                 channels.insert(key, channel.clone());
                 channel
             }
@@ -152,7 +161,7 @@ impl Peers {
     }
 }
 
-fn connect_lazily(address: &str) -> Result<Channel, Status> {
+fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Status::invalid_argument(format!("peer address {address:?}: {error}")))?;
     Ok(endpoint
@@ -162,8 +171,7 @@ fn connect_lazily(address: &str) -> Result<Channel, Status> {
         .keep_alive_timeout(KEEP_ALIVE * 2)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20)
-        .connect_lazy())
+        .initial_connection_window_size(16 << 20))
 }
 
 #[cfg(test)]

@@ -165,8 +165,17 @@ impl Proposer {
             reply_all(replies, &AttemptError::Unknown(fatal.to_string()));
             return Box::pin(async {});
         }
+        let mut view = self.view.clone();
         Box::pin(async move {
-            match response.await {
+            // A leader that was replaced may have an entry that is committed, and a disk that is too slow to apply it:
+            // the new one knows the outcome.
+            let deposed = view.wait_for(|view| !view.is_leader() && view.leader.is_some());
+            let response = tokio::select! {
+                biased;
+                response = response => response,
+                Ok(_) = deposed => return reply_all(replies, &AttemptError::Unknown("the leader was replaced".into())),
+            };
+            match response {
                 Ok(Ok(written)) => {
                     for (reply, outcome) in replies.into_iter().zip(written.data.0) {
                         let _ = reply.send(Ok(outcome));
@@ -196,7 +205,7 @@ impl Proposer {
                 let deposed = view.wait_for(|view| view.leader.is_some_and(|id| id != leader));
                 let result = tokio::select! {
                     result = timeout(FORWARD_TIMEOUT, client.propose(request)) => result,
-                    _ = deposed => return Err(AttemptError::Unknown("the leader was replaced".into())),
+                    Ok(_) = deposed => return Err(AttemptError::Unknown("the leader was replaced".into())),
                 };
                 match result {
                     Ok(Ok(response)) => outcomes(response.into_inner(), replies.len()),

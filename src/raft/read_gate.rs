@@ -41,7 +41,7 @@ pub(super) struct ReadIndex {
 
 impl ReadIndex {
     /// Asks the leader, wherever it is.
-    async fn ask(&self) -> Result<LogId, ReadError> {
+    pub(super) async fn ask(&self) -> Result<LogId, ReadError> {
         let view = self.view.borrow().clone();
         if view.is_leader() {
             return self.ask_here().await;

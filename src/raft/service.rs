@@ -3,6 +3,8 @@
 //! Served before this node belongs to a cluster, too: then only `Probe` and `Found` are answered.
 
 use std::{
+    fs::File,
+    io::Write as _,
     pin::Pin,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -10,7 +12,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, future::join_all};
 use sha2::{Digest as _, Sha256};
-use tokio::{io::AsyncWriteExt as _, sync::Semaphore, task::spawn_blocking, time::Instant};
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{
     Request, Response, Status, Streaming,
     service::{Interceptor, interceptor::InterceptedService},
@@ -21,10 +23,12 @@ use super::{
     convert,
     node::{Attempt, Node},
     peers::MESSAGE_BYTES_MAX,
+    promises::Promise,
     snapshots::SnapshotStore,
-    types::{LogId, Snapshot},
+    types::{LogId, Snapshot, Vote},
 };
 use crate::{
+    blocking,
     proto::raft::v1::{
         self as wire,
         raft_service_server::{RaftService, RaftServiceServer},
@@ -84,47 +88,58 @@ impl PeerService {
         Ok(node)
     }
 
+    /// The node, for calls of who may not belong to the cluster: with the secret alone.
+    fn any_cluster<T>(&self, request: &Request<T>) -> Result<&Node, Status> {
+        self.inner.founding.credentials().check_secret(request.metadata())?;
+        let running = self.inner.running.get().map(|(node, _)| node);
+        running.ok_or_else(|| Status::unavailable("this node does not belong to a cluster yet"))
+    }
+
     fn snapshots(&self) -> Result<&Arc<SnapshotStore>, Status> {
         self.inner.running.get().map(|(_, snapshots)| snapshots).ok_or_else(|| Status::unavailable("not running"))
     }
+}
 
-    /// Receives a snapshot into a file, and verifies it.
-    async fn receive(
-        &self,
-        header: &wire::SnapshotHeader,
-        chunks: &mut Streaming<wire::SnapshotChunk>,
-    ) -> Result<Snapshot, Status> {
-        let snapshots = Arc::clone(self.snapshots()?);
-        let path = snapshots.incoming_path();
-        let result = async {
-            let mut file = tokio::fs::File::create(&path).await.map_err(storage)?;
-            let mut hash = Sha256::new();
-            let mut length = 0;
-            while let Some(chunk) = chunks.message().await? {
-                let Some(wire::snapshot_chunk::Part::Data(data)) = chunk.part else {
-                    return Err(Status::invalid_argument("a snapshot has one header"));
-                };
-                length += data.len() as u64;
-                if length > header.length_bytes {
-                    return Err(Status::data_loss("the snapshot is longer than announced"));
-                }
-                hash.update(&data);
-                file.write_all(&data).await.map_err(storage)?;
+/// Receives a snapshot into a file, and verifies it.
+pub(super) async fn receive(
+    snapshots: Arc<SnapshotStore>,
+    header: &wire::SnapshotHeader,
+    chunks: &mut Streaming<wire::SnapshotChunk>,
+) -> Result<Snapshot, Status> {
+    let path = snapshots.incoming_path();
+    let result = async {
+        let created = path.clone();
+        let file = Arc::new(blocking::io(|| File::create(created)).await.map_err(storage)?);
+        let mut hash = Sha256::new();
+        let mut length = 0;
+        while let Some(chunk) = chunks.message().await? {
+            let Some(wire::snapshot_chunk::Part::Data(data)) = chunk.part else {
+                return Err(Status::invalid_argument("a snapshot has one header"));
+            };
+            length += data.len() as u64;
+            if length > header.length_bytes {
+                return Err(Status::data_loss("the snapshot is longer than announced"));
             }
-            if length != header.length_bytes || hash.finalize().as_slice() != header.sha256 {
-                return Err(Status::data_loss("the snapshot does not match its announced length and checksum"));
-            }
-            file.sync_all().await.map_err(storage)?;
-            let incoming = path.clone();
-            spawn_blocking(move || snapshots.accept(&incoming)).await.map_err(storage)?.map_err(storage)
-        };
-        let received = result.await;
-        if received.is_err() {
-            // It may never have been created.
-            let _ = tokio::fs::remove_file(&path).await;
+            hash.update(&data);
+            let part = Arc::clone(&file);
+            blocking::io(move || part.as_ref().write_all(&data)).await.map_err(storage)?;
         }
-        received
+        if length != header.length_bytes || hash.finalize().as_slice() != header.sha256 {
+            return Err(Status::data_loss("the snapshot does not match its announced length and checksum"));
+        }
+        let incoming = path.clone();
+        let accept = move || {
+            file.sync_all()?;
+            snapshots.accept(&incoming)
+        };
+        blocking::io(accept).await.map_err(storage)
+    };
+    let received = result.await;
+    if received.is_err() {
+        // It may never have been created.
+        let _ = blocking::io(|| std::fs::remove_file(path)).await;
     }
+    received
 }
 
 fn storage(error: impl std::fmt::Display) -> Status {
@@ -140,11 +155,29 @@ fn fatal(error: impl std::fmt::Display) -> Status {
 }
 
 /// When the leader that sends this was followed by a majority, as far as it knows.
-fn led_at(message: &wire::AppendRequest) -> Option<Instant> {
+pub(super) fn led_at(message: &wire::AppendRequest) -> Option<Instant> {
     message.quorum_age_ms.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)))
 }
 
 impl Node {
+    /// An append came from the leader that `vote` names. It may be a while until openraft has stored that.
+    fn hear_of_leader(&self, vote: &Vote) {
+        let (term, leader) = (vote.leader_id.term, vote.leader_id.node_id);
+        if term > self.inner.view.borrow().term {
+            self.inner.heard.send_replace(Some((term, leader)));
+        }
+    }
+
+    /// Refuses the heartbeats of a leader that says itself that it has had no majority for long: it speaks and does not
+    /// hear, or hears too late. While its heartbeats count, nobody votes for another. Entries are taken from it as ever:
+    /// when it was the majority that was away, they give it back its majority.
+    fn refuse_deaf_leader(&self, heartbeat: bool, quorum_age: Option<Duration>) -> Result<(), Status> {
+        if heartbeat && quorum_age.is_some_and(|age| age > self.majority_missed_max()) {
+            return Err(Status::unavailable("by its own account no majority has answered this leader for long"));
+        }
+        Ok(())
+    }
+
     /// The leader said that `committed` is committed, and that it led at the moment `led`.
     fn hear(&self, committed: Option<LogId>, led: Option<Instant>) {
         if let Some(led) = led {
@@ -169,7 +202,13 @@ impl RaftService for PeerService {
         let readable = move |message: Result<wire::AppendRequest, Status>| {
             let message = message.ok()?;
             let led = led_at(&message);
+            let (promised, end) = (message.promised, message.durable_end);
             let request = convert::append_request(message).ok()?;
+            hearing.remember_leader(&request.vote, end);
+            if !hearing.keeps(promised) {
+                return None;
+            }
+            hearing.hear_of_leader(&request.vote);
             hearing.hear(request.leader_commit, led);
             Some(request)
         };
@@ -184,8 +223,14 @@ impl RaftService for PeerService {
     async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let node = self.node(&request)?;
         let led = led_at(request.get_ref());
+        let quorum_age = request.get_ref().quorum_age_ms.map(Duration::from_millis);
+        let (promised, end) = (request.get_ref().promised, request.get_ref().durable_end);
         let message = convert::append_request(request.into_inner()).map_err(malformed)?;
+        node.remember_leader(&message.vote, end);
+        node.must_keep(promised)?;
+        node.refuse_deaf_leader(message.entries.is_empty(), quorum_age)?;
         let committed = message.leader_commit;
+        node.hear_of_leader(&message.vote);
         tracing::debug!(target: "heartbeat", leader = message.vote.leader_id.node_id, "Heartbeat");
         let response = node.inner.raft.append_entries(message).await.map_err(fatal)?;
         if response.is_success() {
@@ -196,13 +241,16 @@ impl RaftService for PeerService {
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let node = self.node(&request)?;
+        node.must_keep(request.get_ref().promised)?;
         let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
+        node.remember_leader(&message.vote, 0);
         let response = node.inner.raft.vote(message).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response_pb(&response)))
     }
 
     async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let node = self.node(&request)?;
+        node.must_keep(request.get_ref().promised)?;
         let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
         let response = node.inner.raft.pre_vote(message).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response_pb(&response)))
@@ -242,7 +290,7 @@ impl RaftService for PeerService {
             return Err(Status::invalid_argument("a snapshot starts with its header"));
         };
         let vote = header.vote.map(convert::vote).ok_or_else(|| Status::invalid_argument("vote is missing"))?;
-        let snapshot = self.receive(&header, &mut chunks).await?;
+        let snapshot = receive(Arc::clone(self.snapshots()?), &header, &mut chunks).await?;
         if snapshot.meta.last_log_id != header.last_log_id.map(convert::log_id) {
             return Err(Status::data_loss("the snapshot does not hold what its header says"));
         }
@@ -326,6 +374,54 @@ impl RaftService for PeerService {
             Err(error @ E::NotAVoter) => Err(Status::not_found(error.to_string())),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<wire::AddMemberRequest>,
+    ) -> Result<Response<wire::AddMemberResponse>, Status> {
+        let node = self.node(&request)?;
+        let node_id = node.add_here(&request.into_inner().peer_address).await?;
+        Ok(Response::new(wire::AddMemberResponse { node_id }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<wire::RemoveMemberRequest>,
+    ) -> Result<Response<wire::RemoveMemberResponse>, Status> {
+        let node = self.node(&request)?;
+        let ids = node.remove_here(&request.into_inner().name).await?;
+        Ok(Response::new(wire::RemoveMemberResponse { node_ids: ids.into_iter().collect() }))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let admission = self.any_cluster(&request)?.join(request.into_inner()).await?;
+        Ok(Response::new(wire::JoinResponse { cluster_id: admission.cluster_id, node_id: admission.node_id }))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<wire::StandingRequest>,
+    ) -> Result<Response<wire::StandingResponse>, Status> {
+        let node = self.any_cluster(&request)?;
+        let request = request.into_inner();
+        if request.cluster_id != node.inner.identity.cluster_id {
+            return Err(Status::permission_denied("this node belongs to another cluster"));
+        }
+        let is_member = node.standing_here(request.node_id).await?;
+        Ok(Response::new(wire::StandingResponse { is_member }))
+    }
+
+    async fn recall(&self, request: Request<wire::RecallRequest>) -> Result<Response<wire::RecallResponse>, Status> {
+        let node = self.any_cluster(&request)?;
+        let request = request.into_inner();
+        if request.cluster_id != node.inner.identity.cluster_id {
+            return Err(Status::permission_denied("this node belongs to another cluster"));
+        }
+        // Who does not belong to the cluster any more is told so instead: see `Standing`.
+        let is_member = node.inner.view.borrow().member(request.node_id).is_some();
+        let promise = node.inner.promises.of(request.node_id).filter(|_| is_member).map(Promise::to_pb);
+        Ok(Response::new(wire::RecallResponse { promise }))
     }
 
     async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeResponse>, Status> {

@@ -1,25 +1,37 @@
 //! Puts a node's Raft together, and keeps its log short.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use openraft::{Config, SnapshotPolicy, async_runtime::WatchReceiver as _};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{
+    auditor::{self, Auditor},
+    convert,
     error::StartError,
     freshness::{Freshness, QuorumAge},
     log_store::LogStore,
-    network::NetworkFactory,
+    members,
+    network::{NetworkFactory, Told},
     node::{Inner, Node},
     peers::{Credentials, Peers},
+    promises::{self, Held, Promises},
     proposer::{self, Proposer},
     read_gate::{self, ReadIndex},
+    slow_disk::{self, Disk},
     snapshots::SnapshotStore,
     state_machine::{AppliedSink, StateMachineAdapter},
     types::Raft,
     view,
 };
-use crate::storage::{Identity, LogDb, Readers, StateMachine};
+use crate::{
+    blocking, planted,
+    storage::{FirstFailure, Identity, LogDb, Readers, SharedState},
+};
 
 /// Entries that a follower may be behind before it is sent a snapshot instead of them.
 const LAG_MAX: u64 = 200_000;
@@ -43,6 +55,8 @@ pub struct Settings {
     pub snapshot_log_bytes: u64,
     /// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
     pub log_entries_kept: u64,
+    /// How often the nodes compare the digests of their states, when something changed.
+    pub digest_interval: Duration,
 }
 
 /// What a node is made of.
@@ -54,7 +68,7 @@ pub struct Parts {
     /// Its log.
     pub log: LogDb,
     /// Its state.
-    pub state: StateMachine,
+    pub state: SharedState,
     /// Connections that read the state.
     pub readers: Arc<Readers>,
     /// Where its files are.
@@ -65,6 +79,10 @@ pub struct Parts {
     pub peers: Arc<Peers>,
     /// How it identifies itself to the others.
     pub credentials: Credentials,
+    /// Peer addresses of nodes that may know this one, beside the members that its state names.
+    pub acquaintances: Vec<String>,
+    /// Where the first failure of its files is noted.
+    pub failure: FirstFailure,
 }
 
 /// openraft's configuration. Two of these settings keep data safe; see the module's invariants.
@@ -76,7 +94,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
         election_timeout_min: ms(settings.election_min),
         election_timeout_max: ms(settings.election_max),
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is(planted::LEADER_RESTORED)),
         allow_log_reversion: Some(false),
         max_payload_entries: 1024,
         max_append_entries: Some(4096),
@@ -84,7 +102,8 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
         max_in_snapshot_log_to_keep: settings.log_entries_kept,
         // A follower that is further behind is sent a snapshot although the log still reaches back to it.
         replication_lag_threshold: LAG_MAX,
-        purge_batch_size: 1024,
+        // Rather than some entries after every snapshot; but whoever keeps few means it.
+        purge_batch_size: (settings.log_entries_kept / 16).clamp(1, 1024),
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         backoff: "50ms 100ms ...500ms".into(),
         ..Config::default()
@@ -99,27 +118,38 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
 pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartError> {
     let config = Arc::new(config(&parts.settings)?);
     let data_dir = parts.data_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || SnapshotStore::open(&data_dir)).await;
-    let snapshots = opened.map_err(std::io::Error::other).and_then(|result| result).map_err(StartError::Snapshots)?;
-    let snapshots = Arc::new(snapshots);
-    let (applied_sender, applied) = watch::channel(None);
-    let clock = parts.state.applied().clock;
-    let log = parts.log.clone();
+    let opened = blocking::io(move || SnapshotStore::open(&data_dir)).await;
+    let snapshots = Arc::new(opened.map_err(StartError::Snapshots)?);
+    let disk = Disk { log: parts.log.clone(), state: parts.state.clone() };
+    let state = parts.state.applied().map_err(StartError::Storage)?;
+    let held = Held::now(&parts.log, state.log_id.map(convert::log_id));
+    if let Err(error) = promises::recall(&parts, &state.membership, &held).await {
+        parts.failure.note("", &error);
+        return Err(StartError::Storage(error));
+    }
+    let (applied_sender, applied) = watch::channel(state.log_id.map(convert::log_id));
+    let auditor = Arc::new(Auditor::new(parts.identity.node_id, &state, Arc::clone(&parts.sink)));
     let adapter = StateMachineAdapter::new(
         parts.state,
-        Arc::new(move |index| log.wait_durable(index)),
+        Arc::new(parts.log.clone()),
         parts.readers,
         Arc::clone(&snapshots),
         parts.sink,
+        Arc::clone(&auditor),
         applied_sender,
+        parts.failure.clone(),
     );
     let quorum_age = QuorumAge::default();
-    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), quorum_age.clone());
-    let raft = Raft::new(parts.identity.node_id, config, network, LogStore::new(parts.log.clone()), adapter)
+    let promises = Promises::default();
+    let told = Told { quorum_age: quorum_age.clone(), promises: promises.clone(), log: parts.log.clone() };
+    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), told);
+    let log_store = LogStore::new(parts.log.clone(), parts.failure.clone());
+    let raft = Raft::new(parts.identity.node_id, config, network, log_store, adapter)
         .await
         .map_err(|fatal| StartError::Fatal(fatal.to_string()))?;
     quorum_age.follow(&raft);
-    let view = view::follow(&raft);
+    let (heard, hearing) = watch::channel(None);
+    let view = view::follow(&raft, hearing);
     let read_index = ReadIndex {
         raft: raft.clone(),
         view: view.clone(),
@@ -134,7 +164,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         peers: Arc::clone(&parts.peers),
         credentials: parts.credentials.clone(),
         queue: job_queue,
-        stamped_ms: clock.0,
+        stamped_ms: state.clock.0,
     };
     tokio::spawn(proposer.run());
     tokio::spawn(read_gate::run(read_index.clone(), applied.clone(), read_queue));
@@ -149,19 +179,31 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         log: parts.log,
         identity: parts.identity,
         view,
+        heard,
         applied,
+        auditor: Arc::clone(&auditor),
         jobs,
         reads,
         read_index,
         freshness: Arc::new(Freshness::default()),
         quorum_age,
+        promises,
         peers: parts.peers,
         credentials: parts.credentials,
         leader_wait: parts.settings.election_max * 3,
         election_max: parts.settings.election_max,
         transfer: Mutex::new(()),
+        membership: Mutex::new(()),
+        failure: parts.failure,
+        disk,
+        handovers: AtomicU64::new(0),
     };
-    Ok((Node { inner: Arc::new(inner) }, snapshots))
+    let inner = Arc::new(inner);
+    tokio::spawn(auditor::run(Arc::downgrade(&inner), auditor, parts.settings.digest_interval));
+    let node = Node { inner };
+    tokio::spawn(members::keep(node.clone()));
+    tokio::spawn(slow_disk::watch(node.clone(), parts.settings.election_max * slow_disk::ELECTIONS));
+    Ok((node, snapshots))
 }
 
 impl Node {

@@ -1,11 +1,11 @@
 //! openraft's state machine, on [`crate::storage::StateMachine`].
 //!
 //! Invariants: an entry is applied only after it is durable in this node's own log; a client is answered, and a
-//! subscriber told, only after the transaction has committed.
+//! subscriber told, only after it is applied: who reads then sees it.
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,76 +14,108 @@ use openraft::{
     EntryPayload, OptionalSend,
     storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine},
 };
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::{oneshot, watch};
 
 use super::{
+    auditor::Auditor,
     convert,
     snapshots::{SnapshotHandle, SnapshotStore},
     types::{LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
+    blocking,
     chat::{Event, Revision, SessionId, TimeMs},
-    storage::{Applied, AppliedEntry, AppliedPayload, Readers, StateMachine, StorageError},
+    storage::{
+        Applied, AppliedEntry, AppliedPayload, Divergence, Done, FirstFailure, LogDb, Readers, SharedState,
+        StorageError,
+    },
 };
 
 /// Most entries in one transaction.
 const ENTRIES_MAX: usize = 1024;
 /// Payload bytes at which a transaction is closed.
 const BYTES_MAX: usize = 8 << 20;
+/// Payload bytes that are applied without a thread of their own: a few dozen messages, well below a millisecond.
+const BYTES_HERE_MAX: usize = 8 << 10;
 
-/// Who is told what was applied, after it is committed. Called from the one thread that applies: it must not block.
+/// Who is told what was applied. Called from the one task that applies: it must not block.
 pub trait AppliedSink: Send + Sync + 'static {
-    /// Changes were committed. `revision` and `clock` are those of the state afterwards.
+    /// Changes were applied. `revision` and `clock` are those of the state afterwards.
     fn applied(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs);
     /// The state was replaced by a snapshot: what happened in between is only in the database.
     fn replaced(&self, revision: Revision, clock: TimeMs);
-    /// A transaction was committed, of so many entries.
-    fn committed(&self, entries: usize, took: Duration);
+    /// The digests of the nodes were compared: a majority has this node's, or some node differs.
+    fn compared(&self, agreed: bool);
+    /// To apply so many entries took so long.
+    fn measured(&self, entries: usize, took: Duration);
 }
 
-/// Blocks until the entry at an index is durable in this node's log.
-pub type WaitDurable = Arc<dyn Fn(u64) -> Result<(), StorageError> + Send + Sync>;
+/// How far this node's log is durable.
+pub trait Durability: Send + Sync + 'static {
+    /// Whether the entry at an index is.
+    ///
+    /// # Errors
+    /// The log cannot be written any more.
+    fn is_durable(&self, index: u64) -> Result<bool, StorageError>;
+    /// Calls `done` when the entry at an index is, or when it is known that it never will be.
+    fn when_durable(&self, index: u64, done: Done);
+}
+
+impl Durability for LogDb {
+    fn is_durable(&self, index: u64) -> Result<bool, StorageError> {
+        self.is_durable(index)
+    }
+
+    fn when_durable(&self, index: u64, done: Done) {
+        self.when_durable(index, done);
+    }
+}
 
 /// The adapter.
 pub struct StateMachineAdapter {
-    state: Arc<Mutex<StateMachine>>,
-    wait_durable: WaitDurable,
+    state: SharedState,
+    durability: Arc<dyn Durability>,
     readers: Arc<Readers>,
     snapshots: Arc<SnapshotStore>,
     sink: Arc<dyn AppliedSink>,
+    auditor: Arc<Auditor>,
     applied: watch::Sender<Option<LogId>>,
+    failure: FirstFailure,
 }
 
 impl StateMachineAdapter {
-    /// An adapter of `state`, which is not to get ahead of what `wait_durable` lets pass. What is applied is told to
-    /// `sink` and `applied`.
+    /// An adapter of `state`, which is not to get ahead of `durability`. What is applied is looked at by `auditor`, then
+    /// told to `sink` and `applied`; failures to `failure`.
+    #[expect(clippy::too_many_arguments, reason = "called once, where the parts of a node are put together")]
     pub fn new(
-        state: StateMachine,
-        wait_durable: WaitDurable,
+        state: SharedState,
+        durability: Arc<dyn Durability>,
         readers: Arc<Readers>,
         snapshots: Arc<SnapshotStore>,
         sink: Arc<dyn AppliedSink>,
+        auditor: Arc<Auditor>,
         applied: watch::Sender<Option<LogId>>,
+        failure: FirstFailure,
     ) -> Self {
-        applied.send_replace(state.applied().log_id.map(convert::log_id));
-        Self { state: Arc::new(Mutex::new(state)), wait_durable, readers, snapshots, sink, applied }
+        Self { state, durability, readers, snapshots, sink, auditor, applied, failure }
     }
 
-    /// Applies entries in one transaction, on a blocking thread.
+    /// Applies entries, and tells everybody.
     async fn apply_chunk(&self, chunk: Chunk) -> io::Result<()> {
         let Some(last) = chunk.entries.last().map(|entry| entry.log_id) else { return Ok(()) };
-        let (state, wait_durable) = (Arc::clone(&self.state), Arc::clone(&self.wait_durable));
         let entries = chunk.entries.len();
-        let (applied, took): (Applied, Duration) = blocking(move || {
-            wait_durable(last.index).map_err(io::Error::other)?;
-            let started = Instant::now();
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let applied = state.apply(chunk.entries).map_err(io::Error::other)?;
-            Ok((applied, started.elapsed()))
-        })
-        .await?;
+        let attempt = self.apply_here(last.index, chunk.bytes, chunk.entries).map_err(io::Error::other);
+        let result = match attempt {
+            Ok(Ok(applied)) => Ok(applied),
+            Ok(Err(entries)) => self.apply_aside(last.index, entries).await,
+            Err(error) => Err(error),
+        };
+        let (applied, took) = result.inspect_err(|error| self.failure.note_io("chat.db: ", error))?;
+        if let Some(divergence) = self.auditor.applied(&applied) {
+            return Err(self.condemn(divergence).await);
+        }
         self.sink.applied(applied.events, &applied.closed_sessions, applied.revision, applied.clock);
-        self.sink.committed(entries, took);
+        self.sink.measured(entries, took);
         self.applied.send_replace(Some(convert::log_id(last)));
         for (responder, outcomes) in chunk.responders.into_iter().zip(applied.outcomes) {
             if let Some(responder) = responder {
@@ -92,7 +124,59 @@ impl StateMachineAdapter {
         }
         Ok(())
     }
+
+    /// This node's state is wrong: it is not used any more. The error ends Raft on this node.
+    async fn condemn(&self, divergence: Divergence) -> io::Error {
+        let Divergence { mark, revision, own, theirs, .. } = divergence;
+        tracing::error!(
+            mark, %revision, digest = %own, majority = %theirs,
+            "The state of this node differs from that of a majority: it stops"
+        );
+        let state = self.state.clone();
+        blocking::run(move || state.condemn(&divergence)).await.map_or_else(|error| error, io::Error::other)
+    }
+
+    /// Applies a little at once: to hand it to another thread and back would take longer. Gives back what is more, or
+    /// would have to wait.
+    fn apply_here(&self, last: u64, bytes: usize, entries: Vec<AppliedEntry>) -> Result<Attempt, StorageError> {
+        if bytes > BYTES_HERE_MAX || !self.durability.is_durable(last)? {
+            return Ok(Err(entries));
+        }
+        let started = Instant::now();
+        Ok(match self.state.try_apply(entries) {
+            Ok(applied) => Ok((applied?, started.elapsed())),
+            Err(entries) => Err(entries),
+        })
+    }
+
+    /// Applies entries on a blocking thread, once they are durable.
+    async fn apply_aside(&self, last: u64, entries: Vec<AppliedEntry>) -> io::Result<(Applied, Duration)> {
+        let (done, durable) = oneshot::channel();
+        self.durability.when_durable(
+            last,
+            Box::new(move |result| {
+                // Raft has stopped when nobody waits.
+                let _ = done.send(result);
+            }),
+        );
+        let stopped = |_| StorageError::Stopped("the log writer was closed".into());
+        durable
+            .await
+            .map_err(stopped)
+            .and_then(|result| result.map_err(StorageError::Failed))
+            .map_err(io::Error::other)?;
+        let state = self.state.clone();
+        blocking::io(move || {
+            let started = Instant::now();
+            let applied = state.apply(entries).map_err(io::Error::other)?;
+            Ok((applied, started.elapsed()))
+        })
+        .await
+    }
 }
+
+/// What was applied and how long it took, or the entries that were not.
+type Attempt = Result<(Applied, Duration), Vec<AppliedEntry>>;
 
 type Responder = openraft::storage::ApplyResponder<TypeConfig>;
 
@@ -122,18 +206,13 @@ impl Chunk {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
 impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     type SnapshotData = SnapshotHandle;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = state.applied();
-        let membership = convert::stored_membership(applied.membership.clone()).map_err(io::Error::other)?;
+        let applied = self.state.applied().map_err(io::Error::other)?;
+        let membership = convert::stored_membership(applied.membership).map_err(io::Error::other)?;
         Ok((applied.log_id.map(convert::log_id), membership))
     }
 
@@ -152,23 +231,25 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(Builder { snapshots: Arc::clone(&self.snapshots) })
+        Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { snapshots: Arc::clone(&self.snapshots) }
+        Builder { state: self.state.clone(), snapshots: Arc::clone(&self.snapshots), failure: self.failure.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, handle: SnapshotHandle) -> Result<(), io::Error> {
-        let (state, readers) = (Arc::clone(&self.state), Arc::clone(&self.readers));
+        let (state, readers) = (self.state.clone(), Arc::clone(&self.readers));
         let path = handle.path.clone();
-        let (revision, clock) = blocking(move || {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.install_snapshot(&path).map_err(io::Error::other)?;
+        let applied = blocking::io(move || {
+            let applied = state.install_snapshot(&path).map_err(io::Error::other)?;
             readers.reopen().map_err(io::Error::other)?;
-            Ok((state.applied().revision, state.applied().clock))
+            Ok(applied)
         })
-        .await?;
+        .await
+        .inspect_err(|error| self.failure.note_io("installing a snapshot: ", error))?;
+        let (revision, clock) = (applied.revision, applied.clock);
+        self.auditor.replaced(&applied);
         self.snapshots.adopt(meta.clone(), handle);
         self.sink.replaced(revision, clock);
         self.applied.send_replace(meta.last_log_id);
@@ -183,14 +264,21 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
 
 /// Builds snapshots beside the state machine: it reads the database through a connection of its own.
 pub struct Builder {
+    state: SharedState,
     snapshots: Arc<SnapshotStore>,
+    failure: FirstFailure,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotHandle;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let snapshots = Arc::clone(&self.snapshots);
-        blocking(move || snapshots.build()).await
+        let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
+        blocking::io(move || {
+            state.settle().map_err(io::Error::other)?;
+            snapshots.build()
+        })
+        .await
+        .inspect_err(|error| self.failure.note_io("building a snapshot: ", error))
     }
 }

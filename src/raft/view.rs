@@ -74,7 +74,21 @@ impl View {
 
 type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
-fn view(metrics: &ServerMetrics) -> View {
+/// A leader that spoke to this node: its term and its id.
+pub(super) type Heard = Option<(u64, u64)>;
+
+fn view(metrics: &ServerMetrics, heard: Heard) -> View {
+    let own = own_view(metrics);
+    match heard {
+        Some((term, leader)) if term > own.term => {
+            let role = if own.role == Role::Learner { Role::Learner } else { Role::Follower };
+            View { role, term, leader: Some(leader), ..own }
+        }
+        _ => own,
+    }
+}
+
+fn own_view(metrics: &ServerMetrics) -> View {
     let membership = &metrics.membership_config;
     let voters: Vec<u64> = membership.voter_ids().collect();
     let members = membership.nodes().map(|(id, node)| Peer {
@@ -98,14 +112,23 @@ fn view(metrics: &ServerMetrics) -> View {
     }
 }
 
-/// Follows openraft's metrics until Raft is shut down.
-pub(super) fn follow(raft: &Raft) -> watch::Receiver<View> {
+/// Follows openraft's metrics until Raft is shut down. openraft says that there is a new leader when it has a vote for it
+/// on disk; who waits for an outcome cannot wait for a disk that hangs, so a leader that is `heard` of counts at once.
+pub(super) fn follow(raft: &Raft, mut heard: watch::Receiver<Heard>) -> watch::Receiver<View> {
     let mut metrics = raft.server_metrics();
-    let initial = view(&metrics.borrow_watched().clone());
+    let initial = view(&metrics.borrow_watched().clone(), None);
     let (sender, receiver) = watch::channel(initial);
     tokio::spawn(async move {
-        while metrics.changed().await.is_ok() {
-            let next = view(&metrics.borrow_watched().clone());
+        loop {
+            let changed = tokio::select! {
+                changed = metrics.changed() => changed.is_ok(),
+                // Its sender goes when the node does.
+                Ok(()) = heard.changed() => true,
+            };
+            if !changed {
+                return;
+            }
+            let next = view(&metrics.borrow_watched().clone(), *heard.borrow_and_update());
             sender.send_if_modified(|current| {
                 if *current == next {
                     return false;
@@ -128,10 +151,11 @@ pub(super) async fn wait(view: &watch::Receiver<View>, limit: Instant, accept: i
     matches!(timeout_at(limit, view.wait_for(accept)).await, Ok(Ok(_)))
 }
 
-/// Waits until something changes, for at most `limit`.
-pub(super) async fn wait_for_change(view: &watch::Receiver<View>, limit: Duration) {
+/// Waits until something changes, for at most `limit`. False when Raft has stopped: then nothing changes any more, and who
+/// goes on asking would do it without a pause.
+pub(super) async fn wait_for_change(view: &watch::Receiver<View>, limit: Duration) -> bool {
     let mut view = view.clone();
     view.mark_unchanged();
-    // Both are fine: the caller looks again.
-    let _ = tokio::time::timeout(limit, view.changed()).await;
+    // Otherwise both are fine: the caller looks again.
+    !matches!(tokio::time::timeout(limit, view.changed()).await, Ok(Err(_)))
 }

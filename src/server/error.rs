@@ -1,10 +1,14 @@
 //! Why a node did not start, or had to stop, and the exit code that says so.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 
-use crate::{raft::StartError, storage::StorageError};
+use crate::{net::tls::TlsError, raft::StartError, storage::StorageError};
 
 /// Why [`super::run`] ended.
 #[derive(Debug, Error)]
@@ -30,6 +34,14 @@ pub enum ServerError {
         /// What the system said.
         source: io::Error,
     },
+    /// No space is left in the data directory.
+    #[error("CHAT_DATA_DIR {}: no space is left on the volume: {reason}", path.display())]
+    Full {
+        /// The directory.
+        path: PathBuf,
+        /// What could not be written.
+        reason: String,
+    },
     /// A file cannot be opened, or storage failed while the node ran.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -54,9 +66,31 @@ pub enum ServerError {
         /// The cluster's id as the others know it.
         theirs: String,
     },
+    /// The cluster does not know this node any more.
+    #[error(
+        "the node {name:?} (id {node_id}) was removed from the cluster, or replaced: it stops. \
+         To take part again, start it with an empty data directory"
+    )]
+    Removed {
+        /// Its name.
+        name: String,
+        /// The id that it had.
+        node_id: u64,
+    },
+    /// A file is no backup that can be restored.
+    #[error("{} cannot be restored: {source}", path.display())]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: StorageError,
+    },
     /// The peer secret cannot be sent.
     #[error("CHAT_PEER_SECRET: only visible ASCII characters can be sent")]
     Secret,
+    /// The certificates are no use for calls to other nodes.
+    #[error("CHAT_PEER_TLS_CERT: {0}")]
+    Tls(#[from] TlsError),
     /// Raft did not start, or failed.
     #[error(transparent)]
     Raft(#[from] StartError),
@@ -66,17 +100,43 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// The process's exit code, after `sysexits.h`: 64 settings, 71 ports, 73 data directory, 74 storage, 70 all else.
+    /// The process's exit code, after `sysexits.h`: 64 settings, 65 a backup that is damaged, of another program or of a later
+    /// version, 66 one that cannot be read, 71 ports, 73 data directory, 74 storage, 75 no space left
+    /// (it runs again when there is), 77 removed from the cluster, 70 all else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::WrongName { .. } | Self::Secret => 64,
+            Self::WrongName { .. } | Self::Secret | Self::Tls(_) => 64,
             Self::Listen { .. } => 71,
             Self::DataDir { .. } | Self::DataDirInUse(_) | Self::OtherCluster { .. } => 73,
+            Self::Backup { source: StorageError::Io { .. }, .. } => 66,
+            Self::Backup { .. } => 65,
+            Self::Storage(StorageError::NotEmpty { .. } | StorageError::NotRecoverable { .. }) => 73,
             Self::Storage(_) | Self::Raft(StartError::Storage(_) | StartError::Snapshots(_) | StartError::Fatal(_)) => {
                 74
             }
             Self::Raft(StartError::Config(_)) => 64,
+            Self::Removed { .. } => 77,
+            Self::Full { .. } => 75,
             Self::Task(_) => 70,
         }
     }
+
+    /// Tells a failure for want of space from others. SQLite does not always: what it cannot create on a full volume it
+    /// calls an I/O error.
+    pub(super) fn or_full(self, dir: &Path) -> Self {
+        let full = match &self {
+            Self::Storage(error) | Self::Raft(StartError::Storage(error)) => {
+                error.is_full() || !error.is_corruption() && is_full(dir)
+            }
+            Self::DataDir { .. } | Self::Raft(StartError::Snapshots(_) | StartError::Fatal(_)) => is_full(dir),
+            _ => false,
+        };
+        if full { Self::Full { path: dir.to_owned(), reason: self.to_string() } } else { self }
+    }
+}
+
+/// Whether the volume of a directory has no space for anything any more.
+fn is_full(dir: &Path) -> bool {
+    const LEAST_BYTES: u64 = 64 * 1024;
+    rustix::fs::statvfs(dir).is_ok_and(|volume| volume.f_bavail.saturating_mul(volume.f_frsize) < LEAST_BYTES)
 }

@@ -8,6 +8,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -18,11 +19,12 @@ use futures_util::{Stream, stream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::net::Listener;
 
 /// Time for the first words of a connection.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
@@ -57,41 +59,40 @@ pub(super) fn client_connections() -> usize {
 }
 
 /// The connections that `listener` accepts, at most `connections` at a time.
-pub(super) fn incoming(
-    listener: TcpListener,
+pub(super) fn incoming<L: Listener>(
+    listener: L,
     connections: usize,
-) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Connection<L::Stream>>> + Send + 'static {
     accept(listener, connections, PREFACE_PATIENCE)
 }
 
-fn accept(
-    listener: TcpListener,
+fn accept<L: Listener>(
+    listener: L,
     connections: usize,
     patience: Duration,
-) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Connection<L::Stream>>> + Send + 'static {
     let places = Arc::new(Semaphore::new(connections));
-    stream::unfold((listener, places), move |(listener, places)| async move {
+    stream::unfold((listener, places), move |(mut listener, places)| async move {
         // The semaphore is never closed.
         let place = places.clone().acquire_owned().await.ok()?;
-        let stream = loop {
+        let (stream, from) = loop {
             match listener.accept().await {
-                Ok((stream, _)) => break stream,
+                Ok(accepted) => break accepted,
                 Err(error) => {
                     tracing::warn!(%error, "A connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         };
-        // Without it answers may be late, but they come.
-        let _ = stream.set_nodelay(true);
         let preface = Preface { missing: PREFACE_BYTES, deadline: Box::pin(sleep(patience)) };
-        Some((Ok(Connection { stream, preface: Some(preface), _place: place }), (listener, places)))
+        Some((Ok(Connection { stream, from, preface: Some(preface), _place: place }), (listener, places)))
     })
 }
 
 /// A connection that fails with `TimedOut` when its first bytes do not come in time.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S> {
+    stream: S,
+    from: SocketAddr,
     /// `None` once it is there.
     preface: Option<Preface>,
     _place: OwnedSemaphorePermit,
@@ -102,15 +103,15 @@ struct Preface {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Connected for Connection {
+impl<S> Connected for Connection<S> {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        TcpConnectInfo { local_addr: None, remote_addr: Some(self.from) }
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -126,7 +127,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -154,10 +155,13 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, pin::pin};
+    use std::pin::pin;
 
     use futures_util::StreamExt as _;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 

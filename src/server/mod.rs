@@ -5,23 +5,25 @@
 //! Every wait of the stop is bounded by `CHAT_DRAIN_TIMEOUT_MS`.
 
 mod error;
+mod files;
+mod host;
 mod incoming;
 mod observe;
+pub mod offline;
 
 use std::{
-    fs::{self, File, TryLockError},
-    net::SocketAddr,
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use futures_util::future::OptionFuture;
 use tokio::{
-    net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    net::UnixListener,
     sync::watch,
-    task::{JoinHandle, spawn_blocking},
-    time::{Instant, timeout},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -29,26 +31,29 @@ use tonic::transport::Server;
 use crate::{
     api::{self, ApiParts, ApiSettings, ChatApi},
     chat::limits,
-    config::{Config, Secret},
+    config::{Config, Join, Secret},
     delivery::Hub,
+    net::{
+        Dialer, Listener,
+        tls::{self, Port, Protocol, TlsError},
+    },
     raft::{
         self, Node, PeerService,
         bootstrap::{Advertised, Founding},
         peers::{Credentials, Peers},
     },
-    storage::{GroupCommit, LogDb, Readers, StateMachine, StorageError},
+    storage::{FirstFailure, Readers, StorageError, Threads},
     telemetry::metrics::{self, Metrics},
     web::{self, Readiness},
 };
 use incoming::{PEER_CONNECTIONS_MAX, client_connections, incoming};
 use observe::{Fanout, Ready};
 
-pub use error::ServerError;
+use host::{Machine, listen_for_signals};
 
-/// Connections that read the state at the same time.
-const READERS: usize = 4;
-/// Log entries kept behind a snapshot: some minutes of a busy cluster.
-const LOG_ENTRIES_KEPT: u64 = 20_000;
+pub use error::ServerError;
+pub use host::{Host, LocalPorts};
+
 /// Between two signs of life on an idle client connection; a half-open one is cut off after it and the next time-out.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// For the answer to a sign of life.
@@ -65,44 +70,47 @@ const REQUEST_MAX: Duration = Duration::from_secs(15);
 /// Longest hand-over of leadership at a stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
-/// The files of a node, open and locked.
-struct Files {
-    log: LogDb,
-    state: StateMachine,
-    readers: Arc<Readers>,
-    /// Held as long as the node runs: two nodes on one directory would destroy it.
-    _lock: File,
-}
-
 /// Runs a node until SIGTERM or SIGINT, or until it fails.
 ///
 /// # Errors
 /// See [`ServerError`].
 pub async fn run(config: Config) -> Result<(), ServerError> {
+    let stop = listen_for_signals()?;
+    run_on(Machine { stop, background: Arc::new(Threads) }, config).await
+}
+
+/// Runs a node on a host until it is asked to stop, or until it fails.
+///
+/// # Errors
+/// See [`ServerError`].
+pub async fn run_on<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
+    let dir = config.data_dir.clone();
+    serve(host, config).await.map_err(|error| error.or_full(&dir))
+}
+
+async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let metrics = Metrics::new(&config.name);
-    let stop = Stop::listen()?;
-    let files = open_files(&config, &metrics).await?;
+    let stop = Stop(host.stop());
+    let files = files::open(&config, &metrics, &host.background()).await?;
     if let Some(identity) = files.log.identity().filter(|identity| identity.name != config.name) {
         return Err(ServerError::WrongName { configured: config.name, stored: identity.name });
     }
-    let ports = Ports::bind(&config).await?;
-    let hub = Hub::new(files.state.applied().revision, files.state.applied().clock);
+    let ports = Ports::bind(&host, &config).await?;
+    let applied = files.state.applied()?;
+    let hub = Hub::new(applied.revision, applied.clock);
     let ready = Ready::new();
     let node_cell: Arc<OnceLock<Node>> = Arc::default();
     let secret = config.peer_secret.as_ref().map(Secret::expose);
     let unnamed = Credentials::new("", 0, secret).map_err(|_| ServerError::Secret)?;
-    let advertised = Advertised {
-        name: config.name.clone(),
-        client_address: config.advertise.clone(),
-        web_address: config.web_advertise.clone(),
-    };
-    let founding = Founding::new(files.log.clone(), advertised, unnamed);
+    let founding = Founding::new(files.log.clone(), advertised(&config), unnamed).after_loss(files.lost);
     let peer_service = PeerService::new(founding.clone());
     let (close_peers, peers_closed) = watch::channel(false);
-    let peer_server = serve_peers(ports.peer, peer_service.clone(), peers_closed.clone());
-    let web = serve_web(&config, ports.web, ports.metrics, &hub, &node_cell, &ready, &metrics, &peers_closed);
+    let peer_server = serve_peers(&config, ports.peer, peer_service.clone(), peers_closed.clone());
+    let _renewals = follow_certificates(&config);
+    let web = ports.local.map(|local| serve_web(&config, local, &hub, &node_cell, &ready, &metrics, &peers_closed));
+    let has_admin = web.is_some();
 
-    let peers = Arc::new(Peers::default());
+    let peers = Arc::new(Peers::new(peer_dialer(&host, &config)?));
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
     let joined = tokio::select! {
         joined = join(&config, &founding, &peers) => joined?,
@@ -114,15 +122,10 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let credentials = Credentials::new(&joined.identity.cluster_id, joined.identity.node_id, secret)
         .map_err(|_| ServerError::Secret)?;
     let readers = Arc::clone(&files.readers);
+    let (node_id, to_ask) = (joined.identity.node_id, members_to_ask(&config));
     let parts = raft::Parts {
         identity: joined.identity,
-        settings: raft::Settings {
-            heartbeat: config.heartbeat,
-            election_min: config.election_min,
-            election_max: config.election_max,
-            snapshot_log_bytes: config.snapshot_log_bytes,
-            log_entries_kept: LOG_ENTRIES_KEPT,
-        },
+        settings: raft_settings(&config),
         log: files.log,
         state: files.state,
         readers: files.readers,
@@ -130,121 +133,135 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
         sink: Arc::new(Fanout { hub: hub.clone(), metrics: metrics.clone() }),
         peers: Arc::clone(&peers),
         credentials,
+        acquaintances: to_ask.clone(),
+        failure: files.failure.clone(),
     };
-    let (node, snapshots) = raft::start(parts).await?;
+    let started = raft::start(parts).await;
+    let (node, snapshots) = started.inspect_err(|_| files::note_damage(&config.data_dir, &files.failure))?;
     peer_service.run(node.clone(), snapshots);
     if let Some(members) = joined.members {
         node.initialize(members).await?;
     }
     // Only read from here on: nobody else sets it.
     let _ = node_cell.set(node.clone());
+    host.started(&node);
     tracing::info!("Server started with {} peers", config.initial_nodes.len().saturating_sub(1));
 
     let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics));
     let (close_clients, clients_closed) = watch::channel(false);
-    let clients = serve_clients(&config, ports.client, &node, readers, &hub, &ready, &clients_closed).await?;
+    let api = chat_api(&config, &node, readers, &hub);
+    let clients = serve_clients(&config, ports.client, &api, &ready, clients_closed.clone()).await?;
+    let admin = if has_admin { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
 
     let failure = tokio::select! {
         () = stop.asked() => None,
         reason = node.failed() => Some(reason),
+        reason = state_failed(files.state_failed, &files.failure) => Some(reason),
         error = stray(&config, &founding, &peers) => return Err(error),
+        () = node.removed(&to_ask) => return Err(ServerError::Removed { name: config.name, node_id }),
     };
     observer.abort();
     ready.set(Readiness::NotReady("stopping".into()));
     if let Some(reason) = failure {
-        return Err(ServerError::Raft(raft::StartError::Fatal(reason)));
+        return Err(failed(config.data_dir, &files.failure, reason));
     }
     tracing::info!("Stopping: leadership is handed over, then calls are finished");
     let deadline = Instant::now() + config.drain_timeout;
     node.step_aside(deadline.min(Instant::now() + HAND_OVER_MAX)).await;
     hub.stop();
     close_clients.send_replace(true);
-    let drained = tokio::time::timeout_at(deadline, clients.finished()).await;
+    // A panic has been reported already.
+    let finished = async { (clients.await, OptionFuture::from(admin).await) };
+    let drained = timeout_at(deadline, finished).await;
     if drained.is_err() {
         tracing::warn!("Some calls were not finished in time and are cut off");
     }
+    files::note_end(&config.data_dir);
     node.shutdown().await;
     close_peers.send_replace(true);
     // The others may keep their connections open for as long as they like.
     let _ = timeout(Duration::from_millis(200), peer_server).await;
-    let _ = timeout(Duration::from_millis(200), web).await;
+    if let Some(web) = web {
+        let _ = timeout(Duration::from_millis(200), web).await;
+    }
     tracing::info!("Stopped");
     Ok(())
 }
 
-/// SIGTERM and SIGINT, listened for from the start.
+/// How this node connects to the others.
+fn peer_dialer<H: Host>(host: &H, config: &Config) -> Result<Dialer, TlsError> {
+    match &config.peer_tls {
+        Some(tls) => Ok(tls.connector()?.into()),
+        None => Ok(host.dialer()),
+    }
+}
+
+/// Takes new certificates into use as they come, until this is dropped.
+fn follow_certificates(config: &Config) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    if let Some(tls) = &config.tls {
+        tasks.spawn(tls::follow(Arc::clone(tls), "clients (CHAT_TLS_CERT)"));
+    }
+    if let Some(tls) = &config.peer_tls {
+        tasks.spawn(tls::follow(Arc::clone(tls), "peers (CHAT_PEER_TLS_CERT)"));
+    }
+    tasks
+}
+
+fn advertised(config: &Config) -> Advertised {
+    Advertised {
+        name: config.name.clone(),
+        client_address: config.advertise.clone(),
+        web_address: config.web_advertise.clone(),
+    }
+}
+
+fn raft_settings(config: &Config) -> raft::Settings {
+    raft::Settings {
+        heartbeat: config.heartbeat,
+        election_min: config.election_min,
+        election_max: config.election_max,
+        snapshot_log_bytes: config.snapshot_log_bytes,
+        digest_interval: config.digest_interval,
+        log_entries_kept: config.log_entries_kept,
+    }
+}
+
+/// What the node ends with after a failure. Damage is noted for the next start.
+fn failed(path: PathBuf, first: &FirstFailure, reason: String) -> ServerError {
+    files::note_damage(&path, first);
+    files::note_end(&path);
+    if first.get().is_some_and(|failure| failure.full) {
+        return ServerError::Full { path, reason };
+    }
+    ServerError::Raft(raft::StartError::Fatal(reason))
+}
+
+/// Whether the node is asked to stop.
 struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    fn listen() -> Result<Self, ServerError> {
-        let failed = |error: std::io::Error| ServerError::Task(format!("signals: {error}"));
-        let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let (sender, receiver) = watch::channel(false);
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            sender.send_replace(true);
-            // Kept, so that the receivers see the value and not the end of the channel.
-            sender.closed().await;
-        });
-        Ok(Self(receiver))
-    }
-
     async fn asked(&self) {
         // The sender stays until all receivers are gone.
         let _ = self.0.clone().wait_for(|asked| *asked).await;
     }
 }
 
-async fn open_files(config: &Config, metrics: &Metrics) -> Result<Files, ServerError> {
-    let dir = config.data_dir.clone();
-    let (fsync, group) = (metrics.log_fsync_seconds.clone(), metrics.log_group_entries.clone());
-    let on_group = Box::new(move |commit: &GroupCommit| {
-        fsync.observe(commit.took.as_secs_f64());
-        group.observe(commit.entries as f64);
-    });
-    let opening = spawn_blocking(move || {
-        let lock = lock(&dir)?;
-        let log = LogDb::open(&dir, on_group)?;
-        let state = StateMachine::open(&dir)?;
-        let readers = Arc::new(Readers::open(&dir, READERS)?);
-        Ok(Files { log, state, readers, _lock: lock })
-    });
-    opening.await.map_err(|error| ServerError::Task(error.to_string()))?
-}
-
-fn lock(dir: &Path) -> Result<File, ServerError> {
-    let failed = |source| ServerError::DataDir { path: dir.to_owned(), source };
-    fs::create_dir_all(dir).map_err(failed)?;
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServerError::DataDirInUse(dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
 /// The ports of a node, bound before anything is started, so that a port in use stops the start.
-struct Ports {
-    client: TcpListener,
-    peer: TcpListener,
-    web: TcpListener,
-    metrics: TcpListener,
+struct Ports<L> {
+    client: L,
+    peer: L,
+    local: Option<LocalPorts>,
 }
 
-impl Ports {
-    async fn bind(config: &Config) -> Result<Self, ServerError> {
-        async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServerError> {
-            TcpListener::bind(address).await.map_err(|source| ServerError::Listen { key, address, source })
-        }
+impl<L: Listener> Ports<L> {
+    async fn bind<H: Host<Listener = L>>(host: &H, config: &Config) -> Result<Self, ServerError> {
+        let failed = |key, address| move |source| ServerError::Listen { key, address, source };
+        let (client, peer) = (config.listen, config.peer_listen);
         Ok(Self {
-            client: bind("CHAT_LISTEN", config.listen).await?,
-            peer: bind("CHAT_PEER_LISTEN", config.peer_listen).await?,
-            web: bind("CHAT_WEB_LISTEN", config.web_listen).await?,
-            metrics: bind("CHAT_METRICS_LISTEN", config.metrics_listen).await?,
+            client: host.listen(client).await.map_err(failed("CHAT_LISTEN", client))?,
+            peer: host.listen(peer).await.map_err(failed("CHAT_PEER_LISTEN", peer))?,
+            local: host.local_ports(config).await?,
         })
     }
 }
@@ -261,6 +278,16 @@ fn initial_nodes(config: &Config) -> Vec<(String, String)> {
     config.initial_nodes.iter().map(|node| (node.name.clone(), node.peer_address.clone())).collect()
 }
 
+/// Peer addresses of nodes that may know the cluster, without this node's own.
+fn members_to_ask(config: &Config) -> Vec<String> {
+    let initial = config.initial_nodes.iter().filter(|node| node.name != config.name);
+    let mut addresses: Vec<String> = initial.map(|node| node.peer_address.clone()).collect();
+    if let Some(Join::Ask(more)) = &config.join {
+        addresses.extend(more.iter().filter(|address| **address != config.peer_advertise).cloned());
+    }
+    addresses
+}
+
 /// Waits until this node has an identity. The first of the initial nodes makes one for all.
 async fn join(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joined, ServerError> {
     let initial = initial_nodes(config);
@@ -270,7 +297,21 @@ async fn join(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joi
     }
     let is_founder = initial.first().is_some_and(|(name, _)| *name == config.name);
     let members = if is_founder { founding.found(peers, &initial).await } else { None };
-    Ok(Joined { identity: founding.identity().await, members })
+    let to_ask = members_to_ask(config);
+    let identity = tokio::select! {
+        identity = founding.identity() => identity,
+        () = founding.join(peers, &to_ask, &config.peer_advertise) => founding.identity().await,
+    };
+    Ok(Joined { identity, members })
+}
+
+/// Returns when the state can no longer be written, and says why.
+async fn state_failed(mut failed: watch::Receiver<bool>, failure: &FirstFailure) -> String {
+    match failed.wait_for(|failed| *failed).await {
+        Ok(_) => failure.get().map(|failure| failure.reason.clone()).unwrap_or_default(),
+        // The state is gone: so is the node.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Returns when it turns out that the data directory is of another cluster than the other nodes'.
@@ -286,7 +327,13 @@ async fn told(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn serve_peers(listener: TcpListener, service: PeerService, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+fn serve_peers(
+    config: &Config,
+    listener: impl Listener,
+    service: PeerService,
+    stop: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let port = Port::new(listener, config.peer_tls.clone(), Protocol::Grpc);
     tokio::spawn(async move {
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(1)))
@@ -294,18 +341,16 @@ fn serve_peers(listener: TcpListener, service: PeerService, stop: watch::Receive
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(incoming(listener, PEER_CONNECTIONS_MAX), told(stop));
+            .serve_with_incoming_shutdown(incoming(port, PEER_CONNECTIONS_MAX), told(stop));
         if let Err(error) = server.await {
             tracing::error!(%error, "The peer port stopped");
         }
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "the composition root hands every part on once")]
 fn serve_web(
     config: &Config,
-    web: TcpListener,
-    metrics_listener: TcpListener,
+    ports: LocalPorts,
     hub: &Hub,
     node: &Arc<OnceLock<Node>>,
     ready: &Ready,
@@ -317,10 +362,11 @@ fn serve_web(
     let metrics = metrics.clone();
     let probes = web::metrics_router(metrics::CONTENT_TYPE, move || metrics.encode(), ready.reasons());
     let (page_stop, probe_stop) = (stop.clone(), stop.clone());
+    let page_port = Port::new(ports.web, config.tls.clone(), Protocol::Http);
     tokio::spawn(async move {
         let (page, probes) = tokio::join!(
-            web::serve(web, page, told(page_stop)),
-            web::serve(metrics_listener, probes, told(probe_stop)),
+            web::serve(page_port, page, told(page_stop)),
+            web::serve(ports.metrics, probes, told(probe_stop)),
         );
         for error in [page, probes].into_iter().filter_map(Result::err) {
             tracing::error!(%error, "An HTTP port stopped");
@@ -328,37 +374,24 @@ fn serve_web(
     })
 }
 
-/// The servers of clients and of the operator.
-struct ClientServers {
-    clients: JoinHandle<()>,
-    admin: JoinHandle<()>,
-}
-
-impl ClientServers {
-    async fn finished(self) {
-        // A panic has been reported already.
-        let _ = self.clients.await;
-        let _ = self.admin.await;
-    }
+fn chat_api(config: &Config, node: &Node, readers: Arc<Readers>, hub: &Hub) -> ChatApi {
+    let settings =
+        ApiSettings::new(config.name.clone(), config.session_lifetime, config.hash_parallelism, config.election_max);
+    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings })
 }
 
 async fn serve_clients(
     config: &Config,
-    listener: TcpListener,
-    node: &Node,
-    readers: Arc<Readers>,
-    hub: &Hub,
+    listener: impl Listener,
+    api: &ChatApi,
     ready: &Ready,
-    stop: &watch::Receiver<bool>,
-) -> Result<ClientServers, ServerError> {
-    let settings =
-        ApiSettings::new(config.name.clone(), config.session_lifetime, config.hash_parallelism, config.election_max);
-    let api = ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings });
-    let routes = api::client_routes(&api, ready.healthy())
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, ServerError> {
+    let routes = api::client_routes(api, ready.healthy())
         .await
         .map_err(|error| ServerError::Task(format!("gRPC reflection: {error}")))?;
-    let client_stop = stop.clone();
-    let clients = tokio::spawn(async move {
+    let port = Port::new(listener, config.tls.clone(), Protocol::Grpc);
+    Ok(tokio::spawn(async move {
         let server = Server::builder()
             .concurrency_limit_per_connection(limits::REQUESTS_PER_CONNECTION_MAX as usize)
             .max_concurrent_streams(limits::REQUESTS_PER_CONNECTION_MAX)
@@ -369,13 +402,11 @@ async fn serve_clients(
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .timeout(REQUEST_MAX)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming(listener, client_connections()), told(client_stop));
+            .serve_with_incoming_shutdown(incoming(port, client_connections()), told(stop));
         if let Err(error) = server.await {
             tracing::error!(%error, "The client port stopped");
         }
-    });
-    let admin = serve_admin(&config.data_dir, &api, stop.clone())?;
-    Ok(ClientServers { clients, admin })
+    }))
 }
 
 fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, ServerError> {

@@ -8,6 +8,7 @@ use crate::{
     chat::{Event, Revision, SessionId, TimeMs},
     delivery::Hub,
     raft::{AppliedSink, Node, Role},
+    storage::{CommitObserver, FirstFailure, StorageError},
     telemetry::metrics::{Metrics, RaftFigures},
     web::{PageFacts, Readiness},
 };
@@ -30,8 +31,33 @@ impl AppliedSink for Fanout {
         self.hub.reset(revision, clock);
     }
 
-    fn committed(&self, _entries: usize, took: Duration) {
+    fn compared(&self, agreed: bool) {
+        match agreed {
+            true => self.metrics.digest_agreements.inc(),
+            false => self.metrics.digest_differences.inc(),
+        }
+    }
+
+    fn measured(&self, _entries: usize, took: Duration) {
         self.metrics.apply_seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// Hands the cost of commits to the metrics, and a failure to whoever has to stop the node.
+pub(super) struct Commits {
+    pub metrics: Metrics,
+    pub first: FirstFailure,
+    pub failed: watch::Sender<bool>,
+}
+
+impl CommitObserver for Commits {
+    fn committed(&self, took: Duration) {
+        self.metrics.state_commit_seconds.observe(took.as_secs_f64());
+    }
+
+    fn failed(&self, error: &StorageError) {
+        self.first.note("chat.db: ", error);
+        self.failed.send_replace(true);
     }
 }
 
@@ -44,7 +70,10 @@ pub(super) struct Ready {
 
 impl Ready {
     pub(super) fn new() -> Self {
-        Self { reason: watch::Sender::new(Readiness::NotReady("starting".into())), healthy: watch::Sender::new(false) }
+        Self {
+            reason: watch::Sender::new(Readiness::NotReady("starting: it takes part in no cluster yet".into())),
+            healthy: watch::Sender::new(false),
+        }
     }
 
     pub(super) fn set(&self, readiness: Readiness) {
@@ -74,7 +103,7 @@ impl Ready {
 
 /// Keeps readiness and metrics up to date, until it is dropped.
 pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics) {
-    let mut cuts_counted = 0;
+    let (mut cuts_counted, mut handovers_counted) = (0, 0);
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
@@ -87,12 +116,16 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics)
             committed_index: status.committed_index,
             applied_index: status.applied_index,
         });
+        let disk = node.disk();
+        metrics.disk_stalled_seconds.set(disk.stalled.as_secs_f64());
+        metrics.slow_disk_handovers.inc_by(disk.handovers.saturating_sub(handovers_counted));
+        handovers_counted = disk.handovers;
         metrics.proposal_queue_depth.set(i64::try_from(node.waiting_proposals()).unwrap_or(i64::MAX));
         let stats = hub.stats();
         metrics.subscriptions.set(i64::try_from(stats.subscriptions).unwrap_or(i64::MAX));
         metrics.slow_subscriber_cuts.inc_by(stats.slow_cuts.saturating_sub(cuts_counted));
         cuts_counted = stats.slow_cuts;
-        let behind = status.committed_index.saturating_sub(status.applied_index);
+        let behind = node.behind();
         ready.set(match (&status.leader, node.is_ready()) {
             (_, true) => Readiness::Ready,
             (None, _) => Readiness::NotReady("there is no leader".into()),

@@ -7,8 +7,8 @@
 use thiserror::Error;
 
 use crate::chat::{
-    AccountId, ClientId, Command, ConversationId, Destination, MessageSent, Outcome, ReceiptItem, ReceiptResult,
-    Rejection, Revision, Seq, SessionId, TimeMs, TokenHash,
+    AccountId, ClientId, Command, ConversationId, Destination, DigestReport, MessageSent, Outcome, ReceiptItem,
+    ReceiptResult, Rejection, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash,
 };
 use crate::proto::log::v1 as pb;
 
@@ -69,6 +69,12 @@ pub fn encode_command(command: &Command) -> pb::Command {
             message_ids: messages.clone(),
             for_everyone: *for_everyone,
         }),
+        Command::NoteDigest => Kind::NoteDigest(pb::NoteDigest {}),
+        Command::ReportDigest(report) => Kind::ReportDigest(pb::ReportDigest {
+            node_id: report.node_id,
+            mark_index: report.mark,
+            digest: report.digest.0.to_vec(),
+        }),
     };
     pb::Command { kind: Some(kind) }
 }
@@ -116,6 +122,12 @@ pub fn decode_command(command: pb::Command) -> Result<Command, DecodeError> {
             messages: c.message_ids,
             for_everyone: c.for_everyone,
         },
+        Kind::NoteDigest(pb::NoteDigest {}) => Command::NoteDigest,
+        Kind::ReportDigest(c) => Command::ReportDigest(DigestReport {
+            node_id: c.node_id,
+            mark: c.mark_index,
+            digest: StateDigest(array("digest", &c.digest)?),
+        }),
     })
 }
 
@@ -165,6 +177,7 @@ pub fn encode_outcome(outcome: &Outcome) -> pb::Outcome {
             ignored_count: *ignored,
             revision: revision.0,
         }),
+        Outcome::DigestNoted => Kind::DigestNoted(pb::DigestNoted {}),
     };
     pb::Outcome { kind: Some(kind) }
 }
@@ -211,6 +224,7 @@ pub fn decode_outcome(outcome: pb::Outcome) -> Result<Outcome, DecodeError> {
             ignored: o.ignored_count,
             revision: Revision(o.revision),
         },
+        Kind::DigestNoted(pb::DigestNoted {}) => Outcome::DigestNoted,
     })
 }
 
@@ -290,6 +304,10 @@ mod tests {
             (session(), prop::collection::vec(any::<u64>(), 0..4), any::<bool>()).prop_map(
                 |(session, messages, for_everyone)| Command::DeleteMessages { session, messages, for_everyone }
             ),
+            Just(Command::NoteDigest),
+            (any::<u64>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(node_id, mark, digest)| {
+                Command::ReportDigest(DigestReport { node_id, mark, digest: StateDigest(digest) })
+            }),
         ]
     }
 
@@ -334,6 +352,7 @@ mod tests {
             (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(deleted, ignored, revision)| {
                 Outcome::MessagesDeleted { deleted, ignored, revision: Revision(revision) }
             }),
+            Just(Outcome::DigestNoted),
         ]
     }
 

@@ -6,14 +6,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::error::{Context, StorageError};
-use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, TimeMs, TokenHash};
+use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash};
 
 /// The state machine's file in a data directory.
 pub(super) fn database_path(dir: &Path) -> PathBuf {
@@ -29,7 +31,7 @@ const WRITER_CACHE_KIB: i64 = 64 * 1024;
 /// Page cache of each reader, in KiB.
 const READER_CACHE_KIB: i64 = 8 * 1024;
 /// Pages in the write-ahead log that start a checkpoint. More would save little (measured) and cost space.
-const CHECKPOINT_PAGES: i64 = 4000;
+const CHECKPOINT_PAGES: i32 = 4000;
 /// The write-ahead log is cut to this after it had to grow beyond it, in bytes.
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
@@ -42,20 +44,75 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StorageError> {
 }
 
 /// Sets what only a writer may: called once the file is known to be ours.
-pub(super) fn use_wal(conn: &Connection) -> Result<(), StorageError> {
-    let set = || -> rusqlite::Result<()> {
+pub(super) fn use_wal(conn: &mut Connection) -> Result<Checkpoints, StorageError> {
+    let mut set = || -> rusqlite::Result<Checkpoints> {
         let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         if mode != "wal" {
             // Readers would block the writer, and a snapshot everything: the file system has to be able to do it.
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(mode)));
         }
         conn.pragma_update(None, "synchronous", "NORMAL")?;
-        conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        keep_wal(conn)?;
+        let checkpoints = Checkpoints::by_commits(conn)?;
         conn.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
         // Bodies of deleted messages are overwritten in the pages that are written anyway.
-        conn.pragma_update(None, "secure_delete", "FAST")
+        conn.pragma_update(None, "secure_delete", "FAST")?;
+        Ok(checkpoints)
     };
     set().context("set chat.db to write-ahead logging")
+}
+
+/// Leaves the write-ahead log where it is when the connection is closed. SQLite would remove it; and a process that ends without
+/// being able to say so on disk would be taken for one that lost it.
+pub(super) fn keep_wal(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
+}
+
+/// Moves what is in the write-ahead log into the file, before the connection is closed. Whatever comes of it, nothing is lost:
+/// what is left is read at the next start.
+pub(super) fn settle_wal(conn: &Connection) {
+    // Whoever reads is not waited for.
+    let settled = conn
+        .busy_timeout(Duration::ZERO)
+        .and_then(|()| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+    drop(settled);
+}
+
+/// The checkpoints that a connection's commits make.
+pub(super) struct Checkpoints {
+    failed: Arc<Mutex<Option<rusqlite::Error>>>,
+}
+
+impl Checkpoints {
+    /// Moves pages from the write-ahead log into the file whenever a commit leaves enough of them, as SQLite does by
+    /// itself. But a failure is the commit's failure: SQLite would keep it to itself, and try again with every commit
+    /// while the write-ahead log grows.
+    pub(super) fn by_commits(conn: &mut Connection) -> rusqlite::Result<Self> {
+        let failed: Arc<Mutex<Option<rusqlite::Error>>> = Arc::default();
+        let noted = Arc::clone(&failed);
+        conn.wal_hook(Some(move |wal: &mut Wal, pages| {
+            if pages < CHECKPOINT_PAGES {
+                return Ok(());
+            }
+            match wal.checkpoint() {
+                // A reader needs the older pages: the next commit tries again.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+                Err(error) => {
+                    *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    // What it is does not get through: see `of`.
+                    Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), None))
+                }
+                Ok(()) => Ok(()),
+            }
+        }))?;
+        Ok(Self { failed })
+    }
+
+    /// What a commit came to. When its checkpoint failed, SQLite calls it an "SQL logic error", whatever the disk said:
+    /// that is put in its place.
+    pub(super) fn of<T>(&self, commit: rusqlite::Result<T>) -> rusqlite::Result<T> {
+        commit.map_err(|error| self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error))
+    }
 }
 
 /// Opens a read-only connection.
@@ -63,7 +120,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).context("open chat.db for reading")?;
     // A reader that outlives its file (a snapshot was installed) must not tidy up the new file's log when it closes.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).context("set up a reader of chat.db")?;
+    keep_wal(&conn).context("set up a reader of chat.db")?;
     prepare(&conn, READER_CACHE_KIB).context("set up a reader of chat.db")?;
     Ok(conn)
 }
@@ -136,4 +193,4 @@ macro_rules! as_blob {
     )*};
 }
 
-as_blob!(ClientId, TokenHash);
+as_blob!(ClientId, StateDigest, TokenHash);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 use thiserror::Error;
@@ -32,6 +33,17 @@ pub enum StorageError {
     /// The content contradicts itself.
     #[error("the database is damaged: {0}")]
     Corrupt(String),
+    /// The files are those of an earlier moment: a node of the cluster remembers more.
+    #[error("the files are an older copy of this node's: {0}")]
+    Outdated(String),
+    /// The state is another one than that of a majority of the nodes.
+    #[error("the state in {} is not what the other nodes have, and is not served: {details}", path.display())]
+    Diverged {
+        /// The data directory.
+        path: PathBuf,
+        /// What is known of it.
+        details: String,
+    },
     /// The file belongs to another program.
     #[error("{} is not a database of this program: {problem}", path.display())]
     ForeignFile {
@@ -50,6 +62,32 @@ pub enum StorageError {
         /// The newest format that this version knows.
         known: i64,
     },
+    /// A data directory that has to be empty is not.
+    #[error("{} is not empty: there is {found:?}", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
+    /// A data directory holds nothing that a cluster could be made of.
+    #[error("{} cannot be the start of a new cluster: {problem}", path.display())]
+    NotRecoverable {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// There is too little space on the volume for what was asked.
+    #[error("{} has {free} bytes free, and {needed} are needed", path.display())]
+    TooLittleSpace {
+        /// A directory on the volume.
+        path: PathBuf,
+        /// What is there.
+        free: u64,
+        /// What it takes.
+        needed: u64,
+    },
     /// A command that this version cannot apply. It stops rather than guess: the replicas would differ.
     #[error("cannot apply the command: {0}")]
     UnknownCommand(String),
@@ -64,19 +102,23 @@ pub enum StorageError {
     /// No connection became free in time.
     #[error("no database connection became free within {0} ms")]
     Busy(u64),
-    /// An earlier failure, or a shutdown, has stopped all writing.
+    /// A shutdown, or a failure that another thread saw, has stopped all writing.
     #[error("writing has stopped: {0}")]
     Stopped(String),
+    /// An earlier failure has stopped all writing.
+    #[error("writing has stopped: {0}")]
+    Failed(Arc<StorageError>),
     /// The database was closed because an earlier installation of a snapshot failed.
     #[error("the database is closed: an earlier operation on its file failed")]
     Closed,
 }
 
 impl StorageError {
-    /// Whether the file itself is damaged, so that only another copy of it helps.
+    /// Whether the files are not to be used any more, so that only another copy of the data helps.
     pub fn is_corruption(&self) -> bool {
         match self {
-            Self::Corrupt(_) => true,
+            Self::Corrupt(_) | Self::Outdated(_) | Self::Diverged { .. } => true,
+            Self::Failed(first) => first.is_corruption(),
             Self::Sqlite { source, .. } => {
                 matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
             }
@@ -87,6 +129,8 @@ impl StorageError {
     /// Whether the volume is full.
     pub fn is_full(&self) -> bool {
         match self {
+            Self::Failed(first) => first.is_full(),
+            Self::TooLittleSpace { .. } => true,
             Self::Sqlite { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
             Self::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

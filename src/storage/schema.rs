@@ -1,8 +1,12 @@
 //! The tables of `chat.db`, and whether a file has them.
 //!
-//! Measured, and the reason for the shape of `message`: rows in revision order (always appended), one covering index
-//! by conversation, one unique index that starts with the client's time-ordered id (mostly appended). Everything that
-//! is updated often is small: `conversation`, `member`, and the single row of `state`.
+//! Measured, and the reason for the shape of `message`: rows in revision order (always appended), one unique index that
+//! starts with the client's time-ordered id (mostly appended), and no index by conversation, which every send would change
+//! in another place: messages are linked instead (`history`). Everything that is updated often is small:
+//! `conversation`, `member`, and the single row of `state`.
+//!
+//! What a member has not read is not counted but kept: `(last_seq - sent) - (read_seq - sent_read) - gone`, the messages
+//! of others, without those read, without those that are not there any more.
 
 use std::path::Path;
 
@@ -30,7 +34,9 @@ CREATE TABLE state (
     applied_index   INTEGER,
     membership      BLOB    NOT NULL,               -- log.v1.StoredMembership
     revision        INTEGER NOT NULL,
-    clock_ms        INTEGER NOT NULL
+    clock_ms        INTEGER NOT NULL,
+    digest          BLOB    NOT NULL,               -- of everything up to the revision
+    digest_since    BLOB    NOT NULL                -- of what made no revision since; zero: nothing
 ) STRICT;
 
 CREATE TABLE account (
@@ -67,6 +73,9 @@ CREATE TABLE member (
     account_id          INTEGER NOT NULL,
     delivered_seq       INTEGER NOT NULL,
     read_seq            INTEGER NOT NULL,
+    sent                INTEGER NOT NULL,           -- messages of this member
+    sent_read           INTEGER NOT NULL,           -- of these: up to read_seq
+    gone                INTEGER NOT NULL,           -- of others, after read_seq: tombstones, or hidden by this member
     receipt_revision    INTEGER NOT NULL,           -- of the last move of a watermark; 0: none
     receipt_ms          INTEGER NOT NULL,
     PRIMARY KEY (conversation_id, account_id)
@@ -81,9 +90,10 @@ CREATE TABLE message (
     client_id       BLOB    NOT NULL,
     time_ms         INTEGER NOT NULL,
     body            TEXT    NOT NULL,               -- empty when deleted
-    deleted         INTEGER NOT NULL
+    deleted         INTEGER NOT NULL,
+    previous        INTEGER NOT NULL,               -- revision of the message before it in the conversation; 0: none
+    jump            INTEGER NOT NULL                -- the same for seq & (seq - 1); 0: none
 ) STRICT;
-CREATE INDEX message_conversation ON message (conversation_id, seq, sender_id, deleted);
 CREATE UNIQUE INDEX message_client ON message (client_id, sender_id);
 
 CREATE TABLE rejected_send (
@@ -110,7 +120,8 @@ CREATE TABLE deletion (
 ) STRICT;
 CREATE INDEX deletion_conversation ON deletion (conversation_id);
 
-INSERT INTO state (id, membership, revision, clock_ms) VALUES (1, x'', 0, 0);
+INSERT INTO state (id, membership, revision, clock_ms, digest, digest_since)
+    VALUES (1, x'', 0, 0, zeroblob(32), zeroblob(32));
 ";
 
 /// Makes the tables in an empty file; checks a file that has some.

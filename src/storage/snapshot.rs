@@ -19,14 +19,15 @@ use rusqlite::Connection;
 
 use super::apply::{StateMachine, read_state};
 use super::error::{Context, StorageError};
-use super::{db, schema};
+use super::{db, divergence, schema};
 use crate::chat::Revision;
+use crate::planted;
 use crate::proto::log::v1 as pb;
 
-const DIRECTORY: &str = "snapshots";
+pub(super) const DIRECTORY: &str = "snapshots";
 const ENDING: &str = "snapshot";
-const ENDING_UNFINISHED: &str = "tmp";
-const INSTALL: &str = "chat.db-install";
+pub(super) const ENDING_UNFINISHED: &str = "tmp";
+pub(super) const INSTALL: &str = "chat.db-install";
 const INSTALL_UNFINISHED: &str = "chat.db-install.tmp";
 
 /// What a snapshot holds.
@@ -121,7 +122,8 @@ pub(super) fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
 }
 
 fn finish_install(dir: &Path) -> Result<(), StorageError> {
-    for name in ["chat.db-wal", "chat.db-shm"] {
+    // What is known of the old file does not hold for the new one.
+    for name in ["chat.db-wal", "chat.db-shm", divergence::FILE] {
         remove(&dir.join(name))?;
     }
     db::sync_directory(dir)?;
@@ -130,16 +132,22 @@ fn finish_install(dir: &Path) -> Result<(), StorageError> {
     db::sync_directory(dir)
 }
 
-fn copy_state(dir: &Path, to: &Path) -> Result<SnapshotMeta, StorageError> {
+/// Copies the state of the data directory `dir`, as it is committed, into the file `to`.
+pub(super) fn copy_state(dir: &Path, to: &Path) -> Result<SnapshotMeta, StorageError> {
     let name = to.to_str().ok_or_else(|| {
         StorageError::io("use the path", to)(io::Error::new(io::ErrorKind::InvalidInput, "it is not UTF-8"))
     })?;
     let source = db::open_reader(&db::database_path(dir))?;
     source.execute("VACUUM INTO ?1", [name]).context("copy the state into a snapshot")?;
+    if planted::is(planted::NO_DEDUP_IN_SNAPSHOTS) {
+        let copy = Connection::open(to).context("open a snapshot")?;
+        copy.execute("UPDATE message SET client_id = randomblob(16)", []).context("forget ids in a snapshot")?;
+    }
     read_meta(&open_snapshot(to)?)
 }
 
-fn open_snapshot(path: &Path) -> Result<Connection, StorageError> {
+/// Opens a copy of the state to read it.
+pub(super) fn open_snapshot(path: &Path) -> Result<Connection, StorageError> {
     let conn = db::open_reader(path)?;
     schema::check(&conn, path)?;
     Ok(conn)
@@ -161,7 +169,7 @@ fn files_with_ending(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, StorageEr
     Ok(files)
 }
 
-fn remove(path: &Path) -> Result<(), StorageError> {
+pub(super) fn remove(path: &Path) -> Result<(), StorageError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("remove", path)(error)),
         _ => Ok(()),
@@ -169,7 +177,7 @@ fn remove(path: &Path) -> Result<(), StorageError> {
 }
 
 /// For a file name that nobody else uses: the standard library's source of random numbers is enough.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 

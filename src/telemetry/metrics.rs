@@ -59,8 +59,18 @@ pub struct Metrics {
     pub log_fsync_seconds: Histogram,
     /// Entries that one such commit held.
     pub log_group_entries: Histogram,
-    /// Seconds that applying one batch to `chat.db` took, commit included.
+    /// Seconds that applying what was committed to the state took.
     pub apply_seconds: Histogram,
+    /// Seconds that one commit of `chat.db` took.
+    pub state_commit_seconds: Histogram,
+    /// Comparisons of the states in which a majority had what this node has.
+    pub digest_agreements: IntCounter,
+    /// Nodes that differed from a majority, and comparisons without a majority.
+    pub digest_differences: IntCounter,
+    /// Seconds that the write to disk under way has taken so far.
+    pub disk_stalled_seconds: Gauge,
+    /// Hand-overs of leadership because this node's disk was slow.
+    pub slow_disk_handovers: IntCounter,
     /// Proposals waiting to be put into the log.
     pub proposal_queue_depth: IntGauge,
 }
@@ -112,6 +122,28 @@ impl Metrics {
                 "apply_seconds",
                 "Time to apply one batch of committed entries to the state.",
                 &DISK_SECONDS,
+            ),
+            state_commit_seconds: new.histogram(
+                "state_commit_seconds",
+                "Time of one commit of the state, checkpoint included.",
+                &DISK_SECONDS,
+            ),
+            digest_agreements: new.counter(
+                "digest_agreements_total",
+                "Comparisons of the nodes' states in which a majority had what this node has.",
+            ),
+            digest_differences: new.counter(
+                "digest_differences_total",
+                "Nodes that differed from a majority when states were compared, and comparisons without a majority.",
+            ),
+            disk_stalled_seconds: new.info(
+                "disk_stalled_seconds",
+                "Time that the write to log.db or chat.db under way has taken so far; 0 when there is none.",
+                &[],
+            ),
+            slow_disk_handovers: new.counter(
+                "slow_disk_handovers_total",
+                "Times that this node handed over leadership because its disk was slow and a majority's was not.",
             ),
             proposal_queue_depth: new
                 .gauge("proposal_queue_depth", "Commands that wait to be put into the log, on this node."),
@@ -239,6 +271,6 @@ mod tests {
             let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
             assert_eq!(counter, name.ends_with("_total"), "{name}");
         }
-        assert_eq!(families, 16);
+        assert_eq!(families, 21);
     }
 }

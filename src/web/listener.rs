@@ -17,10 +17,11 @@ use std::{
 use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
+
+use crate::net;
 
 /// Open connections of one listener; more wait in the kernel's queue.
 pub(super) const CONNECTIONS_MAX: usize = 256;
@@ -30,31 +31,27 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts at most a fixed number of connections at a time.
-pub(super) struct BoundedListener {
-    inner: TcpListener,
+pub(super) struct BoundedListener<L> {
+    inner: L,
     free: Arc<Semaphore>,
     patience: Duration,
 }
 
-impl BoundedListener {
-    pub(super) fn new(inner: TcpListener, connections: usize, patience: Duration) -> Self {
+impl<L> BoundedListener<L> {
+    pub(super) fn new(inner: L, connections: usize, patience: Duration) -> Self {
         Self { inner, free: Arc::new(Semaphore::new(connections)), patience }
     }
 }
 
-impl Listener for BoundedListener {
-    type Io = Connection;
+impl<L: net::Listener> Listener for BoundedListener<L> {
+    type Io = Connection<L::Stream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (Connection<L::Stream>, SocketAddr) {
         let permit = self.free.clone().acquire_owned().await.expect("the semaphore is never closed");
         loop {
             match self.inner.accept().await {
-                Ok((stream, address)) => {
-                    // Without it answers may be late, but they come.
-                    let _ = stream.set_nodelay(true);
-                    return (Connection::new(stream, permit, self.patience), address);
-                }
+                Ok((stream, address)) => return (Connection::new(stream, permit, self.patience), address),
                 Err(error) => {
                     tracing::warn!(%error, "a web connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -69,15 +66,15 @@ impl Listener for BoundedListener {
 }
 
 /// A connection that fails with `TimedOut` when this side got nothing written for a while.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S> {
+    stream: S,
     patience: Duration,
     deadline: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Connection {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit, patience: Duration) -> Self {
+impl<S> Connection<S> {
+    fn new(stream: S, permit: OwnedSemaphorePermit, patience: Duration) -> Self {
         Self { stream, patience, deadline: Box::pin(sleep(patience)), _permit: permit }
     }
 
@@ -98,7 +95,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Pending => self.wait(cx),
@@ -107,7 +104,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(cx, result)

@@ -3,9 +3,9 @@
 use std::{io, time::Duration};
 
 use axum::Router;
-use tokio::net::TcpListener;
 
 use super::listener::{BoundedListener, CONNECTIONS_MAX, PATIENCE};
+use crate::net::Listener;
 
 /// Longest wait for the answers under way after `shutdown`. They are small; whoever takes longer is not reading.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -15,7 +15,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// At most 256 connections are open at a time, and one on which nothing was answered for 30 s is cut off: a handler
 /// has to begin its answer within that time.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -23,7 +23,7 @@ pub async fn serve(
 }
 
 async fn serve_bounded(
-    listener: BoundedListener,
+    listener: BoundedListener<impl Listener>,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -48,7 +48,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpStream,
+        net::{TcpListener, TcpStream},
         sync::{oneshot, watch},
         task::JoinHandle,
     };

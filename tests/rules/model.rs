@@ -59,6 +59,7 @@ impl Model {
             Command::DeleteMessages { session, messages, for_everyone } => {
                 self.delete_messages(*session, messages, *for_everyone)
             }
+            Command::NoteDigest | Command::ReportDigest(_) => Ok(Outcome::DigestNoted),
         };
         result.unwrap_or_else(Outcome::Rejected)
     }

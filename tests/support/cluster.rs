@@ -1,6 +1,7 @@
 //! Several nodes that know each other, and what a test asks of them.
 
 use std::{
+    net::SocketAddr,
     ops::{Index, IndexMut},
     time::Duration,
 };
@@ -9,13 +10,19 @@ use futures_util::future::join_all;
 use quorum_chat::client::{Client, Options};
 use tempfile::TempDir;
 
-use super::{Direct, Node, PASSWORD, eventually, ports::Ports, slots::Slots};
+use super::{
+    Direct, Node, PASSWORD, eventually,
+    links::Links,
+    ports::Ports,
+    preload::{Faults, Preload},
+    slots::Slots,
+};
 
 /// A cluster. Nodes are numbered from 0.
 pub struct Cluster {
     nodes: Vec<Node>,
     /// Dropped after the nodes, in this order.
-    _dir: TempDir,
+    dir: TempDir,
     _ports: Ports,
     _slots: Slots,
 }
@@ -55,15 +62,41 @@ impl Cluster {
         Self::with(Slots::one(), count)
     }
 
+    /// Five nodes that are not started yet, whose disks, clocks and links can be spoiled, and no other cluster beside
+    /// them.
+    pub async fn fragile() -> (Self, Vec<Faults>, Links) {
+        let mut cluster = Self::with(Slots::all(), 5);
+        let preload = Preload::compile(cluster.dir.path());
+        let load = |(number, node)| preload.load_into(node, number);
+        let faults = cluster.nodes.iter_mut().enumerate().map(load).collect();
+        let targets: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.peer).collect();
+        let (links, proxies) = Links::before(&targets).await;
+        cluster.found_with(&proxies);
+        (cluster, faults, links)
+    }
+
     fn with(slots: Slots, count: usize) -> Self {
         let (dir, ports) = (TempDir::new().unwrap(), Ports::take());
         let node = |i| Node::new(dir.path(), &format!("n{}", i + 1), ports.of(i));
-        let mut nodes: Vec<Node> = (0..count).map(node).collect();
-        let initial: Vec<String> = nodes.iter().map(|node| format!("{}={}", node.name, node.peer)).collect();
-        for node in &mut nodes {
-            node.set("CHAT_INITIAL_NODES", initial.join(","));
+        let nodes: Vec<Node> = (0..count).map(node).collect();
+        let peers: Vec<SocketAddr> = nodes.iter().map(|node| node.peer).collect();
+        let mut cluster = Self { nodes, dir, _ports: ports, _slots: slots };
+        cluster.found_with(&peers);
+        cluster
+    }
+
+    /// Tells all nodes where they find each other.
+    fn found_with(&mut self, peers: &[SocketAddr]) {
+        let initial: Vec<String> =
+            self.nodes.iter().zip(peers).map(|(node, peer)| format!("{}={peer}", node.name)).collect();
+        self.set_all("CHAT_INITIAL_NODES", &initial.join(","));
+    }
+
+    /// Sets a key of the configuration of all nodes, from their next start on.
+    pub fn set_all(&mut self, key: &str, value: &str) {
+        for node in &mut self.nodes {
+            node.set(key, value);
         }
-        Self { nodes, _dir: dir, _ports: ports, _slots: slots }
     }
 
     pub fn len(&self) -> usize {

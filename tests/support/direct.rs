@@ -80,6 +80,12 @@ impl Direct {
         Ok(self.chat().logout(request).await?.into_inner().closed_sessions)
     }
 
+    /// The members, as this node knows them.
+    pub async fn nodes(&self) -> Answer<types::ListNodesResponse> {
+        let request = self.request(types::ListNodesRequest {});
+        Ok(ClusterServiceClient::new(self.channel.clone()).list_nodes(request).await?.into_inner())
+    }
+
     /// Name and term of the leader that this node knows.
     pub async fn leader(&self) -> Answer<(String, u64)> {
         let request = self.request(types::GetLeaderRequest {});

@@ -10,8 +10,10 @@
 mod cluster;
 mod direct;
 mod history;
+pub mod links;
 mod node;
 mod ports;
+pub mod preload;
 mod slots;
 mod workload;
 

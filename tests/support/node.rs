@@ -108,6 +108,45 @@ impl Node {
         self.stopped = false;
     }
 
+    /// Whether the process has ended, and nobody has waited for it.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some())
+    }
+
+    /// Has it build a snapshot, through its admin socket.
+    pub async fn snapshot(&self) -> Result<(), String> {
+        self.operate(&["snapshot"]).await
+    }
+
+    /// Has the leader hand over to this node.
+    pub async fn transfer_to_itself(&self) -> Result<(), String> {
+        self.operate(&["members", "transfer", &self.name]).await
+    }
+
+    /// Runs a command of `chatd` with its configuration, which is not its own process: exit code, and what was printed.
+    pub fn chatd(&self, words: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_chatd"))
+            .args(words)
+            .env_clear()
+            .envs(&self.environment)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    async fn operate(&self, words: &[&str]) -> Result<(), String> {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_chatctl"))
+            .args(words)
+            .arg("--socket")
+            .arg(self.data_dir().join("admin.sock"))
+            .output()
+            .await
+            .unwrap();
+        output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// Waits for the process to end.
     pub async fn ended(&mut self) -> ExitStatus {
         let mut process = self.process.take().unwrap();
@@ -134,15 +173,35 @@ impl Node {
 
     /// Asks `/readyz`: why it is not ready, if so.
     pub async fn readiness(&self) -> Result<(), String> {
-        let ask = async {
-            let mut stream = TcpStream::connect(self.metrics).await?;
-            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = ask.await.map_err(|error| error.to_string())?;
+        let answer = self.get("/readyz").await.map_err(|error| error.to_string())?;
         if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
+    }
+
+    /// The value of a metric without labels of its own.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let answer = self.get("/metrics").await.unwrap();
+        let value = answer.lines().find_map(|line| {
+            let (metric, value) = line.rsplit_once(' ')?;
+            (metric.split('{').next() == Some(name)).then(|| value.parse().unwrap())
+        });
+        value.unwrap_or_else(|| panic!("{name} in\n{answer}"))
+    }
+
+    async fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.metrics).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Memory that the process has in use, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let process = self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// Waits until it says that it is ready.

@@ -110,6 +110,14 @@ pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, Strin
     Ok(config)
 }
 
+/// Reads `cluster.json` and writes it again, for the fuzz targets in `fuzz/`. Whether there is one, and it is the same then.
+#[cfg(fuzzing)]
+pub fn rewrite(data: &std::path::Path) -> Result<Option<bool>, LocalError> {
+    let Some(found) = file::read(data)? else { return Ok(None) };
+    file::write(data, &found)?;
+    Ok(Some(file::read(data)?.as_ref() == Some(&found)))
+}
+
 /// The configuration of `node`: what is passed on from `environment`, and what is the node's own.
 fn config_of(
     node: &NodeRecord,

@@ -19,7 +19,7 @@ use crate::{
         peers::{Credentials, Peers},
         start,
     },
-    storage::{Identity, LogDb, Readers, StateMachine},
+    storage::{FirstFailure, Identity, LogDb, Readers, SharedState, StateMachine},
 };
 
 pub(super) const CLUSTER: &str = "test-cluster";
@@ -27,12 +27,13 @@ pub(super) const CLUSTER: &str = "test-cluster";
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nobody listens.
-pub(super) struct Silent;
+pub(in crate::raft) struct Silent;
 
 impl AppliedSink for Silent {
     fn applied(&self, _: Vec<Arc<Event>>, _: &[SessionId], _: Revision, _: TimeMs) {}
     fn replaced(&self, _: Revision, _: TimeMs) {}
-    fn committed(&self, _: usize, _: Duration) {}
+    fn compared(&self, _: bool) {}
+    fn measured(&self, _: usize, _: Duration) {}
 }
 
 /// Stops a log's writer after the group that it is writing.
@@ -76,7 +77,8 @@ impl Member {
             Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
         let service = PeerService::new(Founding::new(log.clone(), advertised, credentials.clone()));
         let state = StateMachine::open(&dir).expect("opens");
-        let readers = Arc::new(Readers::open(&dir, 2).expect("opens"));
+        let state = SharedState::new(state, Box::new(())).expect("starts");
+        let readers = Arc::new(Readers::of(state.clone(), 2).expect("opens"));
         let parts = Parts {
             identity,
             settings: settings.clone(),
@@ -87,6 +89,8 @@ impl Member {
             sink: Arc::new(Silent),
             peers: Arc::new(Peers::default()),
             credentials,
+            acquaintances: Vec::new(),
+            failure: FirstFailure::default(),
         };
         let (node, snapshots) = start(parts).await.expect("starts");
         service.run(node.clone(), snapshots);
@@ -233,6 +237,7 @@ pub(super) fn settings(heartbeat: u64, election_min: u64, election_max: u64) -> 
         election_max: Duration::from_millis(election_max),
         snapshot_log_bytes: 1 << 30,
         log_entries_kept: 0,
+        digest_interval: Duration::from_secs(3600),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Raft on real ports and real files, in one process; and openraft's own conformance suite on our stores.
 
-mod cluster;
+pub(super) mod cluster;
 mod safety;
 mod suite;

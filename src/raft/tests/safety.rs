@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::cluster::{CLUSTER, Cluster, Member, PATIENCE, crash_image, create, make, rebind, settings};
 use crate::{
-    proto::raft::v1 as wire,
+    proto::{log::v1 as pb, raft::v1 as wire},
     raft::{
         ProposeError,
         peers::{Credentials, Lane, Peers},
@@ -51,6 +51,19 @@ async fn leadership_moves_on_request_from_any_node() {
     make(asked, "after").await;
     let unknown = asked.transfer_leadership(Some(99), deadline).await;
     assert_eq!(unknown, Err(crate::raft::TransferError::NotAVoter));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_is_alone_is_its_own_majority_all_the_time() {
+    let cluster = Cluster::start(1, quick()).await;
+    let node = &cluster.members[&cluster.leader().await].node;
+    let deadline = Instant::now() + PATIENCE;
+    // Nobody acknowledges anything to it: the last acknowledgement would get ever older.
+    while node.age() != Some(Duration::ZERO) {
+        assert!(Instant::now() < deadline, "{:?}", node.age());
+        tokio::task::yield_now().await;
+    }
+    assert!(node.status().leader.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,6 +148,40 @@ async fn a_leader_that_lost_its_unflushed_tail_does_not_resume_its_term() {
     }
 }
 
+/// A volume is put back to an earlier moment, and those who remember more cannot be asked at the start: the leader says it
+/// with its next append.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_forgot_what_it_acknowledged_is_told_by_the_leader_and_takes_no_part() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
+    let base = make(&cluster.members[&leader].node, "base").await;
+    cluster.level(base.0).await;
+    let image = cluster.members[&others[0]].dir.with_extension("earlier");
+    crash_image(&cluster.members[&others[0]].dir, &image);
+    let later = make(&cluster.members[&leader].node, "later").await;
+    cluster.level(later.0).await;
+
+    let old = cluster.members.remove(&others[0]).expect("a member");
+    let address = old.address;
+    old.stop().await;
+    cluster.member(leader).unplug();
+    let settings = cluster.settings.clone();
+    let restarted = Member::start(others[0], image, rebind(address).await, &settings).await;
+    let deadline = Instant::now() + PATIENCE;
+    while restarted.node.inner.failure.get().is_none() {
+        assert!(Instant::now() < deadline, "it was not told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let failure = restarted.node.inner.failure.get().expect("noted");
+    assert!(failure.corrupt && failure.reason.contains("older copy"), "{failure:?}");
+    assert!(restarted.readers.read(|query| query.revision()).is_err(), "nothing is served from it");
+    restarted.stop().await;
+    // The leader took no notice.
+    cluster.member(leader).plug().await;
+    make(&cluster.members[&leader].node, "after").await;
+}
+
 /// An entry is committed by others before this node's own fsync: the state must wait for it nevertheless.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_state_is_never_ahead_of_the_durable_log() {
@@ -154,6 +201,8 @@ async fn the_state_is_never_ahead_of_the_durable_log() {
         assert!(Instant::now() < deadline, "the follower did not hear of the commit");
         tokio::task::yield_now().await;
     }
+    // To read commits what is applied.
+    assert!(follower.revision() < newest.0);
     let image = follower.dir.with_extension("image");
     crash_image(&follower.dir, &image);
     let log = crate::storage::LogDb::open(&image, Box::new(|_| {})).expect("opens");
@@ -161,7 +210,6 @@ async fn the_state_is_never_ahead_of_the_durable_log() {
     let durable = log.bounds().1.map_or(0, |id| id.index);
     let applied = state.applied().log_id.map_or(0, |id| id.index);
     assert!(applied <= durable, "applied {applied}, durable {durable}");
-    assert!(follower.revision() < newest.0);
     follower.stall.set(false);
     cluster.level(newest.0).await;
 }
@@ -194,8 +242,39 @@ async fn a_follower_that_was_away_too_long_is_brought_level_by_a_snapshot() {
     cluster.level(users).await;
     make(&node, "later").await;
     cluster.level(users + 1).await;
+    // What was applied is compared a moment after readers see it.
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.members.values().any(|member| member.node.digests().revision.0 != users + 1) {
+        assert!(Instant::now() < deadline, "the digests are not level");
+        tokio::task::yield_now().await;
+    }
+    let digests: Vec<_> = cluster.members.values().map(|member| member.node.digests().digest).collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
     let purged = cluster.members[&away].log.bounds().0;
     assert!(purged.is_some_and(|id| id.index >= 20), "it was the log that brought it level: {purged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_less_than_it_promised_to_a_candidate_does_not_vote() {
+    let cluster = Cluster::start(1, quick()).await;
+    let member = &cluster.members[&1];
+    let peers = Peers::default();
+    let mut client = peers.client(&member.address.to_string(), Lane::Control).expect("a valid address");
+    let ours = Credentials::new(CLUSTER, 2, None).expect("plain text");
+    let term = member.node.status().term;
+    let candidate = |index| wire::VoteRequest {
+        vote: Some(pb::Vote { term: term + 100, node_id: 2, committed: false }),
+        last_log_id: Some(pb::LogId { term: term + 99, node_id: 2, index: 1000 }),
+        promised: Some(wire::Promise { term, leader_id: 1, log_id: None, end_index: index }),
+        ..Default::default()
+    };
+    let end = member.node.status().last_log_index + 1;
+    assert!(client.pre_vote(ours.sign(1, candidate(end))).await.is_ok(), "it has all that it promised");
+    let refused = client.pre_vote(ours.sign(1, candidate(end + 1))).await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    let refused = client.vote(ours.sign(1, candidate(end + 1))).await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(member.node.status().term, term, "it did not even look at the candidate's term");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,7 +296,7 @@ async fn the_peer_port_refuses_strangers() {
     // A vote of a stranger must not even be looked at.
     let term = member.node.status().term;
     let vote = wire::VoteRequest {
-        vote: Some(crate::proto::log::v1::Vote { term: term + 100, node_id: 9, committed: false }),
+        vote: Some(pb::Vote { term: term + 100, node_id: 9, committed: false }),
         ..Default::default()
     };
     assert!(client.vote(theirs.sign(1, vote)).await.is_err());

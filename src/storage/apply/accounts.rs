@@ -1,13 +1,16 @@
 //! Accounts and sessions.
 
+use std::ops::ControlFlow;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{Applier, execute};
 use crate::chat::limits::SESSIONS_PER_ACCOUNT_MAX;
 use crate::chat::{
-    AccountId, ClientId, ConversationId, EventKind, Outcome, Rejection, Revision, SessionId, TimeMs, TokenHash,
+    AccountId, ClientId, ConversationId, EventKind, Outcome, Rejection, Revision, Seq, SessionId, TimeMs, TokenHash,
 };
 use crate::storage::error::{Context, StorageError};
+use crate::storage::history::{self, Link};
 use crate::storage::schema::DELETION_OF_ACCOUNT;
 
 impl Applier<'_> {
@@ -118,6 +121,7 @@ impl Applier<'_> {
             execute(self.conn, "DELETE FROM session WHERE id = ?1", [session]).context("close a session")?;
             self.caches.forget_session(session);
             self.closed_sessions.push(session);
+            self.fold_row([session.0]);
             count += 1;
         }
         Ok(count)
@@ -154,10 +158,25 @@ impl Applier<'_> {
         read().context("read the conversations of an account")
     }
 
+    /// What an account has sent in a conversation and not deleted.
+    fn messages_of(&mut self, account: AccountId, id: ConversationId) -> Result<Vec<Link>, StorageError> {
+        let conversation = self.caches.known_conversation(self.conn, id)?;
+        let newest = history::link(self.conn, conversation.last_message_revision)?;
+        let mut messages = Vec::new();
+        history::walk_back(self.conn, newest, Seq(1), |link| {
+            if link.sender == account && !link.deleted {
+                messages.push(*link);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(messages)
+    }
+
     fn leave_tombstones(&mut self, account: AccountId, id: ConversationId) -> Result<u64, StorageError> {
-        let sql = "UPDATE message SET body = '', deleted = 1 \
-                   WHERE conversation_id = ?1 AND sender_id = ?2 AND deleted = 0";
-        let count = execute(self.conn, sql, params![id, account]).context("delete the messages of an account")?;
+        let messages = self.messages_of(account, id)?;
+        for message in &messages {
+            self.leave_tombstone(message)?;
+        }
         let revision = self.next_revision();
         self.remember_deletion(revision, id, DELETION_OF_ACCOUNT, account, &[])?;
         let conversation = self.change(id)?;
@@ -165,10 +184,10 @@ impl Applier<'_> {
         let position = conversation
             .position(account)
             .ok_or_else(|| StorageError::Corrupt(format!("account {account} is not in its conversation {id}")))?;
-        conversation.marks[position].gone = true;
+        conversation.marks[position].has_left = true;
         let members = conversation.members.clone();
         let member_name = members[position].username.clone();
         self.event(revision, id, members, EventKind::AccountDeleted { member: account, member_name });
-        Ok(count as u64)
+        Ok(messages.len() as u64)
     }
 }

@@ -1,8 +1,9 @@
 //! What the applier keeps in memory between calls: the rows that nearly every command needs.
 //!
-//! The caches are written through, except for the counters of conversations and the watermarks of members: these are
-//! written once at the end of a call. So they must not be thrown away within a call (`trim` runs after the commit),
-//! and no statement may read these columns from the database within one. After an error everything is dropped.
+//! The caches are written through, except for the counters of conversations and of members: these are
+//! written once for each transaction, before its commit. So they must not be thrown away within one (`trim` runs after
+//! the commit), and no statement of the applier may read these columns from the database, save to fill the cache. After
+//! an error everything is dropped.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -14,7 +15,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::execute;
 use crate::chat::{AccountId, ConversationId, Member, Revision, Seq, SessionId, TimeMs};
+use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
+use crate::storage::history::{Jumps, Link};
 
 /// Entries of the younger generation that make it the older one: so at most about twice as many are held.
 const ENTRIES_MAX: usize = 32 * 1024;
@@ -87,6 +90,8 @@ pub(super) struct Conversation {
     pub last_seq: Seq,
     pub last_message_revision: Revision,
     pub last_revision: Revision,
+    /// What the next message may jump to.
+    pub jumps: Jumps,
     /// Something has to be written.
     pub dirty: bool,
 }
@@ -96,11 +101,17 @@ pub(super) struct Conversation {
 pub(super) struct Mark {
     pub delivered: Seq,
     pub read: Seq,
+    /// The member's own messages.
+    pub sent: u64,
+    /// Of these: up to `read`.
+    pub sent_read: u64,
+    /// Messages of others after `read` that are deleted, or that the member hid.
+    pub gone: u64,
     pub receipt_revision: Revision,
     pub receipt_time: TimeMs,
     /// The member's account was deleted.
-    pub gone: bool,
-    /// The watermarks have to be written.
+    pub has_left: bool,
+    /// The row has to be written.
     pub dirty: bool,
 }
 
@@ -110,18 +121,44 @@ impl Conversation {
         self.members.iter().position(|member| member.account == account)
     }
 
-    /// Writes the row, and those of the members whose watermarks moved.
+    /// The members for whom a message counts as unread, unless they hid it: positions and accounts.
+    pub fn recipients_yet_to_read(&self, message: &Link) -> Vec<(usize, AccountId)> {
+        let members = self.members.iter().zip(&self.marks).enumerate();
+        members
+            .filter(|(_, (member, mark))| member.account != message.sender && mark.read < message.seq)
+            .map(|(position, (member, _))| (position, member.account))
+            .collect()
+    }
+
+    /// A message that a member has not read is deleted, or hidden by the member. How many these are now.
+    pub fn one_more_gone(&mut self, position: usize) -> u64 {
+        let mark = &mut self.marks[position];
+        mark.gone += 1;
+        mark.dirty = true;
+        mark.gone
+    }
+
+    /// Writes the row, and those of the members that changed.
     pub fn write(&mut self, conn: &Connection, id: ConversationId) -> Result<(), StorageError> {
         let sql = "UPDATE conversation SET last_seq = ?2, last_message_revision = ?3, last_revision = ?4 WHERE id = ?1";
         execute(conn, sql, params![id, self.last_seq, self.last_message_revision, self.last_revision])
             .context("write a conversation")?;
         for (member, mark) in self.members.iter().zip(&mut self.marks) {
             if mark.dirty {
-                let sql = "UPDATE member SET delivered_seq = ?3, read_seq = ?4, receipt_revision = ?5, \
-                           receipt_ms = ?6 WHERE conversation_id = ?1 AND account_id = ?2";
-                let values =
-                    params![id, member.account, mark.delivered, mark.read, mark.receipt_revision, mark.receipt_time];
-                execute(conn, sql, values).context("write a watermark")?;
+                let sql = "UPDATE member SET delivered_seq = ?3, read_seq = ?4, sent = ?5, sent_read = ?6, gone = ?7, \
+                           receipt_revision = ?8, receipt_ms = ?9 WHERE conversation_id = ?1 AND account_id = ?2";
+                let values = params![
+                    id,
+                    member.account,
+                    mark.delivered,
+                    mark.read,
+                    Int(mark.sent),
+                    Int(mark.sent_read),
+                    Int(mark.gone),
+                    mark.receipt_revision,
+                    mark.receipt_time,
+                ];
+                execute(conn, sql, values).context("write a member")?;
                 mark.dirty = false;
             }
         }
@@ -243,6 +280,16 @@ impl Caches {
         }
         Ok(self.conversations.get(&id))
     }
+
+    /// A conversation that some row names.
+    pub fn known_conversation(
+        &mut self,
+        conn: &Connection,
+        id: ConversationId,
+    ) -> Result<&mut Conversation, StorageError> {
+        self.conversation(conn, id)?
+            .ok_or_else(|| StorageError::Corrupt(format!("conversation {id} is referred to and missing")))
+    }
 }
 
 fn load(conn: &Connection, id: ConversationId) -> Result<Option<Conversation>, StorageError> {
@@ -263,14 +310,15 @@ fn load(conn: &Connection, id: ConversationId) -> Result<Option<Conversation>, S
         last_seq,
         last_message_revision,
         last_revision,
+        jumps: Jumps::load(conn, last_message_revision)?,
         dirty: false,
     };
     Ok(Some(conversation))
 }
 
 fn load_members(conn: &Connection, id: ConversationId) -> rusqlite::Result<(Vec<Member>, Vec<Mark>)> {
-    let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.receipt_revision, m.receipt_ms, \
-               a.deleted FROM member m CROSS JOIN account a ON a.id = m.account_id \
+    let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.sent, m.sent_read, m.gone, \
+               m.receipt_revision, m.receipt_ms, a.deleted FROM member m CROSS JOIN account a ON a.id = m.account_id \
                WHERE m.conversation_id = ?1 ORDER BY m.account_id";
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map([id], |row| {
@@ -278,9 +326,12 @@ fn load_members(conn: &Connection, id: ConversationId) -> rusqlite::Result<(Vec<
         let mark = Mark {
             delivered: row.get(2)?,
             read: row.get(3)?,
-            receipt_revision: row.get(4)?,
-            receipt_time: row.get(5)?,
-            gone: row.get(6)?,
+            sent: row.get::<_, Int>(4)?.0,
+            sent_read: row.get::<_, Int>(5)?.0,
+            gone: row.get::<_, Int>(6)?.0,
+            receipt_revision: row.get(7)?,
+            receipt_time: row.get(8)?,
+            has_left: row.get(9)?,
             dirty: false,
         };
         Ok((member, mark))

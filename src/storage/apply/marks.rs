@@ -1,14 +1,17 @@
 //! Receipts, which move watermarks, and deletions of messages.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
+use super::cache::Mark;
 use super::{Applier, execute};
 use crate::chat::{
     AccountId, ConversationId, EventKind, Outcome, ReceiptItem, ReceiptResult, Rejection, Revision, Seq, SessionId,
 };
 use crate::storage::error::{Context, StorageError};
+use crate::storage::history::{self, Link};
 use crate::storage::schema::{DELETION_FOR_EVERYONE, DELETION_FOR_MEMBER};
 
 impl Applier<'_> {
@@ -37,17 +40,58 @@ impl Applier<'_> {
         if (delivered, read) == (mark.delivered, mark.read) {
             return Ok(Ok((seq, self.revision)));
         }
+        let (newest, last_seq) = (conversation.last_message_revision, conversation.last_seq);
+        let (sent_read, gone) = match read > mark.read {
+            true => self.counted(id, account, mark, read, newest, last_seq)?,
+            false => (mark.sent_read, mark.gone),
+        };
         let revision = self.next_revision();
         let time = self.clock;
         let conversation = self.change(id)?;
         conversation.last_revision = revision;
-        let mark = &mut conversation.marks[position];
-        (mark.delivered, mark.read, mark.receipt_revision, mark.receipt_time) = (delivered, read, revision, time);
-        mark.dirty = true;
+        let has_left = mark.has_left;
+        let (receipt_revision, receipt_time, sent) = (revision, time, mark.sent);
+        conversation.marks[position] =
+            Mark { delivered, read, sent, sent_read, gone, receipt_revision, receipt_time, has_left, dirty: true };
         let members = conversation.members.clone();
+        self.fold_row([sent, sent_read, gone, u64::from(has_left)]);
         let member_name = members[position].username.clone();
         self.event(revision, id, members, EventKind::Receipt { member: account, member_name, delivered, read });
         Ok(Ok((seq, revision)))
+    }
+
+    /// `sent_read` and `gone` of a member that has now read up to `read`. Looks at the messages on one side of it: each is
+    /// looked at once for each member, or never, when everything is read.
+    fn counted(
+        &self,
+        id: ConversationId,
+        account: AccountId,
+        mark: Mark,
+        read: Seq,
+        newest: Revision,
+        last_seq: Seq,
+    ) -> Result<(u64, u64), StorageError> {
+        let (now_read, unread) = (read.0 - mark.read.0, last_seq.0 - read.0);
+        if unread == 0 {
+            return Ok((mark.sent, 0));
+        }
+        let (from, back_to) = match now_read < unread {
+            true => (history::find(self.conn, newest, read)?, mark.read),
+            false => (history::link(self.conn, newest)?, read),
+        };
+        let (mut own, mut gone) = (0, 0);
+        history::walk_back(self.conn, from, Seq(back_to.0 + 1), |link| {
+            if link.sender == account {
+                own += 1;
+            } else if link.deleted || history::is_hidden(self.conn, account, id, link.seq)? {
+                gone += 1;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(match now_read < unread {
+            true => (mark.sent_read + own, mark.gone.saturating_sub(gone)),
+            false => (mark.sent.saturating_sub(own), gone),
+        })
     }
 
     pub(super) fn delete_messages(
@@ -96,29 +140,42 @@ impl Applier<'_> {
         message: Revision,
         for_everyone: bool,
     ) -> Result<Option<(ConversationId, Seq)>, StorageError> {
-        let sql = "SELECT conversation_id, seq, sender_id, deleted FROM message WHERE revision = ?1";
-        let found: Option<(ConversationId, Seq, AccountId, bool)> = self
-            .conn
-            .prepare_cached(sql)
-            .and_then(|mut statement| {
-                let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
-                statement.query_row([message], read).optional()
-            })
-            .context("look for a message")?;
-        let Some((id, seq, sender, deleted)) = found else { return Ok(None) };
-        let is_member = self.caches.conversation(self.conn, id)?.is_some_and(|found| found.position(account).is_some());
-        if !is_member || (for_everyone && (sender != account || deleted)) {
-            return Ok(None);
-        }
-        let changed = match for_everyone {
-            true => execute(self.conn, "UPDATE message SET body = '', deleted = 1 WHERE revision = ?1", [message])
-                .context("delete a message")?,
-            false => {
-                let sql = "INSERT OR IGNORE INTO hidden (account_id, conversation_id, seq) VALUES (?1, ?2, ?3)";
-                execute(self.conn, sql, params![account, id, seq]).context("hide a message")?
+        let Some(link) = history::look_up(self.conn, message)? else { return Ok(None) };
+        let Link { conversation: id, seq, sender, deleted, .. } = link;
+        let Some(conversation) = self.caches.conversation(self.conn, id)? else { return Ok(None) };
+        let Some(position) = conversation.position(account) else { return Ok(None) };
+        if for_everyone {
+            if sender != account || deleted {
+                return Ok(None);
             }
-        };
-        Ok((changed > 0).then_some((id, seq)))
+            self.leave_tombstone(&link)?;
+        } else {
+            let counts = sender != account && !deleted && seq > conversation.marks[position].read;
+            let sql = "INSERT OR IGNORE INTO hidden (account_id, conversation_id, seq) VALUES (?1, ?2, ?3)";
+            if execute(self.conn, sql, params![account, id, seq]).context("hide a message")? == 0 {
+                return Ok(None);
+            }
+            if counts {
+                let gone = self.change(id)?.one_more_gone(position);
+                self.fold_row([position as u64, gone]);
+            }
+        }
+        Ok(Some((id, seq)))
+    }
+
+    /// Deletes a message for everyone.
+    pub(super) fn leave_tombstone(&mut self, message: &Link) -> Result<(), StorageError> {
+        let id = message.conversation;
+        let recipients = self.change(id)?.recipients_yet_to_read(message);
+        execute(self.conn, "UPDATE message SET body = '', deleted = 1 WHERE revision = ?1", [message.revision])
+            .context("delete a message")?;
+        for (position, recipient) in recipients {
+            if !history::is_hidden(self.conn, recipient, id, message.seq)? {
+                let gone = self.change(id)?.one_more_gone(position);
+                self.fold_row([position as u64, gone]);
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a deletion for those who resume their subscription later.

@@ -84,7 +84,7 @@ impl Applier<'_> {
                 if conversation.position(sender).is_none() {
                     return Ok(Target::Nowhere(Rejection::ConversationUnknown));
                 }
-                if conversation.direct && conversation.marks.iter().any(|mark| mark.gone) {
+                if conversation.direct && conversation.marks.iter().any(|mark| mark.has_left) {
                     return Ok(Target::Nowhere(Rejection::RecipientDeleted));
                 }
                 Ok(Target::Existing(*id))
@@ -106,21 +106,18 @@ impl Applier<'_> {
         let revision = Revision(self.revision.0 + 1);
         let time = self.clock;
         let conn = self.conn;
-        let conversation = self
-            .caches
-            .conversation(conn, id)?
-            .ok_or_else(|| StorageError::Corrupt(format!("conversation {id} is referred to and missing")))?;
+        let conversation = self.caches.known_conversation(conn, id)?;
         let position = conversation
             .position(sender)
             .ok_or_else(|| StorageError::Corrupt(format!("account {sender} is not in its conversation {id}")))?;
         let seq = Seq(conversation.last_seq.0 + 1);
         // One row and no SELECT: SQLite would keep a copy of each page that such a statement changes, to undo it alone.
-        let sql = "INSERT INTO message (revision, conversation_id, seq, sender_id, client_id, time_ms, body, deleted) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0) \
+        let sql = "INSERT INTO message (revision, conversation_id, seq, sender_id, client_id, time_ms, body, deleted, \
+                   previous, jump) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9) \
                    ON CONFLICT (client_id, sender_id) DO NOTHING";
-        let stored =
-            execute(conn, sql, params![revision, id, seq, sender, client_id, time, body]).context("store a message")?;
-        if stored == 0 {
+        let (previous, jump) = (conversation.last_message_revision, conversation.jumps.target(seq));
+        let values = params![revision, id, seq, sender, client_id, time, body, previous, jump];
+        if execute(conn, sql, values).context("store a message")? == 0 {
             return Ok(None);
         }
         self.next_revision();
@@ -128,7 +125,13 @@ impl Applier<'_> {
         conversation.last_seq = seq;
         conversation.last_message_revision = revision;
         conversation.last_revision = revision;
+        conversation.jumps.push(seq, revision);
+        let mark = &mut conversation.marks[position];
+        mark.sent += 1;
+        mark.dirty = true;
+        let sent = mark.sent;
         let members = conversation.members.clone();
+        self.fold_row([previous.0, jump.0, sent]);
         let sender_name = members[position].username.clone();
         let kind = EventKind::Message { seq, sender, sender_name, client_id, body: body.into(), deleted: false };
         self.event(revision, id, members, kind);
@@ -204,8 +207,8 @@ impl Applier<'_> {
         execute(self.conn, sql, params![id, low, high]).context("store a conversation")?;
         let accounts = if low == high { vec![low] } else { vec![low, high] };
         for account in accounts {
-            let sql = "INSERT INTO member (conversation_id, account_id, delivered_seq, read_seq, receipt_revision, \
-                       receipt_ms) VALUES (?1, ?2, 0, 0, 0, 0)";
+            let sql = "INSERT INTO member (conversation_id, account_id, delivered_seq, read_seq, sent, sent_read, gone, \
+                       receipt_revision, receipt_ms) VALUES (?1, ?2, 0, 0, 0, 0, 0, 0, 0)";
             execute(self.conn, sql, params![id, account]).context("store a member")?;
         }
         Ok(id)

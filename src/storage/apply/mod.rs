@@ -1,12 +1,13 @@
 //! The state machine: what each command does to the rows of `chat.db`.
 //!
-//! [`StateMachine::apply`] runs all the entries it is given in one transaction, so that the cost of a commit is shared,
-//! and commits with them the id of the last entry, the membership, the revision and the clock. Invariants:
+//! [`StateMachine::stage`] applies entries within a transaction that stays open; [`StateMachine::commit`] ends it, and
+//! commits with the rows the id of the last entry, the membership, the revision, the clock and the digest. So the cost of a commit
+//! is shared by all that was applied since the last one. Invariants:
 //!
 //! - Deterministic: nothing but the state and the entries decides. Lists that end up in rows, revisions or events are
 //!   in an order of their own, never in that of a hash table.
 //! - Every change has its own revision, and at most one event; rejections and repeats change no revision.
-//! - A failed call leaves no trace: the transaction is rolled back and the caches are emptied.
+//! - A failure leaves the state of the last commit: what was staged since has to come again, from the log.
 //! - No command can make SQLite report a broken constraint: that would stop every node at the same entry, for ever.
 //!
 //! Split by subject: `accounts` (accounts and sessions), `messages` (sends), `marks` (receipts and deletions),
@@ -22,16 +23,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use self::cache::{Caches, Conversation};
 use super::codec;
-use super::db::{self, Int};
+use super::db::{self, Checkpoints, Int};
+use super::digest::{Chain, Fold};
+use super::divergence;
 use super::error::{Context, StorageError};
 use super::{schema, snapshot};
 use crate::chat::{
-    AccountId, Command, ConversationId, Event, EventKind, Member, Outcome, Rejection, Revision, SessionId, TimeMs,
+    AccountId, Command, ConversationId, DigestReport, Event, EventKind, Member, Outcome, Rejection, Revision,
+    SessionId, StateDigest, TimeMs,
 };
+use crate::planted;
 use crate::proto::log::v1 as pb;
 
 /// What the state holds beside the rows.
@@ -45,6 +50,8 @@ pub struct AppliedState {
     pub revision: Revision,
     /// The replicated clock.
     pub clock: TimeMs,
+    /// The digest of all that was applied.
+    pub chain: Chain,
 }
 
 /// An entry of the log, committed by a majority.
@@ -67,7 +74,7 @@ pub enum AppliedPayload {
     Membership(pb::Membership),
 }
 
-/// What a call of [`StateMachine::apply`] came to.
+/// What a call of [`StateMachine::stage`] came to.
 #[derive(Debug)]
 pub struct Applied {
     /// For each entry, for each of its proposals. Empty for entries that hold none.
@@ -80,6 +87,25 @@ pub struct Applied {
     pub revision: Revision,
     /// The clock afterwards.
     pub clock: TimeMs,
+    /// The digest of the revision afterwards.
+    pub digest: StateDigest,
+    /// Digests that were asked for, in the order of the log.
+    pub noted: Vec<NotedDigest>,
+    /// Digests that nodes have reported, in the order of the log.
+    pub reported: Vec<DigestReport>,
+}
+
+/// The digest of the state at a mark in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotedDigest {
+    /// Log index of the entry with the mark.
+    pub mark: u64,
+    /// The revision there.
+    pub revision: Revision,
+    /// The digest of that revision.
+    pub digest: StateDigest,
+    /// Who belonged to the cluster there.
+    pub membership: pb::Membership,
 }
 
 /// The single writer of `chat.db`.
@@ -87,17 +113,32 @@ pub struct StateMachine {
     pub(super) dir: PathBuf,
     /// `None` only after the installation of a snapshot failed half-way.
     pub(super) conn: Option<Connection>,
-    pub(super) applied: AppliedState,
+    checkpoints: Checkpoints,
+    applied: AppliedState,
+    /// What the last commit holds.
+    committed: AppliedState,
     caches: Caches,
+    /// Conversations whose row, or whose members' rows, are newer in the cache than in the database.
+    dirty: Vec<ConversationId>,
 }
 
 impl StateMachine {
     /// Opens `<dir>/chat.db` and makes what is missing. Finishes or removes what an interrupted snapshot left behind.
-    /// A damaged file, one of another program or of a later version is an error.
+    /// A damaged file, one of another program or of a later version, and one that is known to differ from what the other
+    /// nodes have, is an error.
     pub fn open(dir: &Path) -> Result<Self, StorageError> {
         snapshot::prepare_directory(dir)?;
-        let (conn, applied) = open_database(dir)?;
-        Ok(Self { dir: dir.to_owned(), conn: Some(conn), applied, caches: Caches::default() })
+        divergence::refuse(dir)?;
+        let (conn, checkpoints, applied) = open_database(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            conn: Some(conn),
+            checkpoints,
+            committed: applied.clone(),
+            applied,
+            caches: Caches::default(),
+            dirty: Vec::new(),
+        })
     }
 
     /// The data directory.
@@ -105,91 +146,179 @@ impl StateMachine {
         &self.dir
     }
 
-    /// What was applied so far. Kept in memory.
+    /// What was applied so far, committed or not. Kept in memory.
     pub fn applied(&self) -> &AppliedState {
         &self.applied
     }
 
-    /// Applies entries, all or none. After an error the state is as it was, and the same entries may be tried again.
+    /// Applies entries and commits them: all or none.
+    ///
+    /// # Errors
+    /// The state is then that of the last commit.
     pub fn apply(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
-        let result = self.apply_all(entries);
-        match result {
-            Ok(_) => self.caches.trim(),
-            Err(_) => self.caches.clear(),
+        let applied = self.stage(entries)?;
+        self.commit()?;
+        Ok(applied)
+    }
+
+    /// Applies entries without committing them: nobody else sees them in the file before [`StateMachine::commit`], and
+    /// a crash takes them away. The log brings them again then.
+    ///
+    /// # Errors
+    /// An entry is not after the last one, or cannot be applied, or the database failed. The state is then that of the
+    /// last commit, without anything that was staged since.
+    pub fn stage(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
+        let result = self.stage_all(entries);
+        if result.is_err() {
+            self.roll_back();
         }
         result
     }
 
-    fn apply_all(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
-        let conn = self.conn.as_mut().ok_or(StorageError::Closed)?;
-        let transaction =
-            conn.transaction_with_behavior(TransactionBehavior::Immediate).context("begin to apply entries")?;
-        let mut state = self.applied.clone();
+    /// Commits what is staged. Does nothing when nothing is.
+    ///
+    /// # Errors
+    /// The database failed. The state is then that of the last commit.
+    pub fn commit(&mut self) -> Result<(), StorageError> {
+        if !self.is_staged() {
+            return Ok(());
+        }
+        let result = self.write_and_commit();
+        match result {
+            Ok(()) => {
+                self.committed.clone_from(&self.applied);
+                self.caches.trim();
+            }
+            Err(_) => self.roll_back(),
+        }
+        result
+    }
+
+    /// Whether anything waits to be committed.
+    pub fn is_staged(&self) -> bool {
+        self.conn.as_ref().is_some_and(|conn| !conn.is_autocommit())
+    }
+
+    fn stage_all(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
+        let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
+        if conn.is_autocommit() {
+            execute(conn, "BEGIN IMMEDIATE", []).context("begin to apply entries")?;
+        }
         let mut applier = Applier {
-            conn: &transaction,
+            conn,
             caches: &mut self.caches,
-            revision: state.revision,
-            clock: state.clock,
+            revision: self.applied.revision,
+            clock: self.applied.clock,
+            chain: self.applied.chain,
+            fold: None,
             events: Vec::new(),
             closed_sessions: Vec::new(),
-            dirty: Vec::new(),
+            mark: None,
+            reported: Vec::new(),
+            dirty: &mut self.dirty,
         };
+        let mut noted = Vec::new();
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(applied) = state.log_id.filter(|applied| applied.index >= entry.log_id.index) {
-                return Err(StorageError::OutOfOrder { found: entry.log_id.index, applied: applied.index });
+            if let Some(last) = self.applied.log_id.filter(|last| entry.log_id.index <= last.index) {
+                return Err(StorageError::OutOfOrder { found: entry.log_id.index, applied: last.index });
             }
             outcomes.push(match entry.payload {
                 AppliedPayload::Blank => Vec::new(),
                 AppliedPayload::Batch(bytes) => applier.batch(bytes)?,
                 AppliedPayload::Membership(membership) => {
-                    state.membership =
+                    self.applied.membership =
                         pb::StoredMembership { log_id: Some(entry.log_id), membership: Some(membership) };
                     Vec::new()
                 }
             });
-            state.log_id = Some(entry.log_id);
+            self.applied.log_id = Some(entry.log_id);
+            if let Some((revision, digest)) = applier.mark.take() {
+                let membership = self.applied.membership.membership.clone().unwrap_or_default();
+                noted.push(NotedDigest { mark: entry.log_id.index, revision, digest, membership });
+            }
         }
-        applier.flush()?;
-        let Applier { revision, clock, events, closed_sessions, .. } = applier;
-        (state.revision, state.clock) = (revision, clock);
-        write_state(&transaction, &state)?;
-        transaction.commit().context("commit applied entries")?;
-        self.applied = state;
-        Ok(Applied { outcomes, events, closed_sessions, revision, clock })
+        let Applier { revision, clock, chain, events, closed_sessions, reported, .. } = applier;
+        (self.applied.revision, self.applied.clock, self.applied.chain) = (revision, clock, chain);
+        Ok(Applied { outcomes, events, closed_sessions, revision, clock, digest: chain.digest, noted, reported })
+    }
+
+    fn write_and_commit(&mut self) -> Result<(), StorageError> {
+        let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
+        // In an order of their own: neighbours share pages.
+        self.dirty.sort_unstable();
+        for id in self.dirty.drain(..) {
+            self.caches.known_conversation(conn, id)?.write(conn, id)?;
+        }
+        if planted::is(planted::APPLIED_TWICE_AFTER_A_CRASH) {
+            let behind = AppliedState { log_id: self.committed.log_id, ..self.applied.clone() };
+            write_state(conn, &behind)?;
+        } else {
+            write_state(conn, &self.applied)?;
+        }
+        self.checkpoints.of(execute(conn, "COMMIT", [])).context("commit applied entries")?;
+        Ok(())
+    }
+
+    /// Back to the last commit.
+    fn roll_back(&mut self) {
+        self.caches.clear();
+        self.dirty.clear();
+        self.applied.clone_from(&self.committed);
+        // After some errors SQLite has done it already. A connection that cannot even do this is of no use.
+        if let Some(conn) = &self.conn
+            && !conn.is_autocommit()
+            && execute(conn, "ROLLBACK", []).is_err()
+        {
+            self.conn = None;
+        }
     }
 
     /// Opens the database again after its file was replaced.
     pub(super) fn reopen(&mut self) -> Result<(), StorageError> {
         self.caches.clear();
-        let (conn, applied) = open_database(&self.dir)?;
-        self.conn = Some(conn);
+        self.dirty.clear();
+        let (conn, checkpoints, applied) = open_database(&self.dir)?;
+        (self.conn, self.checkpoints) = (Some(conn), checkpoints);
+        self.committed.clone_from(&applied);
         self.applied = applied;
         Ok(())
     }
 }
 
-fn open_database(dir: &Path) -> Result<(Connection, AppliedState), StorageError> {
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        // Only spares the next start to apply it again; whoever needs to know whether it worked commits before.
+        let _ = self.commit();
+        if let Some(conn) = &self.conn {
+            db::settle_wal(conn);
+        }
+    }
+}
+
+fn open_database(dir: &Path) -> Result<(Connection, Checkpoints, AppliedState), StorageError> {
     let path = db::database_path(dir);
     let mut conn = db::open_writer(&path)?;
     schema::create_or_check(&mut conn, &path)?;
-    db::use_wal(&conn)?;
+    let checkpoints = db::use_wal(&mut conn)?;
     db::sync_directory(dir)?;
     let applied = read_state(&conn)?;
-    Ok((conn, applied))
+    Ok((conn, checkpoints, applied))
 }
 
 /// Reads the row of `state`.
 pub(super) fn read_state(conn: &Connection) -> Result<AppliedState, StorageError> {
-    let sql = "SELECT applied_term, applied_node, applied_index, membership, revision, clock_ms FROM state";
+    let sql = "SELECT applied_term, applied_node, applied_index, membership, revision, clock_ms, digest, digest_since \
+               FROM state";
     let row = conn
         .query_row(sql, [], |row| {
             let id: (Option<Int>, Option<Int>, Option<Int>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok((id, row.get::<_, Vec<u8>>(3)?, row.get(4)?, row.get(5)?))
+            let chain = Chain { digest: row.get(6)?, since: row.get(7)? };
+            Ok((id, row.get::<_, Vec<u8>>(3)?, row.get(4)?, row.get(5)?, chain))
         })
         .optional()
         .context("read what was applied")?;
-    let (id, membership, revision, clock) =
+    let (id, membership, revision, clock, chain) =
         row.ok_or_else(|| StorageError::Corrupt("the row of the state is missing".into()))?;
     let log_id = match id {
         (Some(term), Some(node), Some(index)) => Some(pb::LogId { term: term.0, node_id: node.0, index: index.0 }),
@@ -198,12 +327,13 @@ pub(super) fn read_state(conn: &Connection) -> Result<AppliedState, StorageError
     };
     let membership = pb::StoredMembership::decode(membership.as_slice())
         .map_err(|error| StorageError::Corrupt(format!("the membership cannot be decoded: {error}")))?;
-    Ok(AppliedState { log_id, membership, revision, clock })
+    Ok(AppliedState { log_id, membership, revision, clock, chain })
 }
 
-fn write_state(conn: &Connection, state: &AppliedState) -> Result<(), StorageError> {
+/// Writes the row of `state`.
+pub(super) fn write_state(conn: &Connection, state: &AppliedState) -> Result<(), StorageError> {
     let sql = "UPDATE state SET applied_term = ?1, applied_node = ?2, applied_index = ?3, membership = ?4, \
-               revision = ?5, clock_ms = ?6";
+               revision = ?5, clock_ms = ?6, digest = ?7, digest_since = ?8";
     let id = state.log_id;
     let changed = conn
         .prepare_cached(sql)
@@ -215,6 +345,8 @@ fn write_state(conn: &Connection, state: &AppliedState) -> Result<(), StorageErr
                 state.membership.encode_to_vec(),
                 state.revision,
                 state.clock,
+                state.chain.digest,
+                state.chain.since,
             ])
         })
         .context("write what was applied")?;
@@ -224,16 +356,21 @@ fn write_state(conn: &Connection, state: &AppliedState) -> Result<(), StorageErr
     }
 }
 
-/// One call of `apply`: the open transaction and what it has come to so far.
+/// One call of `stage`: the open transaction and what it has come to so far.
 struct Applier<'a> {
     conn: &'a Connection,
     caches: &'a mut Caches,
     revision: Revision,
     clock: TimeMs,
+    chain: Chain,
+    /// The proposal that is being applied, on its way into the chain; `None`: it stays out of it.
+    fold: Option<Fold>,
     events: Vec<Arc<Event>>,
     closed_sessions: Vec<SessionId>,
-    /// Conversations whose row, or whose members' rows, are newer in the cache than in the database.
-    dirty: Vec<ConversationId>,
+    /// The revision and its digest, when the entry that is being applied asks for it.
+    mark: Option<(Revision, StateDigest)>,
+    reported: Vec<DigestReport>,
+    dirty: &'a mut Vec<ConversationId>,
 }
 
 impl Applier<'_> {
@@ -250,7 +387,9 @@ impl Applier<'_> {
             codec::decode_command(command).map_err(|error| StorageError::UnknownCommand(error.to_string()))?;
         // A new leader's clock may be behind the last one's: time stands still then. What SQLite cannot hold is cut.
         self.clock = self.clock.max(TimeMs(proposal.time_ms.min(i64::MAX.unsigned_abs())));
-        match command {
+        let (before, events) = (self.revision, self.events.len());
+        self.fold = Some(Fold::begin(&self.chain, &command));
+        let outcome = match command {
             Command::CreateAccount { username, password_hash, request_id } => {
                 self.create_account(username, &password_hash, request_id)
             }
@@ -264,6 +403,32 @@ impl Applier<'_> {
             Command::DeleteMessages { session, messages, for_everyone } => {
                 self.delete_messages(session, &messages, for_everyone)
             }
+            Command::NoteDigest => Ok(self.note_digest()),
+            Command::ReportDigest(report) => Ok(self.report_digest(report)),
+        }?;
+        if let Some(fold) = self.fold.take() {
+            let events = self.events[events..].iter().map(|event| &**event);
+            fold.end(&mut self.chain, &outcome, events, (before, self.revision), self.clock);
+        }
+        Ok(outcome)
+    }
+
+    fn note_digest(&mut self) -> Outcome {
+        self.fold = None;
+        self.mark.get_or_insert((self.revision, self.chain.digest));
+        Outcome::DigestNoted
+    }
+
+    fn report_digest(&mut self, report: DigestReport) -> Outcome {
+        self.fold = None;
+        self.reported.push(report);
+        Outcome::DigestNoted
+    }
+
+    /// Folds in what the rows hold and no outcome or event shows.
+    fn fold_row<const N: usize>(&mut self, numbers: [u64; N]) {
+        if let Some(fold) = &mut self.fold {
+            fold.row(numbers);
         }
     }
 
@@ -286,31 +451,14 @@ impl Applier<'_> {
         })
     }
 
-    /// A conversation whose row is about to change: it is written when the call ends.
+    /// A conversation whose row is about to change: it is written before the commit.
     fn change(&mut self, id: ConversationId) -> Result<&mut Conversation, StorageError> {
-        let conversation = self
-            .caches
-            .conversation(self.conn, id)?
-            .ok_or_else(|| StorageError::Corrupt(format!("conversation {id} is referred to and missing")))?;
+        let conversation = self.caches.known_conversation(self.conn, id)?;
         if !conversation.dirty {
             conversation.dirty = true;
             self.dirty.push(id);
         }
         Ok(conversation)
-    }
-
-    /// Writes what the call changed in conversations, once for each however many changes there were.
-    fn flush(&mut self) -> Result<(), StorageError> {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.sort_unstable();
-        for id in dirty {
-            let conversation = self
-                .caches
-                .conversation(self.conn, id)?
-                .ok_or_else(|| StorageError::Corrupt(format!("conversation {id} is changed and missing")))?;
-            conversation.write(self.conn, id)?;
-        }
-        Ok(())
     }
 }
 

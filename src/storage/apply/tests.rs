@@ -65,6 +65,7 @@ fn an_empty_directory_has_nothing_applied() {
         membership: pb::StoredMembership::default(),
         revision: Revision(0),
         clock: TimeMs(0),
+        chain: Chain::default(),
     };
     assert_eq!(machine.applied(), &expected);
 }

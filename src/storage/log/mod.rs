@@ -2,7 +2,7 @@
 //!
 //! Owns the only durable copy of what this node has promised to others. Invariants:
 //!
-//! - One writer thread, one FIFO ([`writer`]): what is queued later is never durable before what was queued earlier.
+//! - One writer, one FIFO ([`writer`]): what is queued later is never durable before what was queued earlier.
 //! - *Appended* and *durable* are different: an append returns when the entries can be read; its callback is called when
 //!   they are fsynced. Only the latter is told to anybody.
 //! - The log is contiguous: indexes `first ..= last` without holes. The newest entries are kept in memory ([`tail`]),
@@ -19,24 +19,31 @@ use std::{
     ops::Range,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
-    thread::JoinHandle,
+    time::Duration,
 };
 
 use rusqlite::Connection;
 
-use super::StorageError;
-use crate::proto::log::v1 as pb;
+use super::{
+    StorageError,
+    background::{Background, Threads, Worker},
+    underway::Underway,
+};
+use crate::{planted, proto::log::v1 as pb};
 use tail::Tail;
 use writer::{Operation, Writer};
 
 pub use schema::Identity;
 pub use writer::GroupCommit;
 
-/// Called once with the result of a write, from the writer thread: it must not block.
+/// Entries that are checked at a time.
+const VERIFY_STRETCH: usize = 256;
+
+/// Called once with the result of a write, by the writer: it must not block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
 /// A handle to the log. Clones share it.
@@ -51,8 +58,10 @@ struct Shared {
     reader: Mutex<Connection>,
     queue: mpsc::Sender<Operation>,
     durable: Durable,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Set once, when the log is opened.
+    writer: OnceLock<Arc<dyn Worker>>,
     identity: Mutex<Option<Identity>>,
+    underway: Arc<Underway>,
 }
 
 /// What is readable now, durable or not.
@@ -68,7 +77,6 @@ struct State {
 /// How far the log is fsynced, for those who may not go ahead of it.
 pub(super) struct Durable {
     progress: Mutex<Progress>,
-    changed: Condvar,
     /// Encoded bytes appended since the log was opened: what decides when a snapshot is due.
     appended_bytes: AtomicU64,
 }
@@ -78,16 +86,40 @@ struct Progress {
     /// Entries before this index are durable.
     end: u64,
     failed: Option<Arc<StorageError>>,
+    /// Who waits for the entry at an index.
+    waiting: Vec<(u64, Done)>,
+}
+
+impl Progress {
+    fn reached(&self, index: u64) -> Result<bool, StorageError> {
+        match &self.failed {
+            Some(error) => Err(StorageError::Failed(Arc::clone(error))),
+            None => Ok(self.end > index),
+        }
+    }
 }
 
 impl LogDb {
-    /// Opens or creates `log.db` in `dir`. `on_group` is told of every group commit; it must not block.
+    /// Opens or creates `log.db` in `dir`, written by a thread of its own. `on_group` is told of every group commit; it must
+    /// not block.
     ///
     /// # Errors
     /// The file cannot be opened, belongs to another program or a newer version, or holds entries that are not intact.
     pub fn open(dir: &Path, on_group: Box<dyn Fn(&GroupCommit) + Send>) -> Result<Self, StorageError> {
+        Self::open_in_background(dir, on_group, &Threads)
+    }
+
+    /// The same, written in `background`.
+    ///
+    /// # Errors
+    /// As for [`LogDb::open`], or the writer cannot be started there.
+    pub fn open_in_background(
+        dir: &Path,
+        on_group: Box<dyn Fn(&GroupCommit) + Send>,
+        background: &dyn Background,
+    ) -> Result<Self, StorageError> {
         let path = dir.join("log.db");
-        let connection = schema::open(&path)?;
+        let (connection, checkpoints) = schema::open(&path)?;
         let loaded = schema::load(&connection)?;
         let reader = schema::open_reader(&path)?;
         let (queue, operations) = mpsc::channel();
@@ -103,20 +135,36 @@ impl LogDb {
             reader: Mutex::new(reader),
             queue,
             durable: Durable {
-                progress: Mutex::new(Progress { end, failed: None }),
-                changed: Condvar::new(),
+                progress: Mutex::new(Progress { end, ..Progress::default() }),
                 appended_bytes: AtomicU64::new(0),
             },
-            writer: Mutex::new(None),
+            writer: OnceLock::new(),
             identity: Mutex::new(loaded.identity),
+            underway: Arc::default(),
         });
-        let writer = Writer::new(connection, operations, Arc::downgrade(&shared), on_group, loaded.purged);
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())
+        let (weak, underway) = (Arc::downgrade(&shared), Arc::clone(&shared.underway));
+        let mut writer = Writer::new(connection, checkpoints, operations, weak, underway, on_group, loaded.purged);
+        let writer = background
+            .start("log-writer", Duration::ZERO, Box::new(move || writer.turn()))
             .map_err(StorageError::io("start the log writer of", &path))?;
-        *lock(&shared.writer) = Some(thread);
+        // Only set here.
+        let _ = shared.writer.set(writer);
         Ok(Self { shared })
+    }
+
+    /// Reads every entry and compares it with its checksum.
+    ///
+    /// # Errors
+    /// One of them is damaged, or the file cannot be read.
+    pub fn verify(&self) -> Result<(), StorageError> {
+        let first = self.state().first;
+        let last = self.bounds().1;
+        let end = last.map_or(first, |id| id.index + 1);
+        let reader = lock(&self.shared.reader);
+        for from in (first..end).step_by(VERIFY_STRETCH) {
+            schema::read(&reader, from..end.min(from + VERIFY_STRETCH as u64), usize::MAX)?;
+        }
+        Ok(())
     }
 
     /// Who this node is; `None` until it belongs to a cluster.
@@ -124,16 +172,22 @@ impl LogDb {
         lock(&self.shared.identity).clone()
     }
 
-    /// Stores who this node is. Waits until it is durable.
+    /// Stores who this node is; `done` is called when that is durable, and only then is it so.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure.
+    pub fn begin_identity(&self, identity: Identity, done: Done) -> Result<(), StorageError> {
+        self.send(Operation::Identity(identity, done))
+    }
+
+    /// The same, and waits for it: for those who have a thread of their own.
     ///
     /// # Errors
     /// The write failed.
     pub fn save_identity(&self, identity: Identity) -> Result<(), StorageError> {
         let (done, wait) = completion();
-        self.send(Operation::Identity(identity.clone(), done))?;
-        wait_for(&wait)?;
-        *lock(&self.shared.identity) = Some(identity);
-        Ok(())
+        self.begin_identity(identity, done)?;
+        wait_for(&wait)
     }
 
     /// Whether this node has taken part in Raft: it has a vote or a log.
@@ -179,6 +233,13 @@ impl LogDb {
             for (entry, row) in entries.into_iter().zip(&rows) {
                 state.tail.push(entry, row.bytes.len());
             }
+            let done = if planted::is(planted::ACKNOWLEDGED_BEFORE_FSYNC) {
+                self.shared.durable.raise_to(state.tail.end_index());
+                done(Ok(()));
+                Box::new(|_| {})
+            } else {
+                done
+            };
             self.send(Operation::Append(rows, done))?;
         }
         self.shared.durable.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -190,7 +251,11 @@ impl LogDb {
     /// # Errors
     /// The writer has stopped after an earlier failure.
     pub fn save_vote(&self, vote: pb::Vote, done: Done) -> Result<(), StorageError> {
-        self.send(Operation::Vote(vote, done))?;
+        if planted::is(planted::VOTE_NOT_PERSISTED) {
+            done(Ok(()));
+        } else {
+            self.send(Operation::Vote(vote, done))?;
+        }
         self.state().vote = Some(vote);
         Ok(())
     }
@@ -229,8 +294,11 @@ impl LogDb {
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
-    pub fn purge(&self, upto: pb::LogId) -> Result<(), StorageError> {
+    pub fn purge(&self, mut upto: pb::LogId) -> Result<(), StorageError> {
         let mut state = self.state();
+        if planted::is(planted::PURGED_TOO_FAR) {
+            upto = state.tail.last().unwrap_or(upto);
+        }
         state.purged = Some(upto);
         state.first = state.first.max(upto.index + 1);
         state.tail.purge(upto.index);
@@ -267,21 +335,36 @@ impl LogDb {
         Ok(entries)
     }
 
-    /// Blocks until the entry at `index` is durable here. Call it from a thread that may block.
+    /// Whether the entry at an index is durable.
     ///
     /// # Errors
-    /// The writer failed: the entry will never be durable here.
-    pub fn wait_durable(&self, index: u64) -> Result<(), StorageError> {
+    /// The writer has stopped after a failure.
+    pub fn is_durable(&self, index: u64) -> Result<bool, StorageError> {
+        lock(&self.shared.durable.progress).reached(index)
+    }
+
+    /// All entries before this index are durable.
+    pub fn durable_end(&self) -> u64 {
+        lock(&self.shared.durable.progress).end
+    }
+
+    /// Calls `done` when the entry at `index` is durable here, at once if it is already, or when it is known that it never
+    /// will be.
+    pub fn when_durable(&self, index: u64, done: Done) {
         let mut progress = lock(&self.shared.durable.progress);
-        loop {
-            if let Some(error) = &progress.failed {
-                return Err(StorageError::Stopped(error.to_string()));
+        match (&progress.failed, progress.end > index) {
+            (None, false) => progress.waiting.push((index, done)),
+            (failed, _) => {
+                let result = failed.clone().map_or(Ok(()), Err);
+                drop(progress);
+                done(result);
             }
-            if progress.end > index {
-                return Ok(());
-            }
-            progress = self.shared.durable.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// How long the write to the file that is under way has taken so far; `None` when there is none.
+    pub fn stalled(&self) -> Option<Duration> {
+        self.shared.underway.age()
     }
 
     /// Encoded bytes appended since the log was opened.
@@ -292,9 +375,8 @@ impl LogDb {
     /// Writes what is queued and stops the writer. Later writes fail.
     pub fn close(&self) {
         let _ = self.shared.queue.send(Operation::Stop);
-        if let Some(thread) = lock(&self.shared.writer).take() {
-            // A panic of the writer has been reported by the panic hook already.
-            let _ = thread.join();
+        if let Some(writer) = self.shared.writer.get() {
+            writer.finish();
         }
     }
 
@@ -304,9 +386,13 @@ impl LogDb {
 
     fn send(&self, operation: Operation) -> Result<(), StorageError> {
         self.shared.queue.send(operation).map_err(|_| match &lock(&self.shared.durable.progress).failed {
-            Some(error) => StorageError::Stopped(error.to_string()),
+            Some(error) => StorageError::Failed(Arc::clone(error)),
             None => StorageError::Stopped("the log writer was closed".into()),
-        })
+        })?;
+        if let Some(writer) = self.shared.writer.get() {
+            writer.wake();
+        }
+        Ok(())
     }
 }
 
@@ -314,7 +400,12 @@ impl Durable {
     fn raise_to(&self, end: u64) {
         let mut progress = lock(&self.progress);
         progress.end = progress.end.max(end);
-        self.changed.notify_all();
+        let end = progress.end;
+        let reached: Vec<_> = progress.waiting.extract_if(.., |(index, _)| *index < end).collect();
+        drop(progress);
+        for (_, done) in reached {
+            done(Ok(()));
+        }
     }
 
     fn lower_to(&self, end: u64) {
@@ -323,8 +414,14 @@ impl Durable {
     }
 
     fn fail(&self, error: Arc<StorageError>) {
-        lock(&self.progress).failed = Some(error);
-        self.changed.notify_all();
+        let waiting = {
+            let mut progress = lock(&self.progress);
+            progress.failed = Some(Arc::clone(&error));
+            std::mem::take(&mut progress.waiting)
+        };
+        for (_, done) in waiting {
+            done(Err(Arc::clone(&error)));
+        }
     }
 }
 
@@ -341,7 +438,7 @@ fn completion() -> (Done, mpsc::Receiver<Result<(), Arc<StorageError>>>) {
 fn wait_for(receiver: &mpsc::Receiver<Result<(), Arc<StorageError>>>) -> Result<(), StorageError> {
     match receiver.recv() {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(StorageError::Stopped(error.to_string())),
+        Ok(Err(error)) => Err(StorageError::Failed(error)),
         Err(_) => Err(StorageError::Stopped("the log writer was closed".into())),
     }
 }

@@ -1,6 +1,8 @@
 //! Tables and rows of `log.db`.
 //!
-//! An entry's row carries a CRC-32 of its bytes: SQLite would hand out a page that the disk has changed.
+//! An entry's row carries a CRC-32 of its bytes: SQLite would hand out a page that the disk has changed. The records of
+//! `meta` have one in common, in a record of its own, so that one that is gone shows as well: a vote that is forgotten
+//! or lowered would be given twice.
 
 use std::{ops::Range, path::Path};
 
@@ -9,7 +11,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use crate::{
     proto::log::v1 as pb,
-    storage::{StorageError, error::Context as _},
+    storage::{
+        StorageError,
+        db::{self, Checkpoints},
+        error::Context as _,
+    },
 };
 
 /// "QCLG": tells our file from another program's.
@@ -73,8 +79,8 @@ impl Row {
 }
 
 /// Opens the writer's connection.
-pub(super) fn open(path: &Path) -> Result<Connection, StorageError> {
-    let connection = Connection::open(path).context("opening log.db")?;
+pub(super) fn open(path: &Path) -> Result<(Connection, Checkpoints), StorageError> {
+    let mut connection = Connection::open(path).context("opening log.db")?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
     let (application, version) =
         (pragma("application_id").context("reading log.db")?, pragma("user_version").context("reading log.db")?);
@@ -88,15 +94,26 @@ pub(super) fn open(path: &Path) -> Result<Connection, StorageError> {
     if version > VERSION {
         return Err(StorageError::NewerFormat { path: path.to_owned(), found: version.into(), known: VERSION.into() });
     }
-    // FULL: a commit is on disk when it returns. The checkpoint size keeps the write-ahead log near 16 MiB.
+    // FULL: a commit is on disk when it returns.
     connection
         .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF;
              BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         ))
         .context("preparing log.db")?;
-    Ok(connection)
+    // What the last process wrote and did not flush, or failed to, may be read and yet not be on disk. All that is
+    // found is written anew, and flushed, before it counts as durable.
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .and_then(|busy: i32| match busy {
+            0 => Ok(()),
+            _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
+        })
+        .context("flushing log.db")?;
+    db::keep_wal(&connection).context("preparing log.db")?;
+    let checkpoints = Checkpoints::by_commits(&mut connection).context("preparing log.db")?;
+    Ok((connection, checkpoints))
 }
 
 /// Opens a connection that only reads.
@@ -109,8 +126,12 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
 
 /// Reads everything but the entries, and checks that the log has no hole.
 pub(super) fn load(connection: &Connection) -> Result<Loaded, StorageError> {
+    check_meta(connection)?;
     let purged: Option<pb::LogId> = meta(connection, "purged")?;
-    let first_kept = purged.map_or(0, |id| id.index + 1);
+    let first_kept = match purged {
+        None => 0,
+        Some(id) => id.index.checked_add(1).ok_or_else(|| StorageError::Corrupt(format!("log.db, purged: {id:?}")))?,
+    };
     let (count, first, last): (u64, Option<u64>, Option<u64>) = connection
         .query_row("SELECT count(*), min(idx), max(idx) FROM entry WHERE idx >= ?1", [first_kept], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -172,6 +193,11 @@ pub(super) fn read(
         // Copied once, so that the payload is a slice of one shared buffer from here on.
         let entry = pb::Entry::decode(bytes::Bytes::copy_from_slice(bytes))
             .map_err(|error| StorageError::Corrupt(format!("log entry {index}: {error}")))?;
+        // The checksum is right in another entry's place as well.
+        if entry.log_id.map(|id| id.index) != Some(index) {
+            let found = entry.log_id;
+            return Err(StorageError::Corrupt(format!("in the place of log entry {index} is {found:?}")));
+        }
         entries.push(entry);
         expected += 1;
     }
@@ -181,14 +207,54 @@ pub(super) fn read(
     Ok(entries)
 }
 
-/// Writes a record of `meta`.
+/// The record with the checksum of all others.
+const CHECKSUM: &str = "checksum";
+
+/// Writes a record of `meta`, and the checksum.
 pub(super) fn put_meta(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+    put_record(connection, key, value)?;
+    put_record(connection, CHECKSUM, &checksum(&records(connection)?))
+}
+
+fn put_record(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         )?
         .execute(params![key, value])?;
     Ok(())
+}
+
+/// All records but the checksum.
+fn records(connection: &Connection) -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+    connection
+        .prepare_cached("SELECT key, value FROM meta WHERE key <> ?1 ORDER BY key")?
+        .query_map([CHECKSUM], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+fn checksum(records: &[(String, Vec<u8>)]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in records.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_slice()]) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().to_le_bytes()
+}
+
+/// Compares the records with their checksum. A new file has neither.
+fn check_meta(connection: &Connection) -> Result<(), StorageError> {
+    let records = records(connection)
+        .map_err(|error| StorageError::Corrupt(format!("the records of log.db cannot be read: {error}")))?;
+    let stored: Option<Vec<u8>> = connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [CHECKSUM], |row| row.get(0))
+        .optional()
+        .context("reading log.db")?;
+    match stored {
+        None if records.is_empty() => Ok(()),
+        Some(stored) if stored == checksum(&records) => Ok(()),
+        _ => Err(StorageError::Corrupt("the records of log.db do not match their checksum".into())),
+    }
 }
 
 fn meta<T: prost::Message + Default>(connection: &Connection, key: &str) -> Result<Option<T>, StorageError> {

@@ -57,6 +57,11 @@ impl Tail {
         self.evict();
     }
 
+    /// Entries from `end` on are not durable, or not there.
+    pub(super) fn limit_durable(&mut self, end: u64) {
+        self.durable_end = self.durable_end.min(end);
+    }
+
     /// Drops everything after `last`.
     pub(super) fn truncate_after(&mut self, last: Option<pb::LogId>) {
         while self.entries.back().is_some_and(|(entry, _)| end(entry.log_id) > end(last)) {

@@ -167,14 +167,15 @@ fn the_committed_position_is_never_ahead_of_the_entries() {
 fn waiting_for_durability_ends_with_the_fsync() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let stalled = Stalled::open(dir.path());
-    stalled.log.wait_durable(2).expect("durable already");
+    let (done, waited) = completion();
+    stalled.log.when_durable(2, done);
+    assert!(waited.try_recv().expect("durable already").is_ok());
     stalled.log.append(entries(1, 3..4), Box::new(|_| {})).expect("queued");
-    let (log, (sender, waited)) = (stalled.log.clone(), mpsc::channel());
-    let thread = std::thread::spawn(move || sender.send(log.wait_durable(3).is_ok()));
+    let (done, waited) = completion();
+    stalled.log.when_durable(3, done);
     assert!(waited.try_recv().is_err());
     stalled.release();
-    assert_eq!(waited.recv_timeout(Duration::from_secs(10)), Ok(true));
-    thread.join().expect("no panic").expect("received");
+    assert!(waited.recv_timeout(Duration::from_secs(10)).expect("told").is_ok());
 }
 
 #[test]
@@ -208,6 +209,27 @@ fn truncated_entries_are_replaced() {
     assert_eq!(log.bounds(), (None, None));
     append(&log, entries(3, 0..1));
     assert_eq!(log.read(0..100, usize::MAX).expect("read"), entries(3, 0..1));
+}
+
+#[test]
+fn what_was_cut_off_while_it_was_written_is_not_durable() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let log = open(dir.path());
+    append(&log, entries(1, 0..3));
+    let blocker = lock_log(dir.path());
+    log.append(entries(1, 3..10), Box::new(|_| {})).expect("queued");
+    while log.stalled().is_none() {
+        std::thread::yield_now();
+    }
+    // The writer has taken the append, and it alone.
+    let (done, wait) = completion();
+    log.truncate_after(Some(4), done).expect("queued");
+    drop(blocker);
+    wait_for(&wait).expect("written");
+    assert_eq!(log.durable_end(), 5);
+    assert!(!log.is_durable(5).expect("works"));
+    append(&log, entries(2, 5..7));
+    assert_eq!(log.durable_end(), 7);
 }
 
 #[test]
@@ -246,5 +268,71 @@ fn a_file_of_another_program_or_of_a_later_version_is_refused() {
         drop(file);
         let error = LogDb::open(dir.path(), Box::new(|_| {})).err().expect("refused");
         assert!(error.to_string().contains(needle), "{error}");
+    }
+}
+
+#[test]
+fn what_is_found_at_the_start_is_in_the_file_before_it_counts() {
+    let (dir, copy) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+    let log = open(dir.path());
+    append(&log, entries(1, 0..3));
+    // As a process leaves it that was killed: the entries are in the write-ahead log alone.
+    for name in ["log.db", "log.db-wal"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).expect("copied");
+    }
+    let wal = copy.path().join("log.db-wal");
+    assert_ne!(std::fs::metadata(&wal).expect("there").len(), 0);
+    let found = open(copy.path());
+    assert_eq!(std::fs::metadata(&wal).expect("there").len(), 0);
+    assert_eq!(found.read(0..9, usize::MAX).expect("read"), entries(1, 0..3));
+}
+
+/// A log of ten entries with every kind of record, that was closed, with `change` made to its file.
+fn damaged(dir: &Path, change: &str) -> Result<LogDb, StorageError> {
+    let log = open(dir);
+    log.save_identity(Identity { cluster_id: "c".into(), node_id: 3, name: "n3".into() }).expect("saved");
+    append(&log, entries(1, 0..10));
+    durably(|done| log.save_vote(pb::Vote { term: 7, node_id: 2, committed: true }, done));
+    log.purge(id(1, 3)).expect("queued");
+    log.close();
+    drop(log);
+    let file = rusqlite::Connection::open(dir.join("log.db")).expect("opens");
+    file.execute_batch(change).expect("changed");
+    drop(file);
+    LogDb::open(dir, Box::new(|_| {}))
+}
+
+#[test]
+fn a_record_that_was_changed_or_is_gone_is_found() {
+    let damaged = |change: &str| damaged(tempfile::tempdir().expect("temporary directory").path(), change);
+    damaged("").expect("nothing was changed");
+    // The last is a position behind which there is none.
+    let beyond = pb::LogId { term: 1, node_id: 1, index: u64::MAX }.encode_to_vec();
+    let beyond: String = beyond.iter().map(|byte| format!("{byte:02x}")).collect();
+    for change in [
+        "UPDATE meta SET value = x'0803' WHERE key = 'vote'",
+        "UPDATE meta SET value = x'' WHERE key = 'vote'",
+        "DELETE FROM meta WHERE key = 'vote'",
+        "DELETE FROM meta WHERE key = 'checksum'",
+        "UPDATE meta SET key = 'note' WHERE key = 'vote'",
+        &format!("UPDATE meta SET value = x'{beyond}' WHERE key = 'purged'"),
+    ] {
+        let error = damaged(change).err().expect("damaged");
+        assert!(error.is_corruption(), "{change}: {error}");
+    }
+}
+
+#[test]
+fn an_entry_in_the_place_of_another_is_found() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let log = damaged(
+        dir.path(),
+        "UPDATE entry SET idx = 100 WHERE idx = 5; UPDATE entry SET idx = 5 WHERE idx = 6;
+         UPDATE entry SET idx = 6 WHERE idx = 100",
+    )
+    .expect("the last entry is well");
+    let errors = [log.verify().expect_err("two are exchanged"), log.read(5..6, usize::MAX).expect_err("another entry")];
+    for error in errors {
+        assert!(error.is_corruption(), "{error}");
     }
 }

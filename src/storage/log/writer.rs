@@ -1,4 +1,4 @@
-//! The thread that writes `log.db`.
+//! What writes `log.db`.
 //!
 //! It takes everything that is queued, writes it in one transaction, commits (one fsync), and only then calls back:
 //! group commit, so that the cost of an fsync is shared by all who wait for one.
@@ -17,7 +17,13 @@ use super::{
 };
 use crate::{
     proto::log::v1 as pb,
-    storage::{StorageError, error::Context as _},
+    storage::{
+        StorageError,
+        background::Turn,
+        db::{self, Checkpoints},
+        error::Context as _,
+        underway::Underway,
+    },
 };
 
 /// Most operations in one transaction: bounds how long the first of them waits for the last.
@@ -49,18 +55,12 @@ pub struct GroupCommit {
     pub operations: usize,
 }
 
-/// Whether the writer goes on after a group.
-enum Flushed {
-    /// All is written.
-    Continue,
-    /// It was told to stop.
-    Stop,
-}
-
 pub(super) struct Writer {
     connection: Connection,
+    checkpoints: Checkpoints,
     queue: mpsc::Receiver<Operation>,
     shared: Weak<Shared>,
+    underway: Arc<Underway>,
     on_group: Box<dyn Fn(&GroupCommit) + Send>,
     /// Written with a later transaction: alone it is not worth an fsync, nor another page in each group.
     committed: Option<pb::LogId>,
@@ -72,11 +72,19 @@ pub(super) struct Writer {
     deleted_before: u64,
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        db::settle_wal(&self.connection);
+    }
+}
+
 impl Writer {
     pub(super) fn new(
         connection: Connection,
+        checkpoints: Checkpoints,
         queue: mpsc::Receiver<Operation>,
         shared: Weak<Shared>,
+        underway: Arc<Underway>,
         on_group: Box<dyn Fn(&GroupCommit) + Send>,
         purged: Option<pb::LogId>,
     ) -> Self {
@@ -84,8 +92,10 @@ impl Writer {
         let delete_before = purged.map_or(0, |id| id.index + 1);
         Self {
             connection,
+            checkpoints,
             queue,
             shared,
+            underway,
             on_group,
             committed: None,
             committed_written: None,
@@ -94,30 +104,23 @@ impl Writer {
         }
     }
 
-    /// Runs until it is told to stop, all handles are gone, or a write fails.
-    pub(super) fn run(mut self) {
-        let mut group = Vec::new();
-        loop {
-            let Ok(first) = self.queue.recv() else { return };
-            group.push(first);
-            while group.len() < GROUP_MAX
-                && let Ok(next) = self.queue.try_recv()
-            {
-                group.push(next);
-            }
-            match self.flush(&mut group) {
-                Ok(Flushed::Continue) => {}
-                Ok(Flushed::Stop) => return,
-                Err(error) => {
-                    self.fail(group, error);
-                    return;
-                }
+    /// Writes what is queued, at most a group. It is over when it is told to stop, or a write fails.
+    pub(super) fn turn(&mut self) -> Turn {
+        let mut group: Vec<_> = self.queue.try_iter().take(GROUP_MAX).collect();
+        if group.is_empty() {
+            return Turn::Wait;
+        }
+        match self.flush(&mut group) {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.fail(group, error);
+                Turn::End
             }
         }
     }
 
     /// Writes a group and calls back. On an error the operations stay in `group`.
-    fn flush(&mut self, group: &mut Vec<Operation>) -> Result<Flushed, StorageError> {
+    fn flush(&mut self, group: &mut Vec<Operation>) -> Result<Turn, StorageError> {
         let started = Instant::now();
         let stop = group.iter().any(|operation| matches!(operation, Operation::Stop));
         for operation in group.iter() {
@@ -128,48 +131,50 @@ impl Writer {
         let only_committed = group.iter().all(|operation| matches!(operation, Operation::Committed(_)));
         if only_committed && !stop {
             group.clear();
-            return Ok(Flushed::Continue);
+            return Ok(Turn::More);
         }
-        let written = self.write(group)?;
-        let commit = GroupCommit { entries: written.entries, took: started.elapsed(), operations: group.len() };
-        if let (Some(end), Some(shared)) = (written.durable_end, self.shared.upgrade()) {
-            lock(&shared.state).tail.set_durable(end);
-            shared.durable.raise_to(end);
+        let underway = Arc::clone(&self.underway);
+        let entries = underway.run(|| self.write(group))?;
+        let commit = GroupCommit { entries, took: started.elapsed(), operations: group.len() };
+        if let Some(shared) = self.shared.upgrade() {
+            advance(&shared, group);
         }
         for operation in group.drain(..) {
             match operation {
-                Operation::Append(_, done)
-                | Operation::Vote(_, done)
-                | Operation::TruncateFrom(_, done)
-                | Operation::Identity(_, done) => done(Ok(())),
+                Operation::Append(_, done) | Operation::Vote(_, done) | Operation::TruncateFrom(_, done) => {
+                    done(Ok(()))
+                }
+                Operation::Identity(identity, done) => {
+                    if let Some(shared) = self.shared.upgrade() {
+                        *lock(&shared.identity) = Some(identity);
+                    }
+                    done(Ok(()));
+                }
                 Operation::Committed(_) | Operation::Purge(_) | Operation::Stop => {}
             }
         }
         (self.on_group)(&commit);
-        Ok(if stop { Flushed::Stop } else { Flushed::Continue })
+        Ok(if stop { Turn::End } else { Turn::More })
     }
 
-    fn write(&mut self, group: &[Operation]) -> Result<Written, StorageError> {
+    /// Returns how many entries were among it.
+    fn write(&mut self, group: &[Operation]) -> Result<usize, StorageError> {
         let context = "writing log.db";
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).context(context)?;
-        let mut written = Written { entries: 0, durable_end: None };
+        let mut entries = 0;
         for operation in group {
             match operation {
                 Operation::Append(rows, _) => {
                     for row in rows {
                         row.insert(&transaction).context(context)?;
                     }
-                    written.entries += rows.len();
-                    if let Some(last) = rows.last() {
-                        written.durable_end = Some(last.index + 1);
-                    }
+                    entries += rows.len();
                 }
                 Operation::Vote(vote, _) => {
                     schema::put_meta(&transaction, "vote", &vote.encode_to_vec()).context(context)?;
                 }
                 Operation::TruncateFrom(end, _) => {
                     transaction.execute("DELETE FROM entry WHERE idx >= ?1", params![end]).context(context)?;
-                    written.durable_end = written.durable_end.map(|durable| durable.min(*end));
                 }
                 Operation::Purge(upto) => {
                     schema::put_meta(&transaction, "purged", &upto.encode_to_vec()).context(context)?;
@@ -202,8 +207,8 @@ impl Writer {
                 self.deleted_before = self.delete_before;
             }
         }
-        transaction.commit().context(context)?;
-        Ok(written)
+        self.checkpoints.of(transaction.commit()).context(context)?;
+        Ok(entries)
     }
 
     fn fail(&self, group: Vec<Operation>, error: StorageError) {
@@ -224,8 +229,22 @@ impl Writer {
     }
 }
 
-struct Written {
-    entries: usize,
-    /// Entries before this index are durable; `None` when no entry was written.
-    durable_end: Option<u64>,
+/// How far the log is durable after a group. What is cut off may have been written, and called durable, after it was cut off
+/// in memory.
+fn advance(shared: &Shared, group: &[Operation]) {
+    for operation in group {
+        match operation {
+            Operation::Append(rows, _) => {
+                if let Some(last) = rows.last() {
+                    lock(&shared.state).tail.set_durable(last.index + 1);
+                    shared.durable.raise_to(last.index + 1);
+                }
+            }
+            Operation::TruncateFrom(end, _) => {
+                lock(&shared.state).tail.limit_durable(*end);
+                shared.durable.lower_to(*end);
+            }
+            _ => {}
+        }
+    }
 }

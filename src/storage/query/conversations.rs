@@ -4,6 +4,7 @@
 //! but never unread.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use rusqlite::params;
 
@@ -11,6 +12,7 @@ use super::Query;
 use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
+use crate::storage::history::{self, Link};
 
 /// Bytes of bodies at which a page ends early: whoever asks for pages and takes none must not cost much memory.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
@@ -114,8 +116,10 @@ impl Query<'_> {
         if !members.iter().any(|member| member.account == me) {
             return Ok(ConversationPage::default());
         }
-        let last_seq: Seq = self
-            .one("SELECT last_seq FROM conversation WHERE id = ?1", [conversation], |row| row.get(0))
+        let (last_seq, newest): (Seq, Revision) = self
+            .one("SELECT last_seq, last_message_revision FROM conversation WHERE id = ?1", [conversation], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .context("read a conversation")?;
         let hidden = self
             .one(
@@ -125,8 +129,8 @@ impl Query<'_> {
             )
             .context("count hidden messages")?;
         // One more than asked, to see whether there is more.
-        let before = before.unwrap_or(Seq(u64::MAX));
-        let mut messages = self.messages(me, conversation, before, u64::from(limit) + 1, &members)?;
+        let from = before.map_or(last_seq, |before| Seq(before.0.saturating_sub(1)).min(last_seq));
+        let mut messages = self.messages(me, newest, from, limit as usize + 1, &members)?;
         let found = messages.len();
         messages.truncate(fitting(&messages).min(limit as usize));
         let has_more = found > messages.len();
@@ -160,7 +164,7 @@ impl Query<'_> {
             .into_iter()
             .map(|(conversation, last_revision, last_seq)| {
                 let members = self.members(conversation)?;
-                let last = self.messages(me, conversation, Seq(u64::MAX), 1, &members)?;
+                let last = self.messages(me, last_revision, last_seq, 1, &members)?;
                 Ok(ConversationSummary {
                     conversation,
                     last_revision,
@@ -179,22 +183,17 @@ impl Query<'_> {
 
     /// Messages of others that an account has not read in a conversation. 0 for who is not a member.
     pub fn unread(&self, me: AccountId, conversation: ConversationId) -> Result<u64, StorageError> {
-        let sql = "SELECT count(*) FROM member m CROSS JOIN message g \
-                   ON g.conversation_id = m.conversation_id AND g.seq > m.read_seq \
-                   WHERE m.account_id = ?1 AND m.conversation_id = ?2 AND g.sender_id <> ?1 AND g.deleted = 0 \
-                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?1 \
-                                   AND h.conversation_id = g.conversation_id AND h.seq = g.seq)";
-        let count = self.one(sql, params![me, conversation], |row| row.get::<_, Int>(0)).context("count unread")?;
-        Ok(count.0)
+        let sql = "SELECT (c.last_seq - m.sent) - (m.read_seq - m.sent_read) - m.gone \
+                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
+                   WHERE m.account_id = ?1 AND m.conversation_id = ?2";
+        let count = self.maybe(sql, params![me, conversation], |row| row.get::<_, Int>(0)).context("count unread")?;
+        Ok(count.map_or(0, |count| count.0))
     }
 
     /// Messages of others that an account has not read, in all its conversations.
     pub fn unread_total(&self, me: AccountId) -> Result<u64, StorageError> {
-        let sql = "SELECT count(*) FROM member m CROSS JOIN message g \
-                   ON g.conversation_id = m.conversation_id AND g.seq > m.read_seq \
-                   WHERE m.account_id = ?1 AND g.sender_id <> ?1 AND g.deleted = 0 \
-                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?1 \
-                                   AND h.conversation_id = g.conversation_id AND h.seq = g.seq)";
+        let sql = "SELECT coalesce(sum((c.last_seq - m.sent) - (m.read_seq - m.sent_read) - m.gone), 0) \
+                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id WHERE m.account_id = ?1";
         let count = self.one(sql, [me], |row| row.get::<_, Int>(0)).context("count all unread")?;
         Ok(count.0)
     }
@@ -216,51 +215,70 @@ impl Query<'_> {
         .context("read the members of a conversation")
     }
 
-    /// Visible messages with a seq below `before`, newest first.
+    /// Visible messages of a conversation, newest first, from the one at `from`. `newest` is its newest message.
     fn messages(
         &self,
         me: AccountId,
-        conversation: ConversationId,
-        before: Seq,
-        limit: u64,
+        newest: Revision,
+        from: Seq,
+        limit: usize,
         members: &[MemberRow],
     ) -> Result<Vec<MessageRow>, StorageError> {
-        let sql = "SELECT g.revision, g.seq, g.sender_id, g.body, g.time_ms, g.deleted, g.client_id FROM message g \
-                   WHERE g.conversation_id = ?2 AND g.seq < ?3 \
-                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?1 \
-                                   AND h.conversation_id = ?2 AND h.seq = g.seq) \
-                   ORDER BY g.seq DESC LIMIT ?4";
+        let mut messages = Vec::new();
+        if from == Seq(0) || limit == 0 {
+            return Ok(messages);
+        }
         let progress: HashMap<AccountId, (&MemberRow, Seq, Seq)> =
             members.iter().map(|member| (member.account, others(member, members))).collect();
-        let rows = self
-            .all(sql, params![me, conversation, before, Int(limit)], |row| {
-                let (seq, sender) = (row.get(1)?, row.get(2)?);
-                let known = progress.get(&sender);
-                Ok(known.map(|&(member, delivered, read)| {
-                    let status = if seq <= read {
-                        MessageProgress::Read
-                    } else if seq <= delivered {
-                        MessageProgress::Delivered
-                    } else {
-                        MessageProgress::Sent
-                    };
-                    Ok(MessageRow {
-                        id: row.get(0)?,
-                        conversation,
-                        seq,
-                        sender,
-                        sender_name: member.username.clone(),
-                        body: row.get(3)?,
-                        time: row.get(4)?,
-                        deleted: row.get(5)?,
-                        client_id: row.get(6)?,
-                        status,
-                    })
-                }))
-            })
-            .context("read messages")?;
-        rows.into_iter().map(|row| row.ok_or_else(|| not_a_member(conversation))?.context("read a message")).collect()
+        let first = history::find(self.conn, newest, from)?;
+        history::walk_back(self.conn, first, Seq(1), |link| {
+            if !history::is_hidden(self.conn, me, link.conversation, link.seq)? {
+                let known = progress.get(&link.sender).ok_or_else(|| not_a_member(link.conversation))?;
+                messages.push(self.message(link, known)?);
+            }
+            Ok(if messages.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(messages)
     }
+
+    fn message(&self, link: &Link, known: &(&MemberRow, Seq, Seq)) -> Result<MessageRow, StorageError> {
+        let (sender, delivered, read) = known;
+        let status = if link.seq <= *read {
+            MessageProgress::Read
+        } else if link.seq <= *delivered {
+            MessageProgress::Delivered
+        } else {
+            MessageProgress::Sent
+        };
+        let content = self.content(link)?;
+        Ok(MessageRow {
+            id: link.revision,
+            conversation: link.conversation,
+            seq: link.seq,
+            sender: link.sender,
+            sender_name: sender.username.clone(),
+            body: content.body,
+            time: content.time,
+            deleted: link.deleted,
+            client_id: content.client_id,
+            status,
+        })
+    }
+
+    /// What a message says, beside its place.
+    pub(super) fn content(&self, link: &Link) -> Result<Content, StorageError> {
+        self.one("SELECT body, time_ms, client_id FROM message WHERE revision = ?1", [link.revision], |row| {
+            Ok(Content { body: row.get(0)?, time: row.get(1)?, client_id: row.get(2)? })
+        })
+        .context("read a message")
+    }
+}
+
+/// What a message says, beside its place.
+pub(super) struct Content {
+    pub body: String,
+    pub time: TimeMs,
+    pub client_id: ClientId,
 }
 
 /// How many of the messages fit on a page: at least one.

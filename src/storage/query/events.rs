@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rusqlite::{Row, params};
@@ -15,7 +16,11 @@ use super::Query;
 use super::conversations::not_a_member;
 use crate::chat::{AccountId, ConversationId, Event, EventKind, Member, Revision, Seq, TimeMs};
 use crate::storage::error::{Context, StorageError};
+use crate::storage::history::{self, Link};
 use crate::storage::schema::{DELETION_FOR_EVERYONE, DELETION_FOR_MEMBER, DELETION_OF_ACCOUNT};
+
+/// Messages that are looked up at a time.
+const STRETCH: u64 = 64;
 
 /// A conversation of the subscriber.
 struct Candidate {
@@ -48,8 +53,8 @@ impl Query<'_> {
             let id = candidate.id;
             let (members, receipts) = self.receipts(id)?;
             if candidate.last_message_revision > after {
-                let from = self.first_seq_after(&candidate, after)?;
-                self.collect_messages(&mut found, id, from, &members, None)?;
+                let first = history::first_after(self.conn, candidate.last_message_revision, after)?;
+                self.collect_messages(&mut found, &candidate, first.seq, &members, None)?;
             }
             for (member, receipt) in members.iter().zip(receipts) {
                 if receipt.revision > after {
@@ -86,8 +91,9 @@ impl Query<'_> {
             if members.len() == 1 {
                 continue; // Notes to oneself: there are no others.
             }
-            let from = self.first_seq_after(&candidate, after)?.max(Seq(candidate.delivered.0 + 1));
-            self.collect_messages(&mut found, candidate.id, from, &members, Some(me))?;
+            let first = history::first_after(self.conn, candidate.last_message_revision, after)?;
+            let from = first.seq.max(Seq(candidate.delivered.0 + 1));
+            self.collect_messages(&mut found, &candidate, from, &members, Some(me))?;
         }
         Ok(found.into_events())
     }
@@ -124,51 +130,56 @@ impl Query<'_> {
         Ok((members.into(), receipts))
     }
 
-    /// The first message after a revision, where the last one is after it. Seqs have no gaps and grow with the
-    /// revisions, so that halving finds it in the covering index.
-    fn first_seq_after(&self, candidate: &Candidate, after: Revision) -> Result<Seq, StorageError> {
-        let sql = "SELECT revision FROM message WHERE conversation_id = ?1 AND seq = ?2";
-        let (mut low, mut high) = (1, candidate.last_seq.0);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let revision: Revision = self
-                .maybe(sql, params![candidate.id, Seq(middle)], |row| row.get(0))
-                .context("look for the first message")?
-                .ok_or_else(|| {
-                    StorageError::Corrupt(format!("conversation {} has no message {middle}", candidate.id))
-                })?;
-            match revision > after {
-                true => high = middle,
-                false => low = middle + 1,
-            }
-        }
-        Ok(Seq(low))
-    }
-
     /// Messages from a seq on; with a `recipient`: only of others, and without what the recipient hid.
     fn collect_messages(
         &self,
         found: &mut Earliest,
-        id: ConversationId,
+        candidate: &Candidate,
         from: Seq,
         members: &Arc<[Member]>,
         recipient: Option<AccountId>,
     ) -> Result<(), StorageError> {
-        let sql = "SELECT g.revision, g.time_ms, g.seq, g.sender_id, g.client_id, g.body, g.deleted FROM message g \
-                   WHERE g.conversation_id = ?1 AND g.seq >= ?2 AND (?3 IS NULL OR (g.sender_id <> ?3 \
-                   AND NOT EXISTS (SELECT 1 FROM hidden h WHERE h.account_id = ?3 \
-                                   AND h.conversation_id = ?1 AND h.seq = g.seq))) ORDER BY g.seq";
-        let mut statement = self.conn.prepare_cached(sql).context("prepare to read messages")?;
-        let mut rows = statement.query(params![id, from, recipient]).context("read messages")?;
-        while let Some(row) = rows.next().context("read messages")? {
-            let revision: Revision = row.get(0).context("read a message")?;
-            if revision > found.bound() {
-                break;
+        let mut low = from;
+        while low <= candidate.last_seq {
+            // Links lead backwards, so that a few are followed at a time, and told in their order.
+            let high = Seq(low.0.saturating_add(STRETCH - 1)).min(candidate.last_seq);
+            let mut stretch = Vec::new();
+            let last = history::find(self.conn, candidate.last_message_revision, high)?;
+            history::walk_back(self.conn, last, low, |link| {
+                stretch.push(*link);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            for link in stretch.iter().rev() {
+                if link.revision > found.bound() {
+                    return Ok(());
+                }
+                let is_for_recipient = match recipient {
+                    Some(me) => link.sender != me && !history::is_hidden(self.conn, me, candidate.id, link.seq)?,
+                    None => true,
+                };
+                if is_for_recipient {
+                    found.push(self.message_event(link, members)?);
+                }
             }
-            let event = message_event(row, id, members).context("read a message")?;
-            found.push(event.ok_or_else(|| not_a_member(id))?);
+            low = Seq(high.0 + 1);
         }
         Ok(())
+    }
+
+    fn message_event(&self, link: &Link, members: &Arc<[Member]>) -> Result<Event, StorageError> {
+        let sender = members.iter().find(|member| member.account == link.sender);
+        let sender = sender.ok_or_else(|| not_a_member(link.conversation))?;
+        let content = self.content(link)?;
+        let kind = EventKind::Message {
+            seq: link.seq,
+            sender: link.sender,
+            sender_name: sender.username.clone(),
+            client_id: content.client_id,
+            body: content.body.into(),
+            deleted: link.deleted,
+        };
+        let (revision, time) = (link.revision, content.time);
+        Ok(Event { revision, time, conversation: link.conversation, members: members.clone(), kind })
     }
 
     fn collect_deletions(
@@ -195,21 +206,6 @@ impl Query<'_> {
         }
         Ok(())
     }
-}
-
-/// `None`: the sender is not among the members.
-fn message_event(row: &Row<'_>, id: ConversationId, members: &Arc<[Member]>) -> rusqlite::Result<Option<Event>> {
-    let sender = row.get(3)?;
-    let Some(member) = members.iter().find(|member| member.account == sender) else { return Ok(None) };
-    let kind = EventKind::Message {
-        seq: row.get(2)?,
-        sender,
-        sender_name: member.username.clone(),
-        client_id: row.get(4)?,
-        body: row.get(5)?,
-        deleted: row.get(6)?,
-    };
-    Ok(Some(Event { revision: row.get(0)?, time: row.get(1)?, conversation: id, members: members.clone(), kind }))
 }
 
 /// `None`: it does not concern the subscriber.

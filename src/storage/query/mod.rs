@@ -18,7 +18,8 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 pub use self::conversations::{ConversationPage, ConversationSummary, MemberRow, MessageProgress, MessageRow};
 use super::db::{self, Int};
 use super::error::{Context, StorageError};
-use super::schema;
+use super::shared::SharedState;
+use super::{new_cluster, schema};
 use crate::chat::{AccountId, ConversationId, Revision, SessionId, TimeMs, TokenHash};
 
 /// Longest wait for a free connection. Reads take milliseconds: who waits that long is one of too many.
@@ -26,6 +27,8 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A pool of read-only connections, for use from many threads.
 pub struct Readers {
+    /// Who writes the file meanwhile.
+    writer: Option<SharedState>,
     path: PathBuf,
     connections: usize,
     pool: Mutex<Pool>,
@@ -39,20 +42,37 @@ struct Pool {
 }
 
 impl Readers {
-    /// Opens `connections` connections (at least one) to `<dir>/chat.db`, which [`super::StateMachine`] has made.
+    /// Opens `connections` connections (at least one) to `<dir>/chat.db`, which [`super::StateMachine`] has made. They
+    /// see what is committed.
     pub fn open(dir: &Path, connections: usize) -> Result<Self, StorageError> {
         let path = db::database_path(dir);
         let connections = connections.max(1);
         let idle = open_all(&path, connections)?;
-        Ok(Self { path, connections, pool: Mutex::new(Pool { idle, generation: 0 }), freed: Condvar::new() })
+        let pool = Mutex::new(Pool { idle, generation: 0 });
+        Ok(Self { writer: None, path, connections, pool, freed: Condvar::new() })
+    }
+
+    /// Opens `connections` connections (at least one) to the file that `writer` writes. They see all it has applied.
+    pub fn of(writer: SharedState, connections: usize) -> Result<Self, StorageError> {
+        let readers = Self::open(writer.directory(), connections)?;
+        Ok(Self { writer: Some(writer), ..readers })
     }
 
     /// Asks questions in one read transaction. Blocks while all connections are in use.
     pub fn read<T>(&self, f: impl FnOnce(&Query<'_>) -> Result<T, StorageError>) -> Result<T, StorageError> {
         let mut lease = self.lease()?;
+        if let Some(writer) = &self.writer {
+            writer.settle()?;
+        }
         let conn = lease.conn.as_mut().expect("a lease has its connection until it is dropped");
         let transaction = conn.transaction().context("begin to read")?;
-        f(&Query { conn: &transaction })
+        let result = f(&Query { conn: &transaction });
+        if let (Some(writer), Err(error)) = (&self.writer, &result)
+            && error.is_corruption()
+        {
+            writer.fail(error);
+        }
+        result
     }
 
     /// Turns to the new file after [`super::StateMachine::install_snapshot`]. Reads under way finish on the old one.
@@ -64,6 +84,11 @@ impl Readers {
         drop(pool);
         self.freed.notify_all();
         Ok(())
+    }
+
+    /// The state behind the connections; `None` for files that nobody writes.
+    pub(super) fn writer(&self) -> Option<&SharedState> {
+        self.writer.as_ref()
     }
 
     fn lease(&self) -> Result<Lease<'_>, StorageError> {
@@ -206,6 +231,12 @@ impl Query<'_> {
         let sql = "SELECT 1 FROM member WHERE conversation_id = ?1 AND account_id = ?2";
         let found = self.maybe(sql, params![conversation, account], |_| Ok(())).context("look for a member")?;
         Ok(found.is_some())
+    }
+
+    /// Whether a revision was skipped when a backup was restored or a survivor became a new cluster: nothing in this
+    /// state has it, but something that is lost may have had it.
+    pub fn is_lost(&self, revision: Revision) -> Result<bool, StorageError> {
+        new_cluster::is_lost(self.conn, revision)
     }
 
     fn one<T>(

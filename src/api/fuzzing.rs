@@ -1,0 +1,81 @@
+//! What this layer makes of bytes of clients, for the fuzz targets in `fuzz/`: only they are built with it.
+//!
+//! Each function is one decoder, as the calls use it. Left out: what a target says about the results.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Request, metadata::MetadataMap};
+
+use super::{
+    auth::{self, Caller},
+    call::Call,
+    convert, messages, pages,
+    reads::Target,
+};
+use crate::{
+    chat::{AccountId, ClientId, Command, Event, Revision, SessionId, TimeMs, limits::Invalid},
+    proto::chat::v1 as pb,
+};
+
+/// The session that [`send`] sends with.
+pub const SESSION: SessionId = SessionId(7);
+
+/// The command of a request.
+pub fn send(request: pb::SendMessageRequest) -> Result<Command, Invalid> {
+    let caller =
+        Caller { session: SESSION, account: AccountId(1), username: "alice".into(), expires_at: TimeMs(u64::MAX) };
+    messages::send_command(&caller, request).map(|(command, _)| command)
+}
+
+/// The name of a partner.
+pub fn partner(name: String) -> Result<String, Invalid> {
+    Target::partner(name).map(|target| match target {
+        Target::Partner(name) => name,
+        Target::Id(id) => id.to_string(),
+    })
+}
+
+/// A message's id.
+pub fn client_id(text: &str) -> Result<ClientId, Invalid> {
+    convert::client_id("client_message_id", text)
+}
+
+/// A page token of accounts.
+pub fn account_page(token: &str) -> Result<Option<String>, Invalid> {
+    pages::account(token)
+}
+
+/// The token that [`account_page`] reads.
+pub fn account_token(name: &str) -> String {
+    pages::after_account(name)
+}
+
+/// A page token of conversations.
+pub fn conversation_page(token: &str) -> Result<Option<Revision>, Invalid> {
+    pages::revision(token)
+}
+
+/// The token that [`conversation_page`] reads.
+pub fn conversation_token(revision: Revision) -> String {
+    pages::before_revision(revision)
+}
+
+/// The token of a call, as text again; nothing when the caller is refused.
+pub fn bearer(metadata: &MetadataMap) -> Option<String> {
+    auth::bearer(metadata).ok().map(|token| token.text())
+}
+
+/// How long a call may take that may take `limit`, and its trace context.
+pub fn frame(metadata: MetadataMap, limit: Duration) -> (Duration, String) {
+    let mut request = Request::new(());
+    *request.metadata_mut() = metadata;
+    let began = Instant::now();
+    let call = Call::of(&request, limit);
+    (call.deadline.saturating_duration_since(began), call.traceparent)
+}
+
+/// An event as `me` may see it.
+pub fn event(event: &Event, me: AccountId) -> pb::SubscribeResponse {
+    convert::event(event, me, event.revision)
+}

@@ -1,0 +1,39 @@
+//! `chatctl certs`: certificates for those who have no authority of their own.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{
+    ctl::{Context, Failure},
+    ctl_args::NodeHosts,
+};
+use crate::net::tls::issue::Authority;
+
+/// What every node's certificate is good for beside its name: whoever sits on the same machine.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+pub(super) fn certs(context: &mut Context, dir: &Path, nodes: &[NodeHosts], days: u64) -> Result<(), Failure> {
+    let failed = |error: crate::net::tls::issue::IssueError| Failure::Usage(error.to_string());
+    let authority = Authority::open(dir).map_err(failed)?;
+    let ca = dir.join("ca.pem");
+    let verb = if authority.is_new() { "made" } else { "kept" };
+    context.output.print(
+        || json!({ "authority": ca.display().to_string(), "new": authority.is_new() }),
+        || format!("{}: {verb}", ca.display()),
+    )?;
+    for node in nodes {
+        let mut hosts = vec![node.name.clone()];
+        let more = LOCAL.into_iter().map(str::to_owned).chain(node.hosts.iter().cloned());
+        hosts.extend(more.filter(|host| *host != node.name));
+        let files = authority.issue(&node.name, &hosts, days).map_err(failed)?;
+        context.output.print(
+            || {
+                json!({ "node": node.name, "certificate": files.certificate.display().to_string(),
+                        "key": files.key.display().to_string(), "hosts": hosts, "days": days })
+            },
+            || format!("{}: for {}, {days} days", files.certificate.display(), hosts.join(", ")),
+        )?;
+    }
+    Ok(())
+}

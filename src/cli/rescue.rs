@@ -1,0 +1,148 @@
+//! `chatd restore` and `chatd recover`: a new cluster from a backup, or from the last node that is left.
+//!
+//! What is done is in [`crate::server::offline`]; here the operator is told, and asked.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    path::Path,
+};
+
+use clap::Args;
+
+use tokio::runtime::Builder;
+
+use super::{daemon, output::time};
+use crate::{
+    config::Config,
+    server::{
+        ServerError,
+        offline::{self, ClusterFacts, Survivor, SurvivorFacts},
+    },
+};
+
+/// The operator did not say yes: nothing was changed.
+const DECLINED: u8 = 1;
+/// Nobody can be asked.
+const NOBODY_TO_ASK: u8 = 64;
+
+/// Arguments of `chatd recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArguments {
+    /// Say that the majority is lost for good, and that a new cluster is to be made of this node.
+    #[arg(long, required = true)]
+    force_new_cluster: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Restores a backup. Returns what the process exits with.
+pub(super) fn restore(config: &Config, file: &Path) -> Result<u8, u8> {
+    let (backup, cluster) = offline::restore(config, file).map_err(|error| told("restore", &error))?;
+    println!(
+        "Restored {} into {}: the state of revision {}, made by {} on {}, of the cluster {}.",
+        file.display(),
+        config.data_dir.display(),
+        backup.revision,
+        backup.node,
+        time(backup.made_ms),
+        backup.cluster_id
+    );
+    tell_next(config, &cluster);
+    Ok(0)
+}
+
+/// Makes the survivor a new cluster. Returns what the process exits with.
+pub(super) fn recover(config: &Config, arguments: &RecoverArguments) -> Result<u8, u8> {
+    let failed = |error| told("recover", &error);
+    let survivor = Survivor::examine(config).map_err(failed)?;
+    println!("{}", describe(config, &survivor.facts()));
+    let runtime = daemon::runtime(Builder::new_current_thread())?;
+    let alive = runtime.block_on(survivor.others_alive()).map_err(failed)?;
+    if !alive.is_empty() {
+        println!(
+            "STILL THERE, with data of the old cluster: {}. What they have and this node has not is lost.",
+            alive.join(", ")
+        );
+    }
+    if !arguments.yes && !confirmed(&config.name)? {
+        eprintln!("chatd recover: nothing was changed");
+        return Err(DECLINED);
+    }
+    let cluster = survivor.found_anew().map_err(failed)?;
+    println!("Recovered. The old files are in {}.", config.data_dir.join("aside").display());
+    tell_next(config, &cluster);
+    Ok(0)
+}
+
+fn told(command: &str, error: &ServerError) -> u8 {
+    eprintln!("chatd {command}: {error}");
+    error.exit_code()
+}
+
+fn describe(config: &Config, facts: &SurvivorFacts) -> String {
+    let SurvivorFacts { last, committed, applied, .. } = facts;
+    let uncertain = match facts.uncertain {
+        0 => "No entry after that: all of the log is known to be committed.".to_owned(),
+        count => format!(
+            "The {count} entries after that may have been acknowledged or not: they will be applied, so that nothing that was \
+             acknowledged is lost with them. A change whose outcome was never told may so be made after all."
+        ),
+    };
+    format!(
+        "The node {name} (id {id}) of the cluster {cluster}, in {dir}\n\
+         \x20 voters         {voters}\n\
+         \x20 log            ends with entry {last} of term {last_term}\n\
+         \x20 committed      up to entry {committed} of term {committed_term}, as far as this node knows\n\
+         \x20 state          entry {applied}, revision {revision}, of {time}\n\
+         {uncertain}\n\
+         LOST will be whatever the other nodes have acknowledged after entry {last}: this node has not heard of it.\n\
+         It becomes the only member of a new cluster. Nodes of the old one that still run, or come back, cannot join it: stop\n\
+         them, and start them with empty data directories.",
+        name = config.name,
+        id = facts.node_id,
+        cluster = facts.cluster_id,
+        dir = config.data_dir.display(),
+        voters = facts.voters.join(", "),
+        last = last.index,
+        last_term = last.term,
+        committed = committed.index,
+        committed_term = committed.term,
+        applied = applied.index,
+        revision = facts.revision,
+        time = time(facts.time_ms),
+    )
+}
+
+/// Whether the operator types the node's name.
+fn confirmed(name: &str) -> Result<bool, u8> {
+    if !io::stdin().is_terminal() {
+        eprintln!("chatd recover: standard input is no terminal, and there is no --yes: nothing was changed");
+        return Err(NOBODY_TO_ASK);
+    }
+    eprint!("Type the name of the node ({name}) to go on: ");
+    let mut line = String::new();
+    // What cannot be read is no yes.
+    let read = io::stderr().flush().and_then(|()| io::stdin().lock().take(1024).read_line(&mut line));
+    Ok(read.is_ok() && line.trim() == name)
+}
+
+fn tell_next(config: &Config, cluster: &ClusterFacts) {
+    println!(
+        "{} is the only member (id {}) of the new cluster {}. Revisions go on after {}; those from {} on were skipped.",
+        config.name,
+        cluster.node_id,
+        cluster.cluster_id,
+        cluster.revision,
+        cluster.copied + 1
+    );
+    let others: Vec<&str> =
+        config.initial_nodes.iter().map(|node| node.name.as_str()).filter(|name| *name != config.name).collect();
+    match others.as_slice() {
+        [] => println!("Start it now."),
+        others => println!(
+            "Start it now, and {} with empty data directories and the same CHAT_INITIAL_NODES: they join by themselves.",
+            others.join(", ")
+        ),
+    }
+}

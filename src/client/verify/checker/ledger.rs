@@ -1,0 +1,377 @@
+//! All messages that anybody was told of, and which send each of them is.
+//!
+//! What was read back at the end is the truth that the rest is compared with; then come other reads and streams, then the
+//! answers to sends. A message is matched with its send by the client's message id, which its sender is shown, or by its
+//! body. A tombstone that only others were shown has neither: it may be any send of its sender that is open.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{Findings, Kind, Pair, pair, pair_key, words};
+use crate::client::verify::history::{Action, Digest, Event, Happening, History, Outcome, Page, Seen, Stored, Uid};
+
+/// All attempts to send one message.
+pub(super) struct Send {
+    pub account: u16,
+    pub to: u16,
+    pub body: Digest,
+    /// When it was first tried.
+    pub first_began: u64,
+    /// That attempt.
+    pub first_record: usize,
+    /// The answers, with the attempts that got them.
+    pub acks: Vec<(usize, Stored)>,
+    /// An attempt got no answer: it may be stored, whatever the others came to.
+    pub open: bool,
+}
+
+/// A message in its place.
+pub(super) struct Message {
+    pub pair: Pair,
+    pub seq: u64,
+    pub sender: u16,
+    pub owner: Option<Uid>,
+    pub time_ms: u64,
+    /// It was read back at the end.
+    pub last: bool,
+    /// The operation that told of it first.
+    pub source: usize,
+}
+
+/// The messages of two accounts.
+#[derive(Default)]
+pub(super) struct Conversation {
+    /// Seq and id, by both.
+    pub places: Vec<(u64, u64)>,
+    /// Something is wrong with its messages: its counts are not judged too.
+    pub tainted: bool,
+}
+
+impl Conversation {
+    /// The newest seq at a revision.
+    pub(super) fn last_seq(&self, revision: u64) -> u64 {
+        let after = self.places.partition_point(|(_, id)| *id <= revision);
+        after.checked_sub(1).map_or(0, |at| self.places[at].0)
+    }
+
+    /// The messages with seqs from `low` to `high`, both included.
+    pub(super) fn between(&self, low: u64, high: u64) -> &[(u64, u64)] {
+        let from = self.places.partition_point(|(seq, _)| *seq < low);
+        let to = self.places.partition_point(|(seq, _)| *seq <= high);
+        self.places.get(from..to).unwrap_or(&[])
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub sends: HashMap<Uid, Send>,
+    pub messages: BTreeMap<u64, Message>,
+    pub conversations: HashMap<Pair, Conversation>,
+    /// The service's names of conversations.
+    pub pairs: HashMap<u64, Pair>,
+    by_body: HashMap<Digest, Uid>,
+    by_ack: HashMap<u64, Uid>,
+    tainted: HashSet<Pair>,
+}
+
+pub(super) fn build(history: &History, found: &mut Findings) -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.collect_sends(history);
+    ledger.name_conversations(history, found);
+    // The end first: it is what the rest is compared with.
+    for last in [true, false] {
+        for (at, record) in history.records.iter().enumerate() {
+            if let Action::Read { with, last: is_last, outcome: Outcome::Ok(page), .. } = &record.action
+                && *is_last == last
+            {
+                for seen in &page.messages {
+                    ledger.note(history, at, pair(record.account, *with), seen, last, found);
+                }
+            }
+        }
+    }
+    for (at, record) in history.records.iter().enumerate() {
+        let Action::Subscribe { events, .. } = &record.action else { continue };
+        for happening in events {
+            let Event::Message(seen) = &happening.event else { continue };
+            let Some(pair) = ledger.pair_of(record.account, happening, seen) else {
+                found.add(Kind::NeverSent, (seen.message, 0), || told(history, at, seen, "which nobody sent"));
+                continue;
+            };
+            ledger.pairs.entry(happening.conversation).or_insert(pair);
+            ledger.note(history, at, pair, seen, false, found);
+        }
+    }
+    ledger.acknowledged(history, found);
+    ledger.stored_twice(found);
+    ledger.anonymous(history, found);
+    ledger.arrange(found);
+    ledger
+}
+
+fn told(history: &History, at: usize, seen: &Seen, why: &str) -> String {
+    format!("{} shows message {} as #{}, {why}", words(history, at), seen.message, seen.seq)
+}
+
+impl Ledger {
+    fn collect_sends(&mut self, history: &History) {
+        for (at, record) in history.records.iter().enumerate() {
+            let Action::Send { id, to, body, outcome } = &record.action else { continue };
+            let send = self.sends.entry(*id).or_insert(Send {
+                account: record.account,
+                to: *to,
+                body: *body,
+                first_began: record.began_us,
+                first_record: at,
+                acks: Vec::new(),
+                open: false,
+            });
+            if record.began_us < send.first_began {
+                (send.first_began, send.first_record) = (record.began_us, at);
+            }
+            match outcome {
+                Outcome::Ok(stored) => {
+                    send.acks.push((at, *stored));
+                    self.by_ack.entry(stored.message).or_insert(*id);
+                }
+                Outcome::Unknown => send.open = true,
+                Outcome::Refused => {}
+            }
+            self.by_body.entry(*body).or_insert(*id);
+        }
+    }
+
+    /// Which conversation has which name: one each.
+    fn name_conversations(&mut self, history: &History, found: &mut Findings) {
+        let mut names: HashMap<Pair, u64> = HashMap::new();
+        for (at, record) in history.records.iter().enumerate() {
+            let (with, name) = match &record.action {
+                Action::Send { to, outcome: Outcome::Ok(stored), .. } => (*to, stored.conversation),
+                Action::Read { with, outcome: Outcome::Ok(Page { conversation, .. }), .. } if *conversation != 0 => {
+                    (*with, *conversation)
+                }
+                _ => continue,
+            };
+            let pair = pair(record.account, with);
+            let other = *names.entry(pair).or_insert(name);
+            if other != name || *self.pairs.entry(name).or_insert(pair) != pair {
+                self.tainted.insert(pair);
+                found.add(Kind::ConversationTwice, (pair_key(pair), name), || {
+                    format!("{} names the conversation {name}, others {other}", words(history, at))
+                });
+            }
+        }
+    }
+
+    /// Whose conversation an event is of.
+    fn pair_of(&self, account: u16, happening: &Happening, seen: &Seen) -> Option<Pair> {
+        let by_owner = || {
+            let send = self.sends.get(&seen.id?)?;
+            Some(pair(send.account, send.to))
+        };
+        let by_sender = || seen.sender.filter(|sender| *sender != account).map(|sender| pair(sender, account));
+        self.pairs.get(&happening.conversation).copied().or_else(by_owner).or_else(by_sender)
+    }
+
+    /// Which send a message is. An error: it is none, or not like it.
+    fn owner(&self, seen: &Seen, pair_seen: Pair) -> Result<Option<Uid>, (Kind, &'static str, Option<Uid>)> {
+        let known = || self.by_ack.get(&seen.message).copied();
+        let owner = match (seen.id, seen.body) {
+            (Some(id), _) => Some(id),
+            (None, Some(body)) => match self.by_body.get(&body) {
+                Some(id) => Some(*id),
+                None if known().is_some() => return Err((Kind::Changed, "with a body that nobody sent", known())),
+                None => return Err((Kind::NeverSent, "which nobody sent", None)),
+            },
+            (None, None) => return Ok(known()),
+        };
+        let Some(send) = owner.and_then(|owner| self.sends.get(&owner)) else {
+            return Err((Kind::NeverSent, "under an id that nobody used", None));
+        };
+        if seen.body.is_some_and(|body| body != send.body) {
+            return Err((Kind::Changed, "with another body than was sent", owner));
+        }
+        if seen.sender != Some(send.account) || pair_seen != pair(send.account, send.to) {
+            return Err((Kind::Changed, "of another sender, or in another conversation, than was sent", owner));
+        }
+        if send.acks.is_empty() && !send.open {
+            return Err((Kind::RefusedButStored, "of which every attempt was refused", owner));
+        }
+        Ok(owner)
+    }
+
+    /// Somebody was shown a message.
+    fn note(&mut self, history: &History, at: usize, pair: Pair, seen: &Seen, last: bool, found: &mut Findings) {
+        let owner = match self.owner(seen, pair) {
+            Ok(owner) => owner,
+            Err((kind, why, owner)) => {
+                found.add(kind, (seen.message, 0), || told(history, at, seen, why));
+                self.tainted.insert(pair);
+                if kind == Kind::NeverSent {
+                    return;
+                }
+                owner
+            }
+        };
+        let send = owner.and_then(|owner| self.sends.get(&owner));
+        if send.is_some_and(|send| history.records[at].ended_us < send.first_began) {
+            found.add(Kind::BeforeItsTime, (seen.message, 0), || told(history, at, seen, "before it was sent"));
+        }
+        let sender = send.map(|send| send.account).or(seen.sender).unwrap_or(u16::MAX);
+        let new = Message { pair, seq: seen.seq, sender, owner, time_ms: seen.time_ms, last, source: at };
+        let message = self.messages.entry(seen.message).or_insert(new);
+        message.last |= last;
+        if let (Some(one), Some(other)) = (message.owner, owner)
+            && one != other
+        {
+            // Who was told that it is stored here is told below that it is not.
+            if send.is_some_and(|send| send.acks.is_empty()) {
+                found.add(Kind::NeverWas, (seen.message, 0), || told(history, at, seen, "where another one is"));
+            }
+            self.tainted.insert(pair);
+            return;
+        }
+        message.owner = message.owner.or(owner);
+        let (place, source) = ((message.pair, message.seq), message.source);
+        if place != (pair, seen.seq) {
+            self.tainted.insert(pair);
+            found.add(Kind::Moved, (seen.message, 0), || {
+                told(history, at, seen, &format!("{} as #{}", words(history, source), place.1))
+            });
+        }
+        if message.time_ms != seen.time_ms || seen.sender.is_some_and(|sender| sender != message.sender) {
+            found.add(Kind::Changed, (seen.message, 0), || told(history, at, seen, "with another sender or time"));
+        }
+    }
+
+    /// What was acknowledged is what is there.
+    fn acknowledged(&mut self, history: &History, found: &mut Findings) {
+        let mut places: HashMap<Uid, u64> = HashMap::new();
+        for (id, message) in &self.messages {
+            if let Some(owner) = message.owner {
+                places.entry(owner).or_insert(*id);
+            }
+        }
+        for (uid, send) in &self.sends {
+            let Some((at, stored)) = send.acks.first().copied() else { continue };
+            let pair = pair(send.account, send.to);
+            answers_agree(history, uid, &send.acks, found);
+            let said =
+                || format!("{} was acknowledged as message {}, #{}", words(history, at), stored.message, stored.seq);
+            match self.messages.get_mut(&stored.message) {
+                None if places.contains_key(uid) => {
+                    self.tainted.insert(pair);
+                    found.add(Kind::Moved, (stored.message, 0), || format!("{}, and is {}", said(), places[uid]));
+                }
+                None => {
+                    let (seq, sender, time_ms) = (stored.seq, send.account, stored.time_ms);
+                    let message = Message { pair, seq, sender, owner: Some(*uid), time_ms, last: false, source: at };
+                    self.messages.insert(stored.message, message);
+                }
+                Some(message) if message.owner.is_none_or(|owner| owner == *uid) => {
+                    message.owner = Some(*uid);
+                    if (message.pair, message.seq) != (pair, stored.seq) {
+                        self.tainted.insert(pair);
+                        let seq = message.seq;
+                        found.add(Kind::Moved, (stored.message, 0), || format!("{}, and is #{seq}", said()));
+                    } else if message.time_ms != stored.time_ms || message.sender != send.account {
+                        found.add(Kind::Changed, (stored.message, 0), || format!("{}, of another time", said()));
+                    }
+                }
+                Some(_) => {
+                    self.tainted.insert(pair);
+                    match places.get(uid) {
+                        Some(id) => {
+                            found.add(Kind::Moved, (stored.message, 0), || format!("{}, and is {id}", said()));
+                        }
+                        None => {
+                            found.add(Kind::Lost, (stored.message, 1), || format!("{}, where another one is", said()))
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn stored_twice(&mut self, found: &mut Findings) {
+        let mut places: HashMap<Uid, u64> = HashMap::new();
+        for (id, message) in &self.messages {
+            let Some(owner) = message.owner else { continue };
+            let first = *places.entry(owner).or_insert(*id);
+            if first != *id && !found.has(Kind::Moved, (*id, 0)) && !found.has(Kind::Moved, (first, 0)) {
+                self.tainted.insert(message.pair);
+                found.add(Kind::StoredTwice, (*id, 0), || {
+                    format!("{owner} is stored as message {first} and as message {id}, #{}", message.seq)
+                });
+            }
+        }
+    }
+
+    /// Tombstones of which nobody was told whose they are: there are no more than sends that may be there.
+    fn anonymous(&mut self, history: &History, found: &mut Findings) {
+        let owned: HashSet<Uid> = self.messages.values().filter_map(|message| message.owner).collect();
+        let mut open: HashMap<(Pair, u16), u64> = HashMap::new();
+        for (uid, send) in &self.sends {
+            if send.open && send.acks.is_empty() && !owned.contains(uid) {
+                *open.entry((pair(send.account, send.to), send.account)).or_default() += 1;
+            }
+        }
+        for (id, message) in self.messages.iter().filter(|(_, message)| message.owner.is_none()) {
+            let left = open.entry((message.pair, message.sender)).or_default();
+            if *left == 0 {
+                self.tainted.insert(message.pair);
+                found.add(Kind::NeverSent, (*id, 0), || {
+                    format!("{} shows the tombstone {id}, which nobody sent", words(history, message.source))
+                });
+            }
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    /// Puts the messages of each conversation in order.
+    fn arrange(&mut self, found: &mut Findings) {
+        for (id, message) in &self.messages {
+            self.conversations.entry(message.pair).or_default().places.push((message.seq, *id));
+        }
+        for (pair, conversation) in &mut self.conversations {
+            conversation.places.sort_unstable();
+            conversation.tainted = self.tainted.contains(pair);
+            for two in conversation.places.windows(2) {
+                let (one, other) = (two[0], two[1]);
+                // Of two in one place one may be lost, which the reading back shows.
+                let known = [one.1, other.1].iter().any(|id| found.has(Kind::Moved, (*id, 0)))
+                    || (one.0 == other.0 && self.messages[&one.1].last != self.messages[&other.1].last);
+                if known || (one.0 < other.0 && one.1 < other.1) {
+                    conversation.tainted |= one.0 == other.0;
+                    continue;
+                }
+                conversation.tainted = true;
+                found.add(Kind::AgainstRevisions, (other.1, 0), || {
+                    format!("message {} is #{}, and message {} is #{}", one.1, one.0, other.1, other.0)
+                });
+            }
+        }
+    }
+}
+
+/// The answers to one id name one message, and only the first of them says that it is new.
+fn answers_agree(history: &History, uid: &Uid, acks: &[(usize, Stored)], found: &mut Findings) {
+    let Some((first, stored)) = acks.first() else { return };
+    let place = |stored: &Stored| (stored.message, stored.conversation, stored.seq, stored.time_ms);
+    let new = acks.iter().filter(|(_, stored)| !stored.repeated).count();
+    for (at, again) in &acks[1..] {
+        let late = !again.repeated && acks.iter().any(|(other, _)| is_before(history, *other, *at));
+        if place(again) != place(stored) || new > 1 || late {
+            found.add(Kind::RepeatDiffers, (stored.message, 0), || {
+                let told = |stored: &Stored| {
+                    format!("message {}, #{}{}", stored.message, stored.seq, if stored.repeated { "" } else { ", new" })
+                };
+                format!("{uid}: {}: {}; {}: {}", words(history, *first), told(stored), words(history, *at), told(again))
+            });
+        }
+    }
+}
+
+fn is_before(history: &History, one: usize, other: usize) -> bool {
+    history.records[one].ended_us < history.records[other].began_us
+}

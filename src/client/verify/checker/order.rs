@@ -1,0 +1,72 @@
+//! Time against revisions.
+//!
+//! Every answer names a revision that had been assigned when it was over. What begins later gets a later one.
+
+use super::{
+    Findings, Kind,
+    ledger::{Ledger, Message},
+    words,
+};
+use crate::client::verify::history::{Action, History, Record};
+
+/// The newest revision that was known to somebody before a moment.
+pub(super) struct Floor {
+    /// When an operation was over, and the newest revision known by then; both grow.
+    known: Vec<(u64, u64)>,
+}
+
+impl Floor {
+    pub(super) fn new(records: &[Record]) -> Self {
+        let mut known: Vec<(u64, u64)> =
+            records.iter().filter_map(|record| Some((record.ended_us, record.revision()?))).collect();
+        known.sort_unstable();
+        let mut newest = 0;
+        for (_, revision) in &mut known {
+            newest = newest.max(*revision);
+            *revision = newest;
+        }
+        Self { known }
+    }
+
+    /// What was known before a moment: by operations that were over then.
+    pub(super) fn before(&self, moment_us: u64) -> u64 {
+        let after = self.known.partition_point(|(ended, _)| *ended < moment_us);
+        after.checked_sub(1).map_or(0, |at| self.known[at].1)
+    }
+}
+
+/// Sends come after all that was over when they were first tried; other changes are answered with no older state.
+pub(super) fn check(history: &History, ledger: &Ledger, floor: &Floor, found: &mut Findings) {
+    let mut clock: Option<(u64, &Message)> = None;
+    for (id, message) in &ledger.messages {
+        if let Some(send) = message.owner.and_then(|owner| ledger.sends.get(&owner)) {
+            let known = floor.before(send.first_began);
+            if *id <= known {
+                let send = words(history, send.first_record);
+                found.add(Kind::AgainstTime, (*id, 0), || {
+                    format!("message {id} has a revision that is not after {known}, which was seen before {send} began")
+                });
+            }
+        }
+        if let Some((before, earlier)) = clock
+            && earlier.time_ms > message.time_ms
+        {
+            found.add(Kind::ClockBackwards, (*id, 0), || {
+                format!("message {id} is of {} ms, and {before} before it of {} ms", message.time_ms, earlier.time_ms)
+            });
+        }
+        clock = Some((*id, message));
+    }
+    for (at, record) in history.records.iter().enumerate() {
+        if !matches!(record.action, Action::MarkRead { .. } | Action::Deliver { .. } | Action::Delete { .. }) {
+            continue;
+        }
+        let Some(revision) = record.revision() else { continue };
+        let known = floor.before(record.began_us);
+        if revision < known {
+            found.add(Kind::AgainstTime, (at as u64, 1), || {
+                format!("{} was applied at {revision}, before {known}, which was seen before", words(history, at))
+            });
+        }
+    }
+}

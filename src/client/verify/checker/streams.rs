@@ -1,0 +1,197 @@
+//! Every stream told each event once, in order, and left none out between where it began and its cursor.
+//!
+//! What has to be told: the messages of the account's conversations, the deletions that any stream told of or an answer
+//! names exactly, and of each member's receipts the newest, which a resumed stream tells instead of all of them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{Findings, Kind, Pair, ledger::Ledger, pair_key, words};
+use crate::client::verify::history::{Action, Event, Happening, History, Outcome};
+
+/// One connection of a stream.
+struct Segment<'a> {
+    at: usize,
+    after: u64,
+    events: &'a [Happening],
+    cursor: u64,
+}
+
+/// What has to be told, and to whom.
+#[derive(Default)]
+struct Due {
+    /// Messages of an account, in order.
+    messages: HashMap<u16, Vec<u64>>,
+    /// Deletions, with the account if it is only for that one.
+    deletions: BTreeMap<u64, (Pair, Option<u16>)>,
+    /// The newest receipt of each member.
+    receipts: HashMap<(Pair, u16), u64>,
+}
+
+pub(super) fn check(history: &History, ledger: &Ledger, found: &mut Findings) {
+    let due = due(history, ledger, found);
+    let mut streams: BTreeMap<(u16, u32), Vec<Segment<'_>>> = BTreeMap::new();
+    for (at, record) in history.records.iter().enumerate() {
+        if let Action::Subscribe { stream, after, events, cursor } = &record.action {
+            let segment = Segment { at, after: *after, events, cursor: *cursor };
+            streams.entry((record.account, *stream)).or_default().push(segment);
+        }
+    }
+    for ((account, stream), mut segments) in streams {
+        segments.sort_by_key(|segment| history.records[segment.at].began_us);
+        let key = u64::from(account) << 32 | u64::from(stream);
+        let mut told = HashSet::new();
+        for segment in &segments {
+            once_and_in_order(history, segment, key, &mut told, found);
+            whole(history, ledger, account, key, segment, &due, found);
+        }
+        newest_receipts(history, account, key, &segments, &due, &told, found);
+    }
+}
+
+/// Streams whose last connection did not come to the newest message that was acknowledged.
+pub(super) fn behind(history: &History, ledger: &Ledger) -> u64 {
+    let acks = ledger.sends.values().flat_map(|send| &send.acks);
+    let newest = acks.map(|(_, stored)| stored.message).max().unwrap_or(0);
+    let mut cursors: HashMap<(u16, u32), u64> = HashMap::new();
+    for record in &history.records {
+        if let Action::Subscribe { stream, cursor, .. } = &record.action {
+            let furthest = cursors.entry((record.account, *stream)).or_default();
+            *furthest = (*cursor).max(*furthest);
+        }
+    }
+    cursors.values().filter(|cursor| **cursor < newest).count() as u64
+}
+
+fn due(history: &History, ledger: &Ledger, found: &Findings) -> Due {
+    let mut due = Due::default();
+    for (id, message) in &ledger.messages {
+        // Only what is certainly there: what is wrong with a message is reported elsewhere.
+        let acknowledged = || {
+            let send = message.owner.and_then(|owner| ledger.sends.get(&owner));
+            send.is_some_and(|send| send.acks.iter().any(|(_, stored)| stored.message == *id))
+        };
+        if found.has(Kind::Lost, (*id, 0)) || !(message.last || acknowledged()) {
+            continue;
+        }
+        let (one, other) = message.pair;
+        due.messages.entry(one).or_default().push(*id);
+        if one != other {
+            due.messages.entry(other).or_default().push(*id);
+        }
+    }
+    for record in &history.records {
+        match &record.action {
+            Action::Subscribe { events, .. } => {
+                for happening in events {
+                    let Some(pair) = ledger.pairs.get(&happening.conversation) else { continue };
+                    match &happening.event {
+                        Event::Deletion { for_everyone, .. } => {
+                            let whom = (!for_everyone).then_some(record.account);
+                            due.deletions.insert(happening.revision, (*pair, whom));
+                        }
+                        Event::Receipt { member: Some(member), .. } => {
+                            let newest = due.receipts.entry((*pair, *member)).or_default();
+                            *newest = happening.revision.max(*newest);
+                        }
+                        Event::Receipt { .. } | Event::Message(_) => {}
+                    }
+                }
+            }
+            // All of it was deleted by this very call, so that the revision is exact.
+            Action::Delete { messages, for_everyone, outcome: Outcome::Ok(answer) } if answer.ignored == 0 => {
+                let mut pairs = messages.iter().map(|id| ledger.messages.get(id).map(|message| message.pair));
+                if let Some(Some(pair)) = pairs.next()
+                    && pairs.all(|other| other == Some(pair))
+                {
+                    due.deletions.insert(answer.revision, (pair, (!for_everyone).then_some(record.account)));
+                }
+            }
+            _ => {}
+        }
+    }
+    due
+}
+
+fn once_and_in_order(
+    history: &History,
+    segment: &Segment<'_>,
+    key: u64,
+    told: &mut HashSet<u64>,
+    found: &mut Findings,
+) {
+    let mut before = segment.after;
+    for happening in segment.events {
+        let revision = happening.revision;
+        if revision <= before {
+            let kind = if told.contains(&revision) { Kind::ToldTwice } else { Kind::ToldOutOfOrder };
+            found.add(kind, (revision, key | 1 << 63), || {
+                format!("{} told revision {revision} after {before}", words(history, segment.at))
+            });
+        }
+        told.insert(revision);
+        before = before.max(revision);
+        if let Event::Message(seen) = &happening.event
+            && seen.message != revision
+        {
+            found.add(Kind::NeverWas, (revision, key | 1 << 63), || {
+                format!("{} told message {} as revision {revision}", words(history, segment.at), seen.message)
+            });
+        }
+    }
+}
+
+/// Nothing is left out between where a connection began and its cursor.
+fn whole(
+    history: &History,
+    ledger: &Ledger,
+    account: u16,
+    key: u64,
+    segment: &Segment<'_>,
+    due: &Due,
+    found: &mut Findings,
+) {
+    let told: HashSet<u64> = segment.events.iter().map(|happening| happening.revision).collect();
+    let mut gap = |revision: u64, what: String| {
+        found.add(Kind::Gap, (revision, key), || {
+            format!("{} has its cursor at {}, and left out {what}", words(history, segment.at), segment.cursor)
+        });
+    };
+    let messages = due.messages.get(&account).map_or(&[][..], Vec::as_slice);
+    let first = messages.partition_point(|id| *id <= segment.after);
+    for id in messages[first..].iter().take_while(|id| **id <= segment.cursor).filter(|id| !told.contains(id)) {
+        gap(*id, format!("message {id}, #{}", ledger.messages[id].seq));
+    }
+    if segment.after < segment.cursor {
+        for (revision, ((one, other), whom)) in due.deletions.range(segment.after + 1..=segment.cursor) {
+            let is_due = whom.map_or([*one, *other].contains(&account), |whom| whom == account);
+            if is_due && !told.contains(revision) {
+                gap(*revision, format!("the deletion {revision}"));
+            }
+        }
+    }
+}
+
+/// Of each member's receipts the newest is told, somewhere in the stream.
+fn newest_receipts(
+    history: &History,
+    account: u16,
+    key: u64,
+    segments: &[Segment<'_>],
+    due: &Due,
+    told: &HashSet<u64>,
+    found: &mut Findings,
+) {
+    for (((one, other), member), revision) in &due.receipts {
+        let covered = segments.iter().find(|segment| segment.after < *revision && *revision <= segment.cursor);
+        let Some(segment) = covered.filter(|_| [*one, *other].contains(&account) && !told.contains(revision)) else {
+            continue;
+        };
+        found.add(Kind::Gap, (*revision, key), || {
+            let pair = pair_key((*one, *other));
+            format!(
+                "{} left out the receipt {revision} of account {member} (pair {pair:x})",
+                words(history, segment.at)
+            )
+        });
+    }
+}

@@ -1,0 +1,227 @@
+//! The calls of the workload: through one node and no other, or by the client library, which goes to the leader.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::timeout;
+use tonic::{Code, Request, Response, Status};
+use uuid::Uuid;
+
+use super::{Person, Shared};
+use crate::{
+    client::{
+        ClientError, Consistency, Sent,
+        calls::chat_client,
+        error::{Verdict, classify},
+        verify::history::{Deleted, Digest, Freshness, Marked, Marks, Outcome, Page, Seen, Stored, Uid},
+    },
+    proto::{
+        Channel,
+        chat::v1::{self as pb, chat_service_client::ChatServiceClient},
+    },
+};
+
+/// How long a node has to answer.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// What is added on this side, so that the node's own answer to a missed deadline arrives.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// How a call goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Through this node.
+    Node(u16),
+    /// By the client library.
+    Library,
+}
+
+impl Way {
+    pub(super) fn node(self) -> Option<u16> {
+        if let Self::Node(node) = self { Some(node) } else { None }
+    }
+}
+
+/// Why a call failed, as far as it matters.
+#[derive(Debug)]
+enum Failed {
+    /// Nothing was applied, and nothing will be.
+    Refused,
+    Unknown,
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        let verdict = classify(&status);
+        let error = ClientError::from(status);
+        match verdict {
+            Verdict::Retry { unknown: false, .. } => Self::Refused,
+            // A fault of the program promises nothing, nor does what was made up on the way.
+            Verdict::Final if error.reason.is_some() && error.code != Code::Internal => Self::Refused,
+            Verdict::Final | Verdict::Retry { .. } => Self::Unknown,
+        }
+    }
+}
+
+impl From<ClientError> for Failed {
+    fn from(error: ClientError) -> Self {
+        let said = error.is_unavailable() || (error.reason.is_some() && error.code != Code::Internal);
+        if said && !error.outcome_unknown { Self::Refused } else { Self::Unknown }
+    }
+}
+
+fn outcome<T>(answer: Result<T, Failed>) -> Outcome<T> {
+    match answer {
+        Ok(answer) => Outcome::Ok(answer),
+        Err(Failed::Refused) => Outcome::Refused,
+        Err(Failed::Unknown) => Outcome::Unknown,
+    }
+}
+
+/// For changes of which "not applied" is not told apart from everything else.
+fn at_most_unknown<T>(answer: Result<T, Failed>) -> Outcome<T> {
+    answer.map_or(Outcome::Unknown, Outcome::Ok)
+}
+
+impl Shared {
+    async fn ask<Q, A, F, R>(&self, node: u16, person: &Person, message: Q, call: F) -> Result<A, Failed>
+    where
+        F: FnOnce(ChatServiceClient<Channel>, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        let channel = self.nodes[usize::from(node)].clone();
+        let mut request = Request::new(message);
+        request.set_timeout(ATTEMPT);
+        request.metadata_mut().insert("authorization", person.token.clone());
+        match timeout(ATTEMPT + GRACE, call(chat_client(channel), request)).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(Failed::Unknown),
+        }
+    }
+
+    pub(super) async fn send(&self, way: Way, me: &Person, id: Uuid, to: &str, body: &str) -> Outcome<Stored> {
+        let answer = match way {
+            Way::Library => me.library.send_message_with_id(id, to, body).await.map_err(Failed::from),
+            Way::Node(node) => {
+                let request = pb::SendMessageRequest {
+                    to: Some(pb::send_message_request::To::Recipient(to.to_owned())),
+                    body: body.to_owned(),
+                    client_message_id: id.to_string(),
+                };
+                let answer = self.ask(node, me, request, |mut c, request| async move { c.send_message(request).await });
+                answer.await.map(|answer| Sent::new(id, answer))
+            }
+        };
+        outcome(answer.map(|sent| Stored {
+            message: sent.message_id,
+            conversation: sent.conversation_id,
+            seq: sent.seq,
+            repeated: sent.repeated,
+            time_ms: sent.time_ms,
+        }))
+    }
+
+    pub(super) async fn read(
+        &self,
+        way: Way,
+        me: &Person,
+        with: &str,
+        before: u64,
+        limit: u32,
+        freshness: Freshness,
+    ) -> Outcome<Page> {
+        let consistency = match freshness {
+            Freshness::Linearizable => Consistency::Linearizable,
+            Freshness::AtLeast(revision) => Consistency::AtLeast(revision),
+            Freshness::Local => Consistency::Local,
+        };
+        let answer = match way {
+            Way::Library => me.library.read_conversation(with, before, limit, consistency).await.map_err(Failed::from),
+            Way::Node(node) => {
+                let request = pb::ReadConversationRequest {
+                    conversation: Some(pb::read_conversation_request::Conversation::Partner(with.to_owned())),
+                    before_seq: before,
+                    limit,
+                    consistency: Some(consistency.into()),
+                };
+                self.ask(node, me, request, |mut c, request| async move { c.read_conversation(request).await }).await
+            }
+        };
+        match answer {
+            Ok(page) => Outcome::Ok(self.page(me, with, page)),
+            // A read changes nothing: there is nothing that could be unknown.
+            Err(_) => Outcome::Refused,
+        }
+    }
+
+    pub(super) async fn mark_read(&self, way: Way, me: &Person, with: &str, up_to: u64) -> Outcome<Marked> {
+        let answer = match way {
+            Way::Library => me.library.mark_read(with, up_to).await.map_err(Failed::from),
+            Way::Node(node) => {
+                let conversation = Some(pb::mark_read_request::Conversation::Partner(with.to_owned()));
+                let request = pb::MarkReadRequest { conversation, up_to_seq: up_to };
+                self.ask(node, me, request, |mut c, request| async move { c.mark_read(request).await }).await
+            }
+        };
+        at_most_unknown(answer.map(|answer| Marked { read: answer.read_seq, revision: answer.revision }))
+    }
+
+    pub(super) async fn deliver(&self, way: Way, me: &Person, conversation_id: u64, up_to_seq: u64) -> Outcome<u64> {
+        let receipts = vec![pb::DeliveryReceipt { conversation_id, up_to_seq }];
+        let answer = match way {
+            Way::Library => me.library.acknowledge_delivery(receipts).await.map_err(Failed::from),
+            Way::Node(node) => {
+                let request = pb::AcknowledgeDeliveryRequest { receipts };
+                let call =
+                    |mut c: ChatServiceClient<Channel>, request| async move { c.acknowledge_delivery(request).await };
+                self.ask(node, me, request, call).await.map(|answer| answer.revision)
+            }
+        };
+        at_most_unknown(answer)
+    }
+
+    pub(super) async fn delete(&self, way: Way, me: &Person, ids: Vec<u64>, for_everyone: bool) -> Outcome<Deleted> {
+        let answer = match way {
+            Way::Library => me.library.delete_messages(ids, for_everyone).await.map_err(Failed::from),
+            Way::Node(node) => {
+                let request = pb::DeleteMessagesRequest { message_ids: ids, for_everyone };
+                self.ask(node, me, request, |mut c, request| async move { c.delete_messages(request).await }).await
+            }
+        };
+        outcome(answer.map(|answer| Deleted {
+            deleted: answer.deleted_count,
+            ignored: answer.ignored_count,
+            revision: answer.revision,
+        }))
+    }
+
+    fn page(&self, me: &Person, with: &str, page: pb::ReadConversationResponse) -> Page {
+        let marks = |name: &str| {
+            let member = page.members.iter().find(|member| member.username == name);
+            member.map_or(Marks::default(), |member| Marks { delivered: member.delivered_seq, read: member.read_seq })
+        };
+        Page {
+            // A read without a header is of no revision that could be right.
+            revision: page.header.as_ref().map_or(0, |header| header.revision),
+            conversation: page.conversation_id,
+            last_seq: page.last_seq,
+            total: page.total_count,
+            unread: page.unread_count,
+            has_more: page.has_more,
+            own: marks(&me.name),
+            other: marks(with),
+            messages: page.messages.iter().map(|message| self.seen(message)).collect(),
+        }
+    }
+
+    /// A message as it is recorded.
+    pub(super) fn seen(&self, message: &pb::Message) -> Seen {
+        Seen {
+            message: message.message_id,
+            seq: message.seq,
+            sender: self.numbers.get(&message.sender).copied(),
+            body: (!message.deleted).then(|| Digest::of(&message.body)),
+            id: Uuid::try_parse(&message.client_message_id).ok().map(Uid),
+            time_ms: message.time_ms,
+            status: u8::try_from(message.status).unwrap_or(u8::MAX),
+        }
+    }
+}

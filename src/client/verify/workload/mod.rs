@@ -1,0 +1,269 @@
+//! The workload: clients that do all that people do, through all nodes, while somebody else breaks things.
+//!
+//! Phases: accounts are made and logged in; then for the time asked each client makes one call after the other (`actor`)
+//! and each account has a stream that is cut and resumed elsewhere now and then (`stream`); then what is under way is
+//! settled, the streams are read up to the newest revision that anybody was told of, and every conversation is read back
+//! from every node that answers (`read_back`). Everything goes into one [`History`].
+//!
+//! The choices come from a seed; what they meet does not, so that a seed repeats the load and not the run. Memory is
+//! bounded: the pace falls with the number of clients and the time, so that there are never more than about
+//! [`OPERATIONS_MAX`] operations, and pages are small except at the end.
+
+mod actor;
+mod calls;
+mod read_back;
+mod stream;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{task::JoinSet, time::Instant};
+use tonic::Code;
+use uuid::Uuid;
+
+use super::history::{self, Action, Header, History, Record};
+use crate::{
+    client::{Client, ClientError, Options, bearer, nodes::endpoint},
+    proto::Channel,
+};
+
+/// About the most operations of the load: some two hundred bytes each, and what the end reads back of them.
+pub const OPERATIONS_MAX: u64 = 250_000;
+/// Most clients.
+pub const CLIENTS_MAX: u32 = 256;
+/// Shortest mean pause of a client between two operations.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Accounts: enough for conversations that several clients write to from both sides.
+const ACCOUNTS_MAX: u32 = 6;
+/// Longest time for one call through the client library, so that the end does not wait for what is hopeless.
+const LIBRARY_DEADLINE_MAX: Duration = Duration::from_secs(5);
+
+/// What to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Clients that work at the same time: 1 to [`CLIENTS_MAX`].
+    pub clients: u32,
+    /// For how long.
+    pub duration: Duration,
+    /// Where the choices come from.
+    pub seed: u64,
+}
+
+/// An account of the run.
+struct Person {
+    name: String,
+    token: tonic::metadata::MetadataValue<tonic::metadata::Ascii>,
+    library: Client,
+    /// Messages that its clients know of, the newest last: what they may mark read and delete.
+    recent: Mutex<std::collections::VecDeque<Recent>>,
+}
+
+/// A message that somebody knows of.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    with: u16,
+    message: u64,
+    seq: u64,
+    own: bool,
+}
+
+/// What all tasks share.
+struct Shared {
+    people: Vec<Person>,
+    numbers: HashMap<String, u16>,
+    nodes: Vec<Channel>,
+    started: Instant,
+    /// When the load is to end.
+    planned_end: Instant,
+    /// When it was ended, if that was before.
+    early_end: OnceLock<Instant>,
+    /// Mean pause between two operations of a client.
+    pause: Duration,
+    /// How long to try for at the end.
+    patience: Duration,
+    seed: u64,
+    records: Mutex<Vec<Record>>,
+    /// The newest revision that anybody was told of.
+    newest: AtomicU64,
+}
+
+impl Shared {
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// When the load ends, as far as is known now: nobody begins anything new after it.
+    fn until(&self) -> Instant {
+        self.early_end.get().map_or(self.planned_end, |end| self.planned_end.min(*end))
+    }
+
+    /// Records an operation that is over now.
+    fn record(&self, client: u32, account: u16, node: Option<u16>, began_us: u64, action: Action) {
+        let record = Record { client, account, node, began_us, ended_us: self.now_us(), action };
+        if let Some(revision) = record.revision() {
+            self.newest.fetch_max(revision, Ordering::Relaxed);
+        }
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+}
+
+/// Runs the workload against the cluster at `addresses`, and tells what happened.
+///
+/// # Errors
+/// UNAVAILABLE when no node was reached, or no account could be made, within [`Options::deadline`]; INVALID_ARGUMENT for a
+/// malformed address, or a number of clients that is not 1 to [`CLIENTS_MAX`]. Once the load runs nothing is an error: it
+/// is what is recorded.
+pub async fn run(addresses: Vec<String>, options: Options, plan: Plan) -> Result<History, ClientError> {
+    run_until(addresses, options, plan, std::future::pending()).await
+}
+
+/// Like [`run`], but the load ends when `stop` completes, if that is before the planned time. What follows the load
+/// (settling, reading back) is done as ever.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_until(
+    addresses: Vec<String>,
+    options: Options,
+    plan: Plan,
+    stop: impl Future<Output = ()>,
+) -> Result<History, ClientError> {
+    if plan.clients == 0 || plan.clients > CLIENTS_MAX {
+        return Err(ClientError::local(Code::InvalidArgument, format!("clients: must be 1 to {CLIENTS_MAX}")));
+    }
+    let patience = options.deadline;
+    let setup = Client::connect(addresses.clone(), options.clone()).await?;
+    let nodes = find_nodes(&setup, &addresses, &options).await?;
+    let quick = Options { deadline: options.deadline.min(LIBRARY_DEADLINE_MAX), acknowledge: false, ..options.clone() };
+    let people = make_people(&setup, &addresses, &quick, (plan.clients / 2).clamp(2, ACCOUNTS_MAX)).await?;
+    let channels = nodes.iter().map(|address| Ok(options.dialer.channel(endpoint(address, &options)?).into()));
+    let after = people.iter().map(|(_, revision)| *revision).max().unwrap_or(0);
+    let people: Vec<Person> = people.into_iter().map(|(person, _)| person).collect();
+    let started = Instant::now();
+    let total = plan.duration.saturating_mul(plan.clients);
+    let shared = Arc::new(Shared {
+        numbers: (0..).zip(&people).map(|(number, person)| (person.name.clone(), number)).collect(),
+        people,
+        nodes: channels.collect::<Result<_, ClientError>>()?,
+        started,
+        planned_end: started + plan.duration,
+        early_end: OnceLock::new(),
+        pause: PAUSE_MIN.max(total / u32::try_from(OPERATIONS_MAX).unwrap_or(u32::MAX)),
+        patience,
+        seed: plan.seed,
+        records: Mutex::default(),
+        newest: AtomicU64::new(after),
+    });
+    play(&shared, plan.clients, after, stop).await;
+    let lasted = shared.until().duration_since(started);
+    let mut records = std::mem::take(&mut *shared.records.lock().unwrap_or_else(PoisonError::into_inner));
+    records.sort_by_key(|record| record.ended_us);
+    let header = Header {
+        format: history::FORMAT,
+        seed: plan.seed,
+        clients: plan.clients,
+        seconds: lasted.as_secs_f64(),
+        accounts: shared.people.iter().map(|person| person.name.clone()).collect(),
+        nodes,
+        load_ended_us: u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX),
+    };
+    Ok(History { header, records })
+}
+
+/// The load, until its time has come or `stop` completes; then the end.
+async fn play(shared: &Arc<Shared>, clients: u32, after: u64, stop: impl Future<Output = ()>) {
+    let people = shared.people.len() as u32;
+    let (finish, finishing) = tokio::sync::watch::channel(None);
+    let mut streams = JoinSet::new();
+    for account in 0..people {
+        let stream = stream::Stream::new(shared.clone(), clients + account, account as u16, after);
+        streams.spawn(stream.run(finishing.clone()));
+    }
+    let mut actors = JoinSet::new();
+    for client in 0..clients {
+        actors.spawn(actor::Actor::new(shared.clone(), client).run());
+    }
+    let load = ended(actors);
+    tokio::pin!(load);
+    tokio::select! {
+        biased;
+        () = &mut load => {}
+        () = stop => {
+            // Only set here.
+            let _ = shared.early_end.set(Instant::now());
+            load.await;
+        }
+    }
+    // Nobody changes anything any more, but for what is under way without anybody waiting for it.
+    finish.send_replace(Some(shared.newest.load(Ordering::Relaxed)));
+    let nodes = 0..shared.nodes.len();
+    join_all(nodes.map(|node| read_back::read_back(shared, clients + people + node as u32, node as u16))).await;
+    ended(streams).await;
+}
+
+/// Waits for all tasks. A task that panicked ends the run: what it did not record would be taken for what did not happen.
+async fn ended(mut tasks: JoinSet<()>) {
+    while let Some(task) = tasks.join_next().await {
+        if let Err(error) = task
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// The addresses to use, each for another node: those that were given, and those that the cluster lists and that answer.
+async fn find_nodes(setup: &Client, given: &[String], options: &Options) -> Result<Vec<String>, ClientError> {
+    setup.nodes().await?;
+    let targets = setup.nodes.all();
+    let asked = targets.iter().map(|target| setup.nodes.list(target, options.attempt_timeout.saturating_mul(3)));
+    let answers = join_all(asked).await;
+    let mut names = std::collections::HashSet::new();
+    let mut nodes = Vec::new();
+    let is_given = |address: &str| given.iter().any(|given| given.trim().trim_start_matches("http://") == address);
+    // Those that were given come first in the list.
+    for (target, answer) in targets.iter().zip(answers) {
+        let new = match answer {
+            Ok(answer) => names.insert(answer.answered_by),
+            // It may come up yet.
+            Err(_) => is_given(&target.address),
+        };
+        if new {
+            nodes.push(target.address.to_string());
+        }
+    }
+    Ok(nodes)
+}
+
+/// New accounts, logged in, with the revision at which each was.
+async fn make_people(
+    setup: &Client,
+    addresses: &[String],
+    options: &Options,
+    count: u32,
+) -> Result<Vec<(Person, u64)>, ClientError> {
+    // Random names, so that runs do not meet; random passwords that nobody will know.
+    let run = Uuid::new_v4().simple().to_string();
+    let password = Uuid::new_v4().to_string();
+    let mut people = Vec::new();
+    for number in 0..count {
+        let name = format!("verify-{}-{number}", &run[..8]);
+        setup.create_account(&name, &password).await?;
+        let login = setup.login(&name, &password).await?;
+        // A client of its own, so that each follows the leader by itself.
+        let library = Client::connect(addresses.to_vec(), options.clone()).await?.with_token(&login.token)?;
+        let person = Person { name, token: bearer(&login.token)?, library, recent: Mutex::default() };
+        people.push((person, login.revision));
+    }
+    Ok(people)
+}
+
+#[cfg(test)]
+mod tests;

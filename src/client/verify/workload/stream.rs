@@ -1,0 +1,194 @@
+//! The stream of one account: cut and resumed on another node, again and again; at the end up to a given revision.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tonic::Request;
+
+use super::{
+    Shared,
+    actor::{any_way, random},
+    calls::Way,
+};
+use crate::{
+    client::{
+        EventKind,
+        calls::chat_client,
+        random::Random,
+        verify::history::{Action, Event, Happening, Marks},
+    },
+    proto::chat::v1::{
+        DeletionEvent, Message, ReceiptEvent, SubscribeRequest, SubscribeResponse, subscribe_response::Event as Wire,
+    },
+};
+
+/// How long a node has to accept a subscription.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after a connection that brought nothing.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longest life of a connection, in milliseconds.
+const LIFE_MS: u64 = 3_000;
+/// Longest life of a connection at the end: a node that is behind is left soon.
+const LAST_LIFE: Duration = Duration::from_millis(1_000);
+/// Most events of one connection: what a record of the history may hold.
+const EVENTS_MAX: usize = 10_000;
+
+/// See the module.
+pub(super) struct Stream {
+    shared: Arc<Shared>,
+    client: u32,
+    account: u16,
+    random: Random,
+    cursor: u64,
+    /// By conversation: what was received and not acknowledged.
+    received: BTreeMap<u64, (u16, u64)>,
+}
+
+/// What one connection brought.
+#[derive(Default)]
+struct Heard {
+    events: Vec<Happening>,
+    cursor: u64,
+}
+
+impl Heard {
+    /// Whether nothing more is wanted.
+    fn is_enough(&self, target: Option<u64>) -> bool {
+        self.events.len() >= EVENTS_MAX || target.is_some_and(|target| self.cursor >= target)
+    }
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, client: u32, account: u16, after: u64) -> Self {
+        let random = random(shared.seed, client);
+        Self { shared, client, account, random, cursor: after, received: BTreeMap::new() }
+    }
+
+    /// Goes on until `finish` names a revision and the stream has come that far, or patience is at its end.
+    pub(super) async fn run(mut self, mut finish: watch::Receiver<Option<u64>>) {
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let target = *finish.borrow_and_update();
+            if let Some(target) = target {
+                let give_up = *give_up.get_or_insert_with(|| Instant::now() + 2 * self.shared.patience);
+                if self.cursor >= target || Instant::now() >= give_up {
+                    self.ended();
+                    return;
+                }
+            }
+            let way = any_way(&mut self.random, self.shared.nodes.len());
+            let life = Duration::from_millis(1 + self.random.below(LIFE_MS));
+            let life = if target.is_some() { LAST_LIFE } else { life };
+            let began = self.shared.now_us();
+            let mut heard = Heard { events: Vec::new(), cursor: self.cursor };
+            let listening = async {
+                match way {
+                    Way::Node(node) => self.listen(node, &mut heard, target).await,
+                    Way::Library => self.listen_by_library(&mut heard, target).await,
+                }
+            };
+            // The end of the load ends a connection too: it may be one to a node that is behind.
+            tokio::select! {
+                _ = timeout(life, listening) => {}
+                _ = finish.changed(), if target.is_none() => {}
+            }
+            self.keep(way, began, heard).await;
+        }
+    }
+
+    /// Records how far it came, also when it never came anywhere.
+    fn ended(&self) {
+        let (after, cursor) = (self.cursor, self.cursor);
+        let action = Action::Subscribe { stream: 0, after, events: Vec::new(), cursor };
+        self.shared.record(self.client, self.account, None, self.shared.now_us(), action);
+    }
+
+    /// Records what was heard, and acknowledges some of it.
+    async fn keep(&mut self, way: Way, began: u64, heard: Heard) {
+        if heard.cursor == self.cursor && heard.events.is_empty() {
+            sleep(PAUSE).await;
+            return;
+        }
+        for happening in &heard.events {
+            if let Event::Message(seen) = &happening.event
+                && let Some(sender) = seen.sender.filter(|sender| *sender != self.account)
+            {
+                let received = self.received.entry(happening.conversation).or_insert((sender, seen.seq));
+                received.1 = received.1.max(seen.seq);
+            }
+        }
+        let Heard { events, cursor } = heard;
+        let action = Action::Subscribe { stream: 0, after: self.cursor, events, cursor };
+        self.cursor = cursor;
+        self.shared.record(self.client, self.account, way.node(), began, action);
+        if Instant::now() >= self.shared.until() {
+            return;
+        }
+        if let Some((conversation, (with, up_to))) = self.received.pop_first() {
+            let shared = self.shared.clone();
+            let (way, began) = (any_way(&mut self.random, shared.nodes.len()), shared.now_us());
+            let me = &shared.people[usize::from(self.account)];
+            let outcome = shared.deliver(way, me, conversation, up_to).await;
+            shared.record(self.client, self.account, way.node(), began, Action::Deliver { with, up_to, outcome });
+        }
+    }
+
+    /// One subscription on one node, as it comes: repeats and gaps are not hidden.
+    async fn listen(&self, node: u16, heard: &mut Heard, target: Option<u64>) {
+        let mut request = Request::new(SubscribeRequest { after_revision: Some(self.cursor) });
+        let me = &self.shared.people[usize::from(self.account)];
+        request.metadata_mut().insert("authorization", me.token.clone());
+        let mut client = chat_client(self.shared.nodes[usize::from(node)].clone());
+        let opened = timeout_at(Instant::now() + OPEN_TIMEOUT, client.subscribe(request)).await;
+        let Ok(Ok(answer)) = opened else { return };
+        let mut stream = answer.into_inner();
+        while !heard.is_enough(target) {
+            let Ok(Some(SubscribeResponse { revision, event })) = stream.message().await else { return };
+            let (conversation, event) = match event {
+                Some(Wire::Message(event)) => self.message(&event.message.unwrap_or_default()),
+                Some(Wire::Receipt(receipt)) => self.receipt(&receipt),
+                Some(Wire::Deletion(deletion)) => deleted(deletion),
+                // A kind that is not recorded moves the cursor, as does a heartbeat.
+                Some(Wire::AccountDeleted(_) | Wire::Heartbeat(_)) | None => {
+                    heard.cursor = heard.cursor.max(revision);
+                    continue;
+                }
+            };
+            heard.events.push(Happening { revision, conversation, event });
+            heard.cursor = heard.cursor.max(revision);
+        }
+    }
+
+    /// By the library, which resumes by itself.
+    async fn listen_by_library(&self, heard: &mut Heard, target: Option<u64>) {
+        let mut stream = self.shared.people[usize::from(self.account)].library.events(Some(self.cursor));
+        while !heard.is_enough(target) {
+            let Some(Ok(event)) = stream.next().await else { return };
+            let (conversation, told) = match event.kind {
+                EventKind::Message(message) => self.message(&message),
+                EventKind::Receipt(receipt) => self.receipt(&receipt),
+                EventKind::Deletion(deletion) => deleted(deletion),
+                EventKind::AccountDeleted(_) => continue,
+            };
+            heard.events.push(Happening { revision: event.revision, conversation, event: told });
+            heard.cursor = stream.cursor().unwrap_or_default().max(heard.cursor);
+        }
+    }
+
+    fn message(&self, message: &Message) -> (u64, Event) {
+        (message.conversation_id, Event::Message(self.shared.seen(message)))
+    }
+
+    fn receipt(&self, receipt: &ReceiptEvent) -> (u64, Event) {
+        let marks = Marks { delivered: receipt.delivered_seq, read: receipt.read_seq };
+        let member = self.shared.numbers.get(&receipt.member).copied();
+        (receipt.conversation_id, Event::Receipt { member, marks })
+    }
+}
+
+fn deleted(deletion: DeletionEvent) -> (u64, Event) {
+    (deletion.conversation_id, Event::Deletion { seqs: deletion.seqs, for_everyone: deletion.for_everyone })
+}

@@ -1,0 +1,85 @@
+//! The keys that name certificates: given together, readable, and good for the names under which this node is found.
+//!
+//! What peers would refuse stops the start: a node with such a certificate could neither call them nor be called. What clients would
+//! refuse is only a warning: they may come another way, under another name.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{keys::PREFIX, parse::Checker};
+use crate::net::tls::{Files, Tls, host_of};
+
+const CERT: &str = "TLS_CERT";
+const KEY: &str = "TLS_KEY";
+const PEER_CERT: &str = "PEER_TLS_CERT";
+const PEER_KEY: &str = "PEER_TLS_KEY";
+const PEER_CA: &str = "PEER_TLS_CA";
+
+impl Checker {
+    /// The certificate that clients see, at best good for the host of `advertised`.
+    pub(super) fn tls(
+        &mut self,
+        certificate: Option<String>,
+        key: Option<String>,
+        advertised: Option<&str>,
+    ) -> Option<Arc<Tls>> {
+        let [certificate, key] = self.together([(CERT, certificate), (KEY, key)])?;
+        let files = Files { certificate: certificate.into(), key: key.into(), authority: None };
+        let tls = self.loaded(files, [CERT, KEY, CERT])?;
+        if let Some(advertised) = advertised
+            && let Err(error) = tls.check_host(host_of(advertised))
+        {
+            self.warnings.push(format!("{PREFIX}{CERT} does not fit {PREFIX}ADVERTISE ({advertised}): {error}"));
+        }
+        Some(tls)
+    }
+
+    /// The certificate that other nodes see, and what they have to show; it must be good for the host of `advertised`.
+    pub(super) fn peer_tls(&mut self, files: [Option<String>; 3], advertised: Option<&str>) -> Option<Arc<Tls>> {
+        let [certificate, key, authority] = files;
+        let given = [(PEER_CERT, certificate), (PEER_KEY, key), (PEER_CA, authority)];
+        let [certificate, key, authority] = self.together(given)?;
+        let files =
+            Files { certificate: certificate.into(), key: key.into(), authority: Some(PathBuf::from(authority)) };
+        let tls = self.loaded(files, [PEER_CERT, PEER_KEY, PEER_CA])?;
+        let host = host_of(advertised?);
+        if let Err(error) = tls.check_host(host) {
+            let expected = format!(
+                "a certificate that {PREFIX}{PEER_CA} vouches for, good for {host:?}, the host of \
+                 {PREFIX}PEER_ADVERTISE ({error})"
+            );
+            self.mistake(PEER_CERT, &tls.files().certificate.display().to_string(), expected);
+            return None;
+        }
+        Some(tls)
+    }
+
+    /// All of them, or none.
+    fn together<const N: usize>(&mut self, given: [(&str, Option<String>); N]) -> Option<[String; N]> {
+        if given.iter().all(|(_, value)| value.is_none()) {
+            return None;
+        }
+        let names: Vec<String> = given.iter().map(|(name, _)| format!("{PREFIX}{name}")).collect();
+        for (name, _) in given.iter().filter(|(_, value)| value.is_none()) {
+            self.mistake(name, "", format!("a file, as {} are given together", names.join(", ")));
+        }
+        let values: Option<Vec<String>> = given.into_iter().map(|(_, value)| value).collect();
+        values?.try_into().ok()
+    }
+
+    /// `keys` are those of the certificate, of its key, and of the authorities.
+    fn loaded(&mut self, files: Files, keys: [&str; 3]) -> Option<Arc<Tls>> {
+        let [certificate, key, authority] = keys;
+        let error = match Tls::load(files.clone()) {
+            Ok(tls) => return Some(tls),
+            Err(error) => error,
+        };
+        let path = error.path().unwrap_or(&files.certificate);
+        let name = match path {
+            path if path == files.key => key,
+            path if Some(path) == files.authority.as_deref() => authority,
+            _ => certificate,
+        };
+        self.mistake(name, &path.display().to_string(), format!("a file that can be used ({error})"));
+        None
+    }
+}

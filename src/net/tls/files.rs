@@ -1,0 +1,156 @@
+//! From PEM files to what rustls needs, and whether it all fits together.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _, verify_server_name},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+
+use super::{TlsError, provider, server_name};
+
+/// Largest file that is read: room for many authorities, and a bound for `/dev/zero`.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Where certificates are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate, and those between it and its authority, in PEM form.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities that vouch for the other side. Given, both sides have to show a certificate.
+    pub authority: Option<PathBuf>,
+}
+
+/// What the files hold.
+pub(super) struct Material {
+    files: Files,
+    /// As it was read.
+    bytes: (Vec<u8>, Vec<u8>, Option<Vec<u8>>),
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    authorities: Option<Arc<RootCertStore>>,
+}
+
+/// Equal when the same was read.
+impl PartialEq for Material {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Files {
+    pub(super) fn read(&self) -> Result<Material, TlsError> {
+        let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
+        let authority = self.authority.as_deref().map(read).transpose()?;
+        let authorities = match (&authority, &self.authority) {
+            (Some(bytes), Some(path)) => Some(Arc::new(authorities(bytes, path)?)),
+            _ => None,
+        };
+        let no_key = |_| TlsError::Missing { path: self.key.clone(), what: "private key" };
+        Ok(Material {
+            files: self.clone(),
+            chain: certificates(&certificate, &self.certificate)?,
+            key: PrivateKeyDer::from_pem_slice(&key).map_err(no_key)?,
+            authorities,
+            bytes: (certificate, key, authority),
+        })
+    }
+}
+
+impl Material {
+    pub(super) fn server_config(&self, protocol: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::Setup)?;
+        let builder = match self.caller_verifier()? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|source| self.unusable(source))?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// For calls to servers of the same authority; `None` without one.
+    pub(super) fn client_config(&self, protocol: &[u8]) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+        let Some(authorities) = &self.authorities else { return Ok(None) };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::Setup)?;
+        let mut config = builder
+            .with_root_certificates(Arc::clone(authorities))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|source| self.unusable(source))?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(Some(Arc::new(config)))
+    }
+
+    /// See [`super::Tls::check_host`].
+    pub(super) fn check_host(&self, host: &str) -> Result<(), TlsError> {
+        let name = server_name(host).map_err(|_| TlsError::Name { host: host.to_owned() })?;
+        let (end, between) = self.chain.split_first().ok_or_else(|| self.unusable(empty()))?;
+        let path = || self.files.certificate.clone();
+        let wrong = |source| TlsError::Host { path: path(), host: host.to_owned(), source };
+        let Some(authorities) = &self.authorities else {
+            let parsed = ParsedCertificate::try_from(end).map_err(|source| self.unusable(source))?;
+            return verify_server_name(&parsed, &name).map_err(wrong);
+        };
+        let now = UnixTime::now();
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(authorities), provider()).build();
+        let verifier = verifier.map_err(|error| self.unusable(rustls::Error::General(error.to_string())))?;
+        verifier.verify_server_cert(end, between, &name, &[], now).map_err(wrong)?;
+        let called = self.caller_verifier()?.map(|verifier| verifier.verify_client_cert(end, between, now));
+        let vouched: Result<Option<ClientCertVerified>, _> = called.transpose();
+        vouched.map(|_| ()).map_err(|source| TlsError::Caller { path: path(), source })
+    }
+
+    fn caller_verifier(&self) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+        let Some(authorities) = &self.authorities else { return Ok(None) };
+        let built = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), provider()).build();
+        built.map(Some).map_err(|error| self.unusable(rustls::Error::General(error.to_string())))
+    }
+
+    fn unusable(&self, source: rustls::Error) -> TlsError {
+        TlsError::Unusable { path: self.files.certificate.clone(), source }
+    }
+}
+
+fn empty() -> rustls::Error {
+    rustls::Error::NoCertificatesPresented
+}
+
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {FILE_BYTES_MAX} bytes"));
+    let read = read.and_then(|length| if length as u64 > FILE_BYTES_MAX { Err(too_large()) } else { Ok(()) });
+    read.map(|()| bytes).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+fn certificates(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let missing = || TlsError::Missing { path: path.to_owned(), what: "certificate" };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    found.ok().filter(|found| !found.is_empty()).ok_or_else(missing)
+}
+
+pub(super) fn authorities(bytes: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(bytes, path)? {
+        store.add(certificate).map_err(|source| TlsError::Unusable { path: path.to_owned(), source })?;
+    }
+    Ok(store)
+}

@@ -1,0 +1,215 @@
+//! Who gets a connection and who does not, and what happens when the files change.
+
+use std::{fs, net::SocketAddr};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use tokio_rustls::TlsAcceptor;
+
+use super::{issue::Authority, *};
+use crate::net::Listener as _;
+
+fn hosts(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A directory with an authority, and what it issued for the loopback address.
+fn issued(name: &str) -> (TempDir, Files) {
+    let dir = TempDir::new().unwrap();
+    let files = Authority::open(dir.path()).unwrap().issue(name, &hosts(&["localhost", "127.0.0.1"]), 7).unwrap();
+    (dir, files)
+}
+
+fn without_authority(files: &Files) -> Files {
+    Files { authority: None, ..files.clone() }
+}
+
+/// A port that answers every byte with the same byte, for as long as the test goes on.
+async fn echo(tls: Arc<Tls>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut port = Port::new(listener, Some(tls), Protocol::Grpc);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = port.accept().await {
+            tokio::spawn(async move {
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).await.is_ok() && stream.write_all(&byte).await.is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+/// Connects, and gets a byte back.
+async fn talk(connector: &Connector, address: SocketAddr) -> io::Result<()> {
+    let mut stream = connector.connect(&address.to_string()).await?;
+    stream.write_all(b"x").await?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn who_is_vouched_for_is_talked_to() {
+    let (_dir, files) = issued("n1");
+    let tls = Tls::load(files).unwrap();
+    let address = echo(Arc::clone(&tls)).await;
+    talk(&tls.connector().unwrap(), address).await.unwrap();
+}
+
+#[tokio::test]
+async fn peers_without_a_certificate_of_the_authority_get_nowhere() {
+    let (_dir, files) = issued("n1");
+    let (_other, theirs) = issued("n2");
+    let address = echo(Tls::load(files.clone()).unwrap()).await;
+    // No certificate at all.
+    let nobody = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
+    talk(&nobody, address).await.unwrap_err();
+    // One of another authority, shown by somebody who trusts this one.
+    let impostor = Files { authority: files.authority.clone(), ..theirs.clone() };
+    talk(&Tls::load(impostor).unwrap().connector().unwrap(), address).await.unwrap_err();
+    // Nor does a node talk to a server of another authority.
+    let elsewhere = Tls::load(theirs).unwrap().connector().unwrap();
+    assert!(talk(&elsewhere, address).await.unwrap_err().to_string().contains("UnknownIssuer"));
+}
+
+#[tokio::test]
+async fn clients_need_no_certificate_but_the_right_name() {
+    let (_dir, files) = issued("n1");
+    let address = echo(Tls::load(without_authority(&files)).unwrap()).await;
+    let client = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
+    talk(&client, address).await.unwrap();
+    client.connect(&format!("localhost:{}", address.port())).await.unwrap();
+
+    let dir = TempDir::new().unwrap();
+    let authority = Authority::open(dir.path()).unwrap();
+    let other = authority.issue("other", &hosts(&["other.example.org"]), 7).unwrap();
+    let address = echo(Tls::load(without_authority(&other)).unwrap()).await;
+    let client = Connector::trusting(other.authority.as_deref().unwrap()).unwrap();
+    let error = talk(&client, address).await.unwrap_err();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+}
+
+#[tokio::test]
+async fn without_tls_nothing_is_understood() {
+    let (_dir, files) = issued("n1");
+    let address = echo(Tls::load(without_authority(&files)).unwrap()).await;
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    plain.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() < 24, "an alert at most: {answer:?}");
+    // And the other way round.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut port = Port::new(listener, None, Protocol::Grpc);
+    tokio::spawn(async move {
+        let (mut stream, _) = port.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    });
+    let client = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
+    talk(&client, address).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_silent_is_cut_off() {
+    let (_dir, files) = issued("n1");
+    let (ours, theirs) = tokio::io::duplex(1024);
+    let accept = TlsAcceptor::from(Tls::load(files).unwrap().server(Protocol::Grpc)).accept(ours);
+    let mut stream = port::Stream::greeting(accept, "127.0.0.1:1".parse().unwrap());
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    drop(theirs);
+}
+
+#[tokio::test]
+async fn replaced_files_are_taken_into_use_and_bad_ones_are_not() {
+    let (dir, files) = issued("n1");
+    let tls = Tls::load(files.clone()).unwrap();
+    let address = echo(Arc::clone(&tls)).await;
+    let before = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
+    assert!(!tls.reload().unwrap(), "nothing changed");
+
+    // Half of a replacement: the certificate is new, the key is not.
+    let (_new, theirs) = issued("n1");
+    fs::copy(&theirs.certificate, &files.certificate).unwrap();
+    let error = tls.reload().unwrap_err();
+    assert!(error.to_string().contains("n1.pem"), "{error}");
+    assert!(talk(&tls.connector().unwrap(), address).await.is_ok(), "what was in use still is");
+
+    // All of it, with another authority.
+    fs::copy(&theirs.key, &files.key).unwrap();
+    fs::copy(theirs.authority.as_deref().unwrap(), dir.path().join("ca.pem")).unwrap();
+    assert!(tls.reload().unwrap());
+    assert!(!tls.reload().unwrap());
+    talk(&tls.connector().unwrap(), address).await.unwrap();
+    assert!(talk(&before, address).await.unwrap_err().to_string().contains("UnknownIssuer"));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_file() {
+    let (dir, files) = issued("n1");
+    let error = |files: Files| Tls::load(files).unwrap_err().to_string();
+    let missing = dir.path().join("nowhere.pem");
+    assert!(error(Files { certificate: missing.clone(), ..files.clone() }).contains("nowhere.pem: No such file"));
+    assert!(error(Files { authority: Some(missing), ..files.clone() }).contains("nowhere.pem: No such file"));
+    let swapped = Files { certificate: files.key.clone(), key: files.certificate.clone(), ..files.clone() };
+    assert!(error(swapped).contains("n1.key: no certificate in PEM form"));
+    let no_key = Files { key: files.certificate.clone(), ..files.clone() };
+    assert!(error(no_key).contains("n1.pem: no private key in PEM form"));
+    let other = Authority::open(dir.path()).unwrap().issue("n2", &hosts(&["n2"]), 7).unwrap();
+    assert!(error(Files { key: other.key, ..files }).contains("n1.pem: "));
+}
+
+#[test]
+fn a_certificate_is_for_some_hosts_and_of_one_authority() {
+    let (dir, files) = issued("n1");
+    let tls = Tls::load(files.clone()).unwrap();
+    tls.check_host("localhost").unwrap();
+    tls.check_host("127.0.0.1").unwrap();
+    let error = tls.check_host("n7.example.org").unwrap_err().to_string();
+    assert!(error.contains("n1.pem: not valid for the host \"n7.example.org\""), "{error}");
+    assert!(tls.check_host("not a host").is_err());
+    // The same without an authority: only the name counts.
+    let alone = Tls::load(without_authority(&files)).unwrap();
+    alone.check_host("localhost").unwrap();
+    alone.check_host("n7").unwrap_err();
+    alone.connector().unwrap_err();
+    // Vouched for by somebody else.
+    let (_other, theirs) = issued("n2");
+    let foreign = Tls::load(Files { authority: theirs.authority, ..files }).unwrap();
+    assert!(foreign.check_host("localhost").unwrap_err().to_string().contains("UnknownIssuer"));
+    drop(dir);
+}
+
+#[test]
+fn an_authority_is_kept_and_its_certificates_are_renewed() {
+    let dir = TempDir::new().unwrap();
+    let first = Authority::open(dir.path()).unwrap();
+    assert!(first.is_new());
+    let wildcard = first.issue("all", &hosts(&["*.peers.example", "::1"]), 7).unwrap();
+    let before = fs::read(&wildcard.certificate).unwrap();
+    let again = Authority::open(dir.path()).unwrap();
+    assert!(!again.is_new());
+    let tls = Tls::load(again.issue("all", &hosts(&["*.peers.example"]), 7).unwrap()).unwrap();
+    assert_ne!(fs::read(&wildcard.certificate).unwrap(), before);
+    tls.check_host("n1.peers.example").unwrap();
+    tls.check_host("a.n1.peers.example").unwrap_err();
+    assert!(again.issue("wide", &hosts(&["*.peers"]), 7).is_err(), "nobody accepts that");
+    // A key that belongs to another authority than the certificate beside it.
+    let (_other, theirs) = issued("n1");
+    fs::copy(theirs.authority.unwrap(), dir.path().join("ca.pem")).unwrap();
+    assert!(matches!(again.issue("n2", &hosts(&["n2"]), 7), Err(issue::IssueError::NoUse(_))));
+    fs::write(dir.path().join("ca.key"), "nonsense").unwrap();
+    assert!(Authority::open(dir.path()).is_err());
+}
+
+#[test]
+fn hosts_are_found_in_addresses() {
+    for (address, expected) in [("n1:50051", "n1"), ("[::1]:50051", "::1"), ("127.0.0.1:1", "127.0.0.1")] {
+        assert_eq!(host_of(address), expected);
+    }
+}

@@ -1,0 +1,58 @@
+//! Bugs on purpose, to see that the simulation finds them.
+//!
+//! Each is a mistake that a replicated store may well make. They are compiled only with the feature `planted-bugs`, which no
+//! release can have, and then committed only by a process that is told so by [`VARIABLE`]. Without the feature [`is`] is a
+//! constant, and nothing of them is left.
+
+#[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
+compile_error!("planted bugs are for tests: they are never part of a release");
+
+/// The environment variable that names the bug to commit.
+pub const VARIABLE: &str = "CHAT_PLANTED_BUG";
+
+/// The bugs that are compiled in.
+#[cfg(feature = "planted-bugs")]
+pub const NAMES: &[&str] = &[
+    ACKNOWLEDGED_BEFORE_FSYNC,
+    LEADER_RESTORED,
+    VOTE_NOT_PERSISTED,
+    NO_DEDUP_IN_SNAPSHOTS,
+    APPLIED_TWICE_AFTER_A_CRASH,
+    NO_READ_INDEX,
+    REVISION_SKIPPED_ON_RESUME,
+    PURGED_TOO_FAR,
+];
+/// The bugs that are compiled in.
+#[cfg(not(feature = "planted-bugs"))]
+pub const NAMES: &[&str] = &[];
+
+/// An append to the log is called durable when it is queued.
+pub const ACKNOWLEDGED_BEFORE_FSYNC: &str = "acknowledged-before-fsync";
+/// A leader resumes its term after a restart: openraft's default.
+pub const LEADER_RESTORED: &str = "leader-restored";
+/// A vote is given before it is on disk, and never gets there.
+pub const VOTE_NOT_PERSISTED: &str = "vote-not-persisted";
+/// A snapshot does not have the ids that clients gave to their messages.
+pub const NO_DEDUP_IN_SNAPSHOTS: &str = "no-dedup-in-snapshots";
+/// What was applied last is not remembered with its result.
+pub const APPLIED_TWICE_AFTER_A_CRASH: &str = "applied-twice-after-a-crash";
+/// A linearizable read does not ask the leader.
+pub const NO_READ_INDEX: &str = "no-read-index";
+/// A subscription resumes one revision after the one that comes next.
+pub const REVISION_SKIPPED_ON_RESUME: &str = "revision-skipped-on-resume";
+/// The log is cut at its end, not where the snapshot ends.
+pub const PURGED_TOO_FAR: &str = "purged-too-far";
+
+/// Whether this process is to commit a bug.
+#[cfg(feature = "planted-bugs")]
+pub fn is(bug: &str) -> bool {
+    static PLANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    PLANTED.get_or_init(|| std::env::var(VARIABLE).ok()).as_deref() == Some(bug)
+}
+
+/// Whether this process is to commit a bug: no.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn is(_bug: &str) -> bool {
+    false
+}

@@ -1,0 +1,354 @@
+//! Who belongs to the cluster, while it runs.
+//!
+//! All changes are made by the leader, one at a time, and each only if the membership is still the one it was decided on
+//! (a precondition that Raft checks). A node joins as a learner, under an id that was never used before; when it has caught
+//! up, the leader gives it a vote, and in the same change takes away that of a member of the same name: a node that
+//! lost its disk so replaces its old self. The leader looks at the membership all the time, so that the next leader finishes
+//! what one left half-done. What may be done is decided in [`plan`].
+//!
+//! Ids: 16 and more, from the log index of the membership that is changed. An id is told to the node only when the change is
+//! committed, and no later change can start from the same index: so no id is used twice.
+//!
+//! A node that was removed is not told by Raft. Who hears of no leader asks the others whether it still belongs to them
+//! ([`Node::removed`]).
+
+mod plan;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use openraft::{
+    Precondition,
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
+};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Code, Status};
+
+use self::plan::{Change, Situation};
+use super::{
+    error::{MemberError, TransferError},
+    node::Node,
+    peers::Lane,
+    types::{NodeRecord, StoredMembership, TypeConfig},
+};
+use crate::{proto::raft::v1 as wire, storage::new_cluster::MEMBER_IDS_FROM};
+
+/// Between two looks at the membership.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Between two attempts at what cannot be done at this moment.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// A change is two entries of the log. One that takes longer is taken up again by whoever leads then.
+const CHANGE_MAX: Duration = Duration::from_secs(5);
+/// For one answer of one node.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Between two questions of a node that hears of no leader.
+const STANDING_EVERY: Duration = Duration::from_secs(1);
+
+/// An identity in this cluster.
+pub(super) struct Admission {
+    pub cluster_id: String,
+    pub node_id: u64,
+}
+
+impl Node {
+    /// Makes the empty node at `peer_address` a learner, from any node. Returns its id.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn add_member(&self, peer_address: &str, deadline: Instant) -> Result<u64, MemberError> {
+        let view = self.inner.view.borrow().clone();
+        if view.is_leader() {
+            return self.add_here(peer_address).await;
+        }
+        let leader = view.leader().ok_or(MemberError::NoLeader)?;
+        let request = wire::AddMemberRequest { peer_address: peer_address.to_owned() };
+        let request = self.inner.credentials.sign(leader.node_id, request);
+        let client = self.inner.peers.client(&leader.peer_address, Lane::Control);
+        let mut client = client.map_err(|_| MemberError::NoLeader)?;
+        let answer = timeout_at(deadline, client.add_member(request)).await;
+        Ok(answered(answer)?.node_id)
+    }
+
+    /// Removes the node called `name`, from any node. Returns the ids that are gone.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn remove_member(&self, name: &str, deadline: Instant) -> Result<Vec<u64>, MemberError> {
+        // A leader does not remove itself: it hands over, and asks its successor.
+        if self.inner.identity.name == name && self.inner.view.borrow().is_leader() {
+            self.transfer_leadership(None, deadline).await.map_err(|error| match error {
+                TransferError::NoLeader => MemberError::NoLeader,
+                TransferError::NotAVoter => {
+                    MemberError::Conflict("this node leads, and no other voter can take over".into())
+                }
+                TransferError::Unknown(reason) => MemberError::Unknown(reason),
+            })?;
+        }
+        let view = self.inner.view.borrow().clone();
+        if view.is_leader() {
+            return self.remove_here(name).await.map(|ids| ids.into_iter().collect());
+        }
+        let leader = view.leader().ok_or(MemberError::NoLeader)?;
+        if leader.name == name {
+            self.transfer_leadership(None, deadline).await.map_err(|error| MemberError::Conflict(error.to_string()))?;
+            return Box::pin(self.remove_member(name, deadline)).await;
+        }
+        let request = self.inner.credentials.sign(leader.node_id, wire::RemoveMemberRequest { name: name.to_owned() });
+        let client = self.inner.peers.client(&leader.peer_address, Lane::Control);
+        let mut client = client.map_err(|_| MemberError::NoLeader)?;
+        let answer = timeout_at(deadline, client.remove_member(request)).await;
+        Ok(answered(answer)?.node_ids)
+    }
+
+    /// Admits an empty node that asked for it; passed on to the leader once.
+    pub(super) async fn join(&self, request: wire::JoinRequest) -> Result<Admission, MemberError> {
+        let view = self.inner.view.borrow().clone();
+        if view.is_leader() {
+            return self.admit(request).await;
+        }
+        let leader = view.leader().filter(|_| !request.forwarded).ok_or(MemberError::NoLeader)?;
+        let request = self.inner.credentials.sign(leader.node_id, wire::JoinRequest { forwarded: true, ..request });
+        let client = self.inner.peers.client(&leader.peer_address, Lane::Control);
+        let mut client = client.map_err(|_| MemberError::NoLeader)?;
+        let answer = answered(timeout(CHANGE_MAX * 2, client.join(request)).await)?;
+        Ok(Admission { cluster_id: answer.cluster_id, node_id: answer.node_id })
+    }
+
+    /// On the leader: asks the node at an address what it is, and makes it a member if it is empty.
+    pub(super) async fn add_here(&self, peer_address: &str) -> Result<u64, MemberError> {
+        let conflict = |reason: String| MemberError::Conflict(format!("{peer_address}: {reason}"));
+        let found = self.probe(peer_address).await.map_err(conflict)?;
+        if !found.cluster_id.is_empty() || found.node_id != 0 {
+            return Err(conflict(format!("the node {:?} there is not empty", found.name)));
+        }
+        let request = wire::JoinRequest {
+            name: found.name.clone(),
+            peer_address: peer_address.to_owned(),
+            client_address: found.client_address,
+            web_address: found.web_address,
+            forwarded: true,
+        };
+        let Admission { cluster_id, node_id } = self.admit(request).await?;
+        let client = self.inner.peers.client(peer_address, Lane::Control);
+        let mut client = client.map_err(|status| conflict(status.message().to_owned()))?;
+        let mut request = tonic::Request::new(wire::FoundRequest { cluster_id, node_id, name: found.name });
+        self.inner.credentials.sign_secret(request.metadata_mut());
+        // Where it does not take it, it is a learner that nobody hears of: the next attempt makes room.
+        match timeout(ANSWER_MAX, client.found(request)).await {
+            Ok(Ok(_)) => Ok(node_id),
+            Ok(Err(status)) => Err(conflict(status.message().to_owned())),
+            Err(_) => Err(MemberError::Unknown("the node does not answer".into())),
+        }
+    }
+
+    /// On the leader: makes an empty node a learner.
+    async fn admit(&self, joiner: wire::JoinRequest) -> Result<Admission, MemberError> {
+        if joiner.name.is_empty() || joiner.peer_address.is_empty() {
+            return Err(MemberError::Conflict("a name and a peer address are needed".into()));
+        }
+        let _one = self.inner.membership.lock().await;
+        self.refuse_a_namesake(&joiner).await?;
+        let record = NodeRecord {
+            name: joiner.name,
+            peer_address: joiner.peer_address,
+            client_address: joiner.client_address,
+            web_address: joiner.web_address,
+        };
+        let text = record.to_string();
+        let node_id = self
+            .change(|base, situation| {
+                let id = base + MEMBER_IDS_FROM;
+                situation.admission(id, record).map(|change| (id, change))
+            })
+            .await?;
+        tracing::info!(node_id, "{text} joins the cluster");
+        Ok(Admission { cluster_id: self.inner.identity.cluster_id.clone(), node_id })
+    }
+
+    /// A member of the same name that is alive keeps its place, whoever asks.
+    async fn refuse_a_namesake(&self, joiner: &wire::JoinRequest) -> Result<(), MemberError> {
+        let stored = self.membership();
+        let overview = self.overview_here();
+        let situation = self.situation(&stored, &overview);
+        for id in situation.ids_of(&joiner.name) {
+            let in_use = || MemberError::Conflict(format!("the member {id}, called {:?}, is alive", joiner.name));
+            let Some(node) = stored.membership().get_node(&id) else { continue };
+            if situation.is_healthy(id) {
+                return Err(in_use());
+            }
+            let alive = self.probe(&node.peer_address).await.is_ok_and(|found| found.node_id == id);
+            if alive || id == self.inner.identity.node_id {
+                return Err(in_use());
+            }
+        }
+        Ok(())
+    }
+
+    /// On the leader: removes all nodes of a name.
+    pub(super) async fn remove_here(&self, name: &str) -> Result<BTreeSet<u64>, MemberError> {
+        if self.inner.identity.name == name {
+            return Err(MemberError::Conflict("this node leads: it has to hand over first".into()));
+        }
+        let _one = self.inner.membership.lock().await;
+        // A new leader has not heard of everybody yet, and a change that is under way ends: both pass.
+        let patience = Instant::now() + self.inner.election_max * 2;
+        let ids = loop {
+            match self.change(|_, situation| situation.removal(name)).await {
+                Err(MemberError::Conflict(_)) if Instant::now() < patience => sleep(RETRY_EVERY).await,
+                result => break result?,
+            }
+        };
+        tracing::info!(name, ?ids, "A node was removed from the cluster");
+        Ok(ids)
+    }
+
+    /// Decides on a change and makes it, if nobody changed anything in between.
+    async fn change<T>(
+        &self,
+        decide: impl FnOnce(u64, &Situation<'_>) -> Result<(T, Change), MemberError>,
+    ) -> Result<T, MemberError> {
+        let stored = self.membership();
+        let overview = self.overview_here();
+        let base = stored.log_id().map_or(0, |id| id.index);
+        let (result, change) = decide(base, &self.situation(&stored, &overview))?;
+        self.apply_change(&stored, change).await?;
+        Ok(result)
+    }
+
+    async fn apply_change(&self, base: &StoredMembership, change: Change) -> Result<(), MemberError> {
+        let same: Precondition<TypeConfig> =
+            Precondition::LastMembershipLogId { last_membership_log_id: *base.log_id() };
+        // A voter that is removed does not stay as a learner.
+        match timeout(CHANGE_MAX, self.inner.raft.change_membership_if(change, false, [same])).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(MemberError::Unknown(fatal.to_string())),
+            Ok(Err(RaftError::APIError(error))) => Err(match error {
+                ClientWriteError::ForwardToLeader(_) => MemberError::NoLeader,
+                ClientWriteError::LogEntryDiscarded(_) => MemberError::Unknown(error.to_string()),
+                ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
+                    MemberError::Conflict("another change of the membership is under way".into())
+                }
+                other => MemberError::Conflict(other.to_string()),
+            }),
+            Err(_) => Err(MemberError::Unknown("the change was not committed in time".into())),
+        }
+    }
+
+    /// The membership that counts now, committed or not.
+    fn membership(&self) -> StoredMembership {
+        use openraft::async_runtime::WatchReceiver as _;
+        (*self.inner.raft.server_metrics().borrow_watched().membership_config).clone()
+    }
+
+    fn situation<'a>(&self, stored: &'a StoredMembership, overview: &'a super::Overview) -> Situation<'a> {
+        Situation { membership: stored.membership(), overview, silence_max: self.inner.election_max }
+    }
+
+    async fn probe(&self, peer_address: &str) -> Result<wire::ProbeResponse, String> {
+        let client = self.inner.peers.client(peer_address, Lane::Control);
+        let mut client = client.map_err(|status| status.message().to_owned())?;
+        let mut request = tonic::Request::new(wire::ProbeRequest { name: self.inner.identity.name.clone() });
+        self.inner.credentials.sign_secret(request.metadata_mut());
+        match timeout(ANSWER_MAX, client.probe(request)).await {
+            Ok(Ok(found)) => Ok(found.into_inner()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err("no answer".to_owned()),
+        }
+    }
+
+    /// Whether an id belongs to the cluster, as of a moment in which a majority has confirmed who leads. Any member answers: who was
+    /// removed while it was away does not know those who came meanwhile, and one of them may lead.
+    pub(super) async fn standing_here(&self, node_id: u64) -> Result<bool, MemberError> {
+        let committed = self.inner.read_index.ask().await.map_err(|_| MemberError::NoLeader)?;
+        let stored = self.membership();
+        let may_be_taken_back = stored.log_id().is_some_and(|id| id > committed);
+        // A leader has all that is committed in its log.
+        let is_behind = !self.inner.view.borrow().is_leader() && *self.inner.applied.borrow() < Some(committed);
+        if may_be_taken_back || is_behind {
+            return Err(MemberError::NoLeader);
+        }
+        Ok(stored.membership().get_node(&node_id).is_some())
+    }
+
+    /// Returns when a member says that this node does not belong to the cluster any more. Asks while this node hears of
+    /// no leader: its fellow members, and `more` addresses.
+    pub async fn removed(&self, more: &[String]) {
+        loop {
+            if !self.is_led() && self.ask_standing(more).await == Some(false) {
+                return;
+            }
+            sleep(STANDING_EVERY).await;
+        }
+    }
+
+    async fn ask_standing(&self, more: &[String]) -> Option<bool> {
+        let members = self.inner.view.borrow().members.clone();
+        let own = self.inner.identity.node_id;
+        let addresses: BTreeSet<&str> = members
+            .iter()
+            .filter(|peer| peer.node_id != own)
+            .map(|peer| peer.peer_address.as_str())
+            .chain(more.iter().map(String::as_str))
+            .collect();
+        let questions = addresses.into_iter().map(|address| async move {
+            let mut client = self.inner.peers.client(address, Lane::Control).ok()?;
+            let mut request = tonic::Request::new(wire::StandingRequest {
+                cluster_id: self.inner.identity.cluster_id.clone(),
+                node_id: own,
+            });
+            self.inner.credentials.sign_secret(request.metadata_mut());
+            let answer = timeout(ANSWER_MAX, client.standing(request)).await.ok()?.ok()?;
+            Some(answer.into_inner().is_member)
+        });
+        futures_util::future::join_all(questions).await.into_iter().flatten().next()
+    }
+}
+
+/// What another node's answer means.
+fn answered<T>(
+    answer: Result<Result<tonic::Response<T>, Status>, tokio::time::error::Elapsed>,
+) -> Result<T, MemberError> {
+    match answer {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(match status.code() {
+            Code::NotFound => MemberError::NodeUnknown,
+            Code::FailedPrecondition => MemberError::Conflict(status.message().to_owned()),
+            Code::Unavailable => MemberError::NoLeader,
+            _ => MemberError::Unknown(status.message().to_owned()),
+        }),
+        Err(_) => Err(MemberError::Unknown("the leader does not answer".into())),
+    }
+}
+
+impl From<MemberError> for Status {
+    fn from(error: MemberError) -> Self {
+        let text = error.to_string();
+        match error {
+            MemberError::NoLeader => Self::unavailable(text),
+            MemberError::NodeUnknown => Self::not_found(text),
+            MemberError::Conflict(_) => Self::failed_precondition(text),
+            MemberError::Unknown(_) => Self::aborted(text),
+        }
+    }
+}
+
+/// While this node leads: finishes changes that were left half-done, and gives learners that have caught up their votes.
+pub(super) async fn keep(node: Node) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if node.inner.view.has_changed().is_err() {
+            return; // Raft was shut down.
+        }
+        if !node.inner.view.borrow().is_leader() {
+            continue;
+        }
+        // Somebody else is changing it.
+        let Ok(_one) = node.inner.membership.try_lock() else { continue };
+        let stored = node.membership();
+        let overview = node.overview_here();
+        let Some(change) = node.situation(&stored, &overview).next_step() else { continue };
+        tracing::info!(?change, "The membership changes");
+        if let Err(error) = node.apply_change(&stored, change).await {
+            tracing::warn!(%error, "The membership could not be changed; it is tried again");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What the other nodes have promised to this one: votes, and entries that they said are on their disks.
+//!
+//! Each node has on disk what it promises before it promises it. When its volume is put back to an earlier moment (an old
+//! copy, a snapshot of the machine), its files fit together, and nothing in them shows that they forgot something: it
+//! would vote twice, or elect a leader that lacks an entry which it helped to commit. But those whom it promised to
+//! remember, for as long as they run. So a node asks the others before it takes part ([`recall`]), and every append of
+//! a leader, and every request for a vote, says what its receiver had promised to the sender before. Who finds itself behind its own promises doubts its
+//! files, as if they were damaged.
+//!
+//! Exact, as what a node has only grows: first its vote; and under one vote the end of its log, of which nothing is
+//! taken away that was acknowledged under that vote. So a node that has lost nothing is never accused.
+//!
+//! Left out: what nobody remembers. After a restart of all to whom something was promised it is forgotten, and a moment
+//! passes until a leader's own progress is told to its followers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::{
+    convert,
+    node::Node,
+    peers::{Credentials, Lane, Peers},
+    start::Parts,
+    types::{LogId, Vote},
+};
+use crate::{
+    proto::{log::v1 as pb, raft::v1 as wire},
+    storage::{LogDb, StorageError},
+};
+
+/// For the answer of one node at the start. Who does not answer says it later, if it leads or wants to.
+const ANSWER_MAX: Duration = Duration::from_millis(300);
+
+/// What a node has promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Promise {
+    /// It follows, voted for, or was this leader: term and node id. It follows no earlier one any more.
+    leader: (u64, u64),
+    /// Under that leader, it has this entry on disk.
+    log_id: Option<LogId>,
+    /// It was that leader itself, and has all entries before this index on disk.
+    end: u64,
+}
+
+impl Promise {
+    /// It voted for, or follows, whom `vote` names.
+    pub(super) fn of_vote(vote: &Vote) -> Self {
+        Self { leader: (vote.leader_id.term, vote.leader_id.node_id), log_id: None, end: 0 }
+    }
+
+    /// Under `vote`, it has `log_id` on disk.
+    pub(super) fn of_entry(vote: &Vote, log_id: Option<LogId>) -> Self {
+        Self { log_id, ..Self::of_vote(vote) }
+    }
+
+    /// It leads by `vote`, and has all entries before `end` on disk.
+    pub(super) fn of_leader(vote: &Vote, end: u64) -> Self {
+        Self { end, ..Self::of_vote(vote) }
+    }
+
+    pub(super) fn to_pb(self) -> wire::Promise {
+        let (term, leader_id) = self.leader;
+        let log_id = self.log_id.as_ref().map(convert::log_id_pb);
+        wire::Promise { term, leader_id, log_id, end_index: self.end }
+    }
+
+    pub(super) fn from_pb(promise: wire::Promise) -> Self {
+        let leader = (promise.term, promise.leader_id);
+        Self { leader, log_id: promise.log_id.map(convert::log_id), end: promise.end_index }
+    }
+
+    fn and(self, other: Self) -> Self {
+        match self.leader.cmp(&other.leader) {
+            std::cmp::Ordering::Less => other,
+            std::cmp::Ordering::Greater => self,
+            std::cmp::Ordering::Equal => {
+                Self { leader: self.leader, log_id: self.log_id.max(other.log_id), end: self.end.max(other.end) }
+            }
+        }
+    }
+
+    /// Whether a node that has `held` has forgotten nothing of it.
+    fn is_kept_by(&self, held: &Held) -> bool {
+        let end = held.last.map_or(0, |id| id.index + 1);
+        held.leader > self.leader || (held.leader == self.leader && held.last >= self.log_id && end >= self.end)
+    }
+}
+
+/// What a node has now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    leader: (u64, u64),
+    last: Option<LogId>,
+}
+
+impl Held {
+    /// What `log` has, and a state that was applied up to `applied`: the log may not say yet that it begins after an
+    /// installed snapshot.
+    pub(super) fn now(log: &LogDb, applied: Option<LogId>) -> Self {
+        // In this order: the log may become shorter under a new vote, which then is seen, too.
+        let last = log.bounds().1.map(convert::log_id).max(applied);
+        let vote = log.vote().unwrap_or_default();
+        Self { leader: (vote.term, vote.node_id), last }
+    }
+
+    fn forgot(&self, promise: &Promise) -> StorageError {
+        StorageError::Outdated(format!("it promised {promise}, and has {self}"))
+    }
+}
+
+fn position(f: &mut fmt::Formatter<'_>, leader: (u64, u64), entries: u64) -> fmt::Result {
+    write!(f, "term {} of node {} and {entries} log entries", leader.0, leader.1)
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        position(f, self.leader, self.log_id.map_or(0, |id| id.index + 1).max(self.end))
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        position(f, self.leader, self.last.map_or(0, |id| id.index + 1))
+    }
+}
+
+/// What is remembered, by node id. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Promises(Arc<Mutex<BTreeMap<u64, Promise>>>);
+
+impl Promises {
+    /// Adds to what `node` has promised.
+    pub(super) fn note(&self, node: u64, promise: Promise) {
+        let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = promises.entry(node).or_default();
+        *known = known.and(promise);
+    }
+
+    /// What `node` has promised, if anything.
+    pub(super) fn of(&self, node: u64) -> Option<Promise> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+    }
+}
+
+/// Asks the members that this node knows, and those who may know it, what it has promised to them.
+///
+/// # Errors
+/// [`StorageError::Outdated`]: it has less than that.
+pub(super) async fn recall(parts: &Parts, members: &pb::StoredMembership, held: &Held) -> Result<(), StorageError> {
+    let members = members.membership.iter().flat_map(|membership| &membership.nodes);
+    let own = parts.identity.node_id;
+    let others = members.filter(|member| member.node_id != own).map(|member| member.peer_address.as_str());
+    let others: BTreeSet<&str> = others.chain(parts.acquaintances.iter().map(String::as_str)).collect();
+    let asked =
+        others.into_iter().map(|address| timeout(ANSWER_MAX, ask(&parts.peers, &parts.credentials, parts, address)));
+    for promise in join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?) {
+        if !promise.is_kept_by(held) {
+            return Err(held.forgot(&promise));
+        }
+    }
+    Ok(())
+}
+
+async fn ask(peers: &Peers, credentials: &Credentials, parts: &Parts, address: &str) -> Option<Promise> {
+    let mut client = peers.client(address, Lane::Control).ok()?;
+    let identity = &parts.identity;
+    let request = wire::RecallRequest { cluster_id: identity.cluster_id.clone(), node_id: identity.node_id };
+    let mut request = tonic::Request::new(request);
+    credentials.sign_secret(request.metadata_mut());
+    client.recall(request).await.ok()?.into_inner().promise.map(Promise::from_pb)
+}
+
+impl Node {
+    /// A leader, or a candidate, made itself known.
+    pub(super) fn remember_leader(&self, vote: &Vote, end: u64) {
+        self.inner.promises.note(vote.leader_id.node_id, Promise::of_leader(vote, end));
+    }
+
+    /// [`Node::keeps`], as an answer.
+    pub(super) fn must_keep(&self, promise: Option<wire::Promise>) -> Result<(), Status> {
+        let outdated = || Status::failed_precondition("this node's files are older than what it promised: it stops");
+        self.keeps(promise).then_some(()).ok_or_else(outdated)
+    }
+
+    /// A leader, or a candidate, remembers what this node has promised to it. False: this node has less, and takes part
+    /// no more.
+    pub(super) fn keeps(&self, promise: Option<wire::Promise>) -> bool {
+        let Some(promise) = promise.map(Promise::from_pb) else { return true };
+        let held = Held::now(&self.inner.log, *self.inner.applied.borrow());
+        if promise.is_kept_by(&held) {
+            return true;
+        }
+        let error = held.forgot(&promise);
+        self.inner.failure.note("", &error);
+        self.inner.disk.state.fail(&error);
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::leader_id_adv::LeaderId;
+
+    use super::*;
+
+    fn vote(term: u64, node_id: u64) -> Vote {
+        Vote { leader_id: LeaderId { term, node_id }, committed: true }
+    }
+
+    fn entry(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new(LeaderId { term, node_id: 1 }, index))
+    }
+
+    fn held(term: u64, last: Option<LogId>) -> Held {
+        Held { leader: (term, 1), last }
+    }
+
+    #[test]
+    fn a_node_that_has_less_than_it_promised_is_found_out() {
+        let promise = Promise::of_entry(&vote(3, 1), entry(3, 50));
+        assert!(promise.is_kept_by(&held(3, entry(3, 50))));
+        assert!(promise.is_kept_by(&held(3, entry(3, 51))));
+        assert!(!promise.is_kept_by(&held(3, entry(3, 49))), "the log is shorter");
+        assert!(!promise.is_kept_by(&held(3, entry(2, 90))), "the log is another one, from before");
+        assert!(!promise.is_kept_by(&held(2, entry(2, 90))), "the vote is older");
+        assert!(!promise.is_kept_by(&held(0, None)));
+        assert!(!Promise::of_vote(&vote(3, 2)).is_kept_by(&held(3, entry(3, 50))), "it voted for a later leader");
+
+        let led = Promise::of_leader(&vote(3, 1), 51);
+        assert!(led.is_kept_by(&held(3, entry(2, 50))));
+        assert!(!led.is_kept_by(&held(3, entry(3, 49))));
+    }
+
+    #[test]
+    fn a_later_leader_may_have_taken_entries_away() {
+        let promise = Promise::of_entry(&vote(3, 1), entry(3, 50));
+        assert!(promise.is_kept_by(&held(4, entry(2, 20))));
+    }
+
+    #[test]
+    fn the_latest_promise_counts_and_under_one_leader_the_most() {
+        let promises = Promises::default();
+        assert_eq!(promises.of(7), None);
+        promises.note(7, Promise::of_entry(&vote(3, 1), entry(3, 50)));
+        promises.note(7, Promise::of_entry(&vote(3, 1), entry(3, 40)));
+        promises.note(7, Promise::of_leader(&vote(3, 1), 45));
+        promises.note(7, Promise::of_vote(&vote(2, 2)));
+        let known = Promise { leader: (3, 1), log_id: entry(3, 50), end: 45 };
+        assert_eq!(promises.of(7), Some(known));
+        assert_eq!(Promise::from_pb(known.to_pb()), known);
+        promises.note(7, Promise::of_vote(&vote(4, 2)));
+        assert_eq!(promises.of(7), Some(Promise::of_vote(&vote(4, 2))));
+        assert_eq!(promises.of(8), None);
+    }
+}

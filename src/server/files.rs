@@ -1,0 +1,152 @@
+//! The files of a node: opened, locked, and trusted or moved aside.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::watch;
+
+use super::{ServerError, observe::Commits};
+use crate::{
+    blocking,
+    config::Config,
+    storage::{
+        Background, FirstFailure, GroupCommit, LogDb, Readers, SharedState, StateMachine, StorageError, new_cluster,
+        trust,
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// Connections that read the state at the same time.
+const READERS: usize = 4;
+
+/// The files of a node, open and locked.
+pub(super) struct Files {
+    pub log: LogDb,
+    pub state: SharedState,
+    pub readers: Arc<Readers>,
+    /// Set when the state can no longer be written.
+    pub state_failed: watch::Receiver<bool>,
+    /// What failed first.
+    pub failure: FirstFailure,
+    /// Files of this node were not trusted, now or earlier: it may join its cluster, but not found one.
+    pub lost: bool,
+    /// Dropped before the lock.
+    _running: Running,
+    /// Held as long as the node runs: two nodes on one directory would destroy it.
+    _lock: File,
+}
+
+/// Opens the data directory. What cannot be trusted is moved aside: the node is empty then.
+pub(super) async fn open(
+    config: &Config,
+    metrics: &Metrics,
+    background: &Arc<dyn Background>,
+) -> Result<Files, ServerError> {
+    let (dir, metrics, background) = (config.data_dir.clone(), metrics.clone(), Arc::clone(background));
+    let opening = blocking::run(move || {
+        let lock = lock(&dir)?;
+        new_cluster::finish(&dir)?;
+        let (log, machine) = open_trusted(&dir, &metrics, &*background)?;
+        trust::running(&dir)?;
+        let running = Running(dir.clone());
+        let (failed, state_failed) = watch::channel(false);
+        let failure = FirstFailure::default();
+        let commits = Box::new(Commits { metrics, first: failure.clone(), failed });
+        let state = SharedState::in_background(machine, commits, &*background)?;
+        let readers = Arc::new(Readers::of(state.clone(), READERS)?);
+        let lost = trust::had_history(&dir);
+        Ok(Files { log, state, readers, state_failed, failure, lost, _running: running, _lock: lock })
+    });
+    opening.await.map_err(|error| ServerError::Task(error.to_string()))?
+}
+
+/// Says on disk that the process has come to its end by itself. Then the write-ahead logs may be missing: an operator may have
+/// looked into the files with SQLite's own tools, which remove them.
+struct Running(PathBuf);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        note_end(&self.0);
+    }
+}
+
+/// Notes that the files are about to be closed. When that fails, or the process is killed before, their write-ahead logs are still
+/// there, and the next start reads them.
+pub(super) fn note_end(dir: &Path) {
+    if let Err(error) = trust::closed(dir) {
+        tracing::warn!(%error, "The end of this process could not be noted");
+    }
+}
+
+/// The node stops because of `failure`. When it doubts its files the next start does not use them.
+pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
+    let Some(damage) = failure.get().filter(|failure| failure.corrupt) else { return };
+    if let Err(error) = trust::doubt(dir, &damage.reason) {
+        tracing::error!(%error, "The damage could not be noted for the next start");
+    }
+}
+
+fn open_trusted(
+    dir: &Path,
+    metrics: &Metrics,
+    background: &dyn Background,
+) -> Result<(LogDb, StateMachine), StorageError> {
+    if let Some(reason) = trust::doubts(dir)? {
+        set_aside(dir, &reason)?;
+    }
+    match open_and_verify(dir, metrics, background) {
+        Err(error) if error.is_corruption() => {
+            set_aside(dir, &error.to_string())?;
+            open_and_verify(dir, metrics, background)
+        }
+        other => other,
+    }
+}
+
+fn open_and_verify(
+    dir: &Path,
+    metrics: &Metrics,
+    background: &dyn Background,
+) -> Result<(LogDb, StateMachine), StorageError> {
+    let (fsync, group) = (metrics.log_fsync_seconds.clone(), metrics.log_group_entries.clone());
+    let on_group = Box::new(move |commit: &GroupCommit| {
+        fsync.observe(commit.took.as_secs_f64());
+        group.observe(commit.entries as f64);
+    });
+    let log = LogDb::open_in_background(dir, on_group, background)?;
+    let verified = StateMachine::open(dir).and_then(|machine| {
+        trust::verify(dir, &log, &machine)?;
+        Ok(machine)
+    });
+    match verified {
+        Ok(machine) => Ok((log, machine)),
+        Err(error) => {
+            log.close();
+            Err(error)
+        }
+    }
+}
+
+fn set_aside(dir: &Path, reason: &str) -> Result<(), StorageError> {
+    let aside = trust::move_aside(dir, reason)?;
+    tracing::error!(
+        aside = %aside.display(),
+        "The files in CHAT_DATA_DIR cannot be trusted ({reason}). They were moved aside; this node comes back empty, under a new id"
+    );
+    Ok(())
+}
+
+/// Makes the directory if there is none, and keeps other processes out of it.
+pub(super) fn lock(dir: &Path) -> Result<File, ServerError> {
+    let failed = |source| ServerError::DataDir { path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServerError::DataDirInUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

@@ -1,0 +1,204 @@
+//! Backups: a copy of the state that stands alone, and says what it is.
+//!
+//! A backup is a snapshot with one table more, `backup`: from which cluster and node it is, when it was made, and a SHA-256
+//! over all other tables. SQLite itself would notice a broken page, but not a byte that changed inside of a row; so
+//! [`verify_backup`] checks both, and whoever makes, receives or restores a backup calls it.
+//!
+//! Invariants: a [`BackupFile`] has been verified, and is of one revision; it has no name in the data directory any more, so
+//! that nothing of it stays when the process ends. The volume keeps as much space free as the backup takes: a node whose disk is
+//! full would stop.
+//!
+//! Left out: the way to the operator, and where the file goes.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params, types::ValueRef};
+use sha2::{Digest as _, Sha256};
+
+use super::db::{self, Int};
+use super::error::{Context, StorageError};
+use super::query::Readers;
+use super::snapshot::{self, copy_state, open_snapshot};
+use crate::chat::{Revision, StateDigest, TimeMs};
+
+/// What makes a copy of the state a backup.
+const TABLE: &str = "
+CREATE TABLE backup (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    cluster_id  TEXT    NOT NULL,
+    node        TEXT    NOT NULL,
+    made_ms     INTEGER NOT NULL,
+    content     BLOB    NOT NULL                        -- SHA-256 of all other tables
+) STRICT;
+";
+/// Removes it: the rest is a state like any other.
+pub(super) const FORGET: &str = "DROP TABLE backup;";
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupMeta {
+    /// The cluster it is of.
+    pub cluster_id: String,
+    /// The node that made it.
+    pub node: String,
+    /// When, by that node's clock.
+    pub made: TimeMs,
+    /// The state's revision.
+    pub revision: Revision,
+    /// Index of the last log entry that is in it; 0: none.
+    pub log_index: u64,
+    /// The state's digest.
+    pub digest: StateDigest,
+}
+
+/// A complete and verified backup, open at its start. Its space is free again when it is dropped.
+#[derive(Debug)]
+pub struct BackupFile {
+    /// Its bytes.
+    pub file: File,
+    /// How many.
+    pub bytes: u64,
+    /// What it holds.
+    pub meta: BackupMeta,
+}
+
+impl Readers {
+    /// Makes a backup of everything that was applied before the call, as the node `node` of the cluster `cluster_id`. The state is
+    /// in use meanwhile. Takes as long as to write the whole file once and read it twice.
+    ///
+    /// # Errors
+    /// The volume has not enough space, or a file operation failed, or the copy turned out to be damaged.
+    pub fn back_up(&self, cluster_id: &str, node: &str, now: TimeMs) -> Result<BackupFile, StorageError> {
+        let state = self.writer().ok_or(StorageError::Closed)?;
+        state.settle()?;
+        let dir = state.directory();
+        require_space(dir)?;
+        let name = format!("{:016x}.{}", snapshot::random(), snapshot::ENDING_UNFINISHED);
+        let path = dir.join(snapshot::DIRECTORY).join(name);
+        // The copy is written anew from what is read: what is wrong with the state itself shows here.
+        let made = copy_state(dir, &path)
+            .inspect_err(|error| {
+                if error.is_corruption() {
+                    state.fail(error);
+                }
+            })
+            .and_then(|_| mark(&path, cluster_id, node, now));
+        // It is open, or of no use. What cannot be removed now goes when the database is opened next.
+        let _ = fs::remove_file(&path);
+        made
+    }
+}
+
+/// Makes a copy of the state a backup.
+fn mark(path: &Path, cluster_id: &str, node: &str, now: TimeMs) -> Result<BackupFile, StorageError> {
+    let conn = db::open_writer(path)?;
+    let marked = || -> rusqlite::Result<()> {
+        // One file, without a write-ahead log beside it.
+        conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
+        conn.execute_batch(TABLE)
+    };
+    marked().context("mark a copy of the state as a backup")?;
+    let content = content(&conn)?;
+    let sql = "INSERT INTO backup (id, cluster_id, node, made_ms, content) VALUES (1, ?1, ?2, ?3, ?4)";
+    conn.execute(sql, params![cluster_id, node, now, content]).context("mark a copy of the state as a backup")?;
+    drop(conn);
+    let meta = verify_backup(path)?;
+    let file = File::open(path).map_err(StorageError::io("open", path))?;
+    let bytes = file.metadata().map_err(StorageError::io("look at", path))?.len();
+    Ok(BackupFile { file, bytes, meta })
+}
+
+/// Checks that a file is a backup that this version can restore: every page, every index, every value. Returns what it holds.
+///
+/// # Errors
+/// The file cannot be read, is damaged, is none of ours, or of a later version.
+pub fn verify_backup(path: &Path) -> Result<BackupMeta, StorageError> {
+    // SQLite says less about why it cannot open a file.
+    File::open(path).map_err(StorageError::io("open", path))?;
+    let conn = open_snapshot(path).map_err(|error| match error {
+        StorageError::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            StorageError::ForeignFile { path: path.to_owned(), problem: "it is no SQLite database".to_owned() }
+        }
+        other => other,
+    })?;
+    let kept = conn
+        .query_row("SELECT name FROM sqlite_schema WHERE name = 'backup'", [], |_| Ok(()))
+        .optional()
+        .context("look what a file holds")?;
+    if kept.is_none() {
+        let problem = "it has our tables, but it was not made by `chatctl backup`".to_owned();
+        return Err(StorageError::ForeignFile { path: path.to_owned(), problem });
+    }
+    let verdict: String =
+        conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).context("check the pages of a backup")?;
+    if verdict != "ok" {
+        return Err(StorageError::Corrupt(format!("{}: {verdict}", path.display())));
+    }
+    let sql = "SELECT cluster_id, node, made_ms, content FROM backup";
+    let row = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, [u8; 32]>(3)?)));
+    let (cluster_id, node, made, expected) = row.context("read what a backup says of itself")?;
+    if content(&conn)? != expected {
+        return Err(StorageError::Corrupt(format!("{}: the content does not match its checksum", path.display())));
+    }
+    let state = super::apply::read_state(&conn)?;
+    let log_index = state.log_id.map_or(0, |id| id.index);
+    Ok(BackupMeta { cluster_id, node, made, revision: state.revision, log_index, digest: state.chain.digest })
+}
+
+/// SHA-256 of all tables but `backup`, and of how they are defined. Parts have their length before them.
+fn content(conn: &Connection) -> Result<[u8; 32], StorageError> {
+    let context = "compute the checksum of a backup";
+    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'backup' ORDER BY name";
+    let mut statement = conn.prepare(sql).context(context)?;
+    let items = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).context(context)?;
+    let items: Vec<(String, String, String)> = items.collect::<rusqlite::Result<_>>().context(context)?;
+    let mut hash = Sha256::new();
+    let mut add = |tag: u8, bytes: &[u8]| {
+        hash.update([tag]);
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for (kind, name, definition) in items {
+        add(b'd', definition.as_bytes());
+        if kind != "table" {
+            continue;
+        }
+        // In the order of the table itself, whatever indexes there are.
+        let sql = format!("SELECT * FROM \"{name}\" NOT INDEXED");
+        let mut statement = conn.prepare(&sql).context(context)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).context(context)?;
+        while let Some(row) = rows.next().context(context)? {
+            for column in 0..columns {
+                match row.get_ref(column).context(context)? {
+                    ValueRef::Null => add(b'n', &[]),
+                    ValueRef::Integer(number) => add(b'i', &number.to_le_bytes()),
+                    ValueRef::Real(number) => add(b'r', &number.to_bits().to_le_bytes()),
+                    ValueRef::Text(text) => add(b't', text),
+                    ValueRef::Blob(bytes) => add(b'b', bytes),
+                }
+            }
+            add(b'e', &[]);
+        }
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Refuses unless the volume would have as much space left as a copy of the state takes.
+fn require_space(dir: &Path) -> Result<(), StorageError> {
+    let conn = db::open_reader(&db::database_path(dir))?;
+    let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+    let Int(size) = conn.query_row(sql, [], |row| row.get(0)).context("read the size of chat.db")?;
+    let volume = rustix::fs::statvfs(dir).map_err(|errno| StorageError::io("look at", dir)(errno.into()))?;
+    let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+    let needed = size.saturating_mul(2);
+    if free < needed {
+        return Err(StorageError::TooLittleSpace { path: dir.to_owned(), free, needed });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "backup_tests.rs"]
+pub(super) mod tests;

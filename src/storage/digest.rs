@@ -1,0 +1,241 @@
+//! The digest of the state: a chain of SHA-256 over what was applied and what it came to.
+//!
+//! Not a hash of the rows, which would cost a reading of all of them: each proposal is folded in with what the rows made
+//! of it: its outcome, its events, the ids, names, links and counters that were read or computed on the way. So two nodes
+//! whose rows differ get different digests when the difference is touched, and never equal ones again.
+//!
+//! Invariants:
+//! - The same proposals give the same digest in any batching, after restarts and snapshots: the chain goes by proposals.
+//! - The digest belongs to a revision. What makes no revision (rejections, repeats, receipts that move nothing) is kept
+//!   beside it ([`Chain::since`]) and goes into it with the next revision, so that equal revisions mean equal digests.
+//! - Entries without proposals, and the proposals that note and report digests, are not in it.
+//! - **The bytes that are hashed never change.** Nodes of different versions compare their digests, and the chain
+//!   remembers everything. Another way of computing it needs a command that makes all nodes change over at one place
+//!   in the log.
+//!
+//! The bytes of a proposal: the chain before it (digest, since), the command, rows, the outcome, the events, then
+//! revision and clock. Each part begins with a tag of one byte; numbers have 8 bytes, little-endian; texts and lists have
+//! their length before them; an option is a list of at most one.
+
+use sha2::{Digest as _, Sha256};
+
+use super::codec;
+use crate::chat::{
+    ClientId, Command, Destination, Event, EventKind, Outcome, Rejection, Revision, Seq, StateDigest, TimeMs,
+};
+
+/// How far the chain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// Everything up to the last revision.
+    pub digest: StateDigest,
+    /// What made no revision since then; zero: nothing.
+    pub since: StateDigest,
+}
+
+// What a part of a proposal is.
+const COMMAND: u8 = 1;
+const ROW: u8 = 2;
+const OUTCOME: u8 = 3;
+const EVENT: u8 = 4;
+const END: u8 = 5;
+
+/// One proposal on its way into the chain.
+pub(super) struct Fold(Sha256);
+
+impl Fold {
+    /// Begins with what was before it, and the command.
+    pub(super) fn begin(chain: &Chain, command: &Command) -> Self {
+        let mut fold = Self(Sha256::new_with_prefix(chain.digest.0));
+        fold.0.update(chain.since.0);
+        fold.command(command);
+        fold
+    }
+
+    /// Folds in what was read or computed on the way and shows in no outcome.
+    pub(super) fn row<const N: usize>(&mut self, numbers: [u64; N]) {
+        self.tag(ROW, N as u8);
+        numbers.into_iter().for_each(|number| self.number(number));
+    }
+
+    /// Ends with what the proposal came to. `revision` and `clock` are those of the state afterwards.
+    pub(super) fn end<'a>(
+        mut self,
+        chain: &mut Chain,
+        outcome: &Outcome,
+        events: impl Iterator<Item = &'a Event>,
+        (before, revision): (Revision, Revision),
+        clock: TimeMs,
+    ) {
+        self.outcome(outcome);
+        events.for_each(|event| self.event(event));
+        self.tag(END, 0);
+        self.number(revision.0);
+        self.number(clock.0);
+        let link = StateDigest(self.0.finalize().into());
+        *chain = match revision == before {
+            true => Chain { since: link, ..*chain },
+            false => Chain { digest: link, since: StateDigest::default() },
+        };
+    }
+
+    fn tag(&mut self, part: u8, kind: u8) {
+        self.0.update([part, kind]);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    fn option(&mut self, id: Option<ClientId>) {
+        self.bytes(id.as_ref().map_or(&[], |id| &id.0));
+    }
+
+    fn command(&mut self, command: &Command) {
+        match command {
+            Command::CreateAccount { username, password_hash, request_id } => {
+                self.tag(COMMAND, 1);
+                self.bytes(username.as_bytes());
+                self.bytes(password_hash.as_bytes());
+                self.option(*request_id);
+            }
+            Command::OpenSession { account, token_hash, lifetime_ms } => {
+                self.tag(COMMAND, 2);
+                self.number(account.0);
+                self.0.update(token_hash.0);
+                self.number(*lifetime_ms);
+            }
+            Command::CloseSession { session, all } => {
+                self.tag(COMMAND, 3);
+                self.number(session.0);
+                self.number(u64::from(*all));
+            }
+            Command::DeleteAccount { session } => {
+                self.tag(COMMAND, 4);
+                self.number(session.0);
+            }
+            Command::SendMessage { session, to, client_id, body } => {
+                self.tag(COMMAND, 5);
+                self.number(session.0);
+                match to {
+                    Destination::Person(name) => self.bytes(name.as_bytes()),
+                    // Longer than any name.
+                    Destination::Conversation(id) => {
+                        self.number(u64::MAX);
+                        self.number(id.0);
+                    }
+                }
+                self.0.update(client_id.0);
+                self.bytes(body.as_bytes());
+            }
+            Command::Receipts(items) => {
+                self.tag(COMMAND, 6);
+                self.number(items.len() as u64);
+                for item in items {
+                    let numbers = [item.session.0, item.conversation.0, item.up_to.0, u64::from(item.read)];
+                    numbers.into_iter().for_each(|number| self.number(number));
+                }
+            }
+            Command::DeleteMessages { session, messages, for_everyone } => {
+                self.tag(COMMAND, 7);
+                self.number(session.0);
+                self.number(messages.len() as u64);
+                messages.iter().for_each(|message| self.number(*message));
+                self.number(u64::from(*for_everyone));
+            }
+            // These stay out of the chain.
+            Command::NoteDigest => self.tag(COMMAND, 8),
+            Command::ReportDigest(_) => self.tag(COMMAND, 9),
+        }
+    }
+
+    fn outcome(&mut self, outcome: &Outcome) {
+        let (kind, numbers) = match outcome {
+            Outcome::Rejected(reason) => (1, [rejection(*reason), 0, 0, 0, 0]),
+            Outcome::AccountCreated { account, revision, repeated } => {
+                (2, [account.0, revision.0, u64::from(*repeated), 0, 0])
+            }
+            Outcome::SessionOpened { session, account, expires_at, revision } => {
+                (3, [session.0, account.0, expires_at.0, revision.0, 0])
+            }
+            Outcome::SessionsClosed { count, revision } => (4, [u64::from(*count), revision.0, 0, 0, 0]),
+            Outcome::AccountDeleted { revision, deleted_messages } => (5, [revision.0, *deleted_messages, 0, 0, 0]),
+            Outcome::MessageSent(sent) => {
+                (6, [sent.conversation.0, sent.seq.0, sent.revision.0, sent.time.0, u64::from(sent.repeated)])
+            }
+            Outcome::ReceiptsApplied(results) => (7, [results.len() as u64, 0, 0, 0, 0]),
+            Outcome::MessagesDeleted { deleted, ignored, revision } => {
+                (8, [u64::from(*deleted), u64::from(*ignored), revision.0, 0, 0])
+            }
+            Outcome::DigestNoted => (9, [0; 5]),
+        };
+        self.tag(OUTCOME, kind);
+        numbers.into_iter().for_each(|number| self.number(number));
+        if let Outcome::ReceiptsApplied(results) = outcome {
+            for result in results {
+                let (reason, seq, revision) = match result {
+                    Ok((seq, revision)) => (0, seq.0, revision.0),
+                    Err(reason) => (rejection(*reason), 0, 0),
+                };
+                [reason, seq, revision].into_iter().for_each(|number| self.number(number));
+            }
+        }
+    }
+
+    /// The text of a message is not in it again: that of an event is that of the command.
+    fn event(&mut self, event: &Event) {
+        let kind = match &event.kind {
+            EventKind::Message { .. } => 1,
+            EventKind::Receipt { .. } => 2,
+            EventKind::DeletedForEveryone { .. } => 3,
+            EventKind::DeletedForMember { .. } => 4,
+            EventKind::AccountDeleted { .. } => 5,
+        };
+        self.tag(EVENT, kind);
+        let members = event.members.len() as u64;
+        [event.revision.0, event.time.0, event.conversation.0, members].into_iter().for_each(|n| self.number(n));
+        for member in event.members.iter() {
+            self.number(member.account.0);
+            self.bytes(member.username.as_bytes());
+        }
+        match &event.kind {
+            EventKind::Message { seq, sender, sender_name, client_id, body: _, deleted } => {
+                [seq.0, sender.0, u64::from(*deleted)].into_iter().for_each(|n| self.number(n));
+                self.bytes(sender_name.as_bytes());
+                self.0.update(client_id.0);
+            }
+            EventKind::Receipt { member, member_name, delivered, read } => {
+                [member.0, delivered.0, read.0].into_iter().for_each(|n| self.number(n));
+                self.bytes(member_name.as_bytes());
+            }
+            EventKind::DeletedForEveryone { seqs } => self.seqs(seqs),
+            EventKind::DeletedForMember { member, seqs } => {
+                self.number(member.0);
+                self.seqs(seqs);
+            }
+            EventKind::AccountDeleted { member, member_name } => {
+                self.number(member.0);
+                self.bytes(member_name.as_bytes());
+            }
+        }
+    }
+
+    fn seqs(&mut self, seqs: &[Seq]) {
+        self.number(seqs.len() as u64);
+        seqs.iter().for_each(|seq| self.number(seq.0));
+    }
+}
+
+fn rejection(reason: Rejection) -> u64 {
+    // The numbers are those on disk: positive, and never used again.
+    u64::from(codec::encode_rejection(reason).unsigned_abs())
+}
+
+#[cfg(test)]
+#[path = "digest_tests.rs"]
+mod tests;

@@ -1,0 +1,208 @@
+//! Each way in which a disk can lose something, and what a start makes of it.
+
+use rusqlite::params;
+
+use super::*;
+use crate::storage::{AppliedEntry, AppliedPayload, Identity};
+
+fn id(index: u64) -> pb::LogId {
+    pb::LogId { term: 1, node_id: 1, index }
+}
+
+fn append(log: &LogDb, from: u64, to: u64) {
+    let payload = |index: u64| Some(pb::entry::Payload::Batch(vec![index as u8; 3000].into()));
+    let entries = (from..to).map(|index| pb::Entry { log_id: Some(id(index)), payload: payload(index) }).collect();
+    let (sender, done) = std::sync::mpsc::channel();
+    log.append(entries, Box::new(move |result| sender.send(result.is_ok()).expect("the test waits"))).expect("append");
+    assert_eq!(done.recv(), Ok(true));
+}
+
+/// The files of a node that was killed: its directory as it was at that moment.
+fn killed() -> tempfile::TempDir {
+    let (live, image) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+    let log = LogDb::open(live.path(), Box::new(|_| {})).expect("log");
+    log.save_identity(Identity { cluster_id: "c".into(), node_id: 3, name: "n3".into() }).expect("saved");
+    let mut state = StateMachine::open(live.path()).expect("state");
+    running(live.path()).expect("running");
+    append(&log, 0, 200);
+    state
+        .apply((0..100).map(|index| AppliedEntry { log_id: id(index), payload: AppliedPayload::Blank }).collect())
+        .expect("apply");
+    for name in ["log.db", "log.db-wal", "chat.db", "chat.db-wal", RUNNING] {
+        fs::copy(live.path().join(name), image.path().join(name)).expect("copy");
+    }
+    image
+}
+
+/// What a start would find. `None`: nothing to complain about.
+fn found(dir: &Path) -> Option<String> {
+    if let Some(reason) = doubts(dir).expect("looked") {
+        return Some(reason);
+    }
+    let opened = LogDb::open(dir, Box::new(|_| {})).and_then(|log| Ok((log, StateMachine::open(dir)?)));
+    match opened.and_then(|(log, state)| verify(dir, &log, &state)) {
+        Ok(()) => None,
+        Err(error) if error.is_corruption() => Some(error.to_string()),
+        Err(error) => panic!("another failure: {error}"),
+    }
+}
+
+/// The same after everything was written from the write-ahead logs into the files, and these were closed.
+fn closed_in_order(dir: &Path) {
+    for name in ["log.db", "chat.db"] {
+        let conn = Connection::open(dir.join(name)).expect("open");
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpoint");
+    }
+    closed(dir).expect("closed");
+}
+
+#[test]
+fn an_honest_directory_is_trusted_killed_or_closed() {
+    let dir = killed();
+    assert_eq!(found(dir.path()), None);
+    closed_in_order(dir.path());
+    fs::remove_file(dir.path().join("log.db-wal")).ok();
+    assert_eq!(found(dir.path()), None);
+    let empty = tempfile::tempdir().expect("tempdir");
+    assert_eq!(found(empty.path()), None);
+    assert!(!had_history(empty.path()));
+}
+
+#[test]
+fn a_missing_write_ahead_log_is_noticed() {
+    for name in ["log.db-wal", "chat.db-wal"] {
+        let dir = killed();
+        fs::remove_file(dir.path().join(name)).expect("removed");
+        assert!(found(dir.path()).expect("a doubt").contains("write-ahead log"), "{name}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_noticed() {
+    for name in ["log.db", "chat.db"] {
+        let dir = killed();
+        for ending in ["", "-wal"] {
+            fs::remove_file(dir.path().join(format!("{name}{ending}"))).expect("removed");
+        }
+        assert!(found(dir.path()).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_noticed() {
+    for name in ["log.db", "chat.db"] {
+        for keep in [0, 100, 5000, 40_000] {
+            let dir = killed();
+            closed_in_order(dir.path());
+            let file = File::options().write(true).open(dir.path().join(name)).expect("open");
+            let length = file.metadata().expect("length").len();
+            file.set_len(keep.min(length / 2)).expect("cut");
+            let reason = found(dir.path());
+            // An empty chat.db is that of an empty state: the log, or a snapshot, makes it again.
+            assert!(reason.is_some() || (name == "chat.db" && keep == 0), "{name}, {keep} bytes");
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_are_noticed() {
+    for (name, offset) in [("log.db", 0), ("log.db", 4096 * 20 + 2000), ("chat.db", 16), ("chat.db", 4096 + 1)] {
+        let dir = killed();
+        closed_in_order(dir.path());
+        let path = dir.path().join(name);
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[offset..offset + 50].fill(0xa5);
+        fs::write(&path, bytes).expect("write");
+        assert!(found(dir.path()).is_some(), "{name} at {offset}");
+    }
+}
+
+#[test]
+fn a_log_that_lost_its_end_or_a_changed_entry_is_noticed() {
+    let dir = killed();
+    closed_in_order(dir.path());
+    let conn = Connection::open(dir.path().join("log.db")).expect("open");
+    conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
+    drop(conn);
+    assert!(found(dir.path()).expect("a doubt").contains("the log ends at 49"));
+
+    let dir = killed();
+    closed_in_order(dir.path());
+    let conn = Connection::open(dir.path().join("log.db")).expect("open");
+    conn.execute("UPDATE entry SET bytes = ?1 WHERE idx = 7", params![vec![1_u8; 3000]]).expect("update");
+    drop(conn);
+    assert!(found(dir.path()).expect("a doubt").contains("log entry 7"));
+}
+
+#[test]
+fn a_snapshot_that_was_just_installed_may_be_ahead_of_the_log() {
+    let dir = killed();
+    closed_in_order(dir.path());
+    drop(StateMachine::open(dir.path()).expect("makes what is missing"));
+    StateMachine::build_snapshot(dir.path()).expect("built");
+    let conn = Connection::open(dir.path().join("log.db")).expect("open");
+    conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
+    drop(conn);
+    assert_eq!(found(dir.path()), None);
+    // Another one explains nothing.
+    let mut state = StateMachine::open(dir.path()).expect("state");
+    state.apply(vec![AppliedEntry { log_id: id(100), payload: AppliedPayload::Blank }]).expect("apply");
+    drop(state);
+    assert!(found(dir.path()).expect("a doubt").contains("has applied 100, but the log ends at 49"));
+}
+
+#[test]
+fn everything_is_moved_aside_at_once_and_only_the_newest_are_kept() {
+    let dir = killed();
+    doubt(dir.path(), "the test says so").expect("marked");
+    assert_eq!(found(dir.path()).as_deref(), Some("the test says so"));
+    // Cut off in the middle: the mark is still there, and the next start goes on.
+    let aside = move_aside(dir.path(), "the test says so").expect("moved");
+    assert_eq!(fs::read_to_string(aside.join("reason")).expect("why"), "the test says so");
+    assert!(aside.join("log.db").exists() && aside.join("chat.db-wal").exists());
+    assert_eq!(found(dir.path()), None);
+    assert!(LogDb::open(dir.path(), Box::new(|_| {})).expect("log").is_pristine());
+    assert!(had_history(dir.path()));
+    for _ in 0..4 {
+        move_aside(dir.path(), "again").expect("moved");
+    }
+    assert_eq!(fs::read_dir(dir.path().join(ASIDE)).expect("list").count(), ASIDE_MAX);
+}
+
+#[test]
+fn a_doubt_counts_whatever_it_says() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    for content in [&b""[..], b"why", b"\xff\xfe"] {
+        fs::write(dir.path().join(DOUBT), content).expect("write");
+        let reason = doubts(dir.path()).expect("read").expect("there is a doubt");
+        move_aside(dir.path(), &reason).expect("moved");
+        assert_eq!(doubts(dir.path()).expect("read"), None);
+    }
+}
+
+#[test]
+fn a_node_that_could_not_note_its_end_is_trusted() {
+    let dir = killed();
+    // It starts again, and closes its files; that it did is not on disk.
+    let log = LogDb::open(dir.path(), Box::new(|_| {})).expect("opened");
+    drop(StateMachine::open(dir.path()).expect("opened"));
+    log.close();
+    drop(log);
+    assert!(dir.path().join(RUNNING).exists());
+    assert_eq!(found(dir.path()), None);
+    // The files hold everything by themselves, for who copies them.
+    for name in ["log.db-wal", "chat.db-wal"] {
+        assert_eq!(fs::metadata(dir.path().join(name)).expect("it is there").len(), 0, "{name}");
+    }
+    fs::remove_file(dir.path().join("log.db-wal")).expect("removed");
+    assert!(found(dir.path()).expect("doubted").contains("log.db"), "a loss is still found out");
+}
+
+#[test]
+fn a_snapshot_that_was_being_installed_is_no_loss() {
+    let dir = killed();
+    fs::remove_file(dir.path().join("chat.db-wal")).expect("removed");
+    assert!(doubts(dir.path()).expect("looked").is_some());
+    fs::copy(dir.path().join("chat.db"), dir.path().join(snapshot::INSTALL)).expect("copied");
+    assert_eq!(doubts(dir.path()).expect("looked"), None);
+}

@@ -1,0 +1,274 @@
+//! Disasters: a cluster that is made anew from a backup, or from the one node that is left.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use quorum_chat::client::{Client, ClientError, Consistency};
+use serde_json::Value;
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::support::{Cluster, eventually, history};
+
+/// Runs `chatctl backup` at a node's socket: its exit code and what it printed.
+fn back_up(cluster: &Cluster, at: usize, file: &Path, more: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+        .args(["--output", "json", "--timeout", "5", "backup"])
+        .arg(file)
+        .arg("--socket")
+        .arg(cluster[at].data_dir().join("admin.sock"))
+        .args(more)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+/// Waits until a node names exactly these as members, all with a vote: the cluster, and the members' ids.
+async fn settled(cluster: &Cluster, asked: usize, expected: &[&str]) -> (String, BTreeSet<u64>) {
+    eventually(&format!("the voters {expected:?}"), async || {
+        let answer = cluster.direct(asked, "").nodes().await.map_err(|error| error.to_string())?;
+        let names: BTreeSet<&str> = answer.nodes.iter().map(|member| member.name.as_str()).collect();
+        let all = names == expected.iter().copied().collect() && answer.nodes.iter().all(|member| member.voter);
+        let ids = answer.nodes.iter().map(|member| member.node_id).collect();
+        all.then_some((answer.cluster_id.clone(), ids)).ok_or_else(|| format!("{answer:?}"))
+    })
+    .await
+}
+
+/// A message that was acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Acknowledged {
+    client_id: Uuid,
+    message_id: u64,
+    seq: u64,
+}
+
+async fn send(client: &Client, body: &str) -> Acknowledged {
+    let client_id = Uuid::now_v7();
+    let sent = client.send_message_with_id(client_id, "alice", body).await.unwrap();
+    Acknowledged { client_id, message_id: sent.message_id, seq: sent.seq }
+}
+
+/// What is stored, oldest first.
+async fn stored(client: &Client) -> Vec<Acknowledged> {
+    let messages = history(client, "alice").await.into_iter();
+    messages
+        .map(|message| Acknowledged {
+            client_id: message.client_message_id.parse().unwrap(),
+            message_id: message.message_id,
+            seq: message.seq,
+        })
+        .collect()
+}
+
+/// Waits until all running nodes have the same state; its revision.
+async fn level_and_equal(cluster: &Cluster, token: &str, revision: u64) -> u64 {
+    let revision = cluster.level(token, revision).await;
+    let mut digests = BTreeSet::new();
+    for node in cluster.up() {
+        let answer = cluster.direct(node, "").nodes().await.unwrap();
+        assert_eq!(answer.revision, revision);
+        digests.insert(answer.digest);
+    }
+    assert_eq!(digests.len(), 1, "{digests:?}");
+    revision
+}
+
+async fn first_event(client: &Client, after: u64) -> Result<u64, ClientError> {
+    let mut events = client.events(Some(after));
+    events.next().await.expect("an event or an error").map(|event| event.revision)
+}
+
+/// A cursor of what was lost, and one of what has not been.
+async fn lost_cursors_are_refused(client: &Client, lost: u64, newest: u64) {
+    for refused in [
+        first_event(client, lost).await.unwrap_err(),
+        client.read_conversation("alice", 0, 10, Consistency::AtLeast(lost)).await.unwrap_err(),
+    ] {
+        assert!(refused.code == Code::OutOfRange && refused.has_reason("REVISION_LOST"), "{refused:?}");
+    }
+    let future = first_event(client, newest + 1000).await.unwrap_err();
+    assert!(future.code == Code::OutOfRange && future.has_reason("REVISION_IN_FUTURE"), "{future:?}");
+}
+
+const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
+    let mut cluster = Cluster::five().await;
+    let (alice, token) = cluster.register("alice").await;
+    let (old_cluster, old_ids) = settled(&cluster, 0, &NAMES).await;
+    let mut sent = vec![send(&alice, "first").await];
+
+    // While messages go on.
+    let stop = Arc::new(AtomicBool::new(false));
+    let sender = tokio::spawn({
+        let (alice, stop) = (alice.clone(), stop.clone());
+        async move {
+            let mut sent = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                sent.push(send(&alice, "meanwhile").await);
+            }
+            sent
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    let before = sent[0].message_id;
+    let follower = cluster.follower().await;
+    let (code, text) = back_up(&cluster, follower, &file, &[]);
+    assert_eq!(code, 0, "{text}");
+    let made: Value = serde_json::from_str(&text).unwrap();
+    let revision = made["revision"].as_u64().unwrap();
+    assert!(revision >= before && made["cluster_id"] == old_cluster.as_str(), "{made}");
+    assert_eq!(made["bytes"].as_u64().unwrap(), fs::metadata(&file).unwrap().len());
+    let bytes = fs::read(&file).unwrap();
+    let (code, text) = back_up(&cluster, follower, &file, &[]);
+    assert!(code == 2 && text.contains("--force"), "{text}");
+    assert_eq!(fs::read(&file).unwrap(), bytes);
+    stop.store(true, Ordering::Relaxed);
+    sent.extend(sender.await.unwrap());
+    // Some is acknowledged after it, for sure.
+    for _ in 0..3 {
+        sent.push(send(&alice, "to be lost").await);
+    }
+    let lost = sent.last().unwrap().clone();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left there");
+
+    for node in 0..5 {
+        cluster[node].terminate();
+    }
+    for node in 0..5 {
+        assert_eq!(cluster[node].exit_code().await, 0);
+    }
+    let path = file.to_str().unwrap();
+    let (code, text) = cluster[0].chatd(&["restore", path]);
+    assert!(code == 73 && text.contains("is not empty"), "{text}");
+    let old_data = cluster[4].data_dir();
+    for node in 0..5 {
+        let new = cluster[node].data_dir().with_extension("new").display().to_string();
+        cluster[node].set("CHAT_DATA_DIR", new);
+    }
+    let damaged = dir.path().join("damaged");
+    fs::write(&damaged, &bytes[..bytes.len() - 4096]).unwrap();
+    for (file, expected) in [("damaged", 65), ("absent", 66)] {
+        let (code, text) = cluster[0].chatd(&["restore", dir.path().join(file).to_str().unwrap()]);
+        assert!(code == expected && text.contains("cannot be restored"), "{code}: {text}");
+    }
+    let (code, text) = cluster[0].chatd(&["restore", path]);
+    assert!(code == 0 && text.contains("the only member"), "{text}");
+
+    // All at the same moment.
+    cluster.start_all().await;
+    let (new_cluster, new_ids) = settled(&cluster, 3, &NAMES).await;
+    assert_ne!(new_cluster, old_cluster);
+    assert!(new_ids.is_disjoint(&old_ids), "{new_ids:?}");
+    let kept: Vec<Acknowledged> = sent.iter().filter(|sent| sent.message_id <= revision).cloned().collect();
+    // With the session of the old cluster.
+    let alice = cluster.client().await.with_token(&token).unwrap();
+    assert_eq!(stored(&alice).await, kept);
+
+    // A retry of what was kept, and one of what was lost.
+    let again = alice.send_message_with_id(kept[0].client_id, "alice", "first").await.unwrap();
+    assert!(again.repeated && again.message_id == kept[0].message_id, "{again:?}");
+    let anew = alice.send_message_with_id(lost.client_id, "alice", "to be lost").await.unwrap();
+    assert!(!anew.repeated && anew.revision > lost.message_id, "{anew:?}");
+    assert_eq!(anew.seq, kept.last().unwrap().seq + 1);
+    let newest = level_and_equal(&cluster, &token, anew.revision).await;
+
+    assert_eq!(first_event(&alice, revision).await.unwrap(), anew.revision);
+    lost_cursors_are_refused(&alice, lost.message_id, newest).await;
+
+    // A node of the old cluster, with its old data, where a new one is expected.
+    cluster[4].kill();
+    let new_data = cluster[4].data_dir();
+    cluster[4].set("CHAT_DATA_DIR", old_data.display().to_string()).start();
+    assert_eq!(cluster[4].exit_code().await, 73);
+    let errors = cluster[4].errors();
+    let last = errors.last().unwrap();
+    assert!(last.contains("another cluster") && last.contains(&new_cluster), "{errors:?}");
+    cluster[4].set("CHAT_DATA_DIR", new_data.display().to_string());
+    cluster.restart(4).await;
+    assert_eq!(settled(&cluster, 4, &NAMES).await, (new_cluster, new_ids));
+    level_and_equal(&cluster, &token, send(&alice, "and on").await.message_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_node_becomes_a_cluster_and_the_others_join_it() {
+    let mut cluster = Cluster::five().await;
+    let (alice, token) = cluster.register("alice").await;
+    let mut sent = Vec::new();
+    for _ in 0..30 {
+        sent.push(send(&alice, "acknowledged").await);
+    }
+    let (old_cluster, old_ids) = settled(&cluster, 4, &NAMES).await;
+    cluster.level(&token, sent.last().unwrap().message_id).await;
+    let recover = ["recover", "--force-new-cluster", "--yes"];
+    cluster[4].kill();
+    let (code, text) = cluster[4].chatd(&recover);
+    assert!(code == 73 && text.contains("n1, n2, n3, n4 answer"), "{text}");
+    cluster.restart(4).await;
+    cluster.level(&token, 0).await;
+    for node in 0..3 {
+        cluster[node].kill();
+        fs::remove_dir_all(cluster[node].data_dir()).unwrap();
+    }
+
+    // Without a majority nobody knows what was acknowledged; what the node has can be saved nevertheless.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    eventually("no backup without a majority", async || {
+        let (code, text) = back_up(&cluster, 4, &file, &["--force"]);
+        (code == 3 && text.contains("NO_LEADER")).then_some(()).ok_or(text)
+    })
+    .await;
+    let (code, text) = back_up(&cluster, 4, &file, &["--local", "--force"]);
+    assert_eq!(code, 0, "{text}");
+
+    let (code, text) = cluster[4].chatd(&recover);
+    assert!(code == 73 && text.contains("another process uses it"), "{text}");
+    cluster[4].kill();
+    let (code, text) = cluster[4].chatd(&recover[..2]);
+    assert!(code == 64 && text.contains("STILL THERE, with data of the old cluster: n4."), "{text}");
+    cluster[3].kill();
+    let (code, text) = cluster[4].chatd(&recover[..2]);
+    assert!(code == 64 && text.contains("LOST") && text.contains("nothing was changed"), "{text}");
+    let (code, text) = cluster[4].chatd(&recover);
+    assert!(code == 0 && text.contains("the only member"), "{text}");
+    let aside: Vec<_> = fs::read_dir(cluster[4].data_dir().join("aside")).unwrap().collect();
+    assert!(aside[0].as_ref().unwrap().path().join("log.db").exists() && aside.len() == 1);
+
+    // The first of the initial nodes is one of the empty ones: it must not found another cluster.
+    for node in [0, 1, 2, 4] {
+        cluster[node].start();
+    }
+    for node in [0, 1, 2, 4] {
+        cluster[node].ready().await;
+    }
+    let (new_cluster, new_ids) = settled(&cluster, 0, &["n1", "n2", "n3", "n5"]).await;
+    assert_ne!(new_cluster, old_cluster);
+    assert!(new_ids.is_disjoint(&old_ids), "{new_ids:?}");
+    let alice = cluster.client().await.with_token(&token).unwrap();
+    assert_eq!(stored(&alice).await, sent);
+    let again = alice.send_message_with_id(sent[7].client_id, "alice", "acknowledged").await.unwrap();
+    assert!(again.repeated && again.message_id == sent[7].message_id, "{again:?}");
+    let next = send(&alice, "and on").await;
+    assert!(next.message_id > sent[29].message_id && next.seq == sent[29].seq + 1, "{next:?}");
+
+    // The other one that had its disk is of the old cluster, until it comes with an empty one.
+    cluster[3].start();
+    assert_eq!(cluster[3].exit_code().await, 73);
+    fs::remove_dir_all(cluster[3].data_dir()).unwrap();
+    cluster.restart(3).await;
+    settled(&cluster, 3, &NAMES).await;
+    level_and_equal(&cluster, &token, next.message_id).await;
+}

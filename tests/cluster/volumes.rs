@@ -1,0 +1,188 @@
+//! Volumes that are damaged, cut off, or put back to an earlier moment: the node comes back under a new id, with everything.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use quorum_chat::{
+    client::{Client, Consistency},
+    storage::LogDb,
+};
+
+use crate::{
+    members::{copy, five_and, voters},
+    support::{Cluster, eventually},
+};
+
+const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+/// The exit code of a node whose files cannot be trusted.
+const STORAGE: i32 = 74;
+
+/// What happens to a file.
+type Damage = fn(&Path);
+
+fn removed(path: &Path) {
+    fs::remove_file(path).unwrap();
+}
+
+/// Only the first page, and a bit of the second, are left.
+fn cut_off(path: &Path) {
+    File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
+}
+
+/// All but the first half are other bytes than they were.
+fn overwritten(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    let from = length / 2 / 4096 * 4096;
+    file.write_all_at(&vec![0xa5; (length - from) as usize], from).unwrap();
+}
+
+/// Stops a node in order, so that the files themselves hold everything, and starts it again.
+async fn settle_files(cluster: &mut Cluster, node: usize) {
+    cluster[node].terminate();
+    assert_eq!(cluster[node].exit_code().await, 0);
+    cluster.restart(node).await;
+}
+
+/// A node took the place of its old self and has everything: it alone has another id than in `known`, which is brought up
+/// to date.
+async fn replaced(cluster: &Cluster, hurt: usize, known: &mut Vec<u64>, alice: &Client, token: &str) {
+    let asked = (hurt + 1) % 5;
+    eventually("another id", async || {
+        let now = voters(cluster, asked, &NAMES).await;
+        (now[hurt] != known[hurt]).then_some(()).ok_or_else(|| format!("{now:?}"))
+    })
+    .await;
+    let now = voters(cluster, asked, &NAMES).await;
+    assert!((0..5).all(|at| (now[at] == known[at]) == (at != hurt)), "{known:?}, then {now:?}");
+    *known = now;
+    let sent = alice.send_message("alice", "and on").await.unwrap();
+    cluster.level(token, sent.revision).await;
+    let page = cluster.direct(hurt, token).read("alice", Consistency::Linearizable).await.unwrap();
+    assert_eq!(page.last_seq, sent.seq);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_files_are_moved_aside_and_the_node_takes_the_place_of_its_old_self() {
+    let mut cluster = five_and(0).await;
+    let (alice, token) = cluster.register("alice").await;
+    for number in 0..40 {
+        alice.send_message("alice", &format!("message {number}").repeat(50)).await.unwrap();
+    }
+    let mut known = voters(&cluster, 0, &NAMES).await;
+    let damages: [(&str, Damage); 6] = [
+        ("log.db-wal", removed),
+        ("chat.db-wal", removed),
+        ("log.db", cut_off),
+        ("chat.db", cut_off),
+        ("log.db", overwritten),
+        ("chat.db", overwritten),
+    ];
+    for (number, (file, damage)) in damages.into_iter().enumerate() {
+        // The founder is one of them.
+        let hurt = number % 5;
+        settle_files(&mut cluster, hurt).await;
+        cluster[hurt].kill();
+        damage(&cluster[hurt].data_dir().join(file));
+        let before = cluster[hurt].errors().len();
+        cluster.restart(hurt).await;
+        let errors = cluster[hurt].errors().split_off(before);
+        assert!(errors.iter().any(|line| line.contains("cannot be trusted")), "{file}: {errors:?}");
+        assert_eq!(fs::read_dir(cluster[hurt].data_dir().join("aside")).unwrap().count(), 1 + number / 5);
+        replaced(&cluster, hurt, &mut known, &alice, &token).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_is_met_while_the_node_runs_stops_it_and_it_comes_back_whole() {
+    let mut cluster = five_and(0).await;
+    let (alice, token) = cluster.register("alice").await;
+    let body = "x".repeat(8 << 10);
+    for _ in 0..100 {
+        alice.send_message("alice", &body).await.unwrap();
+    }
+    let mut known = voters(&cluster, 0, &NAMES).await;
+
+    // A reader meets it in chat.db.
+    let hurt = cluster.follower().await;
+    settle_files(&mut cluster, hurt).await;
+    overwritten(&cluster[hurt].data_dir().join("chat.db"));
+    eventually("the damage is met", async || {
+        // It may be answered from the half that is good, or not at all.
+        let _ = cluster.direct(hurt, &token).read("alice", Consistency::Local).await;
+        cluster[hurt].has_ended().then_some(()).ok_or_else(|| "it runs".to_owned())
+    })
+    .await;
+    assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
+    cluster.restart(hurt).await;
+    replaced(&cluster, hurt, &mut known, &alice, &token).await;
+
+    // A leader meets it in log.db, when it has to send old entries to a follower that was away.
+    let behind = cluster.follower().await;
+    cluster[behind].kill();
+    for _ in 0..100 {
+        alice.send_message("alice", &body).await.unwrap();
+    }
+    let hurt = cluster.follower().await;
+    settle_files(&mut cluster, hurt).await;
+    overwritten(&cluster[hurt].data_dir().join("log.db"));
+    // It may end before it leads: its next write may meet it, too.
+    let _ = cluster[hurt].transfer_to_itself().await;
+    cluster[behind].start();
+    assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
+    cluster[behind].ready().await;
+    cluster.restart(hurt).await;
+    replaced(&cluster, hurt, &mut known, &alice, &token).await;
+}
+
+/// What a volume held when the node had just got its identity: nothing else.
+fn back_to_the_beginning(data: &Path) {
+    let open = || LogDb::open(data, Box::new(|_| {})).unwrap();
+    let log = open();
+    let identity = log.identity().unwrap();
+    log.close();
+    drop(log);
+    fs::remove_dir_all(data).unwrap();
+    fs::create_dir(data).unwrap();
+    let log = open();
+    log.save_identity(identity).unwrap();
+    log.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_nodes_own_volume_is_found_out_and_never_used() {
+    let mut cluster = five_and(0).await;
+    let (alice, token) = cluster.register("alice").await;
+    let mut known = voters(&cluster, 0, &NAMES).await;
+    for (leads, from_the_beginning) in [(false, false), (true, false), (false, true)] {
+        let hurt = if leads { cluster.leader().await } else { cluster.follower().await };
+        let data = cluster[hurt].data_dir();
+        let old = data.with_extension("old");
+        // What a snapshot of the volume holds: all files at one moment, while the node runs.
+        cluster[hurt].stop();
+        fs::remove_dir_all(&old).ok();
+        copy(&data, &old);
+        cluster[hurt].go_on();
+        for number in 0..20 {
+            alice.send_message("alice", &format!("message {number}")).await.unwrap();
+        }
+        cluster.level(&token, 0).await;
+        cluster[hurt].kill();
+        fs::remove_dir_all(&data).unwrap();
+        copy(&old, &data);
+        if from_the_beginning {
+            back_to_the_beginning(&data);
+        }
+        cluster[hurt].start();
+        assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
+        let errors = cluster[hurt].errors();
+        assert!(errors.last().unwrap().contains("the files are an older copy of this node's"), "{errors:?}");
+        // The next start moves them aside.
+        cluster.restart(hurt).await;
+        assert_eq!(fs::read_dir(data.join("aside")).unwrap().count(), 1);
+        replaced(&cluster, hurt, &mut known, &alice, &token).await;
+    }
+}

@@ -1,0 +1,151 @@
+//! Disks that are full, fail, or can only be read: the node stops, says why, and comes back when the disk is well.
+
+use crate::{
+    support::{Cluster, Workload},
+    volume::Volume,
+};
+
+/// Messages of each sender between two faults.
+const BETWEEN_FAULTS: u64 = 5;
+
+/// Exit codes of `chatd`.
+const DATA_DIR: i32 = 73;
+const STORAGE: i32 = 74;
+const FULL: i32 = 75;
+
+const EIO: &str = "5";
+const ENOSPC: &str = "28";
+const EROFS: &str = "30";
+
+/// Why a node ended: the last line of its log, whatever openraft has to say of the same.
+fn last_error(cluster: &Cluster, node: usize) -> String {
+    let log = cluster[node].log();
+    let last = log.lines().next_back().unwrap_or_default();
+    assert!(last.contains(" - ERROR - "), "a node that fails says why: {last}");
+    last.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_volume_stops_its_node_and_no_other_until_there_is_space() {
+    const VOLUME_MIB: u32 = 48;
+    let (mut cluster, _, _) = Cluster::fragile().await;
+    let mut volumes = Vec::new();
+    for node in 0..cluster.len() {
+        match Volume::mount(&cluster[node].data_dir(), VOLUME_MIB) {
+            Ok(volume) => volumes.push(volume),
+            Err(why) => {
+                eprintln!("SKIPPED: full and read-only volumes are not tested: tmpfs cannot be mounted here: {why}");
+                return;
+            }
+        }
+    }
+    cluster.start_all().await;
+    let (_, token) = cluster.register("witness").await;
+    let workload = Workload::start(&cluster, 2, true).await;
+    for leads in [false, true] {
+        workload.advance(BETWEEN_FAULTS).await;
+        let victim = if leads { cluster.leader().await } else { cluster.follower().await };
+        volumes[victim].fill();
+        assert_eq!(cluster[victim].exit_code().await, FULL, "{:?}", cluster[victim].errors());
+        let error = last_error(&cluster, victim);
+        assert!(error.contains("log.db") || error.contains("chat.db"), "{error}");
+        workload.advance(BETWEEN_FAULTS).await;
+
+        // Started again without space, it says the same.
+        cluster[victim].start();
+        assert_eq!(cluster[victim].exit_code().await, FULL, "{:?}", cluster[victim].errors());
+        volumes[victim].make_room();
+
+        // A volume that was remounted read-only is found out at the start.
+        volumes[victim].read_only(true);
+        cluster[victim].start();
+        assert_eq!(cluster[victim].exit_code().await, DATA_DIR, "{:?}", cluster[victim].errors());
+        assert!(last_error(&cluster, victim).contains("Read-only file system"));
+        volumes[victim].read_only(false);
+        cluster.restart(victim).await;
+        workload.advance(BETWEEN_FAULTS).await;
+    }
+    let report = workload.finish().await;
+    assert_eq!(report.failures, [], "the library hides all of it");
+    cluster.level(&token, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_stops_its_node_with_a_code_that_tells_why() {
+    let (mut cluster, faults, _) = Cluster::fragile().await;
+    cluster.start_all().await;
+    let (_, token) = cluster.register("witness").await;
+    let workload = Workload::start(&cluster, 2, true).await;
+    let cases = [
+        (false, "write log.db-wal", EIO, STORAGE, "writing log.db"),
+        (true, "sync log.db-wal", EIO, STORAGE, "writing log.db"),
+        (true, "write log.db-wal", ENOSPC, FULL, "writing log.db"),
+        (true, "write log.db-wal", EROFS, STORAGE, "writing log.db"),
+        (false, "write chat.db-wal", EIO, STORAGE, "chat.db"),
+        (true, "write chat.db-wal", ENOSPC, FULL, "chat.db"),
+    ];
+    for (leads, rule, errno, code, told) in cases {
+        workload.advance(BETWEEN_FAULTS).await;
+        let victim = if leads { cluster.leader().await } else { cluster.follower().await };
+        faults[victim].set(&[&format!("{rule} {errno}")]);
+        assert_eq!(cluster[victim].exit_code().await, code, "{rule} {errno}: {:?}", cluster[victim].errors());
+        assert!(last_error(&cluster, victim).contains(told), "{rule} {errno}: {:?}", cluster[victim].errors());
+        workload.advance(BETWEEN_FAULTS).await;
+        faults[victim].heal();
+        cluster.restart(victim).await;
+    }
+    workload.advance(BETWEEN_FAULTS).await;
+    let report = workload.finish().await;
+    assert_eq!(report.failures, [], "the library hides all of it");
+    cluster.level(&token, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_behind_the_write_ahead_log_is_noticed_too() {
+    /// A node's pages move from the write-ahead log into the file after 16 MiB.
+    const BODY: usize = 16 * 1024;
+    const MESSAGES_MAX: usize = 4000;
+    let (mut cluster, faults, _) = Cluster::fragile().await;
+    cluster.start_all().await;
+    let (alice, token) = cluster.register("alice").await;
+    let cases = [
+        ("write =log.db", EIO, STORAGE, "writing log.db: disk I/O error"),
+        ("sync =chat.db", EIO, STORAGE, "chat.db: commit applied entries: disk I/O error"),
+        ("write =log.db", ENOSPC, FULL, "writing log.db: database or disk is full"),
+        ("write =chat.db", ENOSPC, FULL, "chat.db: commit applied entries: database or disk is full"),
+    ];
+    for (rule, errno, code, told) in cases {
+        let victim = cluster.follower().await;
+        faults[victim].set(&[&format!("{rule} {errno}")]);
+        let body = "x".repeat(BODY);
+        let mut sent = 0;
+        while !cluster[victim].has_ended() {
+            assert!(sent < MESSAGES_MAX, "{rule}: nobody noticed");
+            let sends = (0..16).map(|_| alice.send_message("alice", &body));
+            futures_util::future::try_join_all(sends).await.unwrap();
+            sent += 16;
+        }
+        assert_eq!(cluster[victim].exit_code().await, code, "{rule} {errno}: {:?}", cluster[victim].errors());
+        let error = last_error(&cluster, victim);
+        assert!(error.contains(told), "{rule} {errno}: {error}");
+        faults[victim].heal();
+        cluster.restart(victim).await;
+        cluster.level(&token, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_written_stops_its_node() {
+    let (mut cluster, faults, _) = Cluster::fragile().await;
+    cluster.start_all().await;
+    let (alice, token) = cluster.register("alice").await;
+    alice.send_message("alice", "hello").await.unwrap();
+    let victim = cluster.follower().await;
+    faults[victim].set(&[&format!("write *.tmp {ENOSPC}")]);
+    cluster[victim].snapshot().await.expect_err("it cannot be built");
+    assert_eq!(cluster[victim].exit_code().await, FULL, "{:?}", cluster[victim].errors());
+    assert!(last_error(&cluster, victim).contains("snapshot"), "{:?}", cluster[victim].errors());
+    faults[victim].heal();
+    cluster.restart(victim).await;
+    cluster.level(&token, 0).await;
+}

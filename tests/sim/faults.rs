@@ -1,0 +1,360 @@
+//! What goes wrong in a run, and when: chosen from the seed.
+//!
+//! Nothing chosen here is beyond what the cluster promises to survive: of the disks one at a time may be lost, until its node
+//! has been replaced; every crash keeps what was flushed. Power failures of all nodes at once are among it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use quorum_chat::raft::Role;
+use tokio::time::Instant;
+
+use super::{
+    clock,
+    dice::Dice,
+    disk::{self, Crash},
+    world::{FOUNDERS, Standing, World},
+};
+
+/// Time that an operator gives a call.
+const ORDER_MAX: Duration = Duration::from_secs(5);
+
+/// What is to come.
+#[derive(Debug)]
+enum Later {
+    Start(usize),
+    /// All links work again.
+    Mend,
+    /// A disk answers again.
+    Unstall(usize),
+}
+
+pub struct Faults {
+    dice: Dice,
+    next: Duration,
+    /// Set with the first act.
+    end: Option<Duration>,
+    lasts: Duration,
+    later: BTreeMap<(Duration, u64), Later>,
+    count: u64,
+    /// Seats whose end is expected: they were stopped, removed, or given a bad disk.
+    expected: Vec<usize>,
+    /// A seat that lost its disk and has not been replaced yet, with its old id.
+    lost: Option<(usize, u64)>,
+    removed: Option<usize>,
+    log: bool,
+}
+
+impl Faults {
+    pub fn new(dice: &mut Dice) -> Self {
+        let mut dice = dice.split("faults");
+        let lasts = dice.ms(4000..12_000);
+        let log = std::env::var_os("SIM_LOG").is_some();
+        Self {
+            dice,
+            next: Duration::ZERO,
+            end: None,
+            lasts,
+            later: BTreeMap::new(),
+            count: 0,
+            expected: Vec::new(),
+            lost: None,
+            removed: None,
+            log,
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there is more to come.
+    pub fn more(&mut self, now: Duration) -> bool {
+        now < *self.end.get_or_insert(now + self.lasts)
+    }
+
+    /// Does what is due.
+    pub fn act(&mut self, world: &mut World<'_>) -> Result<(), String> {
+        self.mind(world)?;
+        let now = world.sim.elapsed();
+        if now >= self.next {
+            self.next = now + self.dice.ms(50..1200);
+            self.choose(world);
+        }
+        Ok(())
+    }
+
+    /// Does only what was begun: brings back what ended, says what ended against all expectations.
+    pub fn mind(&mut self, world: &mut World<'_>) -> Result<(), String> {
+        for (seat, result) in world.ended() {
+            let expected = self.expected.iter().position(|expected| *expected == seat);
+            self.say(world, &format!("n{} ended: {result:?}", seat + 1));
+            match expected {
+                Some(at) => drop(self.expected.swap_remove(at)),
+                // It was down when it was removed.
+                None if self.removed == Some(seat) => {}
+                None => return Err(format!("n{} ended by itself: {result:?}", seat + 1)),
+            }
+            if self.removed == Some(seat) {
+                world.standing[seat] = Standing::Out;
+            } else {
+                self.plan(world, 100..2000, Later::Start(seat));
+            }
+        }
+        self.note_replacement(world);
+        let now = world.sim.elapsed();
+        while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
+            match entry.remove() {
+                Later::Start(seat) => {
+                    self.say(world, &format!("start n{}", seat + 1));
+                    world.start(seat);
+                }
+                Later::Mend => mend(world),
+                Later::Unstall(seat) => stall(world, seat, false),
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on nothing is broken.
+    pub fn heal(&mut self, world: &mut World<'_>) {
+        self.say(world, "heal");
+        mend(world);
+        self.later.clear();
+        for seat in 0..world.seats.len() {
+            stall(world, seat, false);
+            disk::set_error(seat, None);
+        }
+        for seat in world.down() {
+            world.start(seat);
+        }
+    }
+
+    fn say(&self, world: &World<'_>, what: &str) {
+        if self.log {
+            eprintln!("== {:?} {what}", world.sim.elapsed());
+        }
+    }
+
+    fn plan(&mut self, world: &World<'_>, after_ms: std::ops::Range<u64>, what: Later) {
+        let at = world.sim.elapsed() + self.dice.ms(after_ms);
+        self.later.insert((at, self.dice.next()), what);
+    }
+
+    fn choose(&mut self, world: &mut World<'_>) {
+        self.count += 1;
+        match self.dice.range(0..100) {
+            0..20 => self.kill(world),
+            20..23 => self.power_failure(world),
+            23..31 => self.stop(world),
+            31..45 => self.partition(world),
+            45..52 => self.one_way(world),
+            52..58 => self.slow_link(world),
+            58..66 => self.stall(world),
+            66..70 => self.bad_disk(world),
+            70..76 => self.wrong_clock(world),
+            76..80 => self.lose_disk(world),
+            80..84 => self.change_members(world),
+            84..90 => self.transfer(world),
+            _ => self.snapshot(world),
+        }
+    }
+
+    fn how(&mut self) -> Crash {
+        self.dice.pick(&[Crash::Process, Crash::Power, Crash::Torn])
+    }
+
+    /// A running node, the leader as often as not.
+    fn victim(&mut self, world: &World<'_>) -> Option<usize> {
+        let up = world.up();
+        let leads = |seat: &usize| {
+            let node = world.seats[*seat].node.lock().expect("not poisoned");
+            node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
+        };
+        let leader = up.iter().copied().find(leads);
+        match leader {
+            Some(leader) if self.dice.chance(50) => Some(leader),
+            _ if up.is_empty() => None,
+            _ => Some(self.dice.pick(&up)),
+        }
+    }
+
+    fn kill(&mut self, world: &mut World<'_>) {
+        let room = 2usize.saturating_sub(world.down().len());
+        for _ in 0..self.dice.range(1..3).min(room as u64) {
+            let (Some(seat), how) = (self.victim(world), self.how()) else { return };
+            self.take_down(world, seat, how, 50..4000);
+        }
+    }
+
+    fn take_down(&mut self, world: &mut World<'_>, seat: usize, how: Crash, for_ms: std::ops::Range<u64>) {
+        self.say(world, &format!("crash n{} {how:?}", seat + 1));
+        // Half of the time nobody hears of it: a machine without power sends no goodbye.
+        let silent = how != Crash::Process && self.dice.chance(50);
+        let others: Vec<String> = world.hosts().into_iter().filter(|name| *name != world.seats[seat].name()).collect();
+        if silent {
+            others.iter().for_each(|other| world.sim.partition(world.seats[seat].name(), other.as_str()));
+        }
+        self.expected.retain(|expected| *expected != seat);
+        world.crash(seat, how);
+        if silent {
+            others.iter().for_each(|other| world.sim.repair(world.seats[seat].name(), other.as_str()));
+        }
+        self.plan(world, for_ms, Later::Start(seat));
+    }
+
+    fn power_failure(&mut self, world: &mut World<'_>) {
+        let how = self.dice.pick(&[Crash::Power, Crash::Torn]);
+        for seat in world.up() {
+            self.take_down(world, seat, how, 50..1500);
+        }
+    }
+
+    fn stop(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world).filter(|_| world.down().len() < 2) else { return };
+        self.say(world, &format!("stop n{}", seat + 1));
+        if !self.expected.contains(&seat) {
+            self.expected.push(seat);
+        }
+        world.seats[seat].stop.borrow().send_replace(true);
+    }
+
+    fn partition(&mut self, world: &mut World<'_>) {
+        let mut hosts = world.hosts();
+        hosts.push("client".to_owned());
+        self.dice.shuffle(&mut hosts);
+        let cut = self.dice.range(1..hosts.len() as u64) as usize;
+        let (one, other) = hosts.split_at(cut);
+        self.say(world, &format!("partition {one:?} from {other:?}"));
+        for a in one {
+            other.iter().for_each(|b| world.sim.partition(a.as_str(), b.as_str()));
+        }
+        self.plan(world, 200..4000, Later::Mend);
+    }
+
+    fn one_way(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world) else { return };
+        let (name, deaf) = (world.seats[seat].name(), self.dice.chance(50));
+        self.say(world, &format!("{name} is {}", if deaf { "deaf" } else { "mute" }));
+        for other in world.hosts().into_iter().filter(|other| *other != name) {
+            let (from, to) = if deaf { (&other, &name) } else { (&name, &other) };
+            world.sim.partition_oneway(from.as_str(), to.as_str());
+        }
+        self.plan(world, 200..4000, Later::Mend);
+    }
+
+    fn slow_link(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world) else { return };
+        let (name, delay) = (world.seats[seat].name(), self.dice.ms(20..400));
+        self.say(world, &format!("{name} is {delay:?} away"));
+        for other in world.hosts().into_iter().filter(|other| *other != name) {
+            world.sim.set_link_max_message_latency(name.as_str(), other.as_str(), delay);
+        }
+        self.plan(world, 200..4000, Later::Mend);
+    }
+
+    fn stall(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world) else { return };
+        self.say(world, &format!("the disk of n{} stalls", seat + 1));
+        stall(world, seat, true);
+        self.plan(world, 50..3000, Later::Unstall(seat));
+    }
+
+    fn bad_disk(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world).filter(|_| world.down().is_empty()) else { return };
+        self.say(world, &format!("the disk of n{} fails", seat + 1));
+        disk::set_error(seat, Some(self.dice.pick(&[libc::EIO, libc::ENOSPC])));
+        if !self.expected.contains(&seat) {
+            self.expected.push(seat);
+        }
+    }
+
+    fn wrong_clock(&mut self, world: &mut World<'_>) {
+        let seat = self.dice.range(0..FOUNDERS as u64) as usize;
+        let hours = self.dice.range(0..49) as i64 - 24;
+        self.say(world, &format!("the clock of n{} is {hours} h wrong", seat + 1));
+        clock::set_error(seat, hours * 3_600_000);
+    }
+
+    fn lose_disk(&mut self, world: &mut World<'_>) {
+        let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
+        let Some(seat) = self.victim(world).filter(|_| whole) else { return };
+        let id = world.seats[seat].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
+        let Some(id) = id else { return };
+        self.take_down(world, seat, Crash::Power, 50..3000);
+        self.say(world, &format!("n{} loses its disk", seat + 1));
+        std::fs::remove_dir_all(&world.seats[seat].dir).expect("the directory is there");
+        self.lost = Some((seat, id));
+    }
+
+    /// A node that lost its disk is whole again when it votes under a new id.
+    fn note_replacement(&mut self, world: &World<'_>) {
+        let Some((seat, old)) = self.lost else { return };
+        let node = world.seats[seat].node.lock().expect("not poisoned");
+        let replaced = node.as_ref().map(|node| node.status()).is_some_and(|status| {
+            status.node_id != old
+                && status.members.iter().any(|member| member.node_id == status.node_id && member.voter)
+                && !status.members.iter().any(|member| member.node_id == old)
+        });
+        if replaced {
+            self.lost = None;
+        }
+    }
+
+    fn change_members(&mut self, world: &mut World<'_>) {
+        if let Some(guest) = world.guest().filter(|_| self.dice.chance(60)) {
+            self.say(world, &format!("n{} comes", guest + 1));
+            world.start(guest);
+            return;
+        }
+        if self.lost.is_some() || self.removed.is_some() || world.down().len() > 1 {
+            return;
+        }
+        let (Some(seat), Some(asked)) = (self.victim(world), self.victim(world)) else { return };
+        let name = world.seats[seat].name();
+        self.say(world, &format!("remove {name}"));
+        self.removed = Some(seat);
+        self.expected.push(seat);
+        world.seats[asked].order(move |node| {
+            tokio::spawn(async move {
+                // It may fail: then the node stays.
+                let _ = node.remove_member(&name, Instant::now() + ORDER_MAX).await;
+            });
+        });
+    }
+
+    fn transfer(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world) else { return };
+        self.say(world, "transfer leadership");
+        world.seats[seat].order(|node| {
+            tokio::spawn(async move {
+                let _ = node.transfer_leadership(None, Instant::now() + ORDER_MAX).await;
+            });
+        });
+    }
+
+    fn snapshot(&mut self, world: &mut World<'_>) {
+        let Some(seat) = self.victim(world) else { return };
+        self.say(world, &format!("snapshot on n{}", seat + 1));
+        world.seats[seat].order(|node| {
+            tokio::spawn(async move {
+                let _ = node.snapshot(Instant::now() + ORDER_MAX).await;
+            });
+        });
+    }
+}
+
+/// All links work again, at the usual speed.
+fn mend(world: &mut World<'_>) {
+    let mut hosts = world.hosts();
+    hosts.push("client".to_owned());
+    for (at, a) in hosts.iter().enumerate() {
+        for b in &hosts[at + 1..] {
+            world.sim.repair(a.as_str(), b.as_str());
+            world.sim.set_link_max_message_latency(a.as_str(), b.as_str(), Duration::from_millis(10));
+        }
+    }
+}
+
+fn stall(world: &World<'_>, seat: usize, stalled: bool) {
+    world.seats[seat].latency.stalled.store(stalled, std::sync::atomic::Ordering::Relaxed);
+}

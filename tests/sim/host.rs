@@ -1,0 +1,154 @@
+//! A node on a simulated host: the server's own code, on turmoil's network and the other simulated parts.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
+
+use hyper_util::rt::TokioIo;
+use quorum_chat::{
+    config::Config,
+    net::{Dialer, Listener},
+    raft::Node,
+    server::{self, Host, LocalPorts, ServerError},
+    storage::Background,
+};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::{Channel, Endpoint, Uri};
+use turmoil::net::{TcpListener, TcpStream};
+
+use super::{
+    clock,
+    dice::Dice,
+    worker::{Latency, Tasks},
+};
+
+/// What is done to a running node from inside, as an operator would.
+pub type Order = Box<dyn FnOnce(Node) + Send>;
+
+/// A node, from outside: what drives the simulation knows of it.
+pub struct Seat {
+    /// Its number, from 0.
+    pub number: usize,
+    /// Its directory below the root of all.
+    pub dir: PathBuf,
+    /// What it is configured with.
+    pub config: Vec<(String, String)>,
+    pub latency: Arc<Latency>,
+    pub dice: RefCell<Dice>,
+    /// Set while it takes part in the cluster.
+    pub node: Arc<Mutex<Option<Node>>>,
+    /// How it ended, until somebody looks.
+    pub ended: RefCell<Option<Result<(), String>>>,
+    /// Asks it to stop.
+    pub stop: RefCell<watch::Sender<bool>>,
+    pub orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
+    /// How often it was started.
+    pub starts: RefCell<u64>,
+}
+
+impl Seat {
+    /// The node's name and its host's.
+    pub fn name(&self) -> String {
+        format!("n{}", self.number + 1)
+    }
+
+    /// The software of the host. Never ends by itself: a process that is gone is taken off the host by who drives.
+    pub async fn run(self: Rc<Self>) {
+        clock::enter(self.number);
+        *self.starts.borrow_mut() += 1;
+        let (sender, stop) = watch::channel(false);
+        self.stop.replace(sender);
+        let (orders, mut given) = mpsc::unbounded_channel::<Order>();
+        self.orders.replace(Some(orders));
+        let node = Arc::clone(&self.node);
+        tokio::spawn(async move {
+            while let Some(order) = given.recv().await {
+                let running = node.lock().expect("not poisoned").clone();
+                if let Some(node) = running {
+                    order(node);
+                }
+            }
+        });
+        let config = Config::load(self.config.clone()).expect("valid");
+        let tasks =
+            Tasks { latency: Arc::clone(&self.latency), dice: Mutex::new(self.dice.borrow_mut().split("tasks")) };
+        let host = Simulated { stop, background: Arc::new(tasks), node: Arc::clone(&self.node) };
+        let result = server::run_on(host, config).await.map_err(|error| error.to_string());
+        self.node.lock().expect("not poisoned").take();
+        self.ended.replace(Some(result));
+        std::future::pending::<()>().await;
+    }
+
+    /// Does something to the node, if it runs.
+    pub fn order(&self, order: impl FnOnce(Node) + Send + 'static) {
+        if let Some(orders) = &*self.orders.borrow() {
+            // Nobody takes it when the node is gone.
+            let _ = orders.send(Box::new(order));
+        }
+    }
+}
+
+struct Simulated {
+    stop: watch::Receiver<bool>,
+    background: Arc<dyn Background>,
+    node: Arc<Mutex<Option<Node>>>,
+}
+
+impl Host for Simulated {
+    type Listener = Accepting;
+
+    async fn listen(&self, address: SocketAddr) -> io::Result<Accepting> {
+        TcpListener::bind(address).await.map(Accepting)
+    }
+
+    async fn local_ports(&self, _config: &Config) -> Result<Option<LocalPorts>, ServerError> {
+        Ok(None)
+    }
+
+    fn dialer(&self) -> Dialer {
+        dialer()
+    }
+
+    fn background(&self) -> Arc<dyn Background> {
+        Arc::clone(&self.background)
+    }
+
+    fn stop(&self) -> watch::Receiver<bool> {
+        self.stop.clone()
+    }
+
+    fn started(&self, node: &Node) {
+        *self.node.lock().expect("not poisoned") = Some(node.clone());
+    }
+}
+
+/// A listener on the simulated network.
+struct Accepting(TcpListener);
+
+impl Listener for Accepting {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Connects on the simulated network.
+pub fn dialer() -> Dialer {
+    Dialer::new(|endpoint: Endpoint| -> Channel {
+        endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
+            let host = uri.host().unwrap_or_default().to_owned();
+            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(0))).await?;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }))
+    })
+}

@@ -1,0 +1,50 @@
+//! State machine safety (Raft, section 5.4.3): all nodes apply the same entries, in order and once.
+//!
+//! Seen from outside: after the same entry every node, in every life, has the same revision and the same digest; and no life
+//! of a node goes back. After a power failure a node may have to apply entries again that its file has lost; whoever applied
+//! one twice, or left one out, has another digest than the others from there on.
+
+use std::collections::BTreeMap;
+
+use quorum_chat::{chat::Revision, storage::Chain};
+
+use super::{Invariant, Look};
+
+#[derive(Default)]
+pub struct AppliedInOrder {
+    /// What the state was after the entry at an index, and on which seat.
+    after: BTreeMap<u64, (Revision, Chain, usize)>,
+    /// How far each life of each seat has come.
+    reached: BTreeMap<(usize, u64), u64>,
+}
+
+impl Invariant for AppliedInOrder {
+    fn name(&self) -> &'static str {
+        "entries are applied in order and once"
+    }
+
+    fn look(&mut self, look: &Look) -> Result<(), String> {
+        for sight in &look.sights {
+            let Some(id) = sight.applied.log_id else { continue };
+            let reached = self.reached.entry((sight.seat, sight.start)).or_default();
+            if id.index < *reached {
+                return Err(format!("n{} went back from entry {reached} to {}", sight.seat + 1, id.index));
+            }
+            *reached = id.index;
+            let state = (sight.applied.revision, sight.applied.chain, sight.seat);
+            let first = *self.after.entry(id.index).or_insert(state);
+            if (first.0, first.1) != (state.0, state.1) {
+                return Err(format!(
+                    "after entry {} n{} is at revision {} and n{} at {}{}",
+                    id.index,
+                    first.2 + 1,
+                    first.0,
+                    sight.seat + 1,
+                    state.0,
+                    if first.0 == state.0 { ", with another digest" } else { "" }
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Each client message id is stored once, and every answer to it names the same message.
+
+use quorum_chat::client::verify::checker::Report;
+
+use super::{Invariant, none};
+
+pub struct ExactlyOnce;
+
+impl Invariant for ExactlyOnce {
+    fn name(&self) -> &'static str {
+        "exactly once per client message id"
+    }
+
+    fn judge(&mut self, report: &Report) -> Result<(), String> {
+        none(report.duplicated, report)
+    }
+}

@@ -1,0 +1,17 @@
+//! Reads show the state of a revision that agrees with time: linearizability, with the order of revisions as the witness.
+
+use quorum_chat::client::verify::checker::Report;
+
+use super::{Invariant, none};
+
+pub struct LinearizableReads;
+
+impl Invariant for LinearizableReads {
+    fn name(&self) -> &'static str {
+        "linearizable reads"
+    }
+
+    fn judge(&mut self, report: &Report) -> Result<(), String> {
+        none(report.stale_reads + report.reordered + report.phantom, report)
+    }
+}

@@ -1,0 +1,17 @@
+//! A subscription that is resumed leaves nothing out.
+
+use quorum_chat::client::verify::checker::Report;
+
+use super::{Invariant, none};
+
+pub struct ResumeWithoutGap;
+
+impl Invariant for ResumeWithoutGap {
+    fn name(&self) -> &'static str {
+        "resumed streams have no gap"
+    }
+
+    fn judge(&mut self, report: &Report) -> Result<(), String> {
+        none(report.resume_gaps, report)
+    }
+}

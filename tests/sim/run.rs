@@ -1,0 +1,228 @@
+//! One run: the cluster, its clients, the faults, and the verdict.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use quorum_chat::client::{
+    ClientError, Options,
+    verify::{checker, history::History, workload},
+};
+
+use super::{
+    dice::Dice,
+    entropy,
+    faults::Faults,
+    host::dialer,
+    invariants::{self, Invariant, Look},
+    world::World,
+};
+
+/// Between two looks at all nodes.
+const LOOK_TICKS: u64 = 10;
+/// Until the cluster is founded and people have registered.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// Until the clients are done, once nothing is broken any more.
+const FINISH_MAX: Duration = Duration::from_secs(180);
+/// Until all nodes are level after that.
+const LEVEL_MAX: Duration = Duration::from_secs(60);
+
+/// How a run came out.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// What is wrong; empty for a good run.
+    pub violations: Vec<String>,
+    /// A hash of everything that was looked at: the same for the same seed.
+    pub trace: u64,
+    pub acknowledged: u64,
+    pub unknown: u64,
+    pub reads: u64,
+    pub events: u64,
+    pub faults: u64,
+    /// Simulated time.
+    pub took: Duration,
+}
+
+impl Verdict {
+    /// One line about the run.
+    pub fn line(&self) -> String {
+        format!(
+            "{} acknowledged, {} unknown, {} reads, {} events, {} faults in {:?}, trace {:016x}",
+            self.acknowledged, self.unknown, self.reads, self.events, self.faults, self.took, self.trace
+        )
+    }
+}
+
+struct Run<'a> {
+    world: World<'a>,
+    invariants: Vec<Box<dyn Invariant>>,
+    verdict: Verdict,
+    ticks: u64,
+}
+
+/// Runs a seed.
+pub fn run(seed: u64) -> Verdict {
+    let mut dice = Dice::new(seed);
+    entropy::start(dice.split("entropy"));
+    let root = tempfile::Builder::new().prefix("quorum-sim-").tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    let root = root.expect("a directory for the simulated disks");
+    let world = World::new(seed, root.path(), &mut dice);
+    let mut run = Run { world, invariants: invariants::all(), verdict: Verdict::default(), ticks: 0 };
+    if let Err(violation) = run.play(&mut dice) {
+        run.verdict.violations.push(violation);
+    }
+    run.verdict.took = run.world.sim.elapsed();
+    // The nodes' files are closed before they are removed.
+    let Run { world, verdict, .. } = run;
+    drop(world);
+    verdict
+}
+
+type Told = Rc<RefCell<Option<Result<History, ClientError>>>>;
+
+impl Run<'_> {
+    fn play(&mut self, dice: &mut Dice) -> Result<(), String> {
+        let history = self.start_clients(dice);
+        let founded = |look: &Look| look.sights.iter().any(|sight| sight.applied.revision.0 >= 6);
+        let mut faults = Faults::new(dice);
+        self.until("people are registered", SETTLE_MAX, &mut faults, |_, look| founded(look))?;
+        while faults.more(self.world.sim.elapsed()) {
+            self.tick()?;
+            faults.act(&mut self.world)?;
+        }
+        faults.heal(&mut self.world);
+        let told = Rc::clone(&history);
+        let end = self.world.sim.elapsed() + FINISH_MAX;
+        while told.borrow().is_none() {
+            if self.world.sim.elapsed() > end {
+                return Err(format!(
+                    "the clients are not done {FINISH_MAX:?} after the last fault: {}",
+                    self.describe()
+                ));
+            }
+            self.tick()?;
+            faults.mind(&mut self.world)?;
+        }
+        self.verdict.faults = faults.count();
+        self.until("all nodes are level", LEVEL_MAX, &mut faults, level)?;
+        self.judge(history)
+    }
+
+    fn start_clients(&mut self, dice: &mut Dice) -> Told {
+        let told: Told = Rc::default();
+        let plan =
+            workload::Plan { clients: dice.range(3..7) as u32, duration: dice.ms(4000..12_000), seed: dice.next() };
+        let addresses = (1..=super::world::FOUNDERS).map(|n| format!("n{n}:50051")).collect();
+        let options = Options { deadline: Duration::from_secs(30), dialer: dialer(), ..Options::default() };
+        let sink = Rc::clone(&told);
+        self.world.sim.client("client", async move {
+            let result = workload::run(addresses, options, plan).await;
+            sink.replace(Some(result));
+            Ok(())
+        });
+        told
+    }
+
+    /// One tick, and now and then a look.
+    fn tick(&mut self) -> Result<(), String> {
+        self.world.step()?;
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(LOOK_TICKS) {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<Look, String> {
+        let look = self.world.look()?;
+        for invariant in &mut self.invariants {
+            invariant.look(&look).map_err(|wrong| format!("{}: {wrong}", invariant.name()))?;
+        }
+        for sight in &look.sights {
+            let status = &sight.status;
+            let seen = [
+                sight.seat as u64,
+                status.term,
+                status.role as u64,
+                status.last_log_index,
+                status.committed_index,
+                sight.applied.revision.0,
+                u64::from(sight.applied.chain.digest.0[0]),
+                self.ticks,
+            ];
+            for number in seen {
+                self.verdict.trace = (self.verdict.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+            }
+        }
+        Ok(look)
+    }
+
+    fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        faults: &mut Faults,
+        mut done: impl FnMut(&World<'_>, &Look) -> bool,
+    ) -> Result<(), String> {
+        let end = self.world.sim.elapsed() + limit;
+        loop {
+            self.world.step()?;
+            self.ticks += 1;
+            faults.mind(&mut self.world)?;
+            if self.ticks.is_multiple_of(LOOK_TICKS) {
+                let look = self.look()?;
+                if done(&self.world, &look) {
+                    return Ok(());
+                }
+            }
+            if self.world.sim.elapsed() > end {
+                return Err(format!("not within {limit:?}: {what}: {}", self.describe()));
+            }
+        }
+    }
+
+    fn judge(&mut self, history: Told) -> Result<(), String> {
+        let history = history.take().expect("the clients are done").map_err(|error| format!("clients: {error}"))?;
+        let report = checker::check(&history);
+        (self.verdict.acknowledged, self.verdict.unknown) = (report.acknowledged, report.unknown);
+        (self.verdict.reads, self.verdict.events) = (report.reads, report.events);
+        for invariant in &mut self.invariants {
+            if let Err(wrong) = invariant.judge(&report) {
+                self.verdict.violations.push(format!("{}: {wrong}", invariant.name()));
+            }
+        }
+        report.proved_nothing().map_or(Ok(()), |why| Err(format!("nothing was proven: {why}")))
+    }
+
+    /// Where everybody stands, for who reads of a failure.
+    fn describe(&mut self) -> String {
+        let Ok(look) = self.world.look() else { return String::new() };
+        let line = |sight: &invariants::Sight| {
+            let status = &sight.status;
+            let members: Vec<String> =
+                status.members.iter().map(|m| format!("{}{}", m.node_id, if m.voter { "" } else { "L" })).collect();
+            format!(
+                "\n  n{} id {} {:?} term {} last {} committed {} applied {} revision {} members {}",
+                sight.seat + 1,
+                status.node_id,
+                status.role,
+                status.term,
+                status.last_log_index,
+                status.committed_index,
+                status.applied_index,
+                sight.applied.revision,
+                members.join(",")
+            )
+        };
+        format!("standing {:?}{}", self.world.standing, look.sights.iter().map(line).collect::<String>())
+    }
+}
+
+/// All nodes that should run do, and have applied all that there is.
+fn level(world: &World<'_>, look: &Look) -> bool {
+    let up = world.up();
+    let mut states = look.sights.iter().map(|sight| (sight.applied.revision, sight.status.applied_index));
+    let first = states.next();
+    look.sights.len() == up.len()
+        && world.down().is_empty()
+        && states.all(|state| Some(state) == first)
+        && look.sights.iter().all(|sight| sight.status.last_log_index == sight.status.applied_index)
+}

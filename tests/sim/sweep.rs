@@ -1,0 +1,190 @@
+//! Many seeds, each in a process of its own, a few at a time; and the proof that they would find a bug.
+
+use std::{
+    process::{Command, ExitCode, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+/// Seeds of a plain `cargo test`.
+const SEEDS: u64 = 6;
+/// Runs at a time: as many as the machine has cores.
+const JOBS_MAX: usize = 64;
+/// A run that takes so long of the machine's time stands still: no simulated time passes any more.
+const RUN_SECONDS_MAX: u64 = 300;
+
+/// What the arguments ask for.
+pub enum Task {
+    /// Another test was asked for.
+    Nothing,
+    /// One seed, in this process.
+    One(u64),
+    Sweep(Plan),
+    /// Each planted bug has to be found.
+    Teeth(Plan),
+}
+
+pub struct Plan {
+    first: u64,
+    seeds: u64,
+    jobs: usize,
+    /// Only this planted bug.
+    bug: Option<String>,
+}
+
+impl Task {
+    pub fn of(arguments: &[String]) -> Result<Self, String> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let mut plan = Plan { first: 1, seeds: SEEDS, jobs: cores.min(JOBS_MAX), bug: None };
+        let (mut one, mut teeth, mut other) = (None, false, false);
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut number = || {
+                let value = rest.next().ok_or(format!("{argument} needs a number"))?;
+                value.parse::<u64>().map_err(|error| format!("{argument} {value}: {error}"))
+            };
+            match argument.as_str() {
+                "--seed" => one = Some(number()?),
+                "--first" => plan.first = number()?,
+                "--seeds" => plan.seeds = number()?,
+                "--random" => plan.first = random(),
+                "--jobs" => plan.jobs = usize::try_from(number()?).unwrap_or(JOBS_MAX).clamp(1, JOBS_MAX),
+                "--teeth" => teeth = true,
+                "--bug" => plan.bug = Some(rest.next().ok_or("--bug needs a name")?.clone()),
+                // What `cargo test` hands to all tests: the name of one, or options of the usual harness.
+                name if !name.starts_with('-') => other = !"sim".contains(name),
+                _ => {}
+            }
+        }
+        Ok(match one {
+            _ if other => Self::Nothing,
+            Some(seed) => Self::One(seed),
+            None if teeth => Self::Teeth(plan),
+            None => Self::Sweep(plan),
+        })
+    }
+}
+
+/// Somewhere to begin, small enough to type.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0) % 1_000_000
+}
+
+/// Runs the seeds; every one has to be good.
+pub fn sweep(plan: &Plan) -> ExitCode {
+    println!("simulating {} seeds from {} on, {} at a time", plan.seeds, plan.first, plan.jobs);
+    let started = Instant::now();
+    let failed = AtomicU64::new(0);
+    each_seed(plan, None, |seed, output| {
+        let told = String::from_utf8_lossy(&output.stdout);
+        println!("seed {seed}: {}", told.lines().next().unwrap_or("no verdict"));
+        if !output.status.success() {
+            failed.fetch_add(1, Ordering::Relaxed);
+            report(seed, output);
+        }
+        true
+    });
+    let failed = failed.into_inner();
+    println!("simulated for {} s", started.elapsed().as_secs());
+    println!("{} passed, {failed} failed", plan.seeds - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the seeds with each planted bug until one finds it.
+pub fn teeth(plan: &Plan) -> ExitCode {
+    let bugs = quorum_chat::planted::NAMES;
+    if bugs.is_empty() {
+        eprintln!("no bugs are planted: build with --features planted-bugs");
+        return ExitCode::from(2);
+    }
+    let (mut found, mut missed) = (0, 0);
+    for bug in bugs.iter().filter(|bug| plan.bug.as_deref().is_none_or(|only| only == **bug)) {
+        let (started, tried, told) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));
+        each_seed(plan, Some(bug), |seed, output| {
+            tried.fetch_add(1, Ordering::Relaxed);
+            // A seed that fails anyway proves nothing.
+            if output.status.success() || !start(seed, None).status.success() {
+                return true;
+            }
+            let mut told = told.lock().expect("not poisoned");
+            told.get_or_insert_with(|| (seed, cause(output)));
+            false
+        });
+        let seconds = started.elapsed().as_secs();
+        match told.into_inner().expect("not poisoned") {
+            Some((seed, cause)) => {
+                found += 1;
+                println!("{bug}: found by seed {seed}, {} runs, {seconds} s: {cause}", tried.into_inner());
+            }
+            None => {
+                missed += 1;
+                println!("{bug}: NOT FOUND by {} seeds from {} on, {seconds} s", plan.seeds, plan.first);
+            }
+        }
+    }
+    println!("{found} passed, {missed} failed");
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs each seed, until `judge` says that it is enough.
+fn each_seed(plan: &Plan, bug: Option<&str>, judge: impl Fn(u64, &Output) -> bool + Sync) {
+    let (next, enough) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..plan.jobs {
+            scope.spawn(|| {
+                while !enough.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= plan.seeds {
+                        return;
+                    }
+                    let seed = plan.first + at;
+                    if !judge(seed, &start(seed, bug)) {
+                        enough.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn start(seed: u64, bug: Option<&str>) -> Output {
+    let program = std::env::current_exe().expect("this program has a path");
+    // `timeout` is part of every Linux: a run that stands still is ended, and fails.
+    let mut command = Command::new("timeout");
+    command.arg(RUN_SECONDS_MAX.to_string()).arg(program).args(["--seed", &seed.to_string()]);
+    command.stdin(Stdio::null());
+    if let Some(bug) = bug {
+        command.env(quorum_chat::planted::VARIABLE, bug);
+    }
+    command.output().expect("a process can be started")
+}
+
+/// What gave a run away, in a line.
+fn cause(output: &Output) -> String {
+    let told = String::from_utf8_lossy(&output.stdout);
+    if let Some(violation) = told.lines().find_map(|line| line.strip_prefix("VIOLATION ")) {
+        return violation.chars().take(160).collect();
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let panic = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
+    panic.map_or_else(
+        || output.status.to_string(),
+        |line| format!("panic: {}", line.chars().take(150).collect::<String>()),
+    )
+}
+
+fn report(seed: u64, output: &Output) {
+    const LINES: usize = 40;
+    println!("seed {seed} FAILED ({}):", output.status);
+    for stream in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(stream);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| println!("  {line}"));
+    }
+    println!("  again: SIM_LOG=warn cargo test --profile sim --test sim -- --seed {seed}");
+}

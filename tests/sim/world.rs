@@ -1,0 +1,203 @@
+//! The simulated cluster: seven hosts, of which five found it, and what whoever drives it can do to them.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::Path,
+    rc::Rc,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use turmoil::Sim;
+
+use super::{
+    clock,
+    dice::Dice,
+    disk::{self, Crash},
+    host::Seat,
+    invariants::{Look, Sight},
+    worker::Latency,
+};
+
+/// Nodes that found the cluster.
+pub const FOUNDERS: usize = 5;
+/// Nodes that may come later.
+pub const GUESTS: usize = 2;
+const SEATS: usize = FOUNDERS + GUESTS;
+const TICK: Duration = Duration::from_millis(1);
+/// Entries looked at, at most, of each node at a time.
+const ENTRIES_MAX: u64 = 500;
+
+/// What is known of a node that is not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It runs, or is about to.
+    Up,
+    /// It was taken down, and will be brought up by whoever did it.
+    Down,
+    /// It never came, or was removed.
+    Out,
+}
+
+pub struct World<'a> {
+    pub sim: Sim<'a>,
+    pub seats: Vec<Rc<Seat>>,
+    pub standing: Vec<Standing>,
+    dice: Dice,
+    /// How far each life of each seat was looked at.
+    looked: BTreeMap<(usize, u64), u64>,
+}
+
+impl World<'_> {
+    /// Founders are started with the first step.
+    pub fn new(seed: u64, root: &Path, dice: &mut Dice) -> Self {
+        clock::start(SEATS);
+        disk::start(root, SEATS);
+        let latency_ms = dice.range(1..15);
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(seed)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(3600))
+            .min_message_latency(Duration::from_micros(200))
+            .max_message_latency(Duration::from_millis(latency_ms))
+            .tcp_capacity(1 << 16)
+            .enable_random_order()
+            .build();
+        let usual_us = dice.pick(&[100, 1000, 5000, 20_000]);
+        let kept = dice.pick(&[0, 5, 100, 20_000]);
+        let seats: Vec<Rc<Seat>> = (0..SEATS).map(|number| Rc::new(seat(number, root, usual_us, kept, dice))).collect();
+        for seat in &seats[..FOUNDERS] {
+            let seat = Rc::clone(seat);
+            sim.host(seat.name(), move || {
+                let seat = Rc::clone(&seat);
+                async move {
+                    seat.run().await;
+                    Ok(())
+                }
+            });
+        }
+        let standing = (0..SEATS).map(|n| if n < FOUNDERS { Standing::Up } else { Standing::Out }).collect();
+        Self { sim, seats, standing, dice: dice.split("world"), looked: BTreeMap::new() }
+    }
+
+    /// One tick. Returns whether the clients are done.
+    pub fn step(&mut self) -> Result<bool, String> {
+        clock::advance(self.sim.elapsed());
+        self.sim.step().map_err(|error| error.to_string())
+    }
+
+    pub fn up(&self) -> Vec<usize> {
+        (0..SEATS).filter(|seat| self.standing[*seat] == Standing::Up).collect()
+    }
+
+    pub fn down(&self) -> Vec<usize> {
+        (0..SEATS).filter(|seat| self.standing[*seat] == Standing::Down).collect()
+    }
+
+    /// A guest that never came.
+    pub fn guest(&self) -> Option<usize> {
+        (FOUNDERS..SEATS).find(|seat| self.standing[*seat] == Standing::Out && *self.seats[*seat].starts.borrow() == 0)
+    }
+
+    /// Takes a node down as `how` says. What it had in memory is gone.
+    pub fn crash(&mut self, seat: usize, how: Crash) {
+        let name = self.seats[seat].name();
+        // The node's files are closed with what runs on its host; nobody else may hold them.
+        self.seats[seat].node.lock().expect("not poisoned").take();
+        self.seats[seat].orders.take();
+        self.seats[seat].latency.stalled.store(false, Ordering::Relaxed);
+        let sim = &mut self.sim;
+        disk::crash(seat, how, &mut self.dice, || sim.crash(name));
+        self.standing[seat] = Standing::Down;
+    }
+
+    /// Brings a node up, for the first time or again.
+    pub fn start(&mut self, seat: usize) {
+        let node = Rc::clone(&self.seats[seat]);
+        self.standing[seat] = Standing::Up;
+        node.ended.take();
+        if seat >= FOUNDERS && *node.starts.borrow() == 0 {
+            self.sim.host(node.name(), move || {
+                let seat = Rc::clone(&node);
+                async move {
+                    seat.run().await;
+                    Ok(())
+                }
+            });
+        } else {
+            self.sim.bounce(node.name());
+        }
+    }
+
+    /// Nodes that have ended by themselves, and how. They are taken off their hosts.
+    pub fn ended(&mut self) -> Vec<(usize, Result<(), String>)> {
+        let mut ended = Vec::new();
+        for seat in self.up() {
+            let result = self.seats[seat].ended.take();
+            if let Some(result) = result {
+                self.crash(seat, Crash::Process);
+                ended.push((seat, result));
+            }
+        }
+        ended
+    }
+
+    /// Every name of a host that a link may be to.
+    pub fn hosts(&self) -> Vec<String> {
+        let known = |seat: &&Rc<Seat>| seat.number < FOUNDERS || *seat.starts.borrow() > 0;
+        self.seats.iter().filter(known).map(|seat| seat.name()).collect()
+    }
+
+    /// Looks at all running nodes.
+    pub fn look(&mut self) -> Result<Look, String> {
+        let mut sights = Vec::new();
+        for seat in &self.seats {
+            let Some(node) = seat.node.lock().expect("not poisoned").clone() else { continue };
+            let (status, start) = (node.status(), *seat.starts.borrow());
+            let (log, state) = node.files();
+            // A node that is stopping because of its disk is of no interest any more.
+            let Ok(applied) = state.applied() else { continue };
+            let from = self.looked.entry((seat.number, start)).or_default();
+            let end = (status.committed_index + 1).min(from.saturating_add(ENTRIES_MAX));
+            let committed = log.read(*from..end, usize::MAX).unwrap_or_default();
+            *from = end.max(*from);
+            sights.push(Sight { seat: seat.number, start, status, applied, committed, node });
+        }
+        let moved_aside = self.seats.iter().filter(|seat| seat.dir.join("aside").exists()).map(|seat| seat.number);
+        Ok(Look { moved_aside: moved_aside.collect(), sights })
+    }
+}
+
+fn seat(number: usize, root: &Path, usual_us: u64, kept: u64, dice: &mut Dice) -> Seat {
+    let name = format!("n{}", number + 1);
+    let dir = root.join(&name);
+    let initial: Vec<String> = (1..=FOUNDERS).map(|n| format!("n{n}=n{n}:50052")).collect();
+    let mut config = vec![
+        ("CHAT_NAME".to_owned(), name.clone()),
+        ("CHAT_DATA_DIR".into(), dir.display().to_string()),
+        ("CHAT_INITIAL_NODES".into(), initial.join(",")),
+        ("CHAT_DIGEST_INTERVAL_S".into(), "2".into()),
+        ("CHAT_LOG_ENTRIES_KEPT".into(), kept.to_string()),
+        ("CHAT_DRAIN_TIMEOUT_MS".into(), "3000".into()),
+    ];
+    if number >= FOUNDERS {
+        config.push(("CHAT_JOIN".into(), "n1:50052,n2:50052,n3:50052".into()));
+        config.push(("CHAT_PEER_ADVERTISE".into(), format!("{name}:50052")));
+    }
+    let latency = Latency::default();
+    latency.usual_us.store(usual_us, Ordering::Relaxed);
+    Seat {
+        number,
+        dir,
+        config,
+        latency: Arc::new(latency),
+        dice: RefCell::new(dice.split(&name)),
+        node: Arc::new(Mutex::new(None)),
+        ended: RefCell::new(None),
+        stop: RefCell::new(watch::Sender::new(false)),
+        orders: RefCell::new(None),
+        starts: RefCell::new(0),
+    }
+}
