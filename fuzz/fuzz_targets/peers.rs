@@ -1,0 +1,177 @@
+//! `raft.v1`: what other nodes send, behind the peer port.
+//!
+//! What is understood of a message is the same when it is sent on; a call is let in only with the credentials of this
+//! cluster and this node; a snapshot is taken only when it is, byte for byte, what its header says, and leaves nothing
+//! behind when it is not.
+
+#![no_main]
+
+use std::{fs, path::Path, sync::LazyLock};
+
+use arbitrary::Arbitrary;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body_util::Full;
+use libfuzzer_sys::fuzz_target;
+use prost::Message;
+use quorum_chat::{
+    proto::{log::v1 as pb, raft::v1 as wire},
+    raft::{convert::Malformed, fuzzing, peers::Credentials},
+};
+use quorum_chat_fuzz::{
+    edits::{self, Edit},
+    fixtures,
+    scratch::Scratch,
+};
+use sha2::{Digest as _, Sha256};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+
+#[derive(Debug, Arbitrary)]
+enum Input<'a> {
+    Message(u8, &'a [u8]),
+    Call {
+        name: [Word<'a>; 3],
+        secret: bool,
+    },
+    Snapshot(Snapshot),
+    /// The stream as it comes.
+    Stream(&'a [u8]),
+}
+
+/// What a call says, in one of the fields that matter.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Word<'a> {
+    Right,
+    Absent,
+    Bytes(&'a [u8]),
+}
+
+#[derive(Debug, Arbitrary)]
+struct Snapshot {
+    edits: Vec<Edit>,
+    chunk: u16,
+    longer: i8,
+    hash: Option<u8>,
+    second_header: bool,
+    cut: u8,
+}
+
+static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::default);
+static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("starts"));
+
+fuzz_target!(|input: Input| match input {
+    Input::Message(kind, bytes) => message(kind, bytes),
+    Input::Call { name, secret } => call(name, secret),
+    Input::Snapshot(snapshot) => receive(&snapshot),
+    Input::Stream(bytes) => {
+        let dir = SCRATCH.emptied();
+        let header = header(bytes);
+        // It would have to be a database, with its length in front.
+        let _ = RUNTIME.block_on(fuzzing::receive_snapshot(dir, &header, Full::new(Bytes::copy_from_slice(bytes))));
+        nothing_is_left(dir);
+    }
+});
+
+fn message(kind: u8, bytes: &[u8]) {
+    match kind % 8 {
+        0 => there_and_back::<pb::Entry>(bytes, fuzzing::entry),
+        1 => there_and_back::<pb::StoredMembership>(bytes, fuzzing::stored_membership),
+        2 => there_and_back::<wire::AppendRequest>(bytes, fuzzing::append_request),
+        3 => there_and_back::<wire::AppendResponse>(bytes, fuzzing::append_response),
+        4 => there_and_back::<wire::AppendResponse>(bytes, fuzzing::stream_result),
+        5 => there_and_back::<wire::VoteRequest>(bytes, fuzzing::vote_request),
+        6 => there_and_back::<wire::VoteResponse>(bytes, fuzzing::vote_response),
+        _ => there_and_back::<wire::TransferLeaderRequest>(bytes, fuzzing::transfer_request),
+    }
+}
+
+fn there_and_back<M>(bytes: &[u8], understand: fn(M) -> Result<M, Malformed>)
+where
+    M: Message + Default + Clone + PartialEq + std::fmt::Debug,
+{
+    let Ok(message) = M::decode(bytes) else { return };
+    let Ok(understood) = understand(message) else { return };
+    let sent_on = M::decode(understood.encode_to_vec().as_slice()).expect("what was encoded is decoded");
+    assert_eq!(understand(sent_on).ok(), Some(understood), "the same once more");
+}
+
+const SECRET: &str = "the secret of the peers";
+
+fn call(name: [Word<'_>; 3], with_secret: bool) {
+    let own = Credentials::new("c1", 2, with_secret.then_some(SECRET)).expect("plain text");
+    let mut metadata = MetadataMap::new();
+    let mut right = true;
+    for ((key, expected), word) in
+        [("quorum-cluster", "c1"), ("quorum-target", "2"), ("quorum-secret", SECRET)].into_iter().zip(name)
+    {
+        let given = match word {
+            Word::Right => expected.as_bytes(),
+            Word::Absent => b"",
+            Word::Bytes(bytes) => bytes,
+        };
+        let matters = key != "quorum-secret" || with_secret;
+        right &= given == expected.as_bytes() || !matters;
+        let Ok(value) = AsciiMetadataValue::try_from(given) else { return };
+        if !matches!(word, Word::Absent) {
+            metadata.insert(key, value);
+        }
+    }
+    assert_eq!(own.check(&metadata).is_ok(), right, "{metadata:?}");
+}
+
+fn header(bytes: &[u8]) -> wire::SnapshotHeader {
+    wire::SnapshotHeader {
+        length_bytes: bytes.len() as u64,
+        sha256: Sha256::digest(bytes).to_vec(),
+        ..Default::default()
+    }
+}
+
+fn frame(message: &wire::SnapshotChunk, into: &mut BytesMut) {
+    into.put_u8(0);
+    into.put_u32(message.encoded_len() as u32);
+    message.encode(into).expect("there is room");
+}
+
+fn receive(snapshot: &Snapshot) {
+    use wire::snapshot_chunk::Part;
+    let dir = SCRATCH.emptied();
+    let mut bytes = fixtures::SNAPSHOT.to_vec();
+    edits::damage(&mut bytes, &snapshot.edits);
+    let mut header = header(&bytes);
+    header.length_bytes = header.length_bytes.saturating_add_signed(snapshot.longer.into());
+    if let Some(at) = snapshot.hash {
+        header.sha256[usize::from(at % 32)] ^= 1;
+    }
+    let mut stream = BytesMut::new();
+    for data in bytes.chunks(usize::from(snapshot.chunk).max(512)) {
+        frame(&wire::SnapshotChunk { part: Some(Part::Data(Bytes::copy_from_slice(data))) }, &mut stream);
+    }
+    if snapshot.second_header {
+        frame(&wire::SnapshotChunk { part: Some(Part::Header(header.clone())) }, &mut stream);
+    }
+    stream.truncate(stream.len() - usize::from(snapshot.cut).min(stream.len()));
+    let as_announced = snapshot.longer == 0 && snapshot.hash.is_none() && !snapshot.second_header && snapshot.cut == 0;
+    let received = RUNTIME.block_on(fuzzing::receive_snapshot(dir, &header, Full::new(stream.freeze())));
+    match received {
+        Ok(_) => {
+            assert!(as_announced, "a snapshot that is not what its header says");
+            assert_eq!(the_one_file(dir).as_deref(), Some(bytes.as_slice()), "what was received is what was sent");
+        }
+        Err(_) => {
+            assert!(!as_announced || bytes != fixtures::SNAPSHOT, "a good snapshot is refused");
+            nothing_is_left(dir);
+        }
+    }
+}
+
+fn the_one_file(dir: &Path) -> Option<Vec<u8>> {
+    let mut files = fs::read_dir(dir.join("snapshots")).expect("made");
+    let file = files.next()?.expect("listed").path();
+    assert!(files.next().is_none(), "one file");
+    Some(fs::read(file).expect("read"))
+}
+
+fn nothing_is_left(dir: &Path) {
+    assert_eq!(the_one_file(dir), None, "what was refused stays");
+}
