@@ -1,0 +1,51 @@
+# The image of a node: chatd and chatctl on distroless, no shell. Builds with BuildKit and with the classic builder.
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /build
+
+# The dependencies by themselves, in a layer that stays as long as Cargo.toml and Cargo.lock do. They need something to be
+# dependencies of: empty sources in the places that Cargo.toml names.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src/bin tests \
+    && touch src/lib.rs tests/sim.rs \
+    && echo 'fn main() {}' | tee build.rs src/bin/chatd.rs src/bin/chatctl.rs \
+    && CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bins
+
+COPY build.rs ./
+COPY proto proto
+COPY src src
+# Cargo goes by time stamps, and those of the sources are older than the empty ones.
+RUN find build.rs proto src -type f -exec touch {} + \
+    && CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bins \
+    && mkdir -p /image/bin /image/data \
+    && cp target/release/chatd target/release/chatctl /image/bin/
+
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /image/bin/ /usr/local/bin/
+# An empty directory that belongs to the user: a new volume takes that over.
+COPY --from=build --chown=65532:65532 /image/data /data
+
+# SQLite puts what does not fit into memory next to the data: nothing else needs to be writable.
+ENV CHAT_DATA_DIR=/data \
+    SQLITE_TMPDIR=/data
+USER 65532:65532
+WORKDIR /data
+VOLUME /data
+# Clients, other nodes, browsers, probes and metrics.
+EXPOSE 50051 50052 8080 9464
+STOPSIGNAL SIGTERM
+# Alive, not ready: whoever restarts what is not healthy must not restart the survivors of a lost majority. A start checks
+# all of the data before it answers.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["/usr/local/bin/chatd", "health"]
+ENTRYPOINT ["/usr/local/bin/chatd"]
+
+# Last, as they change most often.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="quorum-chat" \
+      org.opencontainers.image.description="A chat backend that does not lose a message: one node of a replicated cluster" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="gcr.io/distroless/cc-debian12:nonroot"

@@ -1,0 +1,330 @@
+"""The cluster of docker-compose.yml, as an operator has it, and the load that is on it while it is broken."""
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+import engine
+from engine import Container, EngineError, Not, docker, run, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST = ["n1", "n2", "n3", "n4", "n5"]
+LATER = ["n6", "n7"]
+# On everything that is made beside the compose file, so that it is found when it has to go.
+LABEL = "quorum-chat.test"
+SOCKET = "/data/admin.sock"
+# Often, so that the faults meet them: comparisons of the states, snapshots, and a log that is cut.
+SETTINGS = {"CHAT_DIGEST_INTERVAL_S": "1", "CHAT_SNAPSHOT_LOG_MB": "1", "CHAT_LOG_ENTRIES_KEPT": "200"}
+# For a node or the cluster to become what it has to. Generous: what is tested is that it does, on a machine of any speed.
+PATIENCE_S = 90
+
+
+class Broken(Exception):
+    """Something is not as it has to be."""
+
+
+def expect(what, found, wanted):
+    if found != wanted:
+        raise Broken(f"{what}: {found!r}, and not {wanted!r}")
+
+
+def compose_command():
+    """`docker compose` (v2) where it is, else `docker-compose` (1.28 or later)."""
+    if run("docker", "compose", "version", check=False).returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"]
+
+
+class Cluster:
+    """Five nodes, and two more that may join. `project` is in the name of all that belongs to it."""
+
+    def __init__(self, project, image, tls=False):
+        self.project, self.image = project, image
+        # The words with which chatctl speaks to the nodes.
+        self.tls_words = ["--tls-ca", "/certs/ca.pem"] if tls else []
+        self.command = compose_command()
+        self.secret = secrets.token_hex(16)
+        self.files = [ROOT / "docker-compose.yml"]
+        # For further compose files.
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{project}-"))
+        names = FIRST + LATER
+        ports = engine.free_ports(2 * len(names))
+        self.grpc = dict(zip(names, ports))
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("CHAT_", "COMPOSE_"))}
+        self.environment = {**own, **SETTINGS, "CHAT_IMAGE": image, "CHAT_PEER_SECRET": self.secret}
+        for number, name in enumerate(names, 1):
+            self.environment[f"CHAT_PORT_{number}"] = str(self.grpc[name])
+            self.environment[f"CHAT_WEB_PORT_{number}"] = str(ports[len(names) + number - 1])
+        # Names of the containers that ought to run.
+        self.up_names = []
+        if tls:
+            self.files.append(ROOT / "docker-compose.tls.yml")
+            self.certs = self.folder / "certs"
+            self.certs.mkdir()
+            # The user of the image writes there.
+            self.folder.chmod(0o755)
+            self.certs.chmod(0o777)
+            self.environment["CHAT_CERTS"] = str(self.certs)
+            self.issue_certificates()
+
+    def issue_certificates(self):
+        """New certificates for all nodes, of the authority that is there, or of a new one."""
+        options = ["--rm", "--network", "none", "--volume", f"{self.certs}:/certs", "--entrypoint", "/usr/local/bin/chatctl"]
+        docker("run", *options, self.image, "certs", "/certs", *FIRST, *LATER)
+
+    @property
+    def network(self):
+        return f"{self.project}_default"
+
+    def volume(self, name):
+        return f"{self.project}_{name}"
+
+    def compose(self, *words, more_files=()):
+        files = [word for file in [*self.files, *more_files] for word in ["--file", str(file)]]
+        # v2 would take the directory of the first file, 1.29 that of the caller for paths.
+        place = ["--project-directory", str(ROOT), "--project-name", self.project]
+        return run(*self.command, *files, *place, "--profile", "seven", *words, env=self.environment, timeout=300)
+
+    def up(self, names, more_files=(), recreate=False):
+        """Creates and starts these nodes, as `docker compose up` does."""
+        words = ["--force-recreate"] if recreate else []
+        self.compose("up", "--detach", "--no-build", "--no-deps", *words, *names, more_files=more_files)
+        self.up_names += [name for name in names if name not in self.up_names]
+
+    def container(self, name):
+        """The container of a node. A new one each time that compose makes it anew."""
+        filters = [f"label=com.docker.compose.project={self.project}", f"label=com.docker.compose.service={name}"]
+        words = [word for one in filters for word in ["--filter", one]]
+        ids = docker("ps", "--all", "--quiet", "--no-trunc", *words).split()
+        if len(ids) != 1:
+            raise EngineError(f"{name} has {len(ids)} containers")
+        return Container(ids[0])
+
+    def address_list(self, names):
+        """Where clients on this machine find these nodes."""
+        return ",".join(f"localhost:{self.grpc[name]}" for name in names)
+
+    def addresses(self):
+        """Where the nodes of `up_names` that run find each other."""
+        return {name: self.container(name).networks()[self.network] for name in self.up_names}
+
+    def remove_node(self, name):
+        """The container and the volume, whatever is on it."""
+        self.container(name).remove()
+        docker("volume", "rm", self.volume(name))
+        self.up_names.remove(name)
+
+    # What it says of itself.
+
+    def running(self):
+        """The nodes that run and are on the network, so that they can be asked for the others."""
+
+        def can_be_asked(name):
+            record = self.container(name).inspect()
+            return record["State"]["Status"] == "running" and self.network in record["NetworkSettings"]["Networks"]
+
+        return [name for name in self.up_names if can_be_asked(name)]
+
+    def chatctl(self, name, *words, check=True):
+        """Runs chatctl in the container of a node, with all nodes of this network at hand."""
+        nodes = ",".join(f"{one}:50051" for one in self.up_names)
+        options = ["--nodes", nodes, "--output", "json", "--timeout", "5", *self.tls_words]
+        return self.container(name).exec("/usr/local/bin/chatctl", *options, *words, check=check, timeout=30)
+
+    def status(self, through=None):
+        """What `chatctl status` tells; in the container of `through`, or of any node that runs."""
+        running = self.running() if through is None else [through]
+        if not running:
+            raise EngineError("no node runs")
+        return json.loads(self.chatctl(running[0], "status").stdout)
+
+    def nodes(self):
+        return {node["name"]: node for node in self.status()["nodes"]}
+
+    def leader(self):
+        """The name of the leader, when there is one that runs."""
+
+        def found():
+            running = self.running()
+            for node in self.status()["nodes"]:
+                if node["role"] == "leader" and node["name"] in running:
+                    return node["name"]
+            return Not("nobody who runs leads")
+
+        return wait_until("a leader", found, PATIENCE_S)
+
+    def revision(self):
+        return self.status()["revision"]
+
+    def advance(self, count=30, seconds=PATIENCE_S):
+        """Waits until so many changes more were stored."""
+        began = wait_until("somebody tells the revision", lambda: {"at": self.revision()}, seconds)["at"]
+
+        def grown():
+            now = self.revision()
+            return now >= began + count or Not(f"from revision {began} to {now}")
+
+        wait_until(f"{count} changes are stored", grown, seconds)
+
+    def health(self, name, ready=True):
+        """What `chatd health` says in the container of a node: its exit code, and its line."""
+        done = self.container(name).exec("/usr/local/bin/chatd", "health", *(["--ready"] if ready else []), check=False)
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    def ready(self, names, seconds=PATIENCE_S):
+        """Waits until these nodes say that they can be sent requests."""
+        for name in names:
+
+            def is_ready():
+                code, line = self.health(name)
+                return code == 0 or Not(line)
+
+            wait_until(f"{name} is ready", is_ready, seconds)
+
+    def tolerates(self, failures, seconds=PATIENCE_S):
+        """Waits until so many more nodes may fail."""
+
+        def does():
+            now = self.status()["failures_tolerated"]
+            return now == failures or Not(f"now {now}")
+
+        wait_until(f"{failures} more nodes may fail", does, seconds)
+
+    def level(self, seconds=PATIENCE_S):
+        """Waits until all nodes are voters, healthy and have everything, and all told the same digest of the newest
+        revision. Two digests at one revision are an error at once. Returns the revision."""
+
+        def is_level():
+            status = self.status()
+            nodes = status["nodes"]
+            compared, digests = status["compared"], {node["name"]: node["digest"] for node in nodes}
+            if len({digest for digest in digests.values() if digest}) > 1:
+                raise Broken(f"different digests, compared at {compared}: {digests}")
+            if sorted(node["name"] for node in nodes) != sorted(self.up_names):
+                return Not(f"the members are {[node['name'] for node in nodes]}")
+            for node in nodes:
+                if not (node["voter"] and node["healthy"] and node["lag_entries"] == 0 and node["digest"]):
+                    return Not(node)
+            if not compared or compared["revision"] != status["revision"]:
+                return Not(f"compared at {compared}, and the revision is {status['revision']}")
+            return status["revision"]
+
+        return wait_until("all nodes are level and have told equal digests", is_level, seconds)
+
+    # The end.
+
+    def tails(self, lines):
+        """What each node wrote last."""
+        told = []
+        for name in FIRST + LATER:
+            try:
+                container = self.container(name)
+                state = container.state()
+                told.append(f"--- {name}: {state['Status']}, exit code {state['ExitCode']}\n{container.logs(tail=lines)}")
+            except EngineError:
+                # It was never made, or is being made anew.
+                continue
+        return "\n".join(told)
+
+    def sweep(self):
+        """Removes all that has the name of this project: containers, networks, volumes."""
+        labels = [f"com.docker.compose.project={self.project}", f"{LABEL}={self.project}"]
+        # In this order: each kind uses the next.
+        for container in [one for label in labels for one in engine.containers_of(label)]:
+            Container(container).remove()
+        for label in labels:
+            for network in docker("network", "ls", "--quiet", "--filter", f"label={label}").split():
+                engine.remove_network(network)
+            for volume in docker("volume", "ls", "--quiet", "--filter", f"label={label}").split():
+                engine.remove_volume(volume)
+        self.up_names = []
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Load:
+    """`chatctl verify`, from the image, on the network of this machine, as clients of the published ports are."""
+
+    # It is ended when the scenario is over. Below this time its pace does not depend on it.
+    SECONDS_MAX = 600
+    CLIENTS = 4
+    HISTORY = "/data/history.jsonl"
+    ZERO = ["lost", "duplicated", "reordered", "phantom", "stale_reads", "resume_gaps"]
+
+    def __init__(self, cluster, seed, names):
+        self.cluster, self.names = cluster, list(names)
+        self.container = Container(f"{cluster.project}-verify")
+        self.container.remove()
+        options = ["--network", "host", "--label", f"{LABEL}={cluster.project}", "--entrypoint", "/usr/local/bin/chatctl"]
+        words = ["verify", "--output", "json", "--nodes", cluster.address_list(names), "--seed", str(seed)]
+        if cluster.tls_words:
+            options += ["--volume", f"{cluster.certs}:/certs:ro"]
+            words += cluster.tls_words
+        words += ["--clients", str(self.CLIENTS), "--seconds", str(self.SECONDS_MAX), "--history", self.HISTORY]
+        engine.run_container(self.container.name, cluster.image, *words, options=options)
+
+    def finish(self, read_back=None):
+        """Ends the load, lets it read everything back, and returns its report. `read_back`: through how many nodes."""
+        if self.container.running():
+            self.container.kill("INT")
+        code = self.container.wait(PATIENCE_S)
+        said = self.container.logs()
+        try:
+            # The report is the last thing on standard output; complaints of the program are on the other.
+            report = json.loads(run("docker", "logs", self.container.name).stdout)
+        except ValueError:
+            raise Broken(f"chatctl verify: exit code {code}, no report: {said}") from None
+        wrong = {count: report[count] for count in self.ZERO if report[count] != 0}
+        if wrong or code != 0:
+            raise Broken(f"chatctl verify: exit code {code}, {wrong}: {said}")
+        if report["seconds"] >= self.SECONDS_MAX:
+            raise Broken(f"the scenario took longer than the load: {report['seconds']} s")
+        expect("nodes that were read back", report["nodes_read_back"], len(self.names) if read_back is None else read_back)
+        return report
+
+    def history(self):
+        """All operations, with their times by the clock of this machine. Only after `finish`."""
+        lines = self.container.read_file(self.HISTORY)[0].decode().splitlines()
+        return History(json.loads(lines[0]), [json.loads(line) for line in lines[1:]])
+
+    def remove(self):
+        self.container.remove()
+
+
+class History:
+    """What clients saw. Times of a record count from the start of the run; `began` and `ended` are seconds of the epoch."""
+
+    def __init__(self, header, records):
+        self.nodes, self.records = header["nodes"], records
+        # A message was stored, at a time that its answer tells to the millisecond, while its send was under way: that
+        # bounds the start of the run from both sides.
+        least, most = float("-inf"), float("inf")
+        for record in records:
+            sent = record.get("send", {}).get("outcome")
+            if isinstance(sent, dict) and not sent["ok"]["repeated"]:
+                stored = sent["ok"]["time_ms"] / 1e3
+                least = max(least, stored - record["ended_us"] / 1e6)
+                most = min(most, stored + 1e-3 - record["began_us"] / 1e6)
+        if not least - 0.05 <= most <= least + 1:
+            raise Broken(f"the times of the history do not fit those of the messages: {least} to {most}")
+        self.start = (least + most) / 2
+
+    def began(self, record):
+        return self.start + record["began_us"] / 1e6
+
+    def ended(self, record):
+        return self.start + record["ended_us"] / 1e6
+
+    def calls(self):
+        """Each call with an outcome: the record, the kind of call, the outcome (`{"ok": ...}`, "refused", "unknown")."""
+        for record in self.records:
+            for kind in ["send", "read", "mark_read", "deliver", "delete"]:
+                if kind in record:
+                    yield record, kind, record[kind]["outcome"]
+
+    def acknowledged_between(self, since, until):
+        """Sends that were begun and acknowledged in this time."""
+        calls = ((record, outcome) for record, kind, outcome in self.calls() if kind == "send" and isinstance(outcome, dict))
+        return [record for record, _ in calls if since <= self.began(record) and self.ended(record) <= until]

@@ -1,0 +1,340 @@
+"""Thin wrappers around the docker command: containers, networks, volumes, images, and faults of a container's network.
+
+Needs Python 3.9, the standard library, and `docker` on the PATH. Everything goes through the command line, so that any engine
+does that has it; only `Netns` needs root on the engine's own machine, and says so when it cannot be had.
+
+A failed command raises `EngineError` with what was run and what it said. Nothing is retried.
+"""
+
+import io
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+
+# Longest time for one command. A stop waits for the container's own grace period, hence so much.
+COMMAND_S = 120
+
+
+class EngineError(Exception):
+    """A command failed, or took too long."""
+
+
+class Timeout(Exception):
+    """A condition did not come about in time."""
+
+
+def run(*words, check=True, timeout=COMMAND_S, input=None, env=None, cwd=None):
+    """Runs a command and returns what became of it, with its output as text (bytes when `input` is bytes)."""
+    text = not isinstance(input, (bytes, bytearray))
+    try:
+        done = subprocess.run(
+            words, input=input, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=text, timeout=timeout, env=env, cwd=cwd
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{' '.join(words)}: not done after {timeout} s") from error
+    except OSError as error:
+        raise EngineError(f"{words[0]}: {error}") from error
+    if check and done.returncode != 0:
+        said = done.stderr if text else done.stderr.decode(errors="replace")
+        raise EngineError(f"{' '.join(words)}: exit code {done.returncode}: {said.strip() or done.stdout}")
+    return done
+
+
+def docker(*words, **options):
+    """Runs `docker` and returns its standard output without the white space around it."""
+    return run("docker", *words, **options).stdout.strip()
+
+
+def wait_until(what, condition, seconds=30, every=0.1):
+    """Waits until `condition()` is true and returns what it returned. A condition that raises `EngineError` is not true yet.
+
+    The condition may say why it is not true by returning `Not(reason)`: the last reason is in the error."""
+    deadline = time.monotonic() + seconds
+    reason = ""
+    while True:
+        try:
+            result = condition()
+            if isinstance(result, Not):
+                reason = result.reason
+            elif result:
+                return result
+        except EngineError as error:
+            reason = str(error)
+        if time.monotonic() >= deadline:
+            raise Timeout(f"{what}: not within {seconds} s{': ' + reason if reason else ''}")
+        time.sleep(every)
+
+
+class Not:
+    """A condition that is not true, and why."""
+
+    def __init__(self, reason):
+        self.reason = str(reason)
+
+    def __bool__(self):
+        return False
+
+
+def free_ports(count):
+    """So many ports that nobody listens on at the moment, all of them different. They are below those that the system gives to
+    outgoing connections, one of which could take a port while the container that had it is down."""
+    found = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 12_000):
+        if len(found) == count:
+            return found
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+            except OSError:
+                # Somebody has it.
+                continue
+    raise EngineError("no free ports")
+
+
+# --- images -----------------------------------------------------------------------------------------------------------------
+
+
+def build_image(tag, directory, timeout=3600):
+    """Builds the Dockerfile of a directory with whatever builder the client has. Its output is the caller's to see."""
+    done = subprocess.run(["docker", "build", "--tag", tag, directory], timeout=timeout)
+    if done.returncode != 0:
+        raise EngineError(f"docker build of {directory}: exit code {done.returncode}")
+
+
+def has_image(tag):
+    return run("docker", "image", "inspect", tag, check=False).returncode == 0
+
+
+def inspect_image(tag):
+    return json.loads(docker("image", "inspect", tag))[0]
+
+
+# --- containers -------------------------------------------------------------------------------------------------------------
+
+
+def run_container(name, image, *command, env=None, options=(), detach=True):
+    """`docker run`: a container called `name` with this environment; `options` are further words before the image."""
+    words = ["run", "--name", name]
+    if detach:
+        words.append("--detach")
+    for key, value in (env or {}).items():
+        words += ["--env", f"{key}={value}"]
+    return docker(*words, *options, image, *command)
+
+
+class Container:
+    """A container, by its name or id. It need not exist (any more): then asking for it is an error."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return f"Container({self.name!r})"
+
+    # What it is.
+
+    def inspect(self):
+        return json.loads(docker("container", "inspect", self.name))[0]
+
+    def exists(self):
+        return run("docker", "container", "inspect", self.name, check=False).returncode == 0
+
+    def state(self):
+        """The engine's record: Status (`running`, `exited`, `restarting`, `paused`, ...), Running, ExitCode, Pid, ..."""
+        return self.inspect()["State"]
+
+    def running(self):
+        return self.state()["Running"]
+
+    def exit_code(self):
+        """What its last process ended with."""
+        return self.state()["ExitCode"]
+
+    def pid(self):
+        """Its main process, in the engine's own machine."""
+        return self.state()["Pid"]
+
+    def health(self):
+        """`starting`, `healthy`, `unhealthy`, or `none` when there is no health check."""
+        return self.state().get("Health", {}).get("Status", "none")
+
+    def networks(self):
+        """Addresses, by the names of the networks."""
+        return {name: one["IPAddress"] for name, one in self.inspect()["NetworkSettings"]["Networks"].items()}
+
+    def address(self):
+        """An address of it, of whatever network it is on; None when it is on none."""
+        return next((address for address in self.networks().values() if address), None)
+
+    def volume_at(self, path):
+        """The name of the volume that is mounted there."""
+        return next(mount["Name"] for mount in self.inspect()["Mounts"] if mount["Destination"] == path)
+
+    def logs(self, tail=None, since=None):
+        """What it wrote, on both outputs; since its creation, or since this time (seconds since the epoch)."""
+        words = ["logs"]
+        words += ["--tail", str(tail)] if tail is not None else []
+        words += ["--since", f"{since:.3f}"] if since is not None else []
+        done = run("docker", *words, self.name)
+        return done.stdout + done.stderr
+
+    # What is done to it. A container that was killed or stopped is not restarted by its policy: start it again.
+
+    def start(self):
+        docker("start", self.name)
+
+    def kill(self, signal="KILL"):
+        docker("kill", "--signal", signal, self.name)
+
+    def stop(self, seconds=30):
+        """SIGTERM (or what the image says), then SIGKILL after so many seconds."""
+        docker("stop", "--time", str(seconds), self.name, timeout=seconds + 30)
+
+    def pause(self):
+        docker("pause", self.name)
+
+    def unpause(self):
+        docker("unpause", self.name)
+
+    def wait(self, seconds=COMMAND_S):
+        """Waits until it has ended, and returns its exit code."""
+        return int(docker("wait", self.name, timeout=seconds))
+
+    def limit_cpus(self, cpus):
+        docker("update", "--cpus", str(cpus), self.name)
+
+    def remove(self):
+        """Removes it and its anonymous volumes, in whatever state it is. It is no error when it is not there."""
+        run("docker", "rm", "--force", "--volumes", self.name, check=False)
+
+    def exit_codes(self, since):
+        """What its processes ended with since that time (seconds since the epoch), the oldest first. Also what a restart
+        policy has covered by the next start."""
+        words = ["--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", "event=die"]
+        form = ["--filter", f"container={self.name}", "--format", '{{index .Actor.Attributes "exitCode"}}']
+        return [int(code) for code in docker("events", *words, *form).split()]
+
+    def exec(self, *command, check=True, timeout=COMMAND_S):
+        """Runs a program in it. Returns what became of it (`returncode`, `stdout`, `stderr`)."""
+        return run("docker", "exec", self.name, *command, check=check, timeout=timeout)
+
+    # Files. These work in images without a shell, and in containers that are stopped.
+
+    def read_file(self, path):
+        """The content of a file in it, as bytes, and the file's record in the archive (owner, mode, ...)."""
+        done = run("docker", "cp", f"{self.name}:{path}", "-", input=b"")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            member = next(member for member in archive if member.isfile())
+            return archive.extractfile(member).read(), member
+
+    def write_file(self, path, content, like=None, owner=65532):
+        """Writes a file in it. Owner and mode are those of `like` (see `read_file`), or `owner` and 0600."""
+        folder, name = os.path.split(path)
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime = len(content), int(time.time())
+        member.uid, member.gid, member.mode = (like.uid, like.gid, like.mode) if like else (owner, owner, 0o600)
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.addfile(member, io.BytesIO(content))
+        run("docker", "cp", "-", f"{self.name}:{folder}", input=archive.getvalue())
+
+
+def containers_of(label):
+    """Ids of all containers with a label (`key` or `key=value`), whatever their state."""
+    return docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}").split()
+
+
+# --- networks and volumes ---------------------------------------------------------------------------------------------------
+
+
+def create_network(name, *options):
+    docker("network", "create", *options, name)
+
+
+def remove_network(name):
+    run("docker", "network", "rm", name, check=False)
+
+
+def connect(network, container, aliases=(), address=None):
+    """Puts a container on a network, under these further names, and with this address when one is asked for."""
+    words = ["network", "connect"]
+    for alias in aliases:
+        words += ["--alias", alias]
+    words += ["--ip", address] if address else []
+    docker(*words, network, container.name)
+
+
+def disconnect(network, container):
+    docker("network", "disconnect", network, container.name)
+
+
+def create_volume(name, *options):
+    docker("volume", "create", *options, name)
+
+
+def remove_volume(name):
+    run("docker", "volume", "rm", "--force", name, check=False)
+
+
+# --- a container's network, from inside -------------------------------------------------------------------------------------
+
+
+class Netns:
+    """The network of a running container, seen from inside, with the tools of the machine (the image has none).
+
+    What is changed here is gone when the container ends. Use it while the container runs, and make a new one after a start."""
+
+    def __init__(self, container):
+        self.prefix = ["nsenter", "--target", str(container.pid()), "--net"]
+
+    def run(self, *words, check=True):
+        return run(*self.prefix, *words, check=check)
+
+    @staticmethod
+    def why_not(container):
+        """Why networks cannot be changed from inside here; None when they can."""
+        missing = [tool for tool in ["nsenter", "iptables"] if shutil.which(tool) is None]
+        if missing:
+            return f"{', '.join(missing)} not found"
+        if os.geteuid() != 0:
+            return "not root"
+        done = run(*Netns(container).prefix, "iptables", "--list-rules", check=False)
+        return done.stderr.strip() or None if done.returncode != 0 else None
+
+    def drop(self, addresses):
+        """Loses, without a word, all that comes from or goes to these addresses."""
+        for address in addresses:
+            self.run("iptables", "--insert", "INPUT", "--source", address, "--jump", "DROP")
+            self.run("iptables", "--insert", "OUTPUT", "--destination", address, "--jump", "DROP")
+
+    def lose(self, probability):
+        """Loses packets in both directions, each with this probability."""
+        for chain in ["INPUT", "OUTPUT"]:
+            some = ["--match", "statistic", "--mode", "random", "--probability", str(probability)]
+            # What a container says to itself is not on the network.
+            self.run("iptables", "--append", chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *some, "--jump", "DROP")
+
+    def delay(self, milliseconds, jitter, loss_percent):
+        """Holds up what leaves the container; needs netem in the kernel. Whether that could be done."""
+        for device in self.devices():
+            words = ["netem", "delay", f"{milliseconds}ms", f"{jitter}ms", "loss", f"{loss_percent}%"]
+            if self.run("tc", "qdisc", "add", "dev", device, "root", *words, check=False).returncode != 0:
+                return False
+        return True
+
+    def devices(self):
+        done = json.loads(self.run("ip", "-json", "link", "show", "up").stdout)
+        return [device["ifname"] for device in done if device["ifname"] != "lo"]
+
+    def heal(self):
+        """Takes back `drop`, `lose` and `delay`."""
+        for chain in ["INPUT", "OUTPUT"]:
+            self.run("iptables", "--flush", chain)
+        for device in self.devices():
+            self.run("tc", "qdisc", "del", "dev", device, "root", check=False)

@@ -1,0 +1,83 @@
+"""What the image has to be, and that a node writes nowhere but to its data directory."""
+
+import engine
+from cluster import LABEL, PATIENCE_S, Broken, expect
+from engine import Container, EngineError, run, wait_until
+
+USER = "65532:65532"
+OWN_BYTES_MAX = 60_000_000
+
+
+def check(cluster):
+    """Looks at the image, and lets a node of it do all that writes files. Returns what there is to say."""
+    image = engine.inspect_image(cluster.image)
+    config = image["Config"]
+    expect("user", config["User"], USER)
+    expect("entry point", config["Entrypoint"], ["/usr/local/bin/chatd"])
+    expect("command", config["Cmd"], None)
+    expect("stop signal", config["StopSignal"], "SIGTERM")
+    expect("health check", config["Healthcheck"]["Test"], ["CMD", "/usr/local/bin/chatd", "health"])
+    expect("volumes", list(config["Volumes"]), ["/data"])
+    expect("ports", sorted(config["ExposedPorts"]), ["50051/tcp", "50052/tcp", "8080/tcp", "9464/tcp"])
+    for program in ["chatd", "chatctl"]:
+        version = once(cluster, f"/usr/local/bin/{program}", "--version").stdout.split()
+        expect("version", version, [program, config["Labels"]["org.opencontainers.image.version"]])
+    if once(cluster, "/bin/sh", "-c", "true").returncode == 0:
+        raise Broken("there is a shell in the image")
+    return f"{own_bytes(cluster) / 1e6:.1f} MB of our own; {writes(cluster)}"
+
+
+def once(cluster, program, *words):
+    """Runs a program of the image; its exit code and output are the caller's to judge."""
+    options = ["--rm", "--network", "none", "--label", f"{LABEL}={cluster.project}", "--entrypoint", program]
+    return run("docker", "run", *options, cluster.image, *words, check=False)
+
+
+def own_bytes(cluster):
+    """What the image has beyond the one it is made from. The programs are stripped."""
+    name = f"{cluster.project}-look"
+    engine.docker("create", "--name", name, "--label", f"{LABEL}={cluster.project}", cluster.image)
+    container = Container(name)
+    try:
+        contents = [container.read_file(f"/usr/local/bin/{program}")[0] for program in ["chatd", "chatctl"]]
+    finally:
+        container.remove()
+    for content in contents:
+        # The name of the section that has the symbols.
+        if b".symtab\0" in content:
+            raise Broken("the programs are not stripped")
+    size = sum(len(content) for content in contents)
+    if size > OWN_BYTES_MAX:
+        raise Broken(f"{size} bytes of our own, at most {OWN_BYTES_MAX} are wanted")
+    return size
+
+
+def writes(cluster):
+    """A node that may write anywhere is asked for all that writes files: it writes to its volume alone."""
+    container = Container(f"{cluster.project}-writer")
+    options = ["--cap-drop", "ALL", "--network", "none", "--label", f"{LABEL}={cluster.project}"]
+    # Comparisons of the states, too. Looked at every second by the engine, to see that in this test.
+    options += ["--health-interval", "1s"]
+    environment = {"CHAT_NAME": "writer", "CHAT_ADVERTISE": "localhost:50051", "CHAT_DIGEST_INTERVAL_S": "1"}
+    engine.run_container(container.name, cluster.image, env=environment, options=options)
+    try:
+        wait_until("it is healthy, by the image's own check", lambda: container.health() == "healthy", PATIENCE_S)
+        ready = ["/usr/local/bin/chatd", "health", "--ready"]
+        wait_until("it is ready", lambda: container.exec(*ready, check=False).returncode == 0, PATIENCE_S)
+        control = ["/usr/local/bin/chatctl", "--nodes", "localhost:50051"]
+        container.exec(*control, "bench", "--clients", "8", "--seconds", "1")
+        container.exec(*control, "snapshot", "--socket", "/data/admin.sock")
+        container.exec(*control, "backup", "/data/backup", "--socket", "/data/admin.sock")
+        size = len(container.read_file("/data/backup")[0])
+        container.stop()
+        expect("exit code", container.exit_code(), 0)
+        # Then once more, from what is there.
+        container.start()
+        wait_until("it is ready again", lambda: container.exec(*ready, check=False).returncode == 0, PATIENCE_S)
+        changed = engine.docker("diff", container.name)
+        expect("files that were changed outside of the volume", changed, "")
+        return f"a snapshot, a backup of {size} bytes and a restart wrote to /data alone"
+    except (Broken, EngineError, engine.Timeout) as error:
+        raise Broken(f"{error}\n{container.logs(tail=40)}") from error
+    finally:
+        container.remove()

@@ -1,0 +1,255 @@
+"""The network of the pods: addresses, the cluster's DNS, Services, policies.
+
+- A bridge of Docker; each pod has an address of its own, never given twice, as pods that are made anew have another one.
+- DNS is served here, from the same rules as in a cluster: names of pods below a headless Service (not of those that are not ready,
+  unless it publishes them), and the Services' own. Nothing is forwarded. Docker's own DNS is not used.
+- A Service with an address is a small proxy that gives each connection to one of the ready pods, and refuses it when there is none.
+- A NetworkPolicy becomes packet filter rules inside of each pod that it selects.
+"""
+
+import ipaddress
+import os
+import random
+import selectors
+import socket
+import socketserver
+import struct
+import threading
+
+from engine import docker, run
+
+from .fields import ManifestError
+from .made import LABEL
+from .spec import selects
+
+SUBNET = ipaddress.ip_network("10.244.77.0/24")
+NODE = SUBNET[1]
+DNS = "10.96.77.10"
+SERVICES = [f"10.96.77.{number}" for number in range(20, 40)]
+BRIDGE = "quorum-test"
+DOMAIN = "svc.cluster.local"
+
+
+class Service:
+    def __init__(self, fields, address):
+        spec = fields.at("spec")
+        self.name = fields.value["metadata"]["name"]
+        self.headless = spec.get("clusterIP") == "None"
+        self.publish_not_ready = spec.get("publishNotReadyAddresses", False)
+        self.selector = spec.need("selector")
+        if spec.get("type", "ClusterIP") != "ClusterIP":
+            raise ManifestError(f"{spec.path}: only ClusterIP is known here")
+        self.ports = []
+        for port in spec.each("ports"):
+            port.get("name")
+            self.ports.append((port.need("port"), port.get("targetPort", port.value["port"])))
+        self.address = None if self.headless else address
+
+
+class Network:
+    """Made by `start`, gone after `stop`. `pods()` lists the pods that there are."""
+
+    def __init__(self, pods):
+        self.pods = pods
+        self.services = {}
+        self.policies = []
+        self.servers = []
+        self.setting_policies = threading.Lock()
+        self.addresses = (str(address) for address in SUBNET.hosts() if address > SUBNET[9])
+        # (name, namespace) of the pods that were found by DNS before they were ready.
+        self.found_unready = set()
+
+    def start(self, services, policies):
+        docker(*"network create --label".split(), LABEL, "--subnet", str(SUBNET), "--gateway", str(NODE),
+               "--opt", f"com.docker.network.bridge.name={BRIDGE}", BRIDGE)
+        run("ip", "address", "add", f"{DNS}/32", "dev", BRIDGE)
+        self._serve(_Udp((DNS, 53), _dns_handler(self)))
+        for fields, address in zip(services, SERVICES):
+            service = Service(fields, address)
+            self.services[service.name] = service
+            if service.address is not None:
+                run("ip", "address", "add", f"{service.address}/32", "dev", BRIDGE)
+                for port, target in service.ports:
+                    self._serve(_Tcp((service.address, port), _proxy_handler(self, service, target)))
+        self.policies = [Policy(fields) for fields in policies]
+
+    def stop(self):
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
+
+    def _serve(self, server):
+        self.servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def new_address(self):
+        return next(self.addresses)
+
+    def endpoints(self, service):
+        """The pods behind a Service."""
+        return [
+            pod
+            for pod in self.pods()
+            if pod.namespace == "default"
+            and selects(service.selector, pod.spec.labels)
+            and (pod.ready or service.publish_not_ready)
+            and (not pod.terminating or service.publish_not_ready)
+        ]
+
+    def resolve(self, name):
+        """The addresses of a full name, or `None` when there is no such name."""
+        parts = name.lower().rstrip(".").removesuffix(f".{DOMAIN}").split(".")
+        if not name.lower().rstrip(".").endswith(f".{DOMAIN}") or parts[-1] != "default" or len(parts) not in (2, 3):
+            return None
+        service = self.services.get(parts[-2])
+        if service is None:
+            return None
+        if len(parts) == 2 and not service.headless:
+            return [service.address]
+        pods = self.endpoints(service)
+        if len(parts) == 3:
+            pods = [pod for pod in pods if pod.name == parts[0] and pod.subdomain == service.name]
+            if not service.headless or not pods:
+                return None
+        self.found_unready.update(pod.name for pod in pods if not pod.ready)
+        return [pod.address for pod in pods]
+
+    def apply_policies(self):
+        """Brings the packet filters of all running pods up to date."""
+        with self.setting_policies:
+            self._apply_policies()
+
+    def _apply_policies(self):
+        pods = [pod for pod in self.pods() if pod.pid]
+        for pod in pods:
+            rules = self._rules(pod, pods)
+            if rules is not None and rules != pod.rules:
+                inside = ("nsenter", "--target", str(pod.pid), "--net")
+                done = run(*inside, "iptables-restore", input=rules, check=False)
+                # A container that has ended since has no network that could be filtered.
+                if done.returncode != 0 and os.path.exists(f"/proc/{pod.pid}/ns/net"):
+                    raise ManifestError(f"the policies of {pod.name} cannot be set: {done.stderr.strip()}")
+                pod.rules = rules
+
+    def _rules(self, pod, pods):
+        selecting = [policy for policy in self.policies if policy.selects(pod)]
+        if not selecting:
+            return None
+        lines = ["*filter", ":INPUT DROP [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"]
+        lines.append("-A INPUT -i lo -j ACCEPT")
+        lines.append("-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+        # The machine itself is always let in: the kubelet's probes come from there, and here the proxies' connections too.
+        lines.append(f"-A INPUT -s {NODE}/32 -j ACCEPT")
+        for policy in selecting:
+            for sources, ports in policy.ingress:
+                for port in ports:
+                    number = pod.spec.container.ports[port] if isinstance(port, str) else port
+                    for source in sources(pods) if sources else ["0.0.0.0/0"]:
+                        lines.append(f"-A INPUT -p tcp -s {source} --dport {number} -j ACCEPT")
+        return "\n".join([*lines, "COMMIT", ""])
+
+
+class Policy:
+    """What a NetworkPolicy lets in."""
+
+    def __init__(self, fields):
+        spec = fields.at("spec")
+        self.labels = spec.at("podSelector").get("matchLabels", {})
+        if spec.need("policyTypes") != ["Ingress"]:
+            raise ManifestError(f"{spec.path}.policyTypes: only Ingress is known here")
+        self.ingress = []
+        for rule in spec.each("ingress"):
+            sources = [self._source(source) for source in rule.each("from")]
+            ports = []
+            for port in rule.each("ports"):
+                if port.get("protocol", "TCP") != "TCP":
+                    raise ManifestError(f"{port.path}: only TCP is known here")
+                ports.append(port.need("port"))
+            if not ports:
+                raise ManifestError(f"{rule.path}: a rule for all ports is not known here")
+            self.ingress.append((_union(sources) if sources else None, ports))
+
+    def selects(self, pod):
+        return pod.namespace == "default" and selects(self.labels, pod.spec.labels)
+
+    @staticmethod
+    def _source(source):
+        if "namespaceSelector" in source:
+            if source.get("namespaceSelector") != {}:
+                raise ManifestError(f"{source.path}: only the selector of all namespaces is known here")
+            return lambda pods: [str(SUBNET)]
+        labels = source.at("podSelector").get("matchLabels", {})
+        return lambda pods: [p.address for p in pods if p.namespace == "default" and selects(labels, p.spec.labels)]
+
+
+def _union(sources):
+    return lambda pods: sorted({address for source in sources for address in source(pods)})
+
+
+class _Udp(socketserver.ThreadingUDPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+
+class _Tcp(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+
+def _dns_handler(network):
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            query, sock = self.request
+            sock.sendto(answer(query, network.resolve), self.client_address)
+
+    return Handler
+
+
+def answer(query, resolve):
+    """The answer to a DNS query with one question."""
+    (number, _, questions) = struct.unpack(">HHH", query[:6])
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]].decode("ascii", "replace"))
+        at += 1 + query[at]
+    question = query[12 : at + 5]
+    (kind,) = struct.unpack(">H", query[at + 1 : at + 3])
+    addresses = resolve(".".join(labels)) if questions == 1 else None
+    # Authoritative; NXDOMAIN when there is no such name, and no answers when it has none of this kind.
+    flags = 0x8580 | (3 if addresses is None else 0)
+    found = addresses if addresses and kind == 1 else []
+    records = b"".join(b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 5, 4) + socket.inet_aton(a) for a in found)
+    return struct.pack(">HHHHHH", number, flags, 1, len(found), 0, 0) + question + records
+
+
+def _proxy_handler(network, service, target):
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            ready = network.endpoints(service)
+            if not ready:
+                # Closed with a reset, as kube-proxy refuses what has no endpoint.
+                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return
+            pod = random.choice(ready)
+            port = pod.spec.container.ports[target] if isinstance(target, str) else target
+            try:
+                with socket.create_connection((pod.address, port), timeout=5) as other:
+                    other.settimeout(None)
+                    _pump(self.request, other)
+            except OSError:
+                pass  # The pod is going: the caller sees its connection end, and makes another.
+
+    return Handler
+
+
+def _pump(one, two):
+    with selectors.DefaultSelector() as ready:
+        ready.register(one, selectors.EVENT_READ, two)
+        ready.register(two, selectors.EVENT_READ, one)
+        while True:
+            for key, _ in ready.select():
+                data = key.fileobj.recv(65536)
+                if not data:
+                    return
+                key.data.sendall(data)

@@ -1,0 +1,208 @@
+"""The StatefulSet controller, and whoever else makes and ends pods: jobs, evictions, `kubectl delete`.
+
+Calls here end when what they ask for is done, so that a test reads from top to bottom.
+"""
+
+import copy
+import threading
+import time
+
+from .fields import ManifestError
+from .made import remove_all
+from .network import Network
+from .pod import Node, Pod
+from .spec import Volume, read_pod, selects
+
+# Longest time for a pod to become ready, or to be gone: far more than it takes, as the machine may be busy.
+PATIENCE_S = 120
+
+
+class Cluster:
+    """A machine with a network, and what was applied to it."""
+
+    def __init__(self):
+        self.node = Node()
+        self.all_pods = []
+        self.network = Network(lambda: list(self.all_pods))
+        self.set = None
+        self.budgets = []
+
+    def apply(self, manifests, patience=PATIENCE_S):
+        """`kubectl apply` of everything, the StatefulSet last."""
+        for config in manifests.of_kind("ConfigMap"):
+            self.node.config_maps[config.value["metadata"]["name"]] = config.need("data")
+        for secret in manifests.of_kind("Secret"):
+            secret.get("type")
+            self.node.secrets[secret.value["metadata"]["name"]] = secret.need("data")
+        accounts = {account.value["metadata"]["name"]: account for account in manifests.of_kind("ServiceAccount")}
+        self.network.start(manifests.of_kind("Service"), manifests.of_kind("NetworkPolicy"))
+        for budget in manifests.of_kind("PodDisruptionBudget"):
+            spec = budget.at("spec")
+            self.budgets.append((spec.at("selector").get("matchLabels"), spec.need("minAvailable")))
+        (fields,) = manifests.of_kind("StatefulSet")
+        self.set = StatefulSet(self, fields)
+        account = accounts.get(self.set.template.service_account)
+        if account is None:
+            raise ManifestError(f"{fields.path}: no such ServiceAccount")
+        account.get("automountServiceAccountToken")
+        self.set.scale(self.set.replicas, patience)
+
+    def add(self, pod):
+        self.all_pods.append(pod)
+        pod.start()
+
+    def end(self, *pods, grace=None):
+        """`kubectl delete pod`, of some at once."""
+        threads = [threading.Thread(target=pod.delete, args=(grace,)) for pod in pods]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for pod in pods:
+            self.all_pods.remove(pod)
+
+    def run(self, fields, namespace="default"):
+        """A pod of its own. The volumes that it claims are made if they are not there."""
+        spec = fields.at("spec")
+        pod = Pod(self.node, self.network, fields.value["metadata"]["name"], read_pod(fields.value["metadata"], spec), namespace)
+        self.add(pod)
+        return pod
+
+    def finished(self, pod, seconds=PATIENCE_S):
+        """Waits for the end of a pod that is not restarted; its exit code."""
+        self.node.wait_for(lambda: pod.exit_code is not None or pod.waiting, f"the end of {pod.name}", seconds)
+        if pod.waiting:
+            raise AssertionError(f"{pod.name}: {pod.waiting}")
+        return pod.exit_code
+
+    def evict(self, pod):
+        """What a drain of a machine asks for. Whether the budgets allow it; then it is done."""
+        for labels, least in self.budgets:
+            if selects(labels, pod.spec.labels):
+                healthy = [p for p in self.all_pods if selects(labels, p.spec.labels) and p.ready]
+                if len(healthy) - pod.ready < least:
+                    return False
+        self.end(pod)
+        return True
+
+    def close(self):
+        pods = list(self.all_pods)
+        self.end(*pods, grace=0)
+        self.network.stop()
+        self.node.close()
+        remove_all()
+
+
+class StatefulSet:
+    def __init__(self, cluster, fields):
+        self.cluster = cluster
+        spec = fields.at("spec")
+        self.name = fields.value["metadata"]["name"]
+        self.replicas = spec.get("replicas", 1)
+        self.service = spec.need("serviceName")
+        self.parallel = spec.get("podManagementPolicy", "OrderedReady") == "Parallel"
+        self.min_ready = spec.get("minReadySeconds", 0)
+        strategy = spec.at("updateStrategy").get("type", "RollingUpdate")
+        if strategy != "RollingUpdate":
+            raise ManifestError(f"{spec.path}.updateStrategy {strategy!r} is not known here")
+        retention = spec.at("persistentVolumeClaimRetentionPolicy")
+        self.keep_when_scaled = retention.get("whenScaled", "Retain") == "Retain"
+        # Nothing here deletes the set.
+        retention.get("whenDeleted")
+        template = spec.at("template")
+        metadata = template.at("metadata")
+        self.template = read_pod({"labels": metadata.get("labels"), "annotations": metadata.get("annotations", {})}, template.at("spec"))
+        if not selects(spec.at("selector").get("matchLabels"), self.template.labels):
+            raise ManifestError(f"{fields.path}: the selector does not fit the template")
+        self.claims = []
+        for claim in spec.each("volumeClaimTemplates"):
+            self.claims.append(claim.at("metadata").need("name"))
+            below = claim.at("spec")
+            if below.need("accessModes") != ["ReadWriteOnce"]:
+                raise ManifestError(f"{below.path}.accessModes: only ReadWriteOnce is known here")
+        self.revision = 1
+        self.pods = {}
+
+    def all(self):
+        return [self.pods[number] for number in sorted(self.pods)]
+
+    def scale(self, replicas, patience=PATIENCE_S):
+        """`kubectl scale --replicas`: the pods with the highest numbers come and go."""
+        going = [self.pods.pop(number) for number in sorted(self.pods, reverse=True) if number >= replicas]
+        if self.parallel:
+            self.cluster.end(*going)
+        else:
+            for pod in going:
+                self.cluster.end(pod)
+        if not self.keep_when_scaled:
+            for pod in going:
+                for claim in self.claims:
+                    self.cluster.node.delete_claim(f"{claim}-{pod.name}")
+        for number in range(replicas):
+            if number not in self.pods:
+                self.make(number)
+                if not self.parallel:
+                    self.wait_ready(number, patience=patience)
+
+    def make(self, number):
+        name = f"{self.name}-{number}"
+        spec = copy.copy(self.template)
+        spec.labels = {**spec.labels, "statefulset.kubernetes.io/pod-name": name, "apps.kubernetes.io/pod-index": str(number)}
+        claims = [Volume(claim, claim=f"{claim}-{name}") for claim in self.claims]
+        spec.volumes = [*spec.volumes, *claims]
+        node, network = self.cluster.node, self.cluster.network
+        pod = Pod(node, network, name, spec, subdomain=self.service, revision=self.revision)
+        self.pods[number] = pod
+        self.cluster.add(pod)
+        return pod
+
+    def replace(self, *numbers, grace=None, keep_claims=True):
+        """`kubectl delete pod`: the controller makes them again. Without `keep_claims`, their volumes are deleted as well."""
+        self.lose(*numbers, grace=grace)
+        for number in numbers:
+            if not keep_claims:
+                for claim in self.claims:
+                    self.cluster.node.delete_claim(f"{claim}-{self.name}-{number}")
+            self.make(number)
+
+    def lose(self, *numbers, grace=0):
+        """The machines of these pods are gone: nobody makes them again until `make`."""
+        self.cluster.end(*(self.pods.pop(number) for number in numbers), grace=grace)
+
+    def change(self, change):
+        """Changes the template, for pods that are made from now on."""
+        self.template = copy.deepcopy(self.template)
+        change(self.template)
+        self.revision += 1
+
+    def roll_out(self, change, patience=PATIENCE_S):
+        """A rolling update: `change` is made to the template, and one pod after the other gets it, the highest number first. The
+        next one has to wait until all are available: ready for as long as `minReadySeconds` asks."""
+        self.change(change)
+        took = []
+        for number in sorted(self.pods, reverse=True):
+            began = time.monotonic()
+            old = self.pods[number]
+            self.replace(number)
+            self.wait_ready(number, patience=patience)
+            self.cluster.node.wait_for(
+                lambda: all(pod.available(self.min_ready) for pod in self.all()),
+                f"{self.name} available after the update of number {number}: {self.states()}",
+                PATIENCE_S + self.min_ready,
+            )
+            took.append((old.name, old.exit_code, old.stop_seconds, time.monotonic() - began))
+        return took
+
+    def wait_ready(self, *numbers, patience=PATIENCE_S):
+        numbers = numbers or sorted(self.pods)
+        try:
+            self.cluster.node.wait_for(
+                lambda: all(self.pods[number].ready for number in numbers), f"{self.name} {numbers} ready", patience
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.states()}") from None
+
+    def states(self):
+        return ", ".join(
+            f"{pod.name}: {'ready' if pod.ready else pod.waiting or 'not ready'}, {pod.restarts} restarts" for pod in self.all()
+        )

@@ -1,0 +1,107 @@
+"""Broken manifests, executed: each has to fail, and in the way that is expected. So what `story` shows is known to be seen."""
+
+import copy
+import time
+
+from .fields import Manifests
+from .left_out import LEFT_OUT
+from .people import Workload, reaches
+from .statefulset import Cluster
+
+# Longest time for what is to be seen to be seen.
+PATIENCE_S = 60
+# What the first node says when it cannot found the cluster, at first and then every few seconds.
+NOT_FOUNDED = "The cluster cannot be founded yet"
+
+
+def bite(documents, image):
+    for name, (breaks, fails) in BROKEN.items():
+        began = time.monotonic()
+        broken = Manifests([])
+        for document in copy.deepcopy(documents):
+            broken.add(document)
+        parts = {f"{d.value['kind']}/{d.value['metadata']['name']}": d.value for d in broken.documents}
+        breaks(parts)
+        cluster = Cluster()
+        try:
+            fails(cluster, broken, image)
+        finally:
+            cluster.close()
+        print(f"broken and seen: {name}: {time.monotonic() - began:.0f} s")
+
+
+def _pod(parts):
+    return parts["StatefulSet/quorum-chat"]["spec"]["template"]["spec"]
+
+
+def _never_founded(cluster, manifests, image):
+    """The nodes live, try again and again, and none becomes ready."""
+    try:
+        # With OrderedReady this waits for the first pod, for a few times as long as all five take otherwise.
+        cluster.apply(manifests, patience=15)
+    except AssertionError:
+        pass
+    first = cluster.set.pods[0]
+    cluster.node.wait_for(lambda: first.container and first.logs().count(NOT_FOUNDED) >= 3, "three attempts", PATIENCE_S)
+    assert not any(pod.ready for pod in cluster.all_pods), "it became ready all the same"
+
+
+def _ends_with(code):
+    def fails(cluster, manifests, image):
+        cluster.apply(manifests)
+        cluster.node.wait_for(lambda: code in [end for _, end, _ in cluster.node.ends], f"an end with {code}", PATIENCE_S)
+
+    return fails
+
+
+def _late_pod_ends(cluster, manifests, image):
+    cluster.apply(manifests)
+    cluster.set.wait_ready()
+    cluster.set.scale(6)
+    cluster.node.wait_for(lambda: ("quorum-chat-5", 64, False) in cluster.node.ends, "the end of quorum-chat-5", PATIENCE_S)
+
+
+def _survivors_are_restarted(cluster, manifests, image):
+    cluster.apply(manifests)
+    cluster.set.wait_ready()
+    cluster.set.lose(2, 3, 4)
+    probe = cluster.set.template.container.liveness
+    patience = probe.period * (probe.failures + 2) + cluster.set.template.grace
+    cluster.node.wait_for(lambda: any(pod.restarts for pod in cluster.set.all()), "a restart", patience)
+
+
+def _stranger_gets_in(cluster, manifests, image):
+    cluster.apply(manifests)
+    cluster.set.wait_ready()
+    stranger = Workload(cluster, "stranger", image, clients=1)
+    assert reaches(stranger.pod.pid, cluster.set.pods[0].address, 50052), "the peer port is closed"
+
+
+def _field_is_missed(cluster, manifests, image):
+    cluster.apply(manifests)
+    missed = manifests.unused(LEFT_OUT)
+    assert missed == ["StatefulSet/quorum-chat.spec.template.spec.hostPID"], missed
+
+
+def _open(parts):
+    parts["NetworkPolicy/quorum-chat"]["spec"]["ingress"][0]["from"].append({"namespaceSelector": {}})
+
+
+BROKEN = {
+    "peers do not resolve before they are ready": (
+        lambda parts: parts["Service/quorum-chat-peers"]["spec"].update(publishNotReadyAddresses=False),
+        _never_founded,
+    ),
+    "OrderedReady": (
+        lambda parts: parts["StatefulSet/quorum-chat"]["spec"].update(podManagementPolicy="OrderedReady"),
+        _never_founded,
+    ),
+    "no fsGroup": (lambda parts: _pod(parts)["securityContext"].pop("fsGroup"), _ends_with(73)),
+    "no CHAT_JOIN": (lambda parts: parts["ConfigMap/quorum-chat"]["data"].pop("CHAT_JOIN"), _late_pod_ends),
+    "liveness asks for a quorum": (
+        lambda parts: _pod(parts)["containers"][0]["livenessProbe"]["httpGet"].update(path="/readyz"),
+        _survivors_are_restarted,
+    ),
+    "a field that is not known here": (lambda parts: _pod(parts).update(hostPID=True), _field_is_missed),
+    "the peer port is open": (_open, _stranger_gets_in),
+}

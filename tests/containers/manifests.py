@@ -1,0 +1,108 @@
+"""Checks k8s/ and docs/examples/kubernetes/, and runs them: see the package `kube`.
+
+Needs root, as the kubelet does, and the image.
+"""
+
+import argparse
+import glob
+import os
+import re
+import time
+
+import kubernetes_validate
+import yaml
+from kube import story, teeth, traps
+from kube.fields import Manifests
+from kube.left_out import LEFT_OUT
+from kube.made import remove_all
+from kube.statefulset import Cluster
+
+import engine
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+# The oldest that is known to the validator, and each from there on.
+VERSIONS = [f"1.{minor}" for minor in range(25, 38)]
+
+
+def texts(pattern):
+    paths = sorted(glob.glob(os.path.join(ROOT, pattern)))
+    if not paths:
+        raise AssertionError(f"nothing at {pattern}")
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            yield os.path.relpath(path, ROOT), file.read()
+
+
+def check_files():
+    """Schemas of many versions, and the traps."""
+    others = [name for name in os.listdir(os.path.join(ROOT, "k8s")) if not name.endswith(".yaml") or name.startswith("kustomization")]
+    if others:
+        raise AssertionError(f"k8s/ is for `kubectl apply -f k8s/`: {others} do not belong there")
+    documents = []
+    for name, text in [*texts("k8s/*.yaml"), *texts("docs/examples/kubernetes/*.yaml")]:
+        for document in yaml.safe_load_all(text):
+            for version in VERSIONS:
+                try:
+                    kubernetes_validate.validate(document, version, strict=True)
+                except kubernetes_validate.ValidationError as error:
+                    where = ".".join(str(part) for part in error.absolute_path)
+                    raise AssertionError(f"{name}: {document['kind']}, Kubernetes {version}: {where}: {error.message}") from None
+            if name.startswith("k8s/"):
+                documents.append(document)
+    found = traps.complaints(documents)
+    if found:
+        raise AssertionError("\n".join(found))
+    blind = traps.blind_checks(documents)
+    if blind:
+        raise AssertionError(f"these checks do not see what they are there for: {blind}")
+    return len(documents)
+
+
+def check_versions():
+    """All images are of the version that is built."""
+    with open(os.path.join(ROOT, "Cargo.toml"), encoding="utf-8") as file:
+        version = re.search(r'^version = "(.*)"', file.read(), re.MULTILINE)[1]
+    for name, text in [*texts("k8s/*.yaml"), *texts("docs/examples/kubernetes/*.yaml"), *texts("README.md")]:
+        for image in re.findall(r"quorum-chat:(\d+\.\d+\.\d+)", text):
+            if image != version:
+                raise AssertionError(f"{name} names quorum-chat:{image}, this is {version}")
+    return f"quorum-chat:{version}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Checks the Kubernetes manifests, and runs them.")
+    parser.add_argument("--image", default="quorum-chat", help="the image to run (default: %(default)s)")
+    parser.add_argument("--only-check", action="store_true", help="run nothing: schemas and traps")
+    parser.add_argument("--only-teeth", action="store_true", help="run only what is broken on purpose")
+    options = parser.parse_args()
+    began = time.monotonic()
+    print(f"{check_files()} documents are valid for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}, and in none of {len(traps.TRAPS)} traps")
+    image = check_versions()
+    if options.only_check:
+        return
+    # As the README says.
+    engine.docker("tag", options.image, image)
+    remove_all()
+    documents = [document for _, text in texts("k8s/*.yaml") for document in yaml.safe_load_all(text)]
+    teeth.bite(documents, image)
+    if options.only_teeth:
+        return
+    manifests = Manifests(text for _, text in texts("k8s/*.yaml"))
+    examples = Manifests(text for _, text in texts("docs/examples/kubernetes/*.yaml"))
+    cluster = Cluster()
+    try:
+        story.play(cluster, manifests, examples, image)
+        for read in (manifests, examples):
+            unused = read.unused(LEFT_OUT)
+            if unused:
+                raise AssertionError(f"not executed, and not named as left out: {unused}")
+    except BaseException:
+        story.tell(cluster)
+        raise
+    finally:
+        cluster.close()
+    print(f"{time.monotonic() - began:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,460 @@
+"""What is done to the cluster, one scenario each, under load. Each leaves five nodes behind that are in order.
+
+A scenario is a function of a `Stage`. It returns a line that says what it did, and raises when something is not as it has to
+be. What has to hold after every scenario (the load's verdict, equal states) is the caller's to check; see `chaos.py`. Waits
+are for conditions; where a fault has a duration, that is written down as one.
+"""
+
+import time
+
+import engine
+from cluster import FIRST, LABEL, LATER, PATIENCE_S, SOCKET, Broken, expect
+from engine import Container, EngineError, Netns, Not, wait_until
+
+# Longer than any election (CHAT_ELECTION_MAX_MS is 600 ms), and than the time after which a leader without followers
+# is not believed any more.
+PAUSE_S = 4
+# How long a cut lasts, once all have noticed.
+CUT_S = 4
+# How long a bad network is looked at.
+SLOW_S = 8
+
+
+class Stage:
+    """The cluster, the load on it, and where choices come from."""
+
+    def __init__(self, cluster, load, random, inside=True):
+        self.cluster, self.load, self.random = cluster, load, random
+        # Whether networks may be changed from inside; else as far as the engine's commands go.
+        self.inside = inside
+        # Judges the history of the load, when that is over.
+        self.after = None
+
+    def followers(self, count):
+        leader = self.cluster.leader()
+        return self.random.sample([name for name in FIRST if name != leader], count)
+
+    def why_not_inside(self, name):
+        return Netns.why_not(self.cluster.container(name)) if self.inside else "not wanted"
+
+
+def bring_back(cluster, names):
+    """Starts containers that were killed or stopped, and waits until all is well again."""
+    for name in names:
+        cluster.container(name).start()
+    cluster.ready(names)
+    cluster.tolerates(2)
+
+
+def kills(stage):
+    """Kills one or two at a time, the leader among them, and starts them again."""
+    cluster, done = stage.cluster, []
+    for round in range(4):
+        victims = stage.followers(2) if round % 2 else [cluster.leader(), *stage.followers(1)]
+        stage.random.shuffle(victims)
+        if round == 3:
+            victims = victims[:1]
+        for victim in victims:
+            cluster.container(victim).kill()
+        cluster.advance()
+        bring_back(cluster, victims)
+        done.append("+".join(victims))
+    return f"killed {', '.join(done)}"
+
+
+def paused_leader(stage):
+    """The leader stands still for longer than an election takes, and goes on as if nothing had been."""
+    cluster, done = stage.cluster, []
+    for _ in range(2):
+        leader = cluster.leader()
+        cluster.container(leader).pause()
+        paused = time.monotonic()
+        cluster.advance()
+        time.sleep(max(0, PAUSE_S - (time.monotonic() - paused)))
+        cluster.container(leader).unpause()
+        cluster.ready([leader])
+        cluster.tolerates(2)
+        done.append(leader)
+    return f"paused {', '.join(done)}"
+
+
+def cut_off(stage):
+    """Takes nodes off the network: a follower, then the leader and another. They come back at other addresses."""
+    cluster, done = stage.cluster, []
+    for victims in [stage.followers(1), [cluster.leader(), *stage.followers(1)]]:
+        for victim in victims:
+            engine.disconnect(cluster.network, cluster.container(victim))
+        cut = time.monotonic()
+        cluster.advance()
+        time.sleep(max(0, CUT_S - (time.monotonic() - cut)))
+        for victim in reversed(victims):
+            engine.connect(cluster.network, cluster.container(victim), aliases=[victim])
+        cluster.ready(victims)
+        cluster.tolerates(2)
+        done.append("+".join(victims))
+    return f"took {', '.join(done)} off the network"
+
+
+def split(stage):
+    """2, 2 and 1 that do not hear each other, while clients reach them all: nobody may store anything.
+
+    From inside of the containers' networks packets vanish without a word, as they do in real splits. Where that cannot be
+    had, each group gets a network of its own: then names vanish, too, and connections break at once."""
+    cluster, order = stage.cluster, list(FIRST)
+    stage.random.shuffle(order)
+    groups = [order[:2], order[2:4], order[4:]]
+    why_not = stage.why_not_inside(order[0])
+    heal = split_by_networks(stage, groups) if why_not else split_by_loss(stage, groups)
+    try:
+        for name in order:
+
+            def notices():
+                code, line = cluster.health(name)
+                return Not("it is ready") if code == 0 else (line or True)
+
+            wait_until(f"{name} says that it is not ready", notices, PATIENCE_S)
+            expect(f"{name} is alive", cluster.health(name, ready=False), (0, "alive"))
+        since = time.time()
+        time.sleep(CUT_S)
+        until = time.time()
+    finally:
+        heal()
+    cluster.ready(order)
+    cluster.tolerates(2)
+    cluster.advance()
+    told = "by networks: " + why_not if why_not else "by dropped packets"
+    stage.after = lambda history: nothing_was_stored(history, since, until)
+    return f"split into {' | '.join('+'.join(group) for group in groups)} ({told})"
+
+
+def nothing_was_stored(history, since, until):
+    stored = history.acknowledged_between(since, until)
+    if stored:
+        raise Broken(f"{len(stored)} sends were acknowledged without a majority: {stored[0]}")
+    sends = [record for record, kind, _ in history.calls() if kind == "send" and history.began(record) < until]
+    if not any(since <= history.ended(record) for record in sends):
+        raise Broken("nobody tried to send anything while there was no majority")
+
+
+def split_by_loss(stage, groups):
+    addresses = stage.cluster.addresses()
+    inside = {name: Netns(stage.cluster.container(name)) for name in addresses}
+    for group in groups:
+        for name in group:
+            inside[name].drop(address for other, address in addresses.items() if other not in group)
+
+    def heal():
+        for one in inside.values():
+            one.heal()
+
+    return heal
+
+
+def split_by_networks(stage, groups):
+    cluster = stage.cluster
+    places = [(f"{cluster.project}_split{number}", group) for number, group in enumerate(groups)]
+    for network, group in places:
+        engine.create_network(network, "--label", f"{LABEL}={cluster.project}")
+        move(cluster, group, cluster.network, network)
+
+    def heal():
+        for network, group in places:
+            move(cluster, group, network, cluster.network)
+            engine.remove_network(network)
+
+    return heal
+
+
+def move(cluster, names, old, new):
+    """From one network to another. In this order: published ports go with the first network that a container has."""
+    for name in names:
+        container = cluster.container(name)
+        engine.disconnect(old, container)
+        engine.connect(new, container, aliases=[name])
+
+
+def slow_network(stage):
+    """A bad network for a follower, then for the leader. Delay where the kernel has it; else lost packets, which TCP turns
+    into delays; else a processor that has no time."""
+    cluster, done = stage.cluster, []
+    for name in [*stage.followers(1), cluster.leader()]:
+        container = cluster.container(name)
+        why_not = stage.why_not_inside(name)
+        if why_not:
+            how, heal = f"a twentieth of a processor ({why_not})", lambda: container.limit_cpus(1.0)
+            container.limit_cpus(0.05)
+        else:
+            inside = Netns(container)
+            how, heal = "60 ms and 2 % loss", inside.heal
+            if not inside.delay(60, 20, 2):
+                how = "10 % loss in each direction (no netem)"
+                inside.lose(0.1)
+        began = time.monotonic()
+        # Slower, but it goes on.
+        cluster.advance(10)
+        time.sleep(max(0, SLOW_S - (time.monotonic() - began)))
+        heal()
+        cluster.ready([name])
+        cluster.tolerates(2)
+        done.append(f"{name}: {how}")
+    return "; ".join(done)
+
+
+def node_id(cluster, name):
+    return cluster.nodes()[name]["node_id"]
+
+
+def comes_back_anew(cluster, name, old_id):
+    """Waits until a node has its place again, under a new id, with a vote."""
+    cluster.ready([name])
+
+    def is_anew():
+        node = cluster.nodes().get(name)
+        return bool(node and node["voter"] and node["node_id"] != old_id) or Not(node)
+
+    wait_until(f"{name} has a vote under another id than {old_id}", is_anew, PATIENCE_S)
+    cluster.tolerates(2)
+
+
+def wiped_volumes(stage):
+    """A node loses its volume while it is down; then another, when the first has caught up."""
+    cluster, names = stage.cluster, stage.followers(2)
+    if stage.random.random() < 0.5:
+        names[0] = cluster.leader()
+    for name in names:
+        old_id = node_id(cluster, name)
+        cluster.container(name).kill()
+        cluster.remove_node(name)
+        cluster.advance()
+        cluster.up([name])
+        comes_back_anew(cluster, name, old_id)
+    return f"{names[0]}, then {names[1]} lost its volume"
+
+
+def damaged_files(stage):
+    """Bytes in the middle of one node's database are changed, another's is cut off, while they are stopped."""
+    cluster, random = stage.cluster, stage.random
+    changed, cut = stage.followers(2)
+    file = random.choice(["chat.db", "log.db"])
+
+    def change(content):
+        middle = len(content) // 2
+        return content[:middle] + random.randbytes(4096) + content[middle + 4096 :]
+
+    damage(cluster, changed, "chat.db", change)
+    damage(cluster, cut, file, lambda content: content[: len(content) // 2])
+    return f"{changed}: bytes in the middle of chat.db; {cut}: {file} cut in half"
+
+
+def damage(cluster, name, file, change):
+    old_id = node_id(cluster, name)
+    container = cluster.container(name)
+    # In order, so that the file has everything and not the write-ahead log beside it.
+    container.stop()
+    expect(f"exit code of {name}", container.exit_code(), 0)
+    content, record = container.read_file(f"/data/{file}")
+    container.write_file(f"/data/{file}", change(content), like=record)
+    cluster.advance()
+    since = time.time()
+    container.start()
+    comes_back_anew(cluster, name, old_id)
+    if "cannot be trusted" not in container.logs(since=since):
+        raise Broken(f"{name} did not say that {file} cannot be trusted:\n{container.logs(since=since)}")
+
+
+def full_disk(stage):
+    """The volume of a node is full: it ends with exit code 75, again and again, until there is space.
+
+    The volume is in memory and small. Another container keeps it while the node does not run, and is where the files that
+    fill it are put from: the images have no shell."""
+    cluster, (name,) = stage.cluster, stage.followers(1)
+    size = cluster.folder / "small.yml"
+    megabytes = 64
+    options = f"{{type: tmpfs, device: tmpfs, o: 'size={megabytes}m,uid=65532,gid=65532,mode=0700'}}"
+    size.write_text(f"volumes:\n  {name}:\n    driver_opts: {options}\n")
+    old_id = node_id(cluster, name)
+    cluster.container(name).kill()
+    cluster.remove_node(name)
+    cluster.up([name], more_files=[size])
+    comes_back_anew(cluster, name, old_id)
+    old_id, node = node_id(cluster, name), cluster.container(name)
+    keeper = Container(f"{cluster.project}-keeper")
+    environment = {"CHAT_NAME": "keeper"}
+    where = ["--volume", f"{cluster.volume(name)}:/kept", "--network", "none", "--label", f"{LABEL}={cluster.project}"]
+    engine.run_container(keeper.name, cluster.image, env=environment, options=where)
+    since = time.time()
+    try:
+        keeper.write_file("/kept/filler", bytes(megabytes * 1024 * 1024))
+    except EngineError as error:
+        if "no space left" not in str(error):
+            raise
+    else:
+        raise Broken(f"{megabytes} MiB found place beside the data in a volume of {megabytes} MiB")
+
+    def ended():
+        codes = node.exit_codes(since)
+        if any(code != 75 for code in codes):
+            raise Broken(f"{name} ended with {codes}:\n{node.logs(since=since)}")
+        return len(codes) >= 3 or Not(f"it ended with {codes}")
+
+    wait_until(f"{name} ends with exit code 75, and does so when it is started again", ended, PATIENCE_S)
+    if "no space is left on the volume" not in node.logs(since=since):
+        raise Broken(f"{name} did not say that no space is left:\n{node.logs(since=since)}")
+    cluster.advance()
+    # The restart policy goes on trying, with pauses of up to a minute.
+    keeper.write_file("/kept/filler", b"")
+    cluster.ready([name], 2 * PATIENCE_S)
+    cluster.tolerates(2)
+    expect(f"the id of {name}: its data are as they were", node_id(cluster, name), old_id)
+    # A volume on a disk again.
+    node.stop()
+    keeper.remove()
+    cluster.remove_node(name)
+    cluster.up([name])
+    comes_back_anew(cluster, name, old_id)
+    return f"filled the volume of {name}"
+
+
+def rolling_updates(stage):
+    """All nodes are made anew, one after the other, as an update does: the leader last, and the leader first. No call
+    fails, but those that went to the very node that was down."""
+    cluster, away = stage.cluster, []
+    for leader_last in [True, False]:
+        leader = cluster.leader()
+        others = [name for name in FIRST if name != leader]
+        stage.random.shuffle(others)
+        for name in [*others, leader] if leader_last else [leader, *others]:
+            began = time.time()
+            cluster.up([name], recreate=True)
+            cluster.ready([name])
+            cluster.tolerates(2)
+            away.append((name, began, time.time()))
+    stage.after = lambda history: nothing_failed(cluster, history, away)
+    return f"updated {', '.join(name for name, _, _ in away)}"
+
+
+def nothing_failed(cluster, history, away):
+    """Calls by the client library all succeed; those through one node and no other do while it is not away."""
+    numbers = {f"localhost:{cluster.grpc[name]}": name for name in FIRST}
+    names = [numbers[address] for address in history.nodes]
+    # The clocks of the history and of this test are joined to within some milliseconds.
+    slack = 0.1
+    calls = excused = 0
+    for record, kind, outcome in history.calls():
+        calls += 1
+        if isinstance(outcome, dict):
+            continue
+        name = names[record["node"]] if "node" in record else None
+        began, ended = history.began(record), history.ended(record)
+        if any(name == one and began <= until + slack and ended >= since - slack for one, since, until in away):
+            excused += 1
+            continue
+        way = f"through {name}" if name else "by the client library"
+        times = "; ".join(f"{one} was away from {since - history.start:.2f} s to {until - history.start:.2f} s" for one, since, until in away)
+        raise Broken(f"a call failed, {way}: {kind} at {began - history.start:.2f} s: {record}\n{times}")
+    if not calls:
+        raise Broken("no call was made")
+    return f"{calls} calls, none failed but {excused} that went to a node that was down"
+
+
+def all_at_once(stage):
+    """All five are stopped, and started again; then all are killed."""
+    cluster = stage.cluster
+    for way in ["stop", "kill"]:
+        containers = [cluster.container(name) for name in FIRST]
+        if way == "stop":
+            engine.docker("stop", "--time", "30", *(container.name for container in containers), timeout=120)
+            expect("exit codes", [container.exit_code() for container in containers], [0] * len(FIRST))
+        else:
+            engine.docker("kill", *(container.name for container in containers))
+        engine.docker("start", *(container.name for container in containers))
+        cluster.ready(FIRST)
+        cluster.tolerates(2)
+        cluster.advance()
+    return "stopped all, killed all"
+
+
+def other_members(stage):
+    """A sixth and a seventh node join; two of the first five are removed. Then those come back, and the new ones go."""
+    cluster = stage.cluster
+    gone = stage.random.sample(FIRST, 2)
+    cluster.up(LATER)
+    voters(cluster, FIRST + LATER)
+    cluster.tolerates(3)
+    cluster.advance()
+    remove(cluster, gone)
+    cluster.up(gone)
+    voters(cluster, FIRST + LATER)
+    cluster.advance()
+    remove(cluster, LATER)
+    return f"added {' and '.join(LATER)}, removed {' and '.join(gone)}, and back"
+
+
+def voters(cluster, names):
+    cluster.ready(names)
+
+    def vote():
+        have = sorted(name for name, node in cluster.nodes().items() if node["voter"])
+        return have == sorted(names) or Not(f"{have} vote")
+
+    wait_until(f"{names} vote", vote, PATIENCE_S)
+
+
+def remove(cluster, names):
+    """Takes members out, as an operator does, and then their containers and volumes."""
+    for name in names:
+        through = next(one for one in cluster.up_names if one not in names)
+        node, since = cluster.container(name), time.time()
+        cluster.chatctl(through, "members", "remove", name, "--socket", SOCKET)
+
+        def ended():
+            codes = node.exit_codes(since)
+            return 77 in codes or Not(f"it ended with {codes}")
+
+        wait_until(f"{name} finds out that it was removed, and ends with exit code 77", ended, PATIENCE_S)
+        if "was removed from the cluster" not in node.logs(since=since):
+            raise Broken(f"{name} did not say that it was removed:\n{node.logs(since=since)}")
+        cluster.remove_node(name)
+        expect(f"{name} is a member", name in cluster.nodes(), False)
+        cluster.advance()
+
+
+def renewed_certificates(stage):
+    """All nodes are given new certificates while they run. No call fails, though connections are made all the time."""
+    cluster, since = stage.cluster, time.time()
+    cluster.issue_certificates()
+    for name in FIRST:
+
+        def has_replaced():
+            lines = cluster.container(name).logs(since=since).splitlines()
+            return all(any(f"({key}) was replaced" in line for line in lines) for key in ["CHAT_TLS_CERT", "CHAT_PEER_TLS_CERT"])
+
+        wait_until(f"{name} says that it has replaced both of its certificates", has_replaced, PATIENCE_S)
+    cluster.advance()
+    until = time.time()
+    # Connections that were there stay; a node that is made anew has none.
+    (name,) = stage.followers(1)
+    cluster.up([name], recreate=True)
+    cluster.ready([name])
+    cluster.tolerates(2)
+    away = [(name, until, time.time())]
+    stage.after = lambda history: nothing_failed(cluster, history, away)
+    return f"new certificates for all; {name} was made anew"
+
+
+ALL = [
+    kills,
+    paused_leader,
+    cut_off,
+    split,
+    slow_network,
+    rolling_updates,
+    wiped_volumes,
+    damaged_files,
+    full_disk,
+    all_at_once,
+    other_members,
+]
+
+# With TLS only.
+WITH_TLS = [renewed_certificates]
