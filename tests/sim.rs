@@ -47,8 +47,12 @@ fn main() -> ExitCode {
 
 fn one(seed: u64) -> ExitCode {
     if let Ok(filter) = std::env::var("SIM_LOG") {
-        let filter = tracing_subscriber::EnvFilter::new(filter);
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+        // On another thread: the hash maps in it would draw this thread's keys, which the simulation is to draw from the seed.
+        let set_up = std::thread::spawn(|| {
+            let filter = tracing_subscriber::EnvFilter::new(filter);
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+        });
+        set_up.join().expect("logs are set up");
     }
     let verdict = run::run(seed);
     println!("{}", verdict.line());

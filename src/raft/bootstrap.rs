@@ -64,6 +64,8 @@ pub struct Founding {
     identity: Arc<watch::Sender<Option<Identity>>>,
     /// It had files, and lost them: there was a cluster.
     had_history: bool,
+    /// What it asks to be admitted with: an answer that was lost costs no second id.
+    admission: u64,
     /// Identities are given one at a time.
     giving: Arc<tokio::sync::Mutex<()>>,
 }
@@ -72,7 +74,8 @@ impl Founding {
     /// A node with the log `log`. `credentials` need only hold the secret.
     pub fn new(log: LogDb, advertised: Advertised, credentials: Credentials) -> Self {
         let identity = Arc::new(watch::Sender::new(log.identity()));
-        Self { log, advertised, credentials, identity, had_history: false, giving: Arc::default() }
+        let (admission, _) = uuid::Uuid::new_v4().as_u64_pair();
+        Self { log, advertised, credentials, identity, had_history: false, admission, giving: Arc::default() }
     }
 
     /// The same node, when it had files and lost them: it may join a cluster, but takes no part in the founding of one.
@@ -94,6 +97,7 @@ impl Founding {
             initialized: !self.log.is_pristine() || self.had_history,
             client_address: self.advertised.client_address.clone(),
             web_address: self.advertised.web_address.clone(),
+            admission: self.admission,
         }
     }
 
@@ -213,6 +217,7 @@ impl Founding {
             client_address: self.advertised.client_address.clone(),
             web_address: self.advertised.web_address.clone(),
             forwarded: false,
+            admission: self.admission,
         });
         let admitted = match timeout(JOIN_TIMEOUT, client.join(request)).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -260,6 +265,7 @@ impl Founding {
                 peer_address: address.clone(),
                 client_address: answer.client_address,
                 web_address: answer.web_address,
+                admission: 0,
             };
             members.insert(node_id, record);
         }

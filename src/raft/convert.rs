@@ -75,6 +75,7 @@ pub(super) fn membership(record: pb::Membership) -> Result<Membership, Malformed
                 peer_address: node.peer_address,
                 client_address: node.client_address,
                 web_address: node.web_address,
+                admission: node.admission,
             };
             (node.node_id, record)
         })
@@ -100,6 +101,7 @@ pub(super) fn membership_pb(membership: &Membership) -> pb::Membership {
                 peer_address: node.peer_address.clone(),
                 client_address: node.client_address.clone(),
                 web_address: node.web_address.clone(),
+                admission: node.admission,
             })
             .collect(),
     }

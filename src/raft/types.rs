@@ -55,6 +55,8 @@ pub struct NodeRecord {
     pub client_address: String,
     /// Where browsers reach it, host:port.
     pub web_address: String,
+    /// What it asked to be admitted with; 0 for those who founded the cluster.
+    pub admission: u64,
 }
 
 impl fmt::Display for NodeRecord {

@@ -21,7 +21,7 @@ use std::{
 use futures_util::future::OptionFuture;
 use tokio::{
     net::UnixListener,
-    sync::watch,
+    sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
@@ -42,7 +42,7 @@ use crate::{
         bootstrap::{Advertised, Founding},
         peers::{Credentials, Peers},
     },
-    storage::{FirstFailure, Readers, StorageError, Threads},
+    storage::{FirstFailure, LogDb, Readers, StorageError, Threads},
     telemetry::metrics::{self, Metrics},
     web::{self, Readiness},
 };
@@ -114,6 +114,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
     let joined = tokio::select! {
         joined = join(&config, &founding, &peers) => joined?,
+        error = log_failed(&files.log) => return Err(ServerError::Storage(error)),
         () = stop.asked() => {
             tracing::info!("Stopped before this node belonged to a cluster");
             return Ok(());
@@ -303,6 +304,17 @@ async fn join(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joi
         () = founding.join(peers, &to_ask, &config.peer_advertise) => founding.identity().await,
     };
     Ok(Joined { identity, members })
+}
+
+/// Returns when the log can no longer be written. Once Raft runs it finds that out itself.
+async fn log_failed(log: &LogDb) -> StorageError {
+    let (done, failed) = oneshot::channel();
+    log.when_failed(Box::new(move |result| drop(done.send(result))));
+    match failed.await {
+        Ok(Err(error)) => StorageError::Failed(error),
+        // It was closed.
+        Ok(Ok(())) | Err(_) => std::future::pending().await,
+    }
 }
 
 /// Returns when the state can no longer be written, and says why.

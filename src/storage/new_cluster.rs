@@ -288,6 +288,7 @@ fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beg
             peer_address: founder.peer_address.clone(),
             client_address: founder.client_address.clone(),
             web_address: founder.web_address.clone(),
+            admission: 0,
         }],
     };
     let copied = before.revision;

@@ -1,7 +1,7 @@
 //! Disks that are full, fail, or can only be read: the node stops, says why, and comes back when the disk is well.
 
 use crate::{
-    support::{Cluster, Workload},
+    support::{Cluster, Workload, eventually},
     volume::Volume,
 };
 
@@ -97,6 +97,29 @@ async fn a_disk_that_fails_stops_its_node_with_a_code_that_tells_why() {
     workload.advance(BETWEEN_FAULTS).await;
     let report = workload.finish().await;
     assert_eq!(report.failures, [], "the library hides all of it");
+    cluster.level(&token, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_before_its_node_belongs_to_a_cluster_stops_it_too() {
+    let (mut cluster, faults, _) = Cluster::fragile().await;
+    let victim = 2;
+    cluster[victim].start();
+    eventually("it waits for the others", async || {
+        let log = cluster[victim].log();
+        log.contains("Waiting for the cluster").then_some(()).ok_or(log)
+    })
+    .await;
+    faults[victim].set(&[&format!("write log.db-wal {EIO}")]);
+    for node in (0..cluster.len()).filter(|node| *node != victim) {
+        cluster[node].start();
+    }
+    // Its identity is the first thing that it has to write.
+    assert_eq!(cluster[victim].exit_code().await, STORAGE, "{:?}", cluster[victim].errors());
+    assert!(last_error(&cluster, victim).contains("log.db"), "{:?}", cluster[victim].errors());
+    faults[victim].heal();
+    cluster[victim].start();
+    let (_, token) = cluster.register("witness").await;
     cluster.level(&token, 0).await;
 }
 

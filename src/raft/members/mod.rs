@@ -126,6 +126,7 @@ impl Node {
             client_address: found.client_address,
             web_address: found.web_address,
             forwarded: true,
+            admission: found.admission,
         };
         let Admission { cluster_id, node_id } = self.admit(request).await?;
         let client = self.inner.peers.client(peer_address, Lane::Control);
@@ -146,12 +147,17 @@ impl Node {
             return Err(MemberError::Conflict("a name and a peer address are needed".into()));
         }
         let _one = self.inner.membership.lock().await;
+        let cluster_id = self.inner.identity.cluster_id.clone();
+        if let Some(node_id) = self.admitted(&joiner).await? {
+            return Ok(Admission { cluster_id, node_id });
+        }
         self.refuse_a_namesake(&joiner).await?;
         let record = NodeRecord {
             name: joiner.name,
             peer_address: joiner.peer_address,
             client_address: joiner.client_address,
             web_address: joiner.web_address,
+            admission: joiner.admission,
         };
         let text = record.to_string();
         let node_id = self
@@ -161,7 +167,18 @@ impl Node {
             })
             .await?;
         tracing::info!(node_id, "{text} joins the cluster");
-        Ok(Admission { cluster_id: self.inner.identity.cluster_id.clone(), node_id })
+        Ok(Admission { cluster_id, node_id })
+    }
+
+    /// The id that the same node was given when it asked before: the answer did not reach it, or this is an earlier request that
+    /// took longer than a later one. With another id it would lose the one that it may have taken by now.
+    async fn admitted(&self, joiner: &wire::JoinRequest) -> Result<Option<u64>, MemberError> {
+        let is_same = |node: &NodeRecord| node.name == joiner.name && node.admission == joiner.admission;
+        if joiner.admission == 0 || !self.membership().membership().nodes().any(|(_, node)| is_same(node)) {
+            return Ok(None);
+        }
+        let settled = self.settled_membership().await?;
+        Ok(settled.membership().nodes().find(|(_, node)| is_same(node)).map(|(id, _)| *id))
     }
 
     /// A member of the same name that is alive keeps its place, whoever asks.
@@ -258,15 +275,17 @@ impl Node {
     /// Whether an id belongs to the cluster, as of a moment in which a majority has confirmed who leads. Any member answers: who was
     /// removed while it was away does not know those who came meanwhile, and one of them may lead.
     pub(super) async fn standing_here(&self, node_id: u64) -> Result<bool, MemberError> {
+        Ok(self.settled_membership().await?.membership().get_node(&node_id).is_some())
+    }
+
+    /// The membership as of a moment in which a majority has confirmed who leads. Refused while a change is under way.
+    async fn settled_membership(&self) -> Result<StoredMembership, MemberError> {
         let committed = self.inner.read_index.ask().await.map_err(|_| MemberError::NoLeader)?;
         let stored = self.membership();
         let may_be_taken_back = stored.log_id().is_some_and(|id| id > committed);
         // A leader has all that is committed in its log.
         let is_behind = !self.inner.view.borrow().is_leader() && *self.inner.applied.borrow() < Some(committed);
-        if may_be_taken_back || is_behind {
-            return Err(MemberError::NoLeader);
-        }
-        Ok(stored.membership().get_node(&node_id).is_some())
+        if may_be_taken_back || is_behind { Err(MemberError::NoLeader) } else { Ok(stored) }
     }
 
     /// Returns when a member says that this node does not belong to the cluster any more. Asks while this node hears of

@@ -187,7 +187,7 @@ impl Cluster {
                 name: format!("n{id}"),
                 peer_address: member.address.to_string(),
                 client_address: format!("client-{id}:1"),
-                web_address: String::new(),
+                ..NodeRecord::default()
             };
             records.insert(id, record);
             members.insert(id, member);

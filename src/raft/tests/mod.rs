@@ -1,5 +1,6 @@
 //! Raft on real ports and real files, in one process; and openraft's own conformance suite on our stores.
 
 pub(super) mod cluster;
+mod members;
 mod safety;
 mod suite;

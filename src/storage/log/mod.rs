@@ -362,6 +362,12 @@ impl LogDb {
         }
     }
 
+    /// Calls `done` with what failed, once the writer has stopped after a failure; never, if it does not.
+    pub fn when_failed(&self, done: Done) {
+        // No log has an entry there.
+        self.when_durable(u64::MAX, done);
+    }
+
     /// How long the write to the file that is under way has taken so far; `None` when there is none.
     pub fn stalled(&self) -> Option<Duration> {
         self.shared.underway.age()

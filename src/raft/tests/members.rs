@@ -1,0 +1,54 @@
+//! Who asks to join may ask again.
+
+use tokio::time::Instant;
+
+use super::cluster::{Cluster, PATIENCE, settings};
+use crate::{
+    proto::raft::v1 as wire,
+    raft::{MemberError, Node, view},
+};
+
+/// Asks for the place of n4, until there is an answer.
+async fn ask(node: &Node, admission: u64) -> u64 {
+    let joiner = wire::JoinRequest {
+        name: "n4".into(),
+        // Nobody answers there.
+        peer_address: "127.0.0.1:1".into(),
+        admission,
+        ..wire::JoinRequest::default()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match node.join(joiner.clone()).await {
+            Ok(given) => return given.node_id,
+            Err(error @ (MemberError::Conflict(_) | MemberError::NoLeader)) if Instant::now() > deadline => {
+                panic!("{error}")
+            }
+            Err(MemberError::Conflict(_) | MemberError::NoLeader) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_to_join_again_gets_the_same_id() {
+    let cluster = Cluster::start(3, settings(50, 300, 600)).await;
+    let leader = &cluster.members[&cluster.leader().await].node;
+    let members_are = async |expected: [u64; 4]| {
+        let ids = |view: &view::View| view.members.iter().map(|member| member.node_id).collect::<Vec<_>>();
+        view::wait(&leader.view(), Instant::now() + PATIENCE, |view| ids(view) == expected).await
+    };
+    let first = ask(leader, 7).await;
+    let follower = cluster.members.values().find(|member| !member.leads()).expect("two of three follow");
+    assert_eq!(ask(&follower.node, 7).await, first, "asked through another node");
+    assert!(members_are([1, 2, 3, first]).await);
+
+    // The process ended before it took that id: who comes now is another one, and the place of the first is free.
+    let second = ask(leader, 8).await;
+    assert!(second > first, "{second} after {first}");
+    assert!(members_are([1, 2, 3, second]).await);
+    // Of an older version: never the same.
+    let third = ask(leader, 0).await;
+    let fourth = ask(leader, 0).await;
+    assert!(second < third && third < fourth, "{second}, {third}, {fourth}");
+}
