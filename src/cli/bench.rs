@@ -1,7 +1,8 @@
 //! `chatctl bench`: how many sends per second are acknowledged, and how long each takes.
 //!
 //! A closed loop: each client is a connection of its own with one send in flight to the leader, to a random other
-//! account. The first second warms up and is not counted. A send that fails is tried again under the same id, so its
+//! account. Where the leader's address does not lead to it (in a container, say, when nodes advertise what is good for clients
+//! outside), sends go to the nodes that were named, which pass them on; the report says so. The first second warms up and is not counted. A send that fails is tried again under the same id, so its
 //! time contains its retries; every failed attempt counts as an error. The processors are shared with the nodes that
 //! are measured, so the loop does nothing that it can avoid: no retry machinery, no shared lock, one thread.
 
@@ -49,6 +50,8 @@ struct Shared {
     accounts: Vec<Account>,
     body: String,
     cluster: Client,
+    /// Where sends go when the leader cannot be reached: node addresses.
+    detour: Option<Vec<String>>,
     options: Options,
     counting_from: Instant,
     until: Instant,
@@ -64,12 +67,29 @@ struct Results {
 
 pub(super) async fn run(context: &mut Context, args: BenchArgs) -> Result<(), Failure> {
     let (nodes, options) = context.cluster()?;
-    let cluster = Client::connect(nodes, options.clone()).await?;
-    let results = measure(cluster, options, args, WARM_UP).await?;
+    let cluster = Client::connect(nodes.clone(), options.clone()).await?;
+    let leader = leader(&cluster).await?;
+    let detour = match connect_to(&leader, &options).await {
+        Ok(_) => None,
+        Err(error) => {
+            eprintln!(
+                "The leader's address, {leader}, does not lead to it from here ({error}): sends go to {}, and are passed on",
+                nodes.join(", ")
+            );
+            Some(nodes)
+        }
+    };
+    let results = measure(cluster, detour, options, args, WARM_UP).await?;
     report(context, args, &results)
 }
 
-async fn measure(cluster: Client, options: Options, args: BenchArgs, warm_up: Duration) -> Result<Results, Failure> {
+async fn measure(
+    cluster: Client,
+    detour: Option<Vec<String>>,
+    options: Options,
+    args: BenchArgs,
+    warm_up: Duration,
+) -> Result<Results, Failure> {
     let count = args.accounts.unwrap_or(ACCOUNTS.min(args.clients));
     let accounts = make_accounts(&cluster, count).await?;
     let counting_from = Instant::now() + warm_up;
@@ -77,6 +97,7 @@ async fn measure(cluster: Client, options: Options, args: BenchArgs, warm_up: Du
         accounts,
         body: "x".repeat(args.body_bytes as usize),
         cluster,
+        detour,
         options,
         counting_from,
         until: counting_from + args.seconds,
@@ -143,7 +164,8 @@ async fn make_accounts(cluster: &Client, count: u32) -> Result<Vec<Account>, Fai
 async fn one_client(shared: Rc<Shared>, index: usize) {
     let mine = index % shared.accounts.len();
     let mut random = Random::new();
-    let mut connection = connect(&shared).await;
+    let mut attempt = index;
+    let mut connection = connect(&shared, attempt).await;
     while Instant::now() < shared.until {
         let began = Instant::now();
         let id = message_id(&mut random);
@@ -161,7 +183,8 @@ async fn one_client(shared: Rc<Shared>, index: usize) {
                 return;
             }
             sleep(PAUSE).await;
-            connection = connect(&shared).await;
+            attempt += 1;
+            connection = connect(&shared, attempt).await;
         }
         let ended = Instant::now();
         if ended >= shared.counting_from && ended < shared.until {
@@ -171,14 +194,23 @@ async fn one_client(shared: Rc<Shared>, index: usize) {
     }
 }
 
-/// A connection to the leader of now.
-async fn connect(shared: &Shared) -> Result<Connection, ClientError> {
-    let leader = shared.cluster.leader().await?.leader.unwrap_or_default();
-    // An address that only works inside of the cluster's network fails here; there is nothing to measure then.
-    let connecting = Connection::connect(&leader.client_address, shared.options.dialer.tls());
-    match timeout(shared.options.connect_timeout, connecting).await {
+/// A connection for a client: to the leader of now, or to one of those that pass on.
+async fn connect(shared: &Shared, attempt: usize) -> Result<Connection, ClientError> {
+    match &shared.detour {
+        Some(nodes) => connect_to(&nodes[attempt % nodes.len()], &shared.options).await,
+        None => connect_to(&leader(&shared.cluster).await?, &shared.options).await,
+    }
+}
+
+/// Where clients reach the leader.
+async fn leader(cluster: &Client) -> Result<String, ClientError> {
+    Ok(cluster.leader().await?.leader.unwrap_or_default().client_address)
+}
+
+async fn connect_to(address: &str, options: &Options) -> Result<Connection, ClientError> {
+    match timeout(options.connect_timeout, Connection::connect(address, options.dialer.tls())).await {
         Ok(connection) => Ok(connection?),
-        Err(_) => Err(ClientError::local(Code::Unavailable, format!("the leader, {}", leader.client_address))),
+        Err(_) => Err(ClientError::local(Code::Unavailable, format!("{address}: no answer"))),
     }
 }
 
@@ -240,7 +272,7 @@ mod tests {
         let cluster = Client::connect([nodes[1].address.clone()], Options::default()).await.expect("connected");
         let seconds = Duration::from_millis(300);
         let args = BenchArgs { clients: 3, seconds, body_bytes: 10, accounts: None };
-        let results = measure(cluster, Options::default(), args, Duration::ZERO).await.expect("measured");
+        let results = measure(cluster, None, Options::default(), args, Duration::ZERO).await.expect("measured");
         let sends = nodes[0].with(|shared| std::mem::take(&mut shared.sends));
         assert_eq!(results.errors, 1);
         assert!(results.latency.total() > 0 && results.latency.total() < sends.len() as u64);
@@ -249,6 +281,18 @@ mod tests {
         // The failed one came again under its id, all others are different.
         let ids: std::collections::HashSet<_> = sends.iter().map(|(_, id)| id).collect();
         assert_eq!(ids.len(), sends.len() - 1);
+    }
+
+    #[tokio::test]
+    async fn named_nodes_take_the_sends_where_the_leader_cannot_be_reached() {
+        let nodes = Fake::cluster(2).await;
+        let named = vec![nodes[1].address.clone()];
+        let cluster = Client::connect(named.clone(), Options::default()).await.expect("connected");
+        let args = BenchArgs { clients: 2, seconds: Duration::from_millis(200), body_bytes: 10, accounts: None };
+        let results = measure(cluster, Some(named), Options::default(), args, Duration::ZERO).await.expect("measured");
+        let sends = nodes[0].with(|shared| std::mem::take(&mut shared.sends));
+        assert!(results.latency.total() > 0);
+        assert!(sends.iter().all(|(node, _)| *node == nodes[1].address), "all to the named one");
     }
 
     #[test]

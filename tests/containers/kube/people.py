@@ -162,11 +162,29 @@ class Workload:
         self.cluster.end(self.pod)
         if code != 0:
             raise AssertionError(f"exit code {code}: {done.stdout}{done.stderr}")
-        verdict = json.loads(done.stdout)
-        wrong = {name: verdict[name] for name in ("lost", "duplicated", "reordered", "phantom", "stale_reads", "resume_gaps")}
-        if any(wrong.values()) or verdict["acknowledged"] == 0 or verdict["nodes_read_back"] == 0:
-            raise AssertionError(f"{verdict}")
-        return verdict
+        return _good(json.loads(done.stdout))
+
+
+def drill(cluster, image, kubectl):
+    """`chatctl drill kubectl` on the machine itself. The verdict, which must be good."""
+    program = os.path.join(kubectl.directory, "chatctl")
+    copied = docker("create", "--label", LABEL, image)
+    docker("cp", f"{copied}:/usr/local/bin/chatctl", program)
+    docker("rm", copied)
+    address = f"{cluster.network.services['quorum-chat'].address}:50051"
+    command = [program, "--nodes", address, "--output", "json", "drill", "--yes", "--hold", "2", "kubectl", "--namespace", "default"]
+    path = f"{kubectl.directory}:{os.environ['PATH']}"
+    done = run(*command, env={**os.environ, "PATH": path}, timeout=600, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"exit code {done.returncode}: {done.stdout}{done.stderr}; called: {kubectl.called}")
+    return _good(json.loads(done.stdout)["verdict"])
+
+
+def _good(verdict):
+    wrong = {name: verdict[name] for name in ("lost", "duplicated", "reordered", "phantom", "stale_reads", "resume_gaps")}
+    if any(wrong.values()) or verdict["acknowledged"] == 0 or verdict["nodes_read_back"] == 0:
+        raise AssertionError(f"{verdict}")
+    return verdict
 
 
 def reaches(pid, address, port):

@@ -10,6 +10,7 @@ import urllib.request
 from engine import run, wait_until
 
 from . import people
+from .kubectl import Kubectl
 from .people import Authority, Outsider, Workload, chatctl, one_pod, reaches
 from .pod import Pod
 from .spec import read_pod
@@ -28,6 +29,7 @@ def play(cluster, manifests, examples, image):
         tale.a_bad_update_stands_still,
         tale.drains_go_one_by_one,
         tale.pods_are_deleted_and_a_volume_is_lost,
+        tale.a_drill_finds_nothing,
         tale.two_more_join,
         tale.and_are_removed,
         tale.a_removed_node_stays_out_until_its_volume_is_gone,
@@ -188,6 +190,20 @@ class Story:
         assert after != before, "it came back under its old id, without what it had promised under it"
         self._wait_for_voters(5)
         verdict = load.judged()
+        self._no_restarts()
+        return _told(verdict)
+
+    def a_drill_finds_nothing(self):
+        """`chatctl drill kubectl`, by somebody outside who reaches the Service: pods are deleted, with and without mercy."""
+        kubectl = Kubectl(self.cluster)
+        try:
+            verdict = people.drill(self.cluster, self.image, kubectl)
+        finally:
+            kubectl.close()
+        killed = [words for words in kubectl.called if "--force" in words]
+        stopped = [words for words in kubectl.called if "delete" in words and "--force" not in words]
+        assert len(killed) == 4 and len(stopped) == 5, kubectl.called
+        self.set.wait_ready()
         self._no_restarts()
         return _told(verdict)
 
