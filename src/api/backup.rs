@@ -119,7 +119,9 @@ async fn make_and_send(api: &ChatApi, receiver: &Receiver, slot: OwnedSemaphoreP
         node: meta.node,
         digest: meta.digest.0.to_vec(),
     };
-    receiver.take(Part::Summary(summary)).await
+    receiver.take(Part::Summary(summary)).await?;
+    api.inner.observer.backed_up();
+    Ok(())
 }
 
 /// The file, and the checksum of what was read of it.

@@ -76,11 +76,7 @@ fn list(
             info.digest = comparison.reports.get(&info.node_id).map(|digest| digest.0.to_vec());
         }
     }
-    let failures_tolerated = overview.map(|_| {
-        let voters = nodes.iter().filter(|info| info.voter).count();
-        let healthy = nodes.iter().filter(|info| info.voter && info.healthy == Some(true)).count();
-        u32::try_from(healthy.saturating_sub(voters / 2 + 1)).unwrap_or(u32::MAX)
-    });
+    let failures_tolerated = overview.map(|overview| overview.failures_tolerated(&node.members, timeout));
     pb::ListNodesResponse {
         nodes,
         cluster_id: node.cluster_id.clone(),
@@ -139,7 +135,7 @@ mod tests {
             let silent = if down.contains(&node_id) { None } else { Some(Duration::from_millis(50)) };
             PeerHealth { node_id, silent, lag_entries: Some(0) }
         };
-        let overview = Overview { term: 7, peers: (2..=6).map(health).collect() };
+        let overview = Overview { term: 7, peers: (1..=6).map(health).collect() };
         list(&node(), Some(&overview), Duration::from_millis(600), &digests()).failures_tolerated
     }
 

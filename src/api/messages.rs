@@ -29,14 +29,19 @@ impl ChatApi {
     ) -> Result<pb::SendMessageResponse, Status> {
         let (command, recipient) = send_command(&caller, request).map_err(status::invalid)?;
         match self.propose(call, command).await? {
-            Ok(Outcome::MessageSent(sent)) => Ok(pb::SendMessageResponse {
-                message_id: sent.revision.0,
-                conversation_id: sent.conversation.0,
-                seq: sent.seq.0,
-                revision: sent.revision.0,
-                time_ms: sent.time.0,
-                repeated: sent.repeated,
-            }),
+            Ok(Outcome::MessageSent(sent)) => {
+                if sent.repeated {
+                    self.inner.observer.repeated();
+                }
+                Ok(pb::SendMessageResponse {
+                    message_id: sent.revision.0,
+                    conversation_id: sent.conversation.0,
+                    seq: sent.seq.0,
+                    revision: sent.revision.0,
+                    time_ms: sent.time.0,
+                    repeated: sent.repeated,
+                })
+            }
             Ok(other) => Err(unexpected(&other)),
             Err(rejection) => Err(status::rejection(rejection, &recipient, "client_message_id")),
         }

@@ -25,6 +25,7 @@ mod feed;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod messages;
+mod observe;
 mod pages;
 mod passwords;
 mod reads;
@@ -55,6 +56,7 @@ use passwords::Passwords;
 use receipts::Receipts;
 use throttle::Throttle;
 
+pub use observe::{ApiObserver, METHODS, OTHER};
 pub use routes::{admin_routes, client_routes};
 pub use status::DOMAIN;
 
@@ -104,6 +106,8 @@ pub struct ApiParts {
     pub hub: Hub,
     /// See there.
     pub settings: ApiSettings,
+    /// Who is told of calls.
+    pub observer: Arc<dyn ApiObserver>,
 }
 
 /// All services of a node for clients and operators. Clones share everything.
@@ -121,12 +125,13 @@ struct Inner {
     throttle: Throttle,
     receipts: Receipts,
     settings: ApiSettings,
+    observer: Arc<dyn ApiObserver>,
 }
 
 impl ChatApi {
     /// Builds the services. Needs a tokio runtime, for the task that gathers receipts; it ends with the last clone.
     pub fn new(parts: ApiParts) -> Self {
-        let ApiParts { node, readers, hub, settings } = parts;
+        let ApiParts { node, readers, hub, settings, observer } = parts;
         let inner = Inner {
             database: Database::new(readers),
             sessions: Sessions::new(&hub),
@@ -136,6 +141,7 @@ impl ChatApi {
             node,
             hub,
             settings,
+            observer,
         };
         Self { inner: Arc::new(inner) }
     }

@@ -55,7 +55,10 @@ impl ChatApi {
     async fn await_cursor(&self, after: Revision, deadline: Instant) -> Result<(), Status> {
         self.reach_cursor(after, deadline).await?;
         match self.inner.database.read(deadline, move |query| query.is_lost(after)).await? {
-            true => Err(status::revision_lost(after.0)),
+            true => {
+                self.inner.observer.cursor_refused();
+                Err(status::revision_lost(after.0))
+            }
             false => Ok(()),
         }
     }
@@ -71,6 +74,7 @@ impl ChatApi {
         self.barrier(deadline).await?;
         let newest = self.inner.database.read(deadline, |query| query.revision()).await?;
         if newest < after {
+            self.inner.observer.cursor_refused();
             return Err(status::revision_in_future(after.0, newest.0));
         }
         self.await_revision(after, deadline).await

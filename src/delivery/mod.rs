@@ -15,11 +15,13 @@
 //! Left out: catching up from the database, and every wire format (that is `api::subscribe`).
 
 mod queue;
+mod timing;
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::watch;
@@ -27,7 +29,10 @@ use tokio::sync::watch;
 use crate::chat::{AccountId, Event, Revision, SessionId, TimeMs, limits::SUBSCRIPTIONS_PER_ACCOUNT_MAX};
 
 use queue::Queue;
+use timing::Sample;
+
 pub use queue::{Cut, QUEUE_EVENTS_MAX};
+pub use timing::DeliveryObserver;
 
 /// The account has [`SUBSCRIPTIONS_PER_ACCOUNT_MAX`] open subscriptions on this node already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +68,7 @@ pub struct Hub {
 struct Inner {
     registry: Mutex<Registry>,
     published: watch::Sender<(Revision, TimeMs)>,
+    observer: Arc<dyn DeliveryObserver>,
 }
 
 struct Registry {
@@ -79,6 +85,7 @@ struct Entry {
     id: u64,
     session: SessionId,
     queue: Arc<Queue>,
+    sample: Arc<Sample>,
 }
 
 impl Registry {
@@ -104,7 +111,7 @@ impl Registry {
         }
     }
 
-    fn hand_out(&mut self, event: &Arc<Event>) {
+    fn hand_out(&mut self, event: &Arc<Event>, at: Instant, observer: &dyn DeliveryObserver) {
         for member in event.members.iter() {
             let Some(entries) = self.accounts.get(&member.account) else { continue };
             if !event.concerns(member.account) {
@@ -112,7 +119,8 @@ impl Registry {
             }
             let mut full = Vec::new();
             for entry in entries {
-                if !entry.queue.push(event) {
+                entry.sample.see(event, member.account, at, observer);
+                if !entry.queue.push(event, at) {
                     full.push(entry.id);
                 }
             }
@@ -142,6 +150,11 @@ impl Registry {
 impl Hub {
     /// A hub for a state that is at `revision` now.
     pub fn new(revision: Revision, clock: TimeMs) -> Self {
+        Self::observed(revision, clock, Arc::new(()))
+    }
+
+    /// The same; `observer` is told how long deliveries take.
+    pub fn observed(revision: Revision, clock: TimeMs, observer: Arc<dyn DeliveryObserver>) -> Self {
         let registry = Registry {
             accounts: HashMap::new(),
             sessions: HashMap::new(),
@@ -151,7 +164,7 @@ impl Hub {
             stats: HubStats::default(),
         };
         let (published, _) = watch::channel((revision, clock));
-        Self { inner: Arc::new(Inner { registry: Mutex::new(registry), published }) }
+        Self { inner: Arc::new(Inner { registry: Mutex::new(registry), published, observer }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -163,8 +176,9 @@ impl Hub {
     pub fn publish(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs) {
         let mut registry = self.lock();
         if !registry.accounts.is_empty() {
+            let at = Instant::now();
             for event in &events {
-                registry.hand_out(event);
+                registry.hand_out(event, at, &*self.inner.observer);
             }
             for session in closed_sessions {
                 let Some(account) = registry.sessions.get(session).copied() else { continue };
@@ -229,7 +243,7 @@ impl Hub {
     /// database: a session that is closed later cuts the subscription.
     pub fn subscribe(&self, account: AccountId, session: SessionId) -> Result<Subscription, TooManySubscriptions> {
         let mut registry = self.lock();
-        let queue = Arc::new(Queue::default());
+        let (queue, sample) = (Arc::new(Queue::default()), Arc::new(Sample::default()));
         let (start, _) = self.current();
         let id = registry.next_id;
         registry.next_id += 1;
@@ -240,11 +254,11 @@ impl Hub {
             if entries.len() >= SUBSCRIPTIONS_PER_ACCOUNT_MAX {
                 return Err(TooManySubscriptions);
             }
-            entries.push(Entry { id, session, queue: queue.clone() });
+            entries.push(Entry { id, session, queue: queue.clone(), sample: sample.clone() });
             registry.sessions.insert(session, account);
             registry.stats.subscriptions += 1;
         }
-        Ok(Subscription { start, id, account, queue, hub: self.clone() })
+        Ok(Subscription { start, id, account, queue, sample, hub: self.clone() })
     }
 }
 
@@ -262,18 +276,28 @@ pub struct Subscription {
     id: u64,
     account: AccountId,
     queue: Arc<Queue>,
+    sample: Arc<Sample>,
     hub: Hub,
 }
 
 impl Subscription {
     /// The next event, in revision order; or why there will be none. Cancel-safe.
     pub async fn next(&mut self) -> Result<Arc<Event>, Cut> {
-        self.queue.next().await
+        let (event, since) = self.queue.next().await?;
+        Ok(self.pushed(event, since))
     }
 
     /// What [`Self::next`] would return at once; `None` when it would wait.
     pub fn try_next(&mut self) -> Option<Result<Arc<Event>, Cut>> {
-        self.queue.try_next()
+        let next = self.queue.try_next()?;
+        Some(next.map(|(event, since)| self.pushed(event, since)))
+    }
+
+    fn pushed(&self, event: Arc<Event>, since: Instant) -> Arc<Event> {
+        let now = Instant::now();
+        self.hub.inner.observer.pushed(now.saturating_duration_since(since));
+        self.sample.take(&event, self.account, now);
+        event
     }
 
     /// Whether, and why, it was cut.

@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -33,7 +34,8 @@ pub enum Cut {
 
 #[derive(Debug, Default)]
 struct State {
-    events: VecDeque<Arc<Event>>,
+    /// With the time at which they were committed and applied here.
+    events: VecDeque<(Arc<Event>, Instant)>,
     cut: Option<Cut>,
 }
 
@@ -50,14 +52,14 @@ impl Queue {
     }
 
     /// Adds an event. False: the queue was full, and is cut now.
-    pub(super) fn push(&self, event: &Arc<Event>) -> bool {
+    pub(super) fn push(&self, event: &Arc<Event>, at: Instant) -> bool {
         let mut state = self.lock();
         if state.cut.is_some() {
             return false;
         }
         let fits = state.events.len() < QUEUE_EVENTS_MAX;
         if fits {
-            state.events.push_back(event.clone());
+            state.events.push_back((event.clone(), at));
         } else {
             state.cut = Some(Cut::Slow);
             state.events = VecDeque::new();
@@ -82,7 +84,8 @@ impl Queue {
         self.lock().cut
     }
 
-    pub(super) fn try_next(&self) -> Option<Result<Arc<Event>, Cut>> {
+    /// The next event, and when it came.
+    pub(super) fn try_next(&self) -> Option<Result<(Arc<Event>, Instant), Cut>> {
         let mut state = self.lock();
         match state.cut {
             Some(cut) => Some(Err(cut)),
@@ -98,7 +101,7 @@ impl Queue {
     }
 
     /// Cancel-safe: an event is taken only when it is returned.
-    pub(super) async fn next(&self) -> Result<Arc<Event>, Cut> {
+    pub(super) async fn next(&self) -> Result<(Arc<Event>, Instant), Cut> {
         loop {
             if let Some(next) = self.try_next() {
                 return next;

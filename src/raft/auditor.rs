@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     node::{Inner, Node},
-    state_machine::AppliedSink,
+    state_machine::Observer,
 };
 use crate::{
     chat::{Command, DigestReport, Revision, StateDigest, TimeMs},
@@ -182,12 +182,12 @@ pub(super) struct Auditor {
     known: Mutex<Known>,
     /// What this node has to report next.
     newest: watch::Sender<Option<DigestReport>>,
-    sink: Arc<dyn AppliedSink>,
+    sink: Arc<dyn Observer>,
 }
 
 impl Auditor {
     /// An auditor of the node `node_id`, whose state is `state`. What is compared is counted by `sink`.
-    pub(super) fn new(node_id: u64, state: &AppliedState, sink: Arc<dyn AppliedSink>) -> Self {
+    pub(super) fn new(node_id: u64, state: &AppliedState, sink: Arc<dyn Observer>) -> Self {
         let known = Known { revision: state.revision, digest: state.chain.digest, tally: Tally::default() };
         Self { node_id, known: Mutex::new(known), newest: watch::Sender::new(None), sink }
     }

@@ -40,11 +40,12 @@ mod view;
 
 pub use auditor::{Comparison, DigestStatus};
 pub use error::{MemberError, ProposeError, ReadError, StartError, TransferError};
-pub use node::{Node, NodeStatus, Overview, PeerHealth};
+pub use node::{Leading, Node, NodeStatus, Overview, PeerHealth};
+pub use proposer::Proposals;
 pub use service::PeerService;
 pub use slow_disk::DiskStatus;
 pub use start::{Parts, Settings, start};
-pub use state_machine::AppliedSink;
+pub use state_machine::Observer;
 pub use types::NodeRecord;
 pub use view::{Peer, Role, View};
 

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -33,6 +33,7 @@ use super::{
     peers::{Credentials, Lane, Peers},
     promises::{Promise, Promises},
     snapshots::SnapshotHandle,
+    state_machine::Observer,
     types::{NodeRecord, Snapshot, TypeConfig, Vote},
 };
 use crate::{
@@ -70,6 +71,8 @@ pub(super) struct Told {
     pub promises: Promises,
     /// How far its own log is on disk.
     pub log: LogDb,
+    /// Who is told how long answers take.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Told {
@@ -90,6 +93,7 @@ impl NetworkFactory {
             peers: Arc::clone(&self.peers),
             credentials: self.credentials.clone(),
             target,
+            name: node.name.clone(),
             address: node.peer_address.clone(),
             lane,
             told: self.told.clone(),
@@ -118,6 +122,7 @@ pub struct PeerClient {
     peers: Arc<Peers>,
     credentials: Credentials,
     target: u64,
+    name: String,
     address: String,
     lane: Lane,
     told: Told,
@@ -187,7 +192,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
         let message = self.credentials.sign(self.target, self.told.with(self.target, &request));
+        let began = Instant::now();
         let response = self.call(RPCTypes::AppendEntries, &option, client.append(message)).await?;
+        if self.lane == Lane::Control {
+            self.told.observer.answered(&self.name, began.elapsed());
+        }
         convert::append_response(response).map_err(malformed)
     }
 

@@ -18,7 +18,7 @@ use super::{
     freshness::{Freshness, QuorumAge},
     peers::{Credentials, Lane, Peers},
     promises::Promises,
-    proposer::{AttemptError, Claim, Job},
+    proposer::{AttemptError, Claim, Job, ProposalCounts, Proposals},
     read_gate::{ReadIndex, Waiter},
     slow_disk::Disk,
     types::{LogId, Raft},
@@ -57,6 +57,29 @@ pub struct Overview {
     pub term: u64,
     /// All members, the leader included.
     pub peers: Vec<PeerHealth>,
+}
+
+impl Overview {
+    /// How many more of the voters among `members` may fail before there is no majority. One that was silent for longer than
+    /// `silence_max` has failed already.
+    pub fn failures_tolerated(&self, members: &[Peer], silence_max: Duration) -> u32 {
+        let heard = |id: u64| {
+            let health = self.peers.iter().find(|health| health.node_id == id);
+            health.and_then(|health| health.silent).is_some_and(|silent| silent <= silence_max)
+        };
+        let voters = members.iter().filter(|member| member.voter);
+        let healthy = voters.clone().filter(|member| heard(member.node_id)).count();
+        u32::try_from(healthy.saturating_sub(voters.count() / 2 + 1)).unwrap_or(u32::MAX)
+    }
+}
+
+/// What only a leader knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leading {
+    /// Time since it knew that a majority follows it.
+    pub quorum_age: Duration,
+    /// Health of all members.
+    pub overview: Overview,
 }
 
 /// Where this node stands.
@@ -100,6 +123,7 @@ pub(super) struct Inner {
     pub applied: watch::Receiver<Option<LogId>>,
     pub auditor: Arc<Auditor>,
     pub jobs: mpsc::Sender<Job>,
+    pub counts: Arc<ProposalCounts>,
     pub reads: mpsc::Sender<Waiter>,
     pub read_index: ReadIndex,
     pub freshness: Arc<Freshness>,
@@ -294,6 +318,19 @@ impl Node {
     /// Commands that wait to be put into the log.
     pub fn waiting_proposals(&self) -> usize {
         self.inner.jobs.max_capacity() - self.inner.jobs.capacity()
+    }
+
+    /// What became of the commands that went through this node.
+    pub fn proposals(&self) -> Proposals {
+        self.inner.counts.get()
+    }
+
+    /// What only a leader knows; `None` unless this node leads and a majority followed it lately.
+    pub fn leading(&self) -> Option<Leading> {
+        if !self.inner.view.borrow().is_leader() || !self.is_led() {
+            return None;
+        }
+        Some(Leading { quorum_age: self.inner.quorum_age.get()?, overview: self.overview_here() })
     }
 
     /// Health of all members, asked of the leader.

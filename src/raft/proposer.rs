@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -87,9 +87,47 @@ impl Claim {
     }
 }
 
+/// What became of attempts, in commands.
+#[derive(Default)]
+pub(super) struct ProposalCounts {
+    /// Committed and applied, proposed by this node as the leader.
+    committed: AtomicU64,
+    /// Answered by the leader that this node passed them on to.
+    forwarded: AtomicU64,
+    /// Neither: no leader, or a fate that is not known. Most are tried again.
+    failed: AtomicU64,
+}
+
+impl ProposalCounts {
+    pub(super) fn get(&self) -> Proposals {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Proposals { committed: read(&self.committed), forwarded: read(&self.forwarded), failed: read(&self.failed) }
+    }
+
+    fn fail(&self, replies: impl IntoIterator<Item = Reply>, error: &AttemptError) {
+        for reply in replies {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            // Whoever has given up needs no answer.
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Commands that went through this node since it started, by what became of the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Proposals {
+    /// Committed and applied, proposed by this node as the leader.
+    pub committed: u64,
+    /// Answered by the leader that this node passed them on to.
+    pub forwarded: u64,
+    /// No leader took them, or their fate is not known. Most are tried again.
+    pub failed: u64,
+}
+
 type InFlight = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) struct Proposer {
+    pub counts: Arc<ProposalCounts>,
     pub raft: Raft,
     pub view: watch::Receiver<View>,
     pub peers: Arc<Peers>,
@@ -143,7 +181,7 @@ impl Proposer {
         }
         let (refused, forwarded): (Vec<Job>, Vec<Job>) =
             jobs.drain(..).partition(|job| job.forwarded || view.leader().is_none());
-        reply_all(refused.into_iter().map(|job| job.reply), &AttemptError::NotLeader);
+        self.counts.fail(refused.into_iter().map(|job| job.reply), &AttemptError::NotLeader);
         if let (Some(leader), false) = (view.leader(), forwarded.is_empty()) {
             started.push(self.forward(leader.node_id, &leader.peer_address, forwarded));
         }
@@ -162,10 +200,10 @@ impl Proposer {
         let payload = Payload(pb::Batch { proposals }.encode_to_vec().into());
         let (responder, response) = ProgressResponder::<TypeConfig, _>::complete_only();
         if let Err(fatal) = self.raft.client_write_ff(payload, Some(responder)).await {
-            reply_all(replies, &AttemptError::Unknown(fatal.to_string()));
+            self.counts.fail(replies, &AttemptError::Unknown(fatal.to_string()));
             return Box::pin(async {});
         }
-        let mut view = self.view.clone();
+        let (mut view, counts) = (self.view.clone(), Arc::clone(&self.counts));
         Box::pin(async move {
             // A leader that was replaced may have an entry that is committed, and a disk that is too slow to apply it:
             // the new one knows the outcome.
@@ -173,17 +211,18 @@ impl Proposer {
             let response = tokio::select! {
                 biased;
                 response = response => response,
-                Ok(_) = deposed => return reply_all(replies, &AttemptError::Unknown("the leader was replaced".into())),
+                Ok(_) = deposed => return counts.fail(replies, &AttemptError::Unknown("the leader was replaced".into())),
             };
             match response {
                 Ok(Ok(written)) => {
+                    counts.committed.fetch_add(replies.len() as u64, Ordering::Relaxed);
                     for (reply, outcome) in replies.into_iter().zip(written.data.0) {
                         let _ = reply.send(Ok(outcome));
                     }
                 }
-                Ok(Err(ClientWriteError::ForwardToLeader(_))) => reply_all(replies, &AttemptError::NotLeader),
-                Ok(Err(error)) => reply_all(replies, &AttemptError::Unknown(error.to_string())),
-                Err(_) => reply_all(replies, &AttemptError::Unknown("Raft stopped".into())),
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => counts.fail(replies, &AttemptError::NotLeader),
+                Ok(Err(error)) => counts.fail(replies, &AttemptError::Unknown(error.to_string())),
+                Err(_) => counts.fail(replies, &AttemptError::Unknown("Raft stopped".into())),
             }
         })
     }
@@ -197,7 +236,7 @@ impl Proposer {
             replies.push(job.reply);
         }
         let request = self.credentials.sign(leader, wire::ProposeRequest { commands });
-        let mut view = self.view.clone();
+        let (mut view, counts) = (self.view.clone(), Arc::clone(&self.counts));
         Box::pin(async move {
             let call = async {
                 let mut client = client.map_err(|_| AttemptError::NotLeader)?;
@@ -220,11 +259,12 @@ impl Proposer {
             };
             match call.await {
                 Ok(outcomes) => {
+                    counts.forwarded.fetch_add(replies.len() as u64, Ordering::Relaxed);
                     for (reply, outcome) in replies.into_iter().zip(outcomes) {
                         let _ = reply.send(outcome);
                     }
                 }
-                Err(error) => reply_all(replies, &error),
+                Err(error) => counts.fail(replies, &error),
             }
         })
     }
@@ -257,11 +297,4 @@ fn never_sent(status: &tonic::Status) -> bool {
         source = error.source();
     }
     false
-}
-
-fn reply_all(replies: impl IntoIterator<Item = Reply>, error: &AttemptError) {
-    for reply in replies {
-        // Whoever has given up needs no answer.
-        let _ = reply.send(Err(error.clone()));
-    }
 }

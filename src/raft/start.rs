@@ -20,11 +20,11 @@ use super::{
     node::{Inner, Node},
     peers::{Credentials, Peers},
     promises::{self, Held, Promises},
-    proposer::{self, Proposer},
+    proposer::{self, ProposalCounts, Proposer},
     read_gate::{self, ReadIndex},
     slow_disk::{self, Disk},
     snapshots::SnapshotStore,
-    state_machine::{AppliedSink, StateMachineAdapter},
+    state_machine::{Observer, StateMachineAdapter},
     types::Raft,
     view,
 };
@@ -74,7 +74,7 @@ pub struct Parts {
     /// Where its files are.
     pub data_dir: PathBuf,
     /// Who is told what was applied.
-    pub sink: Arc<dyn AppliedSink>,
+    pub sink: Arc<dyn Observer>,
     /// Connections to the others.
     pub peers: Arc<Peers>,
     /// How it identifies itself to the others.
@@ -129,6 +129,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     }
     let (applied_sender, applied) = watch::channel(state.log_id.map(convert::log_id));
     let auditor = Arc::new(Auditor::new(parts.identity.node_id, &state, Arc::clone(&parts.sink)));
+    let observer = Arc::clone(&parts.sink);
     let adapter = StateMachineAdapter::new(
         parts.state,
         Arc::new(parts.log.clone()),
@@ -141,7 +142,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     );
     let quorum_age = QuorumAge::default();
     let promises = Promises::default();
-    let told = Told { quorum_age: quorum_age.clone(), promises: promises.clone(), log: parts.log.clone() };
+    let told = Told { quorum_age: quorum_age.clone(), promises: promises.clone(), log: parts.log.clone(), observer };
     let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), told);
     let log_store = LogStore::new(parts.log.clone(), parts.failure.clone());
     let raft = Raft::new(parts.identity.node_id, config, network, log_store, adapter)
@@ -158,7 +159,9 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     };
     let (jobs, job_queue) = mpsc::channel(proposer::QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(read_gate::QUEUE_MAX);
+    let counts = Arc::new(ProposalCounts::default());
     let proposer = Proposer {
+        counts: Arc::clone(&counts),
         raft: raft.clone(),
         view: view.clone(),
         peers: Arc::clone(&parts.peers),
@@ -183,6 +186,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         applied,
         auditor: Arc::clone(&auditor),
         jobs,
+        counts,
         reads,
         read_index,
         freshness: Arc::new(Freshness::default()),

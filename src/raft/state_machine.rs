@@ -38,8 +38,8 @@ const BYTES_MAX: usize = 8 << 20;
 /// Payload bytes that are applied without a thread of their own: a few dozen messages, well below a millisecond.
 const BYTES_HERE_MAX: usize = 8 << 10;
 
-/// Who is told what was applied. Called from the one task that applies: it must not block.
-pub trait AppliedSink: Send + Sync + 'static {
+/// Who is told what Raft does. Called from the tasks that do it: it must not block.
+pub trait Observer: Send + Sync + 'static {
     /// Changes were applied. `revision` and `clock` are those of the state afterwards.
     fn applied(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs);
     /// The state was replaced by a snapshot: what happened in between is only in the database.
@@ -48,6 +48,10 @@ pub trait AppliedSink: Send + Sync + 'static {
     fn compared(&self, agreed: bool);
     /// To apply so many entries took so long.
     fn measured(&self, entries: usize, took: Duration);
+    /// A snapshot was built.
+    fn snapshot_built(&self, took: Duration);
+    /// The member of this name answered a heartbeat.
+    fn answered(&self, peer: &str, took: Duration);
 }
 
 /// How far this node's log is durable.
@@ -77,7 +81,7 @@ pub struct StateMachineAdapter {
     durability: Arc<dyn Durability>,
     readers: Arc<Readers>,
     snapshots: Arc<SnapshotStore>,
-    sink: Arc<dyn AppliedSink>,
+    sink: Arc<dyn Observer>,
     auditor: Arc<Auditor>,
     applied: watch::Sender<Option<LogId>>,
     failure: FirstFailure,
@@ -92,7 +96,7 @@ impl StateMachineAdapter {
         durability: Arc<dyn Durability>,
         readers: Arc<Readers>,
         snapshots: Arc<SnapshotStore>,
-        sink: Arc<dyn AppliedSink>,
+        sink: Arc<dyn Observer>,
         auditor: Arc<Auditor>,
         applied: watch::Sender<Option<LogId>>,
         failure: FirstFailure,
@@ -235,7 +239,12 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { state: self.state.clone(), snapshots: Arc::clone(&self.snapshots), failure: self.failure.clone() }
+        Builder {
+            state: self.state.clone(),
+            snapshots: Arc::clone(&self.snapshots),
+            sink: Arc::clone(&self.sink),
+            failure: self.failure.clone(),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, handle: SnapshotHandle) -> Result<(), io::Error> {
@@ -266,6 +275,7 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
 pub struct Builder {
     state: SharedState,
     snapshots: Arc<SnapshotStore>,
+    sink: Arc<dyn Observer>,
     failure: FirstFailure,
 }
 
@@ -274,11 +284,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
-        blocking::io(move || {
+        let began = Instant::now();
+        let built = blocking::io(move || {
             state.settle().map_err(io::Error::other)?;
             snapshots.build()
         })
         .await
-        .inspect_err(|error| self.failure.note_io("building a snapshot: ", error))
+        .inspect_err(|error| self.failure.note_io("building a snapshot: ", error))?;
+        self.sink.snapshot_built(began.elapsed());
+        Ok(built)
     }
 }

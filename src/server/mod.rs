@@ -47,7 +47,7 @@ use crate::{
     web::{self, Readiness},
 };
 use incoming::{PEER_CONNECTIONS_MAX, client_connections, incoming};
-use observe::{Fanout, Ready};
+use observe::{Counted, Fanout, Ready};
 
 use host::{Machine, listen_for_signals};
 
@@ -97,8 +97,9 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     }
     let ports = Ports::bind(&host, &config).await?;
     let applied = files.state.applied()?;
-    let hub = Hub::new(applied.revision, applied.clock);
-    let ready = Ready::new();
+    let counted = Arc::new(Counted(metrics.clone()));
+    let hub = Hub::observed(applied.revision, applied.clock, counted.clone());
+    let ready = Ready::new(metrics.clone());
     let node_cell: Arc<OnceLock<Node>> = Arc::default();
     let secret = config.peer_secret.as_ref().map(Secret::expose);
     let unnamed = Credentials::new("", 0, secret).map_err(|_| ServerError::Secret)?;
@@ -106,7 +107,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let peer_service = PeerService::new(founding.clone());
     let (close_peers, peers_closed) = watch::channel(false);
     let peer_server = serve_peers(&config, ports.peer, peer_service.clone(), peers_closed.clone());
-    let _renewals = follow_certificates(&config);
+    let _beside = beside(&config, &metrics);
     let web = ports.local.map(|local| serve_web(&config, local, &hub, &node_cell, &ready, &metrics, &peers_closed));
     let has_admin = web.is_some();
 
@@ -150,7 +151,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
 
     let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics));
     let (close_clients, clients_closed) = watch::channel(false);
-    let api = chat_api(&config, &node, readers, &hub);
+    let api = chat_api(&config, &node, readers, &hub, counted);
     let clients = serve_clients(&config, ports.client, &api, &ready, clients_closed.clone()).await?;
     let admin = if has_admin { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
 
@@ -197,9 +198,10 @@ fn peer_dialer<H: Host>(host: &H, config: &Config) -> Result<Dialer, TlsError> {
     }
 }
 
-/// Takes new certificates into use as they come, until this is dropped.
-fn follow_certificates(config: &Config) -> JoinSet<()> {
+/// What runs beside the node until this is dropped: takes new certificates into use as they come, looks at the files.
+fn beside(config: &Config, metrics: &Metrics) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    tasks.spawn(observe::follow_files(config.data_dir.clone(), metrics.clone()));
     if let Some(tls) = &config.tls {
         tasks.spawn(tls::follow(Arc::clone(tls), "clients (CHAT_TLS_CERT)"));
     }
@@ -386,10 +388,10 @@ fn serve_web(
     })
 }
 
-fn chat_api(config: &Config, node: &Node, readers: Arc<Readers>, hub: &Hub) -> ChatApi {
+fn chat_api(config: &Config, node: &Node, readers: Arc<Readers>, hub: &Hub, observer: Arc<Counted>) -> ChatApi {
     let settings =
         ApiSettings::new(config.name.clone(), config.session_lifetime, config.hash_parallelism, config.election_max);
-    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings })
+    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings, observer })
 }
 
 async fn serve_clients(

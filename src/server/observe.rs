@@ -1,34 +1,47 @@
 //! What is told to those who watch the node: readiness, health, metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::watch;
+use tonic::Code;
 
 use crate::{
+    api::ApiObserver,
+    blocking,
     chat::{Event, Revision, SessionId, TimeMs},
-    delivery::Hub,
-    raft::{AppliedSink, Node, Role},
+    delivery::{DeliveryObserver, Hub},
+    raft::{Leading, Node, NodeStatus, Observer, Proposals, Role},
     storage::{CommitObserver, FirstFailure, StorageError},
-    telemetry::metrics::{Metrics, RaftFigures},
+    telemetry::metrics::{LeaderFigures, Metrics, RaftFigures},
     web::{PageFacts, Readiness},
 };
 
 /// How often readiness and the figures of the consensus are brought up to date.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// How often the files and their volume are looked at.
+const FILES_INTERVAL: Duration = Duration::from_secs(5);
+/// The files whose size is told.
+const FILES: [&str; 4] = ["log.db", "log.db-wal", "chat.db", "chat.db-wal"];
 
-/// Hands what was applied to the subscribers, and its cost to the metrics.
+/// Hands what was applied to the subscribers, and what Raft does to the metrics.
 pub(super) struct Fanout {
     pub hub: Hub,
     pub metrics: Metrics,
 }
 
-impl AppliedSink for Fanout {
+impl Observer for Fanout {
     fn applied(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs) {
         self.hub.publish(events, closed_sessions, revision, clock);
     }
 
     fn replaced(&self, revision: Revision, clock: TimeMs) {
         self.hub.reset(revision, clock);
+        self.metrics.snapshots_installed.inc();
     }
 
     fn compared(&self, agreed: bool) {
@@ -40,6 +53,72 @@ impl AppliedSink for Fanout {
 
     fn measured(&self, _entries: usize, took: Duration) {
         self.metrics.apply_seconds.observe(took.as_secs_f64());
+    }
+
+    fn snapshot_built(&self, took: Duration) {
+        self.metrics.snapshot_build_seconds.observe(took.as_secs_f64());
+    }
+
+    fn answered(&self, peer: &str, took: Duration) {
+        self.metrics.heartbeat_answered(peer, took);
+    }
+}
+
+/// Hands the cost of calls and deliveries to the metrics.
+pub(super) struct Counted(pub Metrics);
+
+impl ApiObserver for Counted {
+    fn began(&self, method: &'static str) {
+        self.0.rpc_began(method);
+    }
+
+    fn ended(&self, method: &'static str, code: Code, took: Duration) {
+        self.0.rpc_ended(method, name_of(code), took);
+    }
+
+    fn repeated(&self) {
+        self.0.repeated_sends.inc();
+    }
+
+    fn cursor_refused(&self) {
+        self.0.resume_gaps.inc();
+    }
+
+    fn backed_up(&self) {
+        self.0.backed_up();
+    }
+}
+
+impl DeliveryObserver for Counted {
+    fn pushed(&self, waited: Duration) {
+        self.0.push_delay_seconds.observe(waited.as_secs_f64());
+    }
+
+    fn acknowledged(&self, took: Duration) {
+        self.0.acknowledgement_seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// A status code's name, as the protocol has it.
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -66,18 +145,21 @@ impl CommitObserver for Commits {
 pub(super) struct Ready {
     reason: watch::Sender<Readiness>,
     healthy: watch::Sender<bool>,
+    metrics: Metrics,
 }
 
 impl Ready {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: Metrics) -> Self {
         Self {
             reason: watch::Sender::new(Readiness::NotReady("starting: it takes part in no cluster yet".into())),
             healthy: watch::Sender::new(false),
+            metrics,
         }
     }
 
     pub(super) fn set(&self, readiness: Readiness) {
         let healthy = readiness == Readiness::Ready;
+        self.metrics.ready.set(i64::from(healthy));
         self.healthy.send_if_modified(|current| std::mem::replace(current, healthy) != healthy);
         self.reason.send_if_modified(|current| {
             let changed = *current != readiness;
@@ -103,7 +185,7 @@ impl Ready {
 
 /// Keeps readiness and metrics up to date, until it is dropped.
 pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics) {
-    let (mut cuts_counted, mut handovers_counted) = (0, 0);
+    let mut counted = Counts::default();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
@@ -112,19 +194,20 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics)
             term: status.term,
             is_leader: status.role == Role::Leader,
             has_leader: status.leader.is_some(),
+            voters: status.members.iter().filter(|member| member.voter).count() as u64,
             last_log_index: status.last_log_index,
             committed_index: status.committed_index,
             applied_index: status.applied_index,
         });
-        let disk = node.disk();
-        metrics.disk_stalled_seconds.set(disk.stalled.as_secs_f64());
-        metrics.slow_disk_handovers.inc_by(disk.handovers.saturating_sub(handovers_counted));
-        handovers_counted = disk.handovers;
+        metrics.set_leader(leader_figures(&node, &status).as_ref());
+        metrics.disk_stalled_seconds.set(node.disk().stalled.as_secs_f64());
         metrics.proposal_queue_depth.set(i64::try_from(node.waiting_proposals()).unwrap_or(i64::MAX));
-        let stats = hub.stats();
-        metrics.subscriptions.set(i64::try_from(stats.subscriptions).unwrap_or(i64::MAX));
-        metrics.slow_subscriber_cuts.inc_by(stats.slow_cuts.saturating_sub(cuts_counted));
-        cuts_counted = stats.slow_cuts;
+        metrics.revision.set(i64::try_from(hub.current().0.0).unwrap_or(i64::MAX));
+        metrics.subscriptions.set(i64::try_from(hub.stats().subscriptions).unwrap_or(i64::MAX));
+        counted = counted.go_on(Counts::of(&node, &hub, &status), &metrics);
+        let runtime = tokio::runtime::Handle::current().metrics();
+        metrics.runtime_tasks.set(i64::try_from(runtime.num_alive_tasks()).unwrap_or(i64::MAX));
+        metrics.runtime_queue_depth.set(i64::try_from(runtime.global_queue_depth()).unwrap_or(i64::MAX));
         let behind = node.behind();
         ready.set(match (&status.leader, node.is_ready()) {
             (_, true) => Readiness::Ready,
@@ -132,6 +215,83 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics)
             (Some(_), _) => Readiness::NotReady(format!("the state is {behind} entries behind")),
         });
     }
+}
+
+/// What is counted elsewhere, since the start of the node.
+#[derive(Default)]
+struct Counts {
+    leader: Option<(u64, u64)>,
+    slow_cuts: u64,
+    handovers: u64,
+    proposals: Proposals,
+    busy: Duration,
+}
+
+impl Counts {
+    fn of(node: &Node, hub: &Hub, status: &NodeStatus) -> Self {
+        let runtime = tokio::runtime::Handle::current().metrics();
+        Self {
+            leader: status.leader.as_ref().map(|leader| (status.term, leader.node_id)),
+            slow_cuts: hub.stats().slow_cuts,
+            handovers: node.disk().handovers,
+            proposals: node.proposals(),
+            busy: (0..runtime.num_workers()).map(|worker| runtime.worker_total_busy_duration(worker)).sum(),
+        }
+    }
+
+    /// Adds to the metrics what has come since.
+    fn go_on(self, now: Self, metrics: &Metrics) -> Self {
+        // While there is none, the last one stays: it may be the next one, too.
+        let leader = now.leader.or(self.leader);
+        if self.leader.is_some() && leader != self.leader {
+            metrics.leader_changes.inc();
+        }
+        metrics.slow_subscriber_cuts.inc_by(now.slow_cuts.saturating_sub(self.slow_cuts));
+        metrics.slow_disk_handovers.inc_by(now.handovers.saturating_sub(self.handovers));
+        let (new, old) = (now.proposals, self.proposals);
+        metrics.add_proposals("committed", new.committed - old.committed);
+        metrics.add_proposals("forwarded", new.forwarded - old.forwarded);
+        metrics.add_proposals("failed", new.failed - old.failed);
+        metrics.runtime_busy_seconds.inc_by(now.busy.saturating_sub(self.busy).as_secs_f64());
+        Self { leader, ..now }
+    }
+}
+
+fn leader_figures(node: &Node, status: &NodeStatus) -> Option<LeaderFigures> {
+    let Leading { quorum_age, overview } = node.leading()?;
+    let tolerated = overview.failures_tolerated(&status.members, node.healthy_silence_max());
+    let others = status.members.iter().filter(|member| member.node_id != status.node_id);
+    let peers = others.map(|member| {
+        let health = overview.peers.iter().find(|health| health.node_id == member.node_id);
+        (member.name.clone(), health.and_then(|health| health.silent), health.and_then(|health| health.lag_entries))
+    });
+    Some(LeaderFigures { failures_tolerated: u64::from(tolerated), quorum_age, peers: peers.collect() })
+}
+
+/// Keeps the sizes of files and volume up to date, until it is dropped. A volume that hangs holds up nothing but this.
+pub(super) async fn follow_files(dir: PathBuf, metrics: Metrics) {
+    let mut tick = tokio::time::interval(FILES_INTERVAL);
+    loop {
+        tick.tick().await;
+        let (dir, metrics) = (dir.clone(), metrics.clone());
+        // Looked at again the next time.
+        let _ = blocking::io(move || look_at_files(&dir, &metrics)).await;
+    }
+}
+
+fn look_at_files(dir: &Path, metrics: &Metrics) -> io::Result<()> {
+    for file in FILES {
+        // A write-ahead log is not always there.
+        metrics.set_file_bytes(file, fs::metadata(dir.join(file)).map_or(0, |metadata| metadata.len()));
+    }
+    let snapshots = fs::read_dir(dir.join("snapshots")).into_iter().flatten().flatten();
+    let bytes = snapshots.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+    metrics.set_file_bytes("snapshots", bytes);
+    let volume = rustix::fs::statvfs(dir)?;
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(volume.f_frsize)).unwrap_or(i64::MAX);
+    metrics.volume_free_bytes.set(bytes(volume.f_bavail));
+    metrics.volume_size_bytes.set(bytes(volume.f_blocks));
+    Ok(())
 }
 
 /// What the status page shows. `node` is `None` while the node waits to belong to a cluster.

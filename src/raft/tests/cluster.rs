@@ -14,7 +14,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use crate::{
     chat::{Command, Event, Outcome, Revision, SessionId, TimeMs},
     raft::{
-        AppliedSink, Node, NodeRecord, Parts, PeerService, Settings,
+        Node, NodeRecord, Observer, Parts, PeerService, Settings,
         bootstrap::{Advertised, Founding},
         peers::{Credentials, Peers},
         start,
@@ -29,11 +29,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Nobody listens.
 pub(in crate::raft) struct Silent;
 
-impl AppliedSink for Silent {
+impl Observer for Silent {
     fn applied(&self, _: Vec<Arc<Event>>, _: &[SessionId], _: Revision, _: TimeMs) {}
     fn replaced(&self, _: Revision, _: TimeMs) {}
     fn compared(&self, _: bool) {}
     fn measured(&self, _: usize, _: Duration) {}
+    fn snapshot_built(&self, _: Duration) {}
+    fn answered(&self, _: &str, _: Duration) {}
 }
 
 /// Stops a log's writer after the group that it is writing.
