@@ -111,7 +111,7 @@ fn open_and_verify(
     metrics: &Metrics,
     background: &dyn Background,
 ) -> Result<(LogDb, StateMachine), StorageError> {
-    let (fsync, group) = (metrics.log_fsync_seconds.clone(), metrics.log_group_entries.clone());
+    let (fsync, group) = (metrics.storage.log_fsync_seconds.clone(), metrics.storage.log_group_entries.clone());
     let on_group = Box::new(move |commit: &GroupCommit| {
         fsync.observe(commit.took.as_secs_f64());
         group.observe(commit.entries as f64);

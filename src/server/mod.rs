@@ -114,8 +114,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let peers = Arc::new(Peers::new(peer_dialer(&host, &config)?));
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
     let joined = tokio::select! {
-        joined = join(&config, &founding, &peers) => joined?,
-        error = log_failed(&files.log) => return Err(ServerError::Storage(error)),
+        joined = join(&config, &founding, &peers, &files.log) => joined?,
         () = stop.asked() => {
             tracing::info!("Stopped before this node belonged to a cluster");
             return Ok(());
@@ -292,7 +291,14 @@ fn members_to_ask(config: &Config) -> Vec<String> {
 }
 
 /// Waits until this node has an identity. The first of the initial nodes makes one for all.
-async fn join(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joined, ServerError> {
+async fn join(config: &Config, founding: &Founding, peers: &Peers, log: &LogDb) -> Result<Joined, ServerError> {
+    tokio::select! {
+        joined = belong(config, founding, peers) => joined,
+        error = log_failed(log) => Err(ServerError::Storage(error)),
+    }
+}
+
+async fn belong(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joined, ServerError> {
     let initial = initial_nodes(config);
     // The others are asked before anything is served. Most often they have started, or are not there at all.
     if let Some(Some((own, theirs))) = founding.compare(peers, &initial).await {

@@ -41,22 +41,22 @@ impl Observer for Fanout {
 
     fn replaced(&self, revision: Revision, clock: TimeMs) {
         self.hub.reset(revision, clock);
-        self.metrics.snapshots_installed.inc();
+        self.metrics.raft.snapshots_installed.inc();
     }
 
     fn compared(&self, agreed: bool) {
         match agreed {
-            true => self.metrics.digest_agreements.inc(),
-            false => self.metrics.digest_differences.inc(),
+            true => self.metrics.raft.digest_agreements.inc(),
+            false => self.metrics.raft.digest_differences.inc(),
         }
     }
 
     fn measured(&self, _entries: usize, took: Duration) {
-        self.metrics.apply_seconds.observe(took.as_secs_f64());
+        self.metrics.storage.apply_seconds.observe(took.as_secs_f64());
     }
 
     fn snapshot_built(&self, took: Duration) {
-        self.metrics.snapshot_build_seconds.observe(took.as_secs_f64());
+        self.metrics.raft.snapshot_build_seconds.observe(took.as_secs_f64());
     }
 
     fn answered(&self, peer: &str, took: Duration) {
@@ -77,11 +77,11 @@ impl ApiObserver for Counted {
     }
 
     fn repeated(&self) {
-        self.0.repeated_sends.inc();
+        self.0.calls.repeated_sends.inc();
     }
 
     fn cursor_refused(&self) {
-        self.0.resume_gaps.inc();
+        self.0.delivery.resume_gaps.inc();
     }
 
     fn backed_up(&self) {
@@ -91,11 +91,11 @@ impl ApiObserver for Counted {
 
 impl DeliveryObserver for Counted {
     fn pushed(&self, waited: Duration) {
-        self.0.push_delay_seconds.observe(waited.as_secs_f64());
+        self.0.delivery.push_delay_seconds.observe(waited.as_secs_f64());
     }
 
     fn acknowledged(&self, took: Duration) {
-        self.0.acknowledgement_seconds.observe(took.as_secs_f64());
+        self.0.delivery.acknowledgement_seconds.observe(took.as_secs_f64());
     }
 }
 
@@ -131,7 +131,7 @@ pub(super) struct Commits {
 
 impl CommitObserver for Commits {
     fn committed(&self, took: Duration) {
-        self.metrics.state_commit_seconds.observe(took.as_secs_f64());
+        self.metrics.storage.state_commit_seconds.observe(took.as_secs_f64());
     }
 
     fn failed(&self, error: &StorageError) {
@@ -200,14 +200,14 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics)
             applied_index: status.applied_index,
         });
         metrics.set_leader(leader_figures(&node, &status).as_ref());
-        metrics.disk_stalled_seconds.set(node.disk().stalled.as_secs_f64());
-        metrics.proposal_queue_depth.set(i64::try_from(node.waiting_proposals()).unwrap_or(i64::MAX));
+        metrics.storage.disk_stalled_seconds.set(node.disk().stalled.as_secs_f64());
+        metrics.raft.proposal_queue_depth.set(i64::try_from(node.waiting_proposals()).unwrap_or(i64::MAX));
         metrics.revision.set(i64::try_from(hub.current().0.0).unwrap_or(i64::MAX));
-        metrics.subscriptions.set(i64::try_from(hub.stats().subscriptions).unwrap_or(i64::MAX));
+        metrics.delivery.subscriptions.set(i64::try_from(hub.stats().subscriptions).unwrap_or(i64::MAX));
         counted = counted.go_on(Counts::of(&node, &hub, &status), &metrics);
         let runtime = tokio::runtime::Handle::current().metrics();
-        metrics.runtime_tasks.set(i64::try_from(runtime.num_alive_tasks()).unwrap_or(i64::MAX));
-        metrics.runtime_queue_depth.set(i64::try_from(runtime.global_queue_depth()).unwrap_or(i64::MAX));
+        metrics.runtime.tasks.set(i64::try_from(runtime.num_alive_tasks()).unwrap_or(i64::MAX));
+        metrics.runtime.queue_depth.set(i64::try_from(runtime.global_queue_depth()).unwrap_or(i64::MAX));
         let behind = node.behind();
         ready.set(match (&status.leader, node.is_ready()) {
             (_, true) => Readiness::Ready,
@@ -244,15 +244,15 @@ impl Counts {
         // While there is none, the last one stays: it may be the next one, too.
         let leader = now.leader.or(self.leader);
         if self.leader.is_some() && leader != self.leader {
-            metrics.leader_changes.inc();
+            metrics.raft.leader_changes.inc();
         }
-        metrics.slow_subscriber_cuts.inc_by(now.slow_cuts.saturating_sub(self.slow_cuts));
-        metrics.slow_disk_handovers.inc_by(now.handovers.saturating_sub(self.handovers));
+        metrics.delivery.slow_subscriber_cuts.inc_by(now.slow_cuts.saturating_sub(self.slow_cuts));
+        metrics.storage.slow_disk_handovers.inc_by(now.handovers.saturating_sub(self.handovers));
         let (new, old) = (now.proposals, self.proposals);
         metrics.add_proposals("committed", new.committed - old.committed);
         metrics.add_proposals("forwarded", new.forwarded - old.forwarded);
         metrics.add_proposals("failed", new.failed - old.failed);
-        metrics.runtime_busy_seconds.inc_by(now.busy.saturating_sub(self.busy).as_secs_f64());
+        metrics.runtime.busy_seconds.inc_by(now.busy.saturating_sub(self.busy).as_secs_f64());
         Self { leader, ..now }
     }
 }
@@ -289,8 +289,8 @@ fn look_at_files(dir: &Path, metrics: &Metrics) -> io::Result<()> {
     metrics.set_file_bytes("snapshots", bytes);
     let volume = rustix::fs::statvfs(dir)?;
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(volume.f_frsize)).unwrap_or(i64::MAX);
-    metrics.volume_free_bytes.set(bytes(volume.f_bavail));
-    metrics.volume_size_bytes.set(bytes(volume.f_blocks));
+    metrics.storage.volume_free_bytes.set(bytes(volume.f_bavail));
+    metrics.storage.volume_size_bytes.set(bytes(volume.f_blocks));
     Ok(())
 }
 
