@@ -1,0 +1,311 @@
+"""A real Prometheus scrapes a cluster of five under load: every metric that is documented, every query of every panel and of every
+alert has data, and the alerts of lost nodes come and go.
+
+The alerts wait for minutes before they fire; here for seconds (`WAITS`), and nothing else of the rules is changed.
+"""
+
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+BINARIES = os.path.abspath(sys.argv[1])
+# Longest time for something to be seen: far more than it takes, as the machine may be busy.
+PATIENCE_S = 90
+WAITS = "3s"
+
+# Queries that have nothing to say of a cluster that is well, and why.
+QUIET = {
+    "ALERTS": "no alert is pending",
+    "chat_last_backup_timestamp_seconds": "no backup was made before this test makes one",
+}
+
+
+def free_port():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def wait_until(what, condition, seconds=PATIENCE_S):
+    """Waits until `condition()` is true; it may say why it is not by returning text."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result is True:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}: {result}")
+        time.sleep(0.2)
+
+
+class Cluster:
+    """`chatd local`, and what kills its nodes and brings them back."""
+
+    def __init__(self, directory):
+        self.data = os.path.join(directory, "cluster")
+        self.log = open(os.path.join(directory, "cluster.log"), "wb")
+        self.running = [self._run("--nodes", "5", "--base-port", "0")]
+        path = os.path.join(self.data, "cluster.json")
+        wait_until("cluster.json", lambda: os.path.exists(path))
+        self.path = path
+        wait_until("all are ready", lambda: all(self.ready(node) for node in self.nodes()) or "some are not")
+
+    def _run(self, *arguments):
+        words = [os.path.join(BINARIES, "chatd"), "local", "--data", self.data, *arguments]
+        return subprocess.Popen(words, stdout=self.log, stderr=subprocess.STDOUT)
+
+    def nodes(self):
+        with open(self.path, encoding="utf-8") as file:
+            return json.load(file)["nodes"]
+
+    def addresses(self):
+        return ",".join(node["grpc"] for node in self.nodes())
+
+    def ready(self, node):
+        try:
+            with urllib.request.urlopen(f"http://{node['metrics']}/readyz", timeout=2) as answer:
+                return answer.status == 200
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def kill(self, name):
+        (node,) = (node for node in self.nodes() if node["name"] == name)
+        os.kill(node["pid"], signal.SIGKILL)
+
+    def start(self, name):
+        self.running.append(self._run("--start", name))
+
+    def close(self):
+        for process in self.running:
+            if process.poll() is None:
+                process.terminate()
+        for process in self.running:
+            process.wait(30)
+        self.log.close()
+
+
+class Prometheus:
+    def __init__(self, directory, nodes):
+        self.directory = directory
+        self.port = free_port()
+        with open(os.path.join(ROOT, "observability/prometheus/rules.yml"), encoding="utf-8") as file:
+            rules = re.sub(r"^(\s+for:) .*$", rf"\1 {WAITS}", file.read(), flags=re.MULTILINE)
+        self._write("rules.yml", rules)
+        targets = json.dumps([node["metrics"] for node in nodes])
+        self._write(
+            "prometheus.yml",
+            f"""
+global: {{ scrape_interval: 1s, evaluation_interval: 1s }}
+rule_files: [rules.yml]
+scrape_configs:
+  - job_name: quorum-chat
+    static_configs: [{{ targets: {targets}, labels: {{ cluster: local }} }}]
+""",
+        )
+        self.log = open(os.path.join(directory, "prometheus.log"), "wb")
+        words = ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen(words, cwd=directory, stdout=self.log, stderr=subprocess.STDOUT)
+
+        def is_up():
+            try:
+                return self.query("up") is not None
+            except (OSError, urllib.error.URLError) as error:
+                return str(error)
+
+        wait_until("Prometheus answers", is_up)
+
+    def _write(self, name, text):
+        with open(os.path.join(self.directory, name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def get(self, path, **parameters):
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+    def query(self, text):
+        return self.get("query", query=text)["result"]
+
+    def alerts(self):
+        """State of every alert that is pending or fires."""
+        return {alert["labels"]["alertname"]: alert["state"] for alert in self.get("alerts")["alerts"]}
+
+    def rules(self):
+        return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+
+
+def documented():
+    with open(os.path.join(ROOT, "docs/metrics.md"), encoding="utf-8") as file:
+        rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", file.read(), flags=re.MULTILINE)
+    return [f"{name}_bucket" if kind == "histogram" else name for name, kind in rows]
+
+
+def selectors(query):
+    """The series that a query is made of: each must be there, although an alert's query is empty while all is well. What has not
+    happened (a status code, an outcome) need not be."""
+    found = re.findall(r"\b((?:chat|process)[\w:]*)(?:\{[^}]*\})?", query)
+    return [name for name in found if not name.endswith("_") and name not in ("chat", "process")]
+
+
+def runbooks():
+    """Every alert has a section in the operator's manual, and no section is left of an alert that is gone."""
+    with open(os.path.join(ROOT, "observability/prometheus/rules.yml"), encoding="utf-8") as file:
+        alerts = re.findall(r"^\s+- alert: (\w+)$", file.read(), flags=re.MULTILINE)
+    with open(os.path.join(ROOT, "docs/operations.md"), encoding="utf-8") as file:
+        manual = file.read()
+    section = manual[manual.index("\n## Alerts\n") :]
+    section = section[: section.index("\n## ", 1)]
+    told = re.findall(r"^### (\w+)$", section, flags=re.MULTILINE)
+    if told != alerts:
+        raise AssertionError(f"docs/operations.md tells of {told}, the rules have {alerts}")
+
+
+def panels(dashboard):
+    for panel in dashboard["panels"]:
+        yield panel
+        yield from panel.get("panels", [])
+
+
+def dashboard_queries():
+    for path in sorted(glob.glob(os.path.join(ROOT, "observability/grafana/dashboards/*.json"))):
+        with open(path, encoding="utf-8") as file:
+            dashboard = json.load(file)
+        name = os.path.basename(path)
+        for panel in panels(dashboard):
+            for target in panel.get("targets", []):
+                yield f"{name}: {panel['title']}", panel["type"], target["expr"]
+        for annotation in dashboard["annotations"]["list"]:
+            if "expr" in annotation:
+                yield f"{name}: annotation {annotation['name']}", "annotation", annotation["expr"]
+        for variable in dashboard["templating"]["list"]:
+            inner = re.fullmatch(r"label_values\((.*), (\w+)\)", variable.get("definition", ""))
+            if inner:
+                yield f"{name}: variable {variable['name']}", "variable", f"count by ({inner[2]}) ({inner[1]})"
+
+
+def resolved(query):
+    for name, value in (("$__rate_interval", "15s"), ("$__interval", "15s"), ("$__range", "5m"), ("$cluster", ".*"), ("$node", ".*")):
+        query = query.replace(name, value)
+    if "$" in query:
+        raise AssertionError(f"a variable that is not known here: {query}")
+    return query
+
+
+def no_data(prometheus, query):
+    """Why a query has no data of the expected shape, or nothing."""
+    result = prometheus.query(query)
+    if not result:
+        return "no data"
+    if any(sample["value"][1] == "NaN" for sample in result) and all(sample["value"][1] == "NaN" for sample in result):
+        return "not a number"
+    return None
+
+
+def everything_has_data(prometheus):
+    """Every metric, every series of every rule, every query of every panel."""
+    missing = [name for name in documented() if name not in QUIET and not prometheus.query(name)]
+    for rule in prometheus.rules():
+        if rule["health"] != "ok":
+            missing.append(f"{rule['name']}: {rule['health']} {rule.get('lastError', '')}")
+        missing += [f"{rule['name']}: {name}" for name in selectors(rule["query"]) if name not in QUIET and not prometheus.query(name)]
+    for where, kind, query in dashboard_queries():
+        if kind == "annotation" or any(name in query for name in QUIET):
+            prometheus.query(resolved(query))
+            continue
+        why = no_data(prometheus, resolved(query))
+        if why:
+            missing.append(f"{where}: {why}: {resolved(query)}")
+    return True if not missing else "\n".join(missing)
+
+
+def state(prometheus, name, wanted):
+    now = prometheus.alerts()
+    return True if now.get(name) in wanted else f"{name} is {now.get(name)}, all: {now}"
+
+
+def play(directory):
+    cluster = Cluster(directory)
+    load = prometheus = None
+    try:
+        prometheus = Prometheus(directory, cluster.nodes())
+        chatctl = [os.path.join(BINARIES, "chatctl"), "--nodes", cluster.addresses()]
+        words = [*chatctl, "--output", "json", "verify", "--clients", "8", "--seconds", "600"]
+        load = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+        wait_until("everything has data", lambda: everything_has_data(prometheus))
+        count = len(list(dashboard_queries()))
+        print(f"{len(documented())} metrics, {len(prometheus.rules())} rules and {count} queries of dashboards have data")
+        wait_until("no alert", lambda: not prometheus.alerts() or f"{prometheus.alerts()}")
+
+        leader = prometheus.query("chat_raft_is_leader == 1")[0]["metric"]["node"]
+        names = [node["name"] for node in cluster.nodes()]
+        first, second, third = [leader, *(name for name in names if name != leader)][:3]
+        cluster.kill(first)
+        wait_until("another leader is counted", lambda: bool(prometheus.query("sum(chat_raft_leader_changes_total) > 0")) or "none")
+        cluster.kill(second)
+        wait_until("QuorumAtRisk", lambda: state(prometheus, "QuorumAtRisk", ["pending", "firing"]))
+        wait_until("QuorumAtRisk fires", lambda: state(prometheus, "QuorumAtRisk", ["firing"]))
+        wait_until("NodeNotReady fires", lambda: state(prometheus, "NodeNotReady", ["firing"]))
+        assert "QuorumLost" not in prometheus.alerts(), prometheus.alerts()
+        print("two nodes are lost: QuorumAtRisk and NodeNotReady fire")
+
+        cluster.start(first)
+        cluster.start(second)
+        for name in ("QuorumAtRisk", "NodeNotReady"):
+            wait_until(f"{name} is over", lambda name=name: state(prometheus, name, [None]))
+        print("they are back, and the alerts are over")
+
+        load.send_signal(signal.SIGINT)
+        verdict = json.loads(load.communicate(timeout=PATIENCE_S)[0])
+        assert load.returncode == 0, verdict
+        print(f"{verdict['acknowledged']} messages acknowledged meanwhile, none lost")
+
+        for name in (first, second, third):
+            cluster.kill(name)
+        wait_until("QuorumLost fires", lambda: state(prometheus, "QuorumLost", ["firing"]))
+        wait_until("NoLeader fires", lambda: state(prometheus, "NoLeader", ["firing"]))
+        print("three nodes are lost: QuorumLost and NoLeader fire")
+    except BaseException:
+        for name in ("cluster.log", "prometheus.log"):
+            with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
+                print(f"--- {name}\n{''.join(file.readlines()[-40:])}")
+        raise
+    finally:
+        if load is not None and load.poll() is None:
+            load.kill()
+            load.wait()
+        if prometheus is not None:
+            prometheus.close()
+        cluster.close()
+
+
+def main():
+    runbooks()
+    directory = tempfile.mkdtemp(prefix="quorum-watch-")
+    try:
+        play(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
+main()
