@@ -4,18 +4,21 @@
 //! coloured by level on a terminal), or one JSON object per line. Whatever a client sent cannot break a line or
 //! colour the terminal: control characters are escaped.
 //!
+//! No place in the program floods the log: see `limit`.
+//!
 //! Levels: events with the target [`HEARTBEAT_TARGET`] have their own; the libraries below speak up from `warn` on,
 //! unless `debug` is asked for. Spans are not written: they are for traces.
 
 use std::{
     fmt::{self, Write as _},
     io::{self, IsTerminal as _},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use serde_json::{Map, Value};
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Level, Metadata, Subscriber,
+    callsite::Identifier,
     field::{Field, Visit},
     level_filters::LevelFilter,
 };
@@ -28,7 +31,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use super::time::Civil;
+use super::{limit::Limit, time::Civil};
 
 /// Target of the events about heartbeats between the nodes.
 pub const HEARTBEAT_TARGET: &str = "heartbeat";
@@ -59,7 +62,7 @@ fn subscriber<W>(settings: &LogSettings, label: &str, colour: bool, writer: W) -
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let form = Line { json: settings.json, label: label.to_owned() };
+    let form = Line { json: settings.json, label: label.to_owned(), limit: Limit::new() };
     let layer = tracing_subscriber::fmt::layer().with_ansi(colour).event_format(form).with_writer(writer);
     tracing_subscriber::registry().with(layer.with_filter(filter(settings)))
 }
@@ -77,6 +80,7 @@ fn filter(settings: &LogSettings) -> Targets {
 struct Line {
     json: bool,
     label: String,
+    limit: Limit<Identifier>,
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -85,8 +89,15 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(left_out) = self.admit(event.metadata()) else {
+            // Nothing written is no line.
+            return Ok(());
+        };
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if left_out > 0 {
+            fields.others.push(("left_out".to_owned(), left_out.into()));
+        }
         let now = Civil::from_system(SystemTime::now());
         let level = *event.metadata().level();
         if self.json {
@@ -99,6 +110,16 @@ where
 }
 
 impl Line {
+    /// Whether the event gets a line; then, how many of the same place got none since the last. Errors of the program's own are
+    /// never left out: they are why it stops.
+    fn admit(&self, event: &Metadata<'_>) -> Option<u64> {
+        let is_library = TALKATIVE.iter().any(|library| is_of(event.target(), library));
+        if *event.level() == Level::ERROR && !is_library {
+            return Some(0);
+        }
+        self.limit.admit(event.callsite(), Instant::now())
+    }
+
     fn text(&self, now: &Civil, level: Level, colour: bool, fields: &Fields) -> String {
         let (before, after) = if colour { (colour_of(level), "\x1b[0m") } else { ("", "") };
         let mut line = format!("{before}{} - {level} - [{}] ", now.text(), self.label);
@@ -129,6 +150,11 @@ impl Line {
         object.insert("fields".to_owned(), fields.others.into_iter().collect::<Map<_, _>>().into());
         Value::Object(object)
     }
+}
+
+/// Whether a target is a module of a crate.
+fn is_of(target: &str, library: &str) -> bool {
+    target.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 fn colour_of(level: Level) -> &'static str {
@@ -205,6 +231,7 @@ mod tests {
     use tracing::{debug, error, info, subscriber::with_default, warn};
 
     use super::*;
+    use crate::telemetry::limit;
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -287,6 +314,25 @@ mod tests {
         assert_eq!(object["fields"]["error"], "disk");
         assert!(object["target"].as_str().unwrap().ends_with("telemetry::logs::tests"));
         assert!(object["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn no_place_floods_the_log() {
+        let many = limit::LINES_MAX as usize + 5;
+        let text = written(INFO, false, || {
+            for _ in 0..many {
+                warn!(peer = "n2", "no answer");
+                error!("a reason to stop");
+                error!(target: "openraft::replication", "trouble");
+            }
+            warn!(peer = "n3", "no answer");
+        });
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("no answer peer=n2"), limit::LINES_MAX as usize);
+        assert_eq!(count("a reason to stop"), many, "errors of its own are all written");
+        assert_eq!(count("trouble"), limit::LINES_MAX as usize);
+        assert_eq!(count("no answer peer=n3"), 1, "another place has lines of its own");
+        assert!(!text.lines().any(str::is_empty), "{text}");
     }
 
     #[test]

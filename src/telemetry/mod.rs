@@ -5,6 +5,7 @@
 //!
 //! Left out: serving `/metrics` (that is `web`) and deciding what is worth a log line (that is each part).
 
+mod limit;
 pub mod logs;
 pub mod metrics;
 mod time;

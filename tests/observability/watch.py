@@ -299,8 +299,17 @@ def play(directory):
         cluster.close()
 
 
+def configmaps():
+    """The dashboards in k8s/ are those of Grafana."""
+    made = subprocess.run([os.path.join(ROOT, "observability/configmaps")], check=True, capture_output=True, text=True).stdout
+    with open(os.path.join(ROOT, "k8s/dashboards.yaml"), encoding="utf-8") as file:
+        if file.read() != made:
+            raise AssertionError("k8s/dashboards.yaml is not what is in observability/: run observability/configmaps > k8s/dashboards.yaml")
+
+
 def main():
     runbooks()
+    configmaps()
     directory = tempfile.mkdtemp(prefix="quorum-watch-")
     try:
         play(directory)

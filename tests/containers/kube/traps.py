@@ -31,7 +31,7 @@ class Parts:
         self.labels = self.spec["template"]["metadata"]["labels"]
         self.peers = self._one("Service", self.spec["serviceName"])["spec"]
         self.clients = self._one("Service", self.set["metadata"]["name"])["spec"]
-        self.settings = self._one("ConfigMap")["data"]
+        self.settings = self._one("ConfigMap", self.set["metadata"]["name"])["data"]
         self.budget = self._one("PodDisruptionBudget")["spec"]
         self.policy = self._one("NetworkPolicy")["spec"]
         self.account = self._one("ServiceAccount")
