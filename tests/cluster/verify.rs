@@ -96,26 +96,33 @@ async fn the_promises_are_kept_while_two_nodes_at_a_time_are_killed_and_a_loss_w
     assert!(found.violations[0].example.contains(&format!("message {id}")), "{:?}", found.violations);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_can_read_nothing_back_is_not_called_good() {
-    const INCONCLUSIVE: i32 = 6;
-    let mut cluster = Cluster::five().await;
+/// Starts `chatctl verify` with two clients, and waits until what they made is there.
+async fn under_way(cluster: &Cluster, options: &[&str]) -> Child {
     let (_, token) = cluster.register("witness").await;
     let revision = cluster.level(&token, 0).await;
     let nodes: Vec<String> = (0..cluster.len()).map(|node| cluster[node].grpc.to_string()).collect();
     let run = Command::new(env!("CARGO_BIN_EXE_chatctl"))
-        .args(["verify", "--clients", "2", "--seconds", "3", "--timeout", "2", "--nodes", &nodes.join(",")])
+        .args(["verify", "--clients", "2", "--nodes", &nodes.join(",")])
+        .args(options)
         .kill_on_drop(true)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Under way: what it made is there. Then the majority dies, and does not come back.
     eventually("messages of the workload", async || {
         let now = cluster.direct(0, &token).local().await.map_err(|error| error.to_string())?.revision;
         if now > revision + 40 { Ok(()) } else { Err(format!("at {now}")) }
     })
     .await;
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_can_read_nothing_back_is_not_called_good() {
+    const INCONCLUSIVE: i32 = 6;
+    let mut cluster = Cluster::five().await;
+    let run = under_way(&cluster, &["--seconds", "3", "--timeout", "2"]).await;
+    // The majority dies, and does not come back.
     (0..3).for_each(|node| cluster[node].kill());
     let output = run.wait_with_output().await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -126,21 +133,7 @@ async fn a_run_that_can_read_nothing_back_is_not_called_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_interrupted_reads_back_and_judges_what_it_did() {
     let cluster = Cluster::five().await;
-    let (_, token) = cluster.register("witness").await;
-    let revision = cluster.level(&token, 0).await;
-    let nodes: Vec<String> = (0..cluster.len()).map(|node| cluster[node].grpc.to_string()).collect();
-    let run = Command::new(env!("CARGO_BIN_EXE_chatctl"))
-        .args(["verify", "--clients", "2", "--seconds", "3600", "--output", "json", "--nodes", &nodes.join(",")])
-        .kill_on_drop(true)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    eventually("messages of the workload", async || {
-        let now = cluster.direct(0, &token).local().await.map_err(|error| error.to_string())?.revision;
-        if now > revision + 40 { Ok(()) } else { Err(format!("at {now}")) }
-    })
-    .await;
+    let run = under_way(&cluster, &["--seconds", "3600", "--output", "json"]).await;
     let pid = Pid::from_raw(run.id().unwrap().cast_signed()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     let output = run.wait_with_output().await.unwrap();
