@@ -9,7 +9,8 @@
 //! 5. [`api`]: gRPC for clients, peers and operators. [`web`]: probes and metrics over HTTP.
 //! 6. [`server`]: puts the parts together, starts them, drains them in order.
 //!
-//! [`blocking`] keeps what blocks off the threads that serve, [`net`] makes and takes connections.
+//! [`blocking`] keeps what blocks off the threads that serve, [`net`] makes and takes connections, [`trace`] follows a
+//! message through all of it.
 //! [`client`] is the other side of the wire: a client that follows the leader. [`cli`] holds `chatctl` and
 //! `chatd local`. [`config`] and [`telemetry`] are handed in as values; there are no globals.
 //!
@@ -29,4 +30,5 @@ pub mod raft;
 pub mod server;
 pub mod storage;
 pub mod telemetry;
+pub mod trace;
 pub mod web;

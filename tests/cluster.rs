@@ -22,9 +22,13 @@ mod members;
 mod quorum;
 #[path = "cluster/replicated.rs"]
 mod replicated;
+#[path = "cluster/secrets.rs"]
+mod secrets;
 mod support;
 #[path = "cluster/tls.rs"]
 mod tls;
+#[path = "cluster/traces.rs"]
+mod traces;
 #[path = "cluster/verify.rs"]
 mod verify;
 #[path = "cluster/volumes.rs"]

@@ -13,37 +13,58 @@ const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 100;
 
 /// Which modules of the crate each module may name. `bin` is everything below `src/bin`, which sees the whole crate.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("blocking", &[]),
     ("planted", &[]),
     ("net", &["blocking"]),
-    ("chat", &[]),
+    ("trace", &[]),
+    ("chat", &["trace"]),
     ("proto", &[]),
-    ("config", &["net"]),
-    ("telemetry", &[]),
-    ("storage", &["planted", "chat", "proto"]),
-    ("raft", &["blocking", "net", "planted", "chat", "proto", "storage"]),
-    ("delivery", &["chat"]),
-    ("api", &["blocking", "planted", "chat", "proto", "storage", "raft", "delivery"]),
+    ("config", &["net", "telemetry"]),
+    ("telemetry", &["net", "proto", "trace"]),
+    ("storage", &["planted", "trace", "chat", "proto"]),
+    ("raft", &["blocking", "net", "planted", "trace", "chat", "proto", "storage"]),
+    ("delivery", &["trace", "chat"]),
+    ("api", &["blocking", "planted", "trace", "chat", "proto", "storage", "raft", "delivery"]),
     ("web", &["net", "chat", "proto", "storage", "raft", "delivery"]),
     (
         "server",
-        &["blocking", "net", "chat", "proto", "storage", "raft", "delivery", "api", "web", "config", "telemetry"],
+        &[
+            "blocking",
+            "net",
+            "trace",
+            "chat",
+            "proto",
+            "storage",
+            "raft",
+            "delivery",
+            "api",
+            "web",
+            "config",
+            "telemetry",
+        ],
     ),
-    ("client", &["net", "chat", "proto"]),
-    ("cli", &["net", "chat", "proto", "client", "config", "server", "telemetry"]),
+    ("client", &["net", "trace", "chat", "proto"]),
+    ("cli", &["net", "trace", "chat", "proto", "client", "config", "server", "telemetry"]),
 ];
 
 /// Modules that `#[cfg(test)]` code may name beyond [`LAYERS`]: the test of a probe needs something to probe.
 const LAYERS_IN_TESTS: [(&str, &[&str]); 1] = [("cli", &["web"])];
 
+/// Why OpenTelemetry is where it is.
+const TRACED_ONCE: &str = "the parts of the node record steps with `trace`, whoever keeps them";
+
 /// A crate that may only be named in some places: the crate, those places (module names), and why.
-const CONFINED: [(&str, &[&str], &str); 5] = [
+const CONFINED: [(&str, &[&str], &str); 9] = [
     ("openraft", &["raft"], "an alpha that changes between releases must be replaceable in one place"),
     ("rusqlite", &["storage"], "what is on disk is decided in one place"),
     ("argon2", &["api"], "passwords are hashed in one place, with bounded parallelism"),
     ("rustls", &["net"], "what a connection is secured with is decided in one place"),
     ("rcgen", &["net"], "certificates are made in one place"),
+    ("opentelemetry", &["telemetry"], TRACED_ONCE),
+    ("opentelemetry_sdk", &["telemetry"], TRACED_ONCE),
+    ("opentelemetry_proto", &["telemetry"], TRACED_ONCE),
+    ("tracing_opentelemetry", &["telemetry"], TRACED_ONCE),
 ];
 
 /// Crates that a module must not name, and why.

@@ -179,7 +179,7 @@ impl ChatApi {
         if !is_expired(expires_at, inner.hub.current().1) {
             // Any command brings the leader's time. This one does nothing else.
             let nothing = Command::Receipts(Vec::new());
-            let proposed = inner.node.propose(nothing, String::new(), deadline).await;
+            let proposed = inner.node.propose(nothing, None, deadline).await;
             proposed.map_err(|error| status::propose(&error, deadline))?;
             self.barrier(deadline).await?;
         }

@@ -5,19 +5,19 @@ use std::{net::IpAddr, time::Duration};
 use tokio::time::Instant;
 use tonic::{Request, metadata::MetadataMap};
 
+use crate::trace::TraceContext;
+
 /// The answer should be on its way before the caller (and tonic, which would say CANCELLED) gives up: this much of
 /// the caller's time is kept back, at most a tenth of it.
 const MARGIN_MAX: Duration = Duration::from_millis(50);
-/// `00-<32 hex>-<16 hex>-<2 hex>`.
-const TRACEPARENT_BYTES: usize = 55;
 
 /// The frame of one call.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     /// The call is answered by then.
     pub(super) deadline: Instant,
-    /// W3C trace context, or empty.
-    pub(super) traceparent: String,
+    /// The trace that it belongs to, sampled or not: see `observe`.
+    pub(super) trace: Option<TraceContext>,
     /// Where the caller connected from; `None` on a Unix socket.
     pub(super) peer: Option<IpAddr>,
 }
@@ -28,7 +28,7 @@ impl Call {
         let limit = asked.map_or(limit, |asked| (asked - MARGIN_MAX.min(asked / 10)).min(limit));
         Self {
             deadline: Instant::now() + limit,
-            traceparent: traceparent(request.metadata()),
+            trace: request.extensions().get().copied(),
             peer: request.remote_addr().map(|address| address.ip()),
         }
     }
@@ -51,15 +51,6 @@ fn timeout(metadata: &MetadataMap) -> Option<Duration> {
         "n" => Some(Duration::from_nanos(count)),
         _ => None,
     }
-}
-
-/// The trace context, if it has the form of one: it goes into the log, so nothing else may.
-fn traceparent(metadata: &MetadataMap) -> String {
-    let well_formed = |text: &&str| {
-        text.len() == TRACEPARENT_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
-    };
-    let value = metadata.get("traceparent").and_then(|value| value.to_str().ok());
-    value.filter(well_formed).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -99,18 +90,5 @@ mod tests {
         assert!(left(Some("1H")) <= limit);
         assert!(left(Some("1S")) <= Duration::from_millis(950));
         assert!(left(Some("100m")) <= Duration::from_millis(90));
-    }
-
-    #[test]
-    fn only_trace_contexts_pass() {
-        let parse = |text: &'static str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("traceparent", text.parse().unwrap());
-            traceparent(&metadata)
-        };
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(parse(good), good);
-        assert_eq!(parse("garbage"), "");
-        assert_eq!(traceparent(&MetadataMap::new()), "");
     }
 }

@@ -102,7 +102,8 @@ pub(super) fn event(event: &Event, me: AccountId, cursor: Revision) -> pb::Subsc
             Wire::AccountDeleted(pb::AccountDeletedEvent { conversation_id, member: member_name.to_string() })
         }
     };
-    pb::SubscribeResponse { revision: cursor.0, event: Some(wire) }
+    let traceparent = event.trace.map(|trace| trace.to_string()).unwrap_or_default();
+    pb::SubscribeResponse { revision: cursor.0, event: Some(wire), traceparent }
 }
 
 #[cfg(test)]

@@ -259,7 +259,7 @@ impl<B: Backlog> Feed<B> {
         let (_, clock) = self.hub.current();
         let heartbeat = pb::Heartbeat { time_ms: clock.0 };
         let event = Some(pb::subscribe_response::Event::Heartbeat(heartbeat));
-        pb::SubscribeResponse { revision: cursor.0, event }
+        pb::SubscribeResponse { revision: cursor.0, event, traceparent: String::new() }
     }
 }
 

@@ -30,6 +30,7 @@ fn message(revision: u64, from: AccountId, to: AccountId) -> Event {
             body: "hello".into(),
             deleted: false,
         },
+        trace: None,
     }
 }
 

@@ -10,12 +10,13 @@ use tonic::{Request, metadata::MetadataMap};
 use super::{
     auth::{self, Caller},
     call::Call,
-    convert, messages, pages,
+    convert, messages, observe, pages,
     reads::Target,
 };
 use crate::{
     chat::{AccountId, ClientId, Command, Event, Revision, SessionId, TimeMs, limits::Invalid},
     proto::chat::v1 as pb,
+    trace::TraceContext,
 };
 
 /// The session that [`send`] sends with.
@@ -67,12 +68,13 @@ pub fn bearer(metadata: &MetadataMap) -> Option<String> {
 }
 
 /// How long a call may take that may take `limit`, and its trace context.
-pub fn frame(metadata: MetadataMap, limit: Duration) -> (Duration, String) {
+pub fn frame(metadata: MetadataMap, limit: Duration) -> (Duration, Option<TraceContext>) {
+    let trace = observe::trace(metadata.as_ref());
     let mut request = Request::new(());
     *request.metadata_mut() = metadata;
     let began = Instant::now();
     let call = Call::of(&request, limit);
-    (call.deadline.saturating_duration_since(began), call.traceparent)
+    (call.deadline.saturating_duration_since(began), trace)
 }
 
 /// An event as `me` may see it.

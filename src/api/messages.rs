@@ -82,7 +82,7 @@ impl ChatApi {
         };
         let up_to = if request.up_to_seq == 0 { Seq(u64::MAX) } else { Seq(request.up_to_seq) };
         let item = ReceiptItem { session: caller.session, conversation, up_to, read: true };
-        let results = self.inner.receipts.submit(vec![item], &call.traceparent, call.deadline).await;
+        let results = self.inner.receipts.submit(vec![item], call.trace, call.deadline).await;
         let results = results.map_err(|error| status::receipts(&error, call.deadline))?;
         let Some(result) = results.into_iter().next() else {
             return Err(status::internal("a receipt without a result", &"none"));
@@ -136,7 +136,7 @@ impl ChatApi {
             read: false,
         };
         let items = request.receipts.into_iter().map(item).collect();
-        let results = self.inner.receipts.submit(items, &call.traceparent, call.deadline).await;
+        let results = self.inner.receipts.submit(items, call.trace, call.deadline).await;
         let results = results.map_err(|error| status::receipts(&error, call.deadline))?;
         let mut newest = None;
         for result in results {

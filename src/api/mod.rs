@@ -48,6 +48,7 @@ use crate::{
     delivery::Hub,
     raft::Node,
     storage::Readers,
+    trace::Tracer,
 };
 use auth::Sessions;
 use call::Call;
@@ -108,6 +109,8 @@ pub struct ApiParts {
     pub settings: ApiSettings,
     /// Who is told of calls.
     pub observer: Arc<dyn ApiObserver>,
+    /// Records them.
+    pub tracer: Tracer,
 }
 
 /// All services of a node for clients and operators. Clones share everything.
@@ -126,12 +129,13 @@ struct Inner {
     receipts: Receipts,
     settings: ApiSettings,
     observer: Arc<dyn ApiObserver>,
+    tracer: Tracer,
 }
 
 impl ChatApi {
     /// Builds the services. Needs a tokio runtime, for the task that gathers receipts; it ends with the last clone.
     pub fn new(parts: ApiParts) -> Self {
-        let ApiParts { node, readers, hub, settings, observer } = parts;
+        let ApiParts { node, readers, hub, settings, observer, tracer } = parts;
         let inner = Inner {
             database: Database::new(readers),
             sessions: Sessions::new(&hub),
@@ -142,6 +146,7 @@ impl ChatApi {
             hub,
             settings,
             observer,
+            tracer,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -153,7 +158,7 @@ impl ChatApi {
 
     /// Proposes a change. A rejection comes back as `Err` of the inner result, for the caller to give it words.
     async fn propose(&self, call: &Call, command: Command) -> Result<Result<Outcome, Rejection>, Status> {
-        let outcome = self.inner.node.propose(command, call.traceparent.clone(), call.deadline).await;
+        let outcome = self.inner.node.propose(command, call.trace, call.deadline).await;
         match outcome.map_err(|error| status::propose(&error, call.deadline))? {
             Outcome::Rejected(rejection) => Ok(Err(rejection)),
             other => Ok(Ok(other)),

@@ -1,19 +1,31 @@
-//! Tells who watches of every call: which, how it ended, how long it took.
+//! Tells who watches of every call: which, how it ended, how long it took; and gives it its trace.
+//!
+//! The trace is the caller's (`traceparent`), or begins here. What is done for the call finds it in the request's extensions;
+//! the caller is told of it in `traceresponse`, and in the details of an error.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use axum::{extract::Request, middleware::Next, response::Response};
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue},
+    middleware::Next,
+    response::Response,
+};
 use tonic::{Code, Status};
+use tracing::{Instrument as _, Span};
+
+use super::{Inner, status};
+use crate::trace::{Call, TraceContext};
 
 /// Who is told of calls. Called on the way of each: it must not block.
 pub trait ApiObserver: Send + Sync + 'static {
     /// A call arrived. `method` is one of [`METHODS`], or [`OTHER`].
     fn began(&self, method: &'static str);
-    /// The call was answered, or its stream began; [`Code::Cancelled`] when the caller went before that.
-    fn ended(&self, method: &'static str, code: Code, took: Duration);
+    /// The call was answered, or its stream began; `CANCELLED` when the caller went before that.
+    fn ended(&self, method: &'static str, code: &'static str, took: Duration);
     /// A message was sent again, and answered as the first time.
     fn repeated(&self);
     /// A subscriber wanted to go on after a revision that this cluster does not have: it missed events, or is from elsewhere.
@@ -47,28 +59,66 @@ pub const METHODS: [&str; 19] = [
 /// All else: health, reflection, what does not exist. A caller must not be able to make up names.
 pub const OTHER: &str = "other";
 
+/// Where the caller says which trace a call belongs to.
+const TRACE_PARENT: &str = "traceparent";
+/// Where it is told which one that is.
+const TRACE_RESPONSE: &str = "traceresponse";
+
 /// Passes a call on, and tells of it.
-pub(super) async fn observe(observer: Arc<dyn ApiObserver>, request: Request, next: Next) -> Response {
-    let method = method(request.uri().path());
-    observer.began(method);
-    let mut running = Running { observer, method, began: Instant::now(), code: Code::Cancelled };
-    let response = next.run(request).await;
+pub(super) async fn observe(api: Arc<Inner>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let method = method(path);
+    // A caller must not be able to make up names.
+    let call =
+        api.tracer.call(if method == OTHER { OTHER } else { path.trim_start_matches('/') }, trace(request.headers()));
+    if let Some(context) = call.context {
+        request.extensions_mut().insert(context);
+    }
+    api.observer.began(method);
+    let (span, context) = (call.span.clone(), call.context);
+    let mut running =
+        Running { observer: &*api.observer, method, began: Instant::now(), code: Code::Cancelled, call: Some(call) };
+    let mut response = next.run(request).instrument(span).await;
     // A good answer says so after its body.
-    running.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+    let refusal = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
+    running.code = refusal.as_ref().map_or(Code::Ok, Status::code);
+    if let Some(refusal) = refusal.as_ref().filter(|refusal| status::is_our_fault(refusal.code())) {
+        let (code, reason) = (status::name_of(refusal.code()), refusal.message());
+        running.call.as_ref().map_or(&Span::none(), |call| &call.span).in_scope(|| {
+            tracing::warn!(method, code, reason, "A call failed");
+        });
+    }
+    let Some(context) = context else { return response };
+    if let Some(refusal) = refusal {
+        response = status::traced(refusal, context).into_http();
+    }
+    if let (true, Ok(text)) = (api.tracer.is_on(), HeaderValue::try_from(context.to_string())) {
+        response.headers_mut().insert(TRACE_RESPONSE, text);
+    }
     response
 }
 
+/// The trace context that a caller gave, if it has the form of one.
+pub(super) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    headers.get(TRACE_PARENT)?.to_str().ok()?.parse().ok()
+}
+
 /// A call under way. However it ends, somebody is told.
-struct Running {
-    observer: Arc<dyn ApiObserver>,
+struct Running<'a> {
+    observer: &'a dyn ApiObserver,
     method: &'static str,
     began: Instant,
     code: Code,
+    call: Option<Call>,
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.observer.ended(self.method, self.code, self.began.elapsed());
+        let code = status::name_of(self.code);
+        self.observer.ended(self.method, code, self.began.elapsed());
+        if let Some(call) = self.call.take() {
+            call.end(code, status::is_our_fault(self.code));
+        }
     }
 }
 

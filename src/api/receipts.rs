@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     chat::{Command, Outcome, ReceiptItem, ReceiptResult},
     raft::ProposeError,
+    trace::TraceContext,
 };
 
 /// Items in one command.
@@ -26,14 +27,19 @@ pub(super) trait Proposer: Send + Sync + 'static {
     fn propose(
         &self,
         command: Command,
-        traceparent: String,
+        trace: Option<TraceContext>,
         deadline: Instant,
     ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
 }
 
 impl Proposer for crate::raft::Node {
-    async fn propose(&self, command: Command, traceparent: String, deadline: Instant) -> Result<Outcome, ProposeError> {
-        crate::raft::Node::propose(self, command, traceparent, deadline).await
+    async fn propose(
+        &self,
+        command: Command,
+        trace: Option<TraceContext>,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
+        crate::raft::Node::propose(self, command, trace, deadline).await
     }
 }
 
@@ -61,7 +67,7 @@ type Answer = Result<Vec<ReceiptResult>, ReceiptsError>;
 
 struct Part {
     items: Vec<ReceiptItem>,
-    traceparent: String,
+    trace: Option<TraceContext>,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
@@ -88,11 +94,16 @@ impl Receipts {
     }
 
     /// Applies `items` and gives their results, in order.
-    pub(super) async fn submit(&self, items: Vec<ReceiptItem>, traceparent: &str, deadline: Instant) -> Answer {
+    pub(super) async fn submit(
+        &self,
+        items: Vec<ReceiptItem>,
+        trace: Option<TraceContext>,
+        deadline: Instant,
+    ) -> Answer {
         let mut answers = Vec::new();
         for chunk in items.chunks(ITEMS_PER_COMMAND_MAX) {
             let (answer, answered) = oneshot::channel();
-            let part = Part { items: chunk.to_vec(), traceparent: traceparent.to_owned(), deadline, answer };
+            let part = Part { items: chunk.to_vec(), trace, deadline, answer };
             self.queue.try_send(part).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => ReceiptsError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => ReceiptsError::Stopped,
@@ -142,14 +153,13 @@ async fn coalesce(proposer: impl Proposer, mut parts: mpsc::Receiver<Part>) {
     }
 }
 
-async fn propose(proposer: &impl Proposer, mut batch: Vec<Part>) {
+async fn propose(proposer: &impl Proposer, batch: Vec<Part>) {
     let items: Vec<_> = batch.iter().flat_map(|part| part.items.iter().copied()).collect();
     let expected = items.len();
     let deadline = batch.iter().map(|part| part.deadline).max().unwrap_or_else(Instant::now);
-    // A command has room for one trace: the first caller's that is traced.
-    let traceparent = batch.iter_mut().find(|part| !part.traceparent.is_empty());
-    let traceparent = traceparent.map(|part| std::mem::take(&mut part.traceparent)).unwrap_or_default();
-    let results = match proposer.propose(Command::Receipts(items), traceparent, deadline).await {
+    // A command has room for one trace: the first caller's that is sampled.
+    let trace = batch.iter().filter_map(|part| part.trace).find(|trace| trace.is_sampled());
+    let results = match proposer.propose(Command::Receipts(items), trace, deadline).await {
         Ok(Outcome::ReceiptsApplied(results)) if results.len() == expected => Ok(results),
         Ok(Outcome::Rejected(rejection)) => Ok(vec![Err(rejection); expected]),
         Ok(other) => Err(ReceiptsError::Outcome(format!("{other:?}"))),
@@ -183,7 +193,12 @@ mod tests {
     }
 
     impl Proposer for Gate {
-        async fn propose(&self, command: Command, _: String, _: Instant) -> Result<Outcome, ProposeError> {
+        async fn propose(
+            &self,
+            command: Command,
+            _: Option<TraceContext>,
+            _: Instant,
+        ) -> Result<Outcome, ProposeError> {
             let Command::Receipts(items) = command else { panic!("only receipts") };
             self.sizes.lock().unwrap().push(items.len());
             self.let_through.acquire().await.unwrap().forget();
@@ -218,7 +233,7 @@ mod tests {
         let (receipts, gate, sizes) = start(false);
         let submit = |n: u64| {
             let receipts = receipts.clone();
-            async move { receipts.submit(vec![item(n), item(n + 1)], "", soon()).await.unwrap() }
+            async move { receipts.submit(vec![item(n), item(n + 1)], None, soon()).await.unwrap() }
         };
         let first = tokio::spawn(submit(1));
         while sizes.lock().unwrap().is_empty() {
@@ -245,7 +260,7 @@ mod tests {
     async fn a_command_is_bounded() {
         let (receipts, gate, sizes) = start(false);
         gate.add_permits(10);
-        let results = receipts.submit((1..=1200).map(item).collect(), "", soon()).await.unwrap();
+        let results = receipts.submit((1..=1200).map(item).collect(), None, soon()).await.unwrap();
         assert_eq!(results.len(), 1200);
         assert_eq!(*sizes.lock().unwrap(), [500, 500, 200]);
     }
@@ -254,17 +269,17 @@ mod tests {
     async fn a_failure_is_everyones() {
         let (receipts, gate, _) = start(true);
         gate.add_permits(10);
-        let error = receipts.submit(vec![item(1)], "", soon()).await.unwrap_err();
+        let error = receipts.submit(vec![item(1)], None, soon()).await.unwrap_err();
         assert!(matches!(error, ReceiptsError::Propose(e) if matches!(*e, ProposeError::OutcomeUnknown(_))));
     }
 
     #[tokio::test]
     async fn the_deadline_is_kept_and_what_is_late_is_not_proposed() {
         let (receipts, gate, sizes) = start(false);
-        let error = receipts.submit(vec![item(1)], "", Instant::now()).await.unwrap_err();
+        let error = receipts.submit(vec![item(1)], None, Instant::now()).await.unwrap_err();
         assert!(matches!(error, ReceiptsError::Deadline));
         gate.add_permits(1);
-        assert!(receipts.submit(vec![item(1), item(2)], "", soon()).await.is_ok());
+        assert!(receipts.submit(vec![item(1), item(2)], None, soon()).await.is_ok());
         assert_eq!(*sizes.lock().unwrap(), [2]);
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{ApiObserver, ChatApi, observe::observe, status, wire};
+use super::{ChatApi, observe::observe, status, wire};
 use crate::{
     chat::limits::{REQUEST_BYTES_MAX, REQUESTS_AT_ONCE_MAX},
     proto::{
@@ -50,21 +50,21 @@ pub async fn client_routes(
         .add_service(health)
         .add_service(v1.build_v1()?)
         .add_service(v1alpha.build_v1alpha()?);
-    Ok(guarded(routes, &api.inner.observer))
+    Ok(guarded(routes, api))
 }
 
 /// Everything for the operator's socket.
 pub fn admin_routes(api: &ChatApi) -> Routes {
     let admin = AdminServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let cluster = ClusterServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
-    guarded(Routes::new(admin).add_service(cluster), &api.inner.observer)
+    guarded(Routes::new(admin).add_service(cluster), api)
 }
 
-fn guarded(routes: Routes, observer: &Arc<dyn ApiObserver>) -> Routes {
+fn guarded(routes: Routes, api: &ChatApi) -> Routes {
     let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX));
     let bounded = from_fn(move |request, next| admit(places.clone(), request, next));
-    let observer = Arc::clone(observer);
-    let observed = from_fn(move |request, next| observe(Arc::clone(&observer), request, next));
+    let inner = Arc::clone(&api.inner);
+    let observed = from_fn(move |request, next| observe(Arc::clone(&inner), request, next));
     routes.into_axum_router().layer(map_response(wire::rename_refusals)).layer(bounded).layer(observed).into()
 }
 

@@ -1,7 +1,8 @@
 //! The only mapping of errors and rejections to `tonic::Status`.
 //!
 //! Every status carries `google.rpc.ErrorInfo` with a reason of `proto/chat/v1` and the domain [`DOMAIN`]. Fields
-//! that are wrong are named in `BadRequest`; where waiting helps, `RetryInfo` says how long.
+//! that are wrong are named in `BadRequest`; where waiting helps, `RetryInfo` says how long; the id of a call's trace, if it has
+//! one, is in `RequestInfo`.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::{
     delivery::{Cut, TooManySubscriptions},
     raft::{MemberError, ProposeError, ReadError, TransferError},
     storage::StorageError,
+    trace::TraceContext,
 };
 
 /// The domain of every reason.
@@ -38,6 +40,50 @@ fn field(reason: &str, field: &str, problem: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, [] as [(String, String); 0]);
     details.add_bad_request_violation(field, problem);
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+}
+
+/// A status code's name, as the protocol has it.
+pub(super) fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Whether the server is to blame for such an end of a call, rather than its caller.
+pub(super) fn is_our_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// The status with the id of its trace in `RequestInfo`: what the caller quotes when it asks why.
+pub(super) fn traced(status: Status, trace: TraceContext) -> Status {
+    let mut details = status.get_error_details();
+    details.set_request_info(trace.trace_id_text(), "");
+    let (code, message, metadata) = (status.code(), status.message(), status.metadata().clone());
+    Status::with_error_details_and_metadata(code, message, details, metadata)
 }
 
 /// A field of the request breaks a limit.

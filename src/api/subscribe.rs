@@ -41,11 +41,12 @@ impl ChatApi {
         let inner = &self.inner;
         let backlog = StoredEvents { api: self.clone(), account: caller.account, session: caller.session };
         let feed = Feed::open(inner.hub.clone(), backlog, caller, after, inner.settings.subscription_heartbeat)?;
-        let stream = stream::unfold(Some(feed), |feed| async move {
+        let trace = call.trace;
+        let stream = stream::unfold(Some(feed), move |feed| async move {
             let mut feed = feed?;
             match feed.next().await {
                 Ok(response) => Some((Ok(response), Some(feed))),
-                Err(end) => Some((Err(end), None)),
+                Err(end) => Some((Err(trace.map_or(end.clone(), |trace| status::traced(end, trace))), None)),
             }
         });
         Ok(Box::pin(stream))

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::trace::TraceContext;
+
 use super::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
 
 /// A change that somebody may have subscribed to.
@@ -17,6 +19,8 @@ pub struct Event {
     pub members: Arc<[Member]>,
     /// What happened.
     pub kind: EventKind,
+    /// The trace of the change, if it is sampled. Not kept: events of the past have none.
+    pub trace: Option<TraceContext>,
 }
 
 /// A member of a conversation.

@@ -17,11 +17,17 @@ use super::{
 use crate::{
     config::{Config, ConfigErrors, LogFormat, keys},
     server,
-    telemetry::logs::{self, LogSettings},
+    telemetry::{
+        logs::{self, LogSettings},
+        traces::Traces,
+    },
+    trace::Tracer,
 };
 
 /// How much longer than its drain a node may take to stop once its parent is gone, before it is ended.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// For the last spans to reach their collector when the node has ended.
+const TRACES_STOP_MAX: Duration = Duration::from_secs(2);
 /// For the tasks and threads that are left when the node has ended.
 const RUNTIME_STOP_MAX: Duration = Duration::from_secs(1);
 
@@ -125,25 +131,33 @@ fn run_node(config: Config) -> Result<u8, u8> {
         heartbeat_level: config.heartbeat_log_level,
         json: config.log_format == LogFormat::Json,
     };
-    logs::init(&settings, &config.advertise).map_err(|error| {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = config.worker_threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = runtime(builder)?;
+    let traces = config.traces.as_ref().map(|settings| {
+        let _entered = runtime.enter();
+        Traces::start(settings)
+    });
+    logs::init(&settings, &config.advertise, traces.as_ref()).map_err(|error| {
         eprintln!("chatd: log lines cannot be written: {error}");
         1
     })?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let mut builder = Builder::new_multi_thread();
-    if let Some(threads) = config.worker_threads {
-        builder.worker_threads(threads);
-    }
-    let runtime = runtime(builder)?;
     if config.exit_with_parent {
         stop_with_parent(config.drain_timeout + STOP_GRACE).map_err(|error| {
             tracing::error!(%error, "the thread that watches standard input cannot be started");
             1
         })?;
     }
-    let ended = runtime.block_on(server::run(config));
+    let tracer = traces.as_ref().map_or_else(Tracer::off, Traces::tracer);
+    let ended = runtime.block_on(server::run(config, tracer));
+    if let Some(traces) = traces {
+        traces.shutdown(TRACES_STOP_MAX);
+    }
     // Whatever still runs may complain about the end; why it ended is the last line of the log. And a disk that hangs
     // does not keep the process.
     runtime.shutdown_timeout(RUNTIME_STOP_MAX);

@@ -143,15 +143,15 @@ pub(crate) fn failure(code: Code, reason: &str) -> Status {
 pub(crate) fn message(revision: u64) -> pb::SubscribeResponse {
     let message = pb::Message { message_id: revision, conversation_id: 1, seq: revision, ..pb::Message::default() };
     let event = Event::Message(pb::MessageEvent { message: Some(message), members: Vec::new() });
-    pb::SubscribeResponse { revision, event: Some(event) }
+    pb::SubscribeResponse { revision, event: Some(event), ..Default::default() }
 }
 
 pub(crate) fn receipt(revision: u64) -> pb::SubscribeResponse {
-    pb::SubscribeResponse { revision, event: Some(Event::Receipt(pb::ReceiptEvent::default())) }
+    pb::SubscribeResponse { revision, event: Some(Event::Receipt(pb::ReceiptEvent::default())), ..Default::default() }
 }
 
 pub(crate) fn heartbeat(revision: u64) -> pb::SubscribeResponse {
-    pb::SubscribeResponse { revision, event: Some(Event::Heartbeat(pb::Heartbeat::default())) }
+    pb::SubscribeResponse { revision, event: Some(Event::Heartbeat(pb::Heartbeat::default())), ..Default::default() }
 }
 
 #[tonic::async_trait]

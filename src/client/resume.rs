@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn what_a_newer_service_may_send_is_ignored() {
         let mut resume = Resume::new(Some(1));
-        assert_eq!(resume.accept(SubscribeResponse { revision: 9, event: None }), None);
+        assert_eq!(resume.accept(SubscribeResponse { revision: 9, ..SubscribeResponse::default() }), None);
         assert_eq!(resume.cursor(), Some(1), "what was not understood is asked for again");
     }
 }

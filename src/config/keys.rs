@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use super::otel;
+
 /// What every key starts with.
 pub const PREFIX: &str = "CHAT_";
 
@@ -154,7 +156,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 pub fn help() -> String {
     let mut out = String::from(
         "Configuration, from the environment only (an empty value counts as not given).\n\
-         Standard OTEL_* variables are accepted as well.\n",
+         Traces are configured by OpenTelemetry's own variables, at the end.\n",
     );
     for key in &KEYS {
         let default = match key.default {
@@ -163,6 +165,9 @@ pub fn help() -> String {
         };
         let _ =
             write!(out, "\n  {PREFIX}{} <{}>\n      {}\n      [default: {default}]\n", key.name, key.unit, key.meaning);
+    }
+    for (name, default, meaning) in &otel::VARIABLES {
+        let _ = write!(out, "\n  {name}\n      {meaning}\n      [default: {default}]\n");
     }
     out
 }

@@ -7,6 +7,7 @@
 //! Left out: acting on any of it. Nothing here reads the process environment; the caller passes it in.
 
 pub mod keys;
+mod otel;
 mod parse;
 mod secret;
 #[cfg(test)]
@@ -23,7 +24,10 @@ use std::{
 
 use tracing::Level;
 
-use crate::net::tls::{Files, Tls};
+use crate::{
+    net::tls::{Files, Tls},
+    telemetry::traces::TraceSettings,
+};
 
 pub use secret::Secret;
 
@@ -80,6 +84,10 @@ pub struct Config {
     pub heartbeat_log_level: Level,
     /// Form of the log lines.
     pub log_format: LogFormat,
+    /// Where traces go; `None`: nothing is traced.
+    pub traces: Option<TraceSettings>,
+    /// The `OTEL_*` variables in effect, secrets hidden.
+    otel: Vec<(String, String)>,
     /// Longest wait for requests and streams to end at a stop.
     pub drain_timeout: Duration,
     /// Log growth after which a snapshot is taken, in bytes.
@@ -170,9 +178,10 @@ fn file(tls: &Option<Arc<Tls>>, which: impl FnOnce(&Files) -> Option<&Path>) -> 
 }
 
 impl Config {
-    /// Reads the keys that start with `CHAT_` from `source` (usually the environment) and checks them all.
+    /// Reads the keys that start with `CHAT_`, and those of OpenTelemetry for traces, from `source` (usually the environment)
+    /// and checks them all.
     ///
-    /// Besides `source` it reads the files that `PEER_SECRET_FILE` and the keys with `TLS` name and, when there is no `NAME`,
+    /// Besides `source` it reads the files that `PEER_SECRET_FILE`, the keys with `TLS` and `OTEL_EXPORTER_OTLP_CERTIFICATE` name and, when there is no `NAME`,
     /// the host's name.
     pub fn load(source: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
         parse::load(source)
@@ -233,6 +242,7 @@ impl Config {
             ("WORKER_THREADS", self.worker_threads.unwrap_or(0).to_string()),
             ("EXIT_WITH_PARENT", u8::from(self.exit_with_parent).to_string()),
         ];
-        values.into_iter().map(|(key, value)| (format!("{}{key}", keys::PREFIX), value)).collect()
+        let own = values.into_iter().map(|(key, value)| (format!("{}{key}", keys::PREFIX), value));
+        own.chain(self.otel.iter().cloned()).collect()
     }
 }

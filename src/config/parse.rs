@@ -19,6 +19,7 @@ use tracing::Level;
 use super::{
     Config, ConfigErrors, HOUR_SECS, INVITATION, InitialNode, Join, LogFormat, MIB, Mistake, Secret,
     keys::{self, PREFIX},
+    otel,
 };
 
 /// Most initial members: more voters make every write slower and nothing safer.
@@ -70,7 +71,8 @@ pub(super) struct Raw {
 
 pub(super) fn load(source: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
     let mut checker = Checker::default();
-    let known = checker.select(source);
+    let source: Vec<(String, String)> = source.into_iter().collect();
+    let known = checker.select(&source);
     let raw: Raw = envy::prefixed(PREFIX).from_iter(known).map_err(|error| {
         // Cannot happen with a struct of strings; but if it does, it is a mistake like any other.
         ConfigErrors(vec![Mistake {
@@ -80,8 +82,12 @@ pub(super) fn load(source: impl IntoIterator<Item = (String, String)>) -> Result
         }])
     })?;
     let config = checker.check(raw);
+    let traced = otel::load(&source, config.as_ref().map_or("", |config| &config.name));
+    checker.mistakes.extend(traced.mistakes);
     match config {
-        Some(config) if checker.mistakes.is_empty() => Ok(Config { warnings: checker.warnings, ..config }),
+        Some(config) if checker.mistakes.is_empty() => {
+            Ok(Config { warnings: checker.warnings, traces: traced.settings, otel: traced.effective, ..config })
+        }
         _ => Err(ConfigErrors(checker.mistakes)),
     }
 }
@@ -102,19 +108,19 @@ pub(super) struct Checker {
 
 impl Checker {
     /// Keeps the known keys that have a value; warns of those that start like ours and are not.
-    fn select(&mut self, source: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+    fn select(&mut self, source: &[(String, String)]) -> Vec<(String, String)> {
         let mut known = Vec::new();
         for (key, value) in source {
             let Some(name) = key.strip_prefix(PREFIX) else { continue };
             if keys::find(name).is_none() {
-                if !keys::made_by_kubernetes(name, &value) && !keys::OF_CHATCTL.contains(&name) {
+                if !keys::made_by_kubernetes(name, value) && !keys::OF_CHATCTL.contains(&name) {
                     self.warnings.push(format!("unknown key {key} is ignored; `chatd --help` lists the keys"));
                 }
             } else if value.contains(char::REPLACEMENT_CHARACTER) {
                 // The caller decoded it lossily: acting on a mangled path or secret would be worse than to stop.
-                self.mistake(name, &value, "UTF-8 text");
+                self.mistake(name, value, "UTF-8 text");
             } else if !value.is_empty() {
-                known.push((key, value));
+                known.push((key.clone(), value.clone()));
             }
         }
         known
@@ -384,6 +390,8 @@ impl Checker {
             hash_parallelism: usize::try_from(hash_parallelism?).ok()?,
             worker_threads: usize::try_from(worker_threads?).ok().filter(|threads| *threads > 0),
             exit_with_parent: exit_with_parent?,
+            traces: None,
+            otel: Vec::new(),
             warnings: Vec::new(),
             name,
             peer_advertise,

@@ -26,7 +26,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::chat::{AccountId, Event, Revision, SessionId, TimeMs, limits::SUBSCRIPTIONS_PER_ACCOUNT_MAX};
+use crate::{
+    chat::{AccountId, Event, Revision, SessionId, TimeMs, limits::SUBSCRIPTIONS_PER_ACCOUNT_MAX},
+    trace::{Kind, Tracer},
+};
 
 use queue::Queue;
 use timing::Sample;
@@ -68,7 +71,16 @@ pub struct Hub {
 struct Inner {
     registry: Mutex<Registry>,
     published: watch::Sender<(Revision, TimeMs)>,
-    observer: Arc<dyn DeliveryObserver>,
+    watch: Watch,
+}
+
+/// Who is told what it does.
+#[derive(Clone)]
+pub struct Watch {
+    /// How long deliveries take.
+    pub observer: Arc<dyn DeliveryObserver>,
+    /// What is done for messages that are traced.
+    pub tracer: Tracer,
 }
 
 struct Registry {
@@ -111,7 +123,7 @@ impl Registry {
         }
     }
 
-    fn hand_out(&mut self, event: &Arc<Event>, at: Instant, observer: &dyn DeliveryObserver) {
+    fn hand_out(&mut self, event: &Arc<Event>, at: Instant, watch: &Watch) {
         for member in event.members.iter() {
             let Some(entries) = self.accounts.get(&member.account) else { continue };
             if !event.concerns(member.account) {
@@ -119,7 +131,7 @@ impl Registry {
             }
             let mut full = Vec::new();
             for entry in entries {
-                entry.sample.see(event, member.account, at, observer);
+                entry.sample.see(event, member.account, at, watch);
                 if !entry.queue.push(event, at) {
                     full.push(entry.id);
                 }
@@ -150,11 +162,11 @@ impl Registry {
 impl Hub {
     /// A hub for a state that is at `revision` now.
     pub fn new(revision: Revision, clock: TimeMs) -> Self {
-        Self::observed(revision, clock, Arc::new(()))
+        Self::watched(revision, clock, Watch { observer: Arc::new(()), tracer: Tracer::off() })
     }
 
-    /// The same; `observer` is told how long deliveries take.
-    pub fn observed(revision: Revision, clock: TimeMs, observer: Arc<dyn DeliveryObserver>) -> Self {
+    /// The same; `watch` is told what it does.
+    pub fn watched(revision: Revision, clock: TimeMs, watch: Watch) -> Self {
         let registry = Registry {
             accounts: HashMap::new(),
             sessions: HashMap::new(),
@@ -164,7 +176,7 @@ impl Hub {
             stats: HubStats::default(),
         };
         let (published, _) = watch::channel((revision, clock));
-        Self { inner: Arc::new(Inner { registry: Mutex::new(registry), published, observer }) }
+        Self { inner: Arc::new(Inner { registry: Mutex::new(registry), published, watch }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -178,7 +190,7 @@ impl Hub {
         if !registry.accounts.is_empty() {
             let at = Instant::now();
             for event in &events {
-                registry.hand_out(event, at, &*self.inner.observer);
+                registry.hand_out(event, at, &self.inner.watch);
             }
             for session in closed_sessions {
                 let Some(account) = registry.sessions.get(session).copied() else { continue };
@@ -295,7 +307,9 @@ impl Subscription {
 
     fn pushed(&self, event: Arc<Event>, since: Instant) -> Arc<Event> {
         let now = Instant::now();
-        self.hub.inner.observer.pushed(now.saturating_duration_since(since));
+        let watch = &self.hub.inner.watch;
+        watch.observer.pushed(now.saturating_duration_since(since));
+        watch.tracer.record("delivery.push", Kind::Producer, event.trace.as_slice(), (since, now), []);
         self.sample.take(&event, self.account, now);
         event
     }

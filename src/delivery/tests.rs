@@ -25,6 +25,7 @@ fn message(revision: u64, between: &[AccountId]) -> Arc<Event> {
             body: "hello".into(),
             deleted: false,
         },
+        trace: None,
     })
 }
 

@@ -1,18 +1,25 @@
 //! How long deliveries take: from the commit to the push, and from there to the recipient's acknowledgement.
 //!
 //! The first is measured for every event. The second is sampled: each subscription follows one message at a time, so that it
-//! costs a few bytes, however far a client is behind. An acknowledgement comes back through the log, so it is seen here
-//! whichever node the client sent it to.
+//! costs a few bytes, however far a client is behind; beside it, the newest messages that are traced. An acknowledgement comes
+//! back through the log, so it is seen here whichever node the client sent it to.
 
 use std::{
+    collections::VecDeque,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::chat::{AccountId, ConversationId, Event, EventKind, Seq};
+use super::Watch;
+use crate::{
+    chat::{AccountId, ConversationId, Event, EventKind, Seq},
+    trace::{Kind, TraceContext},
+};
 
 /// A message that was not acknowledged for so long is followed no more: its client may never do it.
 const FOLLOWED_MAX: Duration = Duration::from_secs(60);
+/// Traced messages that a subscription follows.
+const TRACED_MAX: usize = 32;
 
 /// Who is told how long deliveries take. Called by those who deliver: it must not block.
 pub trait DeliveryObserver: Send + Sync + 'static {
@@ -28,37 +35,76 @@ impl DeliveryObserver for () {
     fn acknowledged(&self, _took: Duration) {}
 }
 
-/// The message that a subscription follows.
+/// A message that was handed to a stream.
+#[derive(Debug, Clone, Copy)]
+struct Pushed {
+    conversation: ConversationId,
+    seq: Seq,
+    at: Instant,
+}
+
+impl Pushed {
+    fn is_old(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) > FOLLOWED_MAX
+    }
+}
+
+/// The messages that a subscription follows.
 #[derive(Debug, Default)]
-pub(super) struct Sample(Mutex<Option<(ConversationId, Seq, Instant)>>);
+struct Followed {
+    one: Option<Pushed>,
+    traced: VecDeque<(Pushed, TraceContext)>,
+}
+
+/// See [`Followed`].
+#[derive(Debug, Default)]
+pub(super) struct Sample(Mutex<Followed>);
 
 impl Sample {
     /// `event` was handed to the stream of `account`.
-    pub(super) fn take(&self, event: &Event, account: AccountId, now: Instant) {
+    pub(super) fn take(&self, event: &Event, account: AccountId, at: Instant) {
         let EventKind::Message { seq, sender, .. } = &event.kind else { return };
         if *sender == account {
             return;
         }
+        let pushed = Pushed { conversation: event.conversation, seq: *seq, at };
         let mut followed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if followed.is_none_or(|(_, _, since)| now.saturating_duration_since(since) > FOLLOWED_MAX) {
-            *followed = Some((event.conversation, *seq, now));
+        if followed.one.is_none_or(|one| one.is_old(at)) {
+            followed.one = Some(pushed);
+        }
+        if let Some(trace) = event.trace {
+            while followed.traced.pop_front_if(|(oldest, _)| oldest.is_old(at)).is_some() {}
+            if followed.traced.len() < TRACED_MAX {
+                followed.traced.push_back((pushed, trace));
+            }
         }
     }
 
     /// `event` was committed: perhaps it is the acknowledgement by `account` of what is followed.
-    pub(super) fn see(&self, event: &Event, account: AccountId, at: Instant, observer: &dyn DeliveryObserver) {
+    pub(super) fn see(&self, event: &Event, account: AccountId, at: Instant, watch: &Watch) {
         let EventKind::Receipt { member, delivered, .. } = &event.kind else { return };
         if *member != account {
             return;
         }
+        let is_of = |pushed: &Pushed| pushed.conversation == event.conversation && *delivered >= pushed.seq;
         let mut followed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((conversation, seq, since)) = *followed
-            && conversation == event.conversation
-            && *delivered >= seq
-        {
-            *followed = None;
-            drop(followed);
-            observer.acknowledged(at.saturating_duration_since(since));
+        let one = followed.one.take_if(|one| is_of(one));
+        let mut traced = Vec::new();
+        followed.traced.retain(|(pushed, trace)| {
+            let acknowledged = is_of(pushed);
+            traced.extend(acknowledged.then_some((pushed.at, *trace)));
+            !acknowledged
+        });
+        if followed.traced.is_empty() {
+            // An idle subscription after traced messages costs no more than one before them.
+            followed.traced = VecDeque::new();
+        }
+        drop(followed);
+        if let Some(one) = one {
+            watch.observer.acknowledged(at.saturating_duration_since(one.at));
+        }
+        for (since, trace) in traced {
+            watch.tracer.record("delivery.acknowledge", Kind::Internal, &[trace], (since, at), []);
         }
     }
 }

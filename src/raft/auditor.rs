@@ -279,7 +279,7 @@ pub(super) async fn run(node: Weak<Inner>, auditor: Arc<Auditor>, interval: Dura
         };
         let mark = || (members > 1 && auditor.is_due(leads)).then_some(Command::NoteDigest);
         let Some(command) = command.or_else(mark) else { continue };
-        if let Err(error) = node.propose(command, String::new(), Instant::now() + PROPOSE_MAX).await {
+        if let Err(error) = node.propose(command, None, Instant::now() + PROPOSE_MAX).await {
             tracing::debug!(%error, "A comparison of the states was left out");
         }
     }

@@ -1,6 +1,6 @@
 //! openraft's log storage, on [`crate::storage::LogDb`].
 
-use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds};
+use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds, sync::Arc};
 
 use openraft::{
     OptionalSend,
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     convert,
+    traced::Traced,
     types::{Entry, LogId, TypeConfig, Vote},
 };
 use crate::storage::{Done, FirstFailure, LogDb, StorageError};
@@ -24,12 +25,13 @@ const READ_BYTES_MAX: usize = 64 << 20;
 pub struct LogStore {
     log: LogDb,
     failure: FirstFailure,
+    traced: Arc<Traced>,
 }
 
 impl LogStore {
-    /// An adapter of `log`. Its failures are noted in `failure`.
-    pub fn new(log: LogDb, failure: FirstFailure) -> Self {
-        Self { log, failure }
+    /// An adapter of `log`. Its failures are noted in `failure`; `traced` is told of what it gets.
+    pub(super) fn new(log: LogDb, failure: FirstFailure, traced: Arc<Traced>) -> Self {
+        Self { log, failure, traced }
     }
 
     fn failed(&self, error: StorageError) -> io::Error {
@@ -121,12 +123,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| convert::entry_pb(&entry)).collect();
+        let entries: Vec<_> = entries.into_iter().map(|entry| convert::entry_pb(&entry)).collect();
+        let traces = self.traced.appended(&entries);
         let store = self.clone();
         let done: Done = Box::new(move |result| {
             callback.io_completed(result.map_err(|error| store.failed(StorageError::Failed(error))));
         });
-        self.log.append(entries, done).map_err(|error| self.failed(error))
+        self.log.append_traced(entries, traces, done).map_err(|error| self.failed(error))
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {

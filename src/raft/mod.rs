@@ -2,7 +2,7 @@
 //!
 //! The only user of openraft. Owns the peer port's protocol, the founding of a cluster, and the way of a command from
 //! [`Node::propose`] into the log (`proposer`), to the other nodes (`network`, `service`) and into the state machine
-//! (`state_machine`).
+//! (`state_machine`). `traced` tells of it for messages that are traced.
 //!
 //! Invariants, each with a test:
 //! - A node answers only for its own cluster id and node id ([`peers`]).
@@ -35,6 +35,7 @@ mod slow_disk;
 mod snapshots;
 mod start;
 mod state_machine;
+mod traced;
 mod types;
 mod view;
 

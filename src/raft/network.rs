@@ -34,6 +34,7 @@ use super::{
     promises::{Promise, Promises},
     snapshots::SnapshotHandle,
     state_machine::Observer,
+    traced::{Replication, Traced},
     types::{NodeRecord, Snapshot, TypeConfig, Vote},
 };
 use crate::{
@@ -73,6 +74,8 @@ pub(super) struct Told {
     pub log: LogDb,
     /// Who is told how long answers take.
     pub observer: Arc<dyn Observer>,
+    /// Of which entries it has to tell.
+    pub traced: Arc<Traced>,
 }
 
 impl Told {
@@ -222,8 +225,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let outstanding = Arc::new(AtomicU64::new(0));
             let sent = Arc::clone(&outstanding);
             let (told, target) = (self.told.clone(), self.target);
+            let replication = Replication::to(&self.name, &told.traced);
+            let sending = Arc::clone(&replication);
             let requests = input.map(move |request| {
                 sent.fetch_add(1, Ordering::Relaxed);
+                sending.sent(&request.entries);
                 told.with(target, &request)
             });
             let message = self.credentials.sign(self.target, requests);
@@ -234,6 +240,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let responses = watch_for_silence(response, outstanding);
             Ok(Box::pin(responses.inspect(move |response| {
                 if let Ok(Ok(accepted)) = response {
+                    replication.acknowledged(*accepted);
                     promises.note(target, Promise::of_entry(&vote, *accepted));
                 }
             })))

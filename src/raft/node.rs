@@ -30,6 +30,7 @@ use crate::{
     planted,
     proto::{log::v1 as pb, raft::v1 as wire},
     storage::{FirstFailure, Identity, LogDb, SharedState, codec},
+    trace::{Kind, TraceContext, Tracer},
 };
 
 /// Between two attempts, when nothing else says that another could go better.
@@ -140,6 +141,7 @@ pub(super) struct Inner {
     /// One change of the membership at a time.
     pub membership: Mutex<()>,
     pub failure: FirstFailure,
+    pub tracer: Tracer,
     pub disk: Disk,
     /// Hand-overs because of a slow disk.
     pub handovers: AtomicU64,
@@ -156,14 +158,14 @@ impl Node {
     pub async fn propose(
         &self,
         command: Command,
-        traceparent: String,
+        trace: Option<TraceContext>,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
         let command = codec::encode_command(&command);
         let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
         let mut doubt: Option<String> = None;
         loop {
-            let error = match self.attempt(command.clone(), traceparent.clone(), false, deadline).await {
+            let error = match self.attempt(command.clone(), trace, false, deadline).await {
                 Ok(outcome) => return settle(outcome, doubt),
                 Err(error) => error,
             };
@@ -187,16 +189,34 @@ impl Node {
         }
     }
 
+    /// One attempt; `forwarded` by a follower, or of this node's own caller.
     pub(super) async fn attempt(
         &self,
         command: pb::Command,
-        traceparent: String,
+        trace: Option<TraceContext>,
+        forwarded: bool,
+        deadline: Instant,
+    ) -> Result<Outcome, Attempt> {
+        let kind = if forwarded { Kind::Server } else { Kind::Internal };
+        let mut step = self.inner.tracer.begin("raft.propose", kind, trace);
+        let result = self.queued(command, step.context(), forwarded, deadline).await;
+        if let Err(error) = &result {
+            step.fail(|| error.to_string());
+        }
+        result
+    }
+
+    async fn queued(
+        &self,
+        command: pb::Command,
+        trace: Option<TraceContext>,
         forwarded: bool,
         deadline: Instant,
     ) -> Result<Outcome, Attempt> {
         let (reply, answer) = oneshot::channel();
         let claim = Claim::default();
-        let job = Job { command, traceparent, forwarded, reply, claim: claim.clone() };
+        let waiting = self.inner.tracer.begin("raft.queue", Kind::Internal, trace);
+        let job = Job { command, trace, waiting, forwarded, reply, claim: claim.clone() };
         self.inner.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Attempt::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Attempt::Stopped,
@@ -509,10 +529,15 @@ impl Node {
 }
 
 /// Why an attempt came to nothing.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Attempt {
+    #[error("the queue is full")]
     Overloaded,
+    #[error("this node is stopping")]
     Stopped,
+    #[error("not the leader")]
     NotLeader,
+    #[error("{0}")]
     Unknown(String),
 }
 

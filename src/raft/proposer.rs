@@ -28,12 +28,13 @@ use tonic::Code;
 use super::{
     peers::{Credentials, Lane, Peers},
     types::{Payload, Raft, TypeConfig},
-    view::View,
+    view::{Peer, View},
 };
 use crate::{
     chat::Outcome,
     proto::{log::v1 as pb, raft::v1 as wire},
     storage::codec,
+    trace::{Kind, Step, TraceContext, Tracer},
 };
 
 /// Commands that may wait. More are refused.
@@ -48,11 +49,13 @@ const IN_FLIGHT_MAX: usize = 2;
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an attempt came to nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum AttemptError {
     /// Not appended: this node or the one asked is not the leader.
+    #[error("not the leader")]
     NotLeader,
     /// Perhaps appended.
+    #[error("{0}")]
     Unknown(String),
 }
 
@@ -62,7 +65,10 @@ type Reply = oneshot::Sender<Result<Outcome, AttemptError>>;
 /// One attempt to get a command into the log.
 pub(super) struct Job {
     pub command: pb::Command,
-    pub traceparent: String,
+    /// For what is done for it.
+    pub trace: Option<TraceContext>,
+    /// Its wait for a batch.
+    pub waiting: Step,
     /// From a follower: never forwarded again.
     pub forwarded: bool,
     pub reply: Reply,
@@ -132,6 +138,7 @@ pub(super) struct Proposer {
     pub view: watch::Receiver<View>,
     pub peers: Arc<Peers>,
     pub credentials: Credentials,
+    pub tracer: Tracer,
     pub queue: mpsc::Receiver<Job>,
     /// The newest time stamped by this node, so that its own clock may be set back without time running back.
     pub stamped_ms: u64,
@@ -149,6 +156,7 @@ impl Proposer {
                         break;
                     }
                     jobs.retain(|job| job.claim.take());
+                    jobs.iter_mut().for_each(|job| job.waiting = Step::default());
                     in_flight.extend(self.start(&mut jobs).await);
                 }
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
@@ -183,7 +191,7 @@ impl Proposer {
             jobs.drain(..).partition(|job| job.forwarded || view.leader().is_none());
         self.counts.fail(refused.into_iter().map(|job| job.reply), &AttemptError::NotLeader);
         if let (Some(leader), false) = (view.leader(), forwarded.is_empty()) {
-            started.push(self.forward(leader.node_id, &leader.peer_address, forwarded));
+            started.push(self.forward(leader, forwarded));
         }
         started
     }
@@ -194,7 +202,8 @@ impl Proposer {
         let mut replies = Vec::with_capacity(batch.len());
         let mut proposals = Vec::with_capacity(batch.len());
         for job in batch {
-            proposals.push(pb::Proposal { time_ms, traceparent: job.traceparent, command: Some(job.command) });
+            let traceparent = codec::traceparent(job.trace);
+            proposals.push(pb::Proposal { time_ms, traceparent, command: Some(job.command) });
             replies.push(job.reply);
         }
         let payload = Payload(pb::Batch { proposals }.encode_to_vec().into());
@@ -227,13 +236,23 @@ impl Proposer {
         })
     }
 
-    fn forward(&self, leader: u64, address: &str, batch: Vec<Job>) -> InFlight {
-        let client = self.peers.client(address, Lane::Forward);
+    fn forward(&self, leader: &Peer, batch: Vec<Job>) -> InFlight {
+        let client = self.peers.client(&leader.peer_address, Lane::Forward);
+        let (leader, name) = (leader.node_id, &leader.name);
         let mut commands = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
+        let mut steps = Vec::new();
+        let count = batch.len();
         for job in batch {
-            commands.push(wire::ForwardedCommand { traceparent: job.traceparent, command: Some(job.command) });
+            let mut step = self.tracer.begin("raft.forward", Kind::Client, job.trace);
+            let traceparent = codec::traceparent(step.context());
+            commands.push(wire::ForwardedCommand { traceparent, command: Some(job.command) });
             replies.push(job.reply);
+            if step.is_recording() {
+                step.set("chat.peer", name.to_owned());
+                step.set("raft.commands", count);
+                steps.push(step);
+            }
         }
         let request = self.credentials.sign(leader, wire::ProposeRequest { commands });
         let (mut view, counts) = (self.view.clone(), Arc::clone(&self.counts));
@@ -264,7 +283,10 @@ impl Proposer {
                         let _ = reply.send(outcome);
                     }
                 }
-                Err(error) => counts.fail(replies, &error),
+                Err(error) => {
+                    steps.iter_mut().for_each(|step| step.fail(|| error.to_string()));
+                    counts.fail(replies, &error);
+                }
             }
         })
     }

@@ -307,7 +307,7 @@ impl RaftService for PeerService {
         }
         let attempts = commands.into_iter().map(|item| {
             let command = item.command.unwrap_or_default();
-            node.attempt(command, item.traceparent, true, deadline)
+            node.attempt(command, codec::trace(&item.traceparent), true, deadline)
         });
         let mut outcomes = Vec::new();
         let mut refused = 0;

@@ -25,12 +25,14 @@ use super::{
     slow_disk::{self, Disk},
     snapshots::SnapshotStore,
     state_machine::{Observer, StateMachineAdapter},
+    traced::Traced,
     types::Raft,
     view,
 };
 use crate::{
     blocking, planted,
     storage::{FirstFailure, Identity, LogDb, Readers, SharedState},
+    trace::Tracer,
 };
 
 /// Entries that a follower may be behind before it is sent a snapshot instead of them.
@@ -83,6 +85,8 @@ pub struct Parts {
     pub acquaintances: Vec<String>,
     /// Where the first failure of its files is noted.
     pub failure: FirstFailure,
+    /// Records what is done for messages.
+    pub tracer: Tracer,
 }
 
 /// openraft's configuration. Two of these settings keep data safe; see the module's invariants.
@@ -129,7 +133,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     }
     let (applied_sender, applied) = watch::channel(state.log_id.map(convert::log_id));
     let auditor = Arc::new(Auditor::new(parts.identity.node_id, &state, Arc::clone(&parts.sink)));
-    let observer = Arc::clone(&parts.sink);
+    let (observer, traced) = (Arc::clone(&parts.sink), Traced::new(parts.tracer));
     let adapter = StateMachineAdapter::new(
         parts.state,
         Arc::new(parts.log.clone()),
@@ -139,15 +143,17 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         Arc::clone(&auditor),
         applied_sender,
         parts.failure.clone(),
+        Arc::clone(&traced),
     );
     let quorum_age = QuorumAge::default();
     let promises = Promises::default();
-    let told = Told { quorum_age: quorum_age.clone(), promises: promises.clone(), log: parts.log.clone(), observer };
+    let (tracer, log) = (traced.tracer().clone(), parts.log.clone());
+    let told =
+        Told { quorum_age: quorum_age.clone(), promises: promises.clone(), log, observer, traced: traced.clone() };
     let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), told);
-    let log_store = LogStore::new(parts.log.clone(), parts.failure.clone());
-    let raft = Raft::new(parts.identity.node_id, config, network, log_store, adapter)
-        .await
-        .map_err(|fatal| StartError::Fatal(fatal.to_string()))?;
+    let log_store = LogStore::new(parts.log.clone(), parts.failure.clone(), Arc::clone(&traced));
+    let started = Raft::new(parts.identity.node_id, config, network, log_store, adapter).await;
+    let raft = started.map_err(|fatal| StartError::Fatal(fatal.to_string()))?;
     quorum_age.follow(&raft);
     let (heard, hearing) = watch::channel(None);
     let view = view::follow(&raft, hearing);
@@ -166,6 +172,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         view: view.clone(),
         peers: Arc::clone(&parts.peers),
         credentials: parts.credentials.clone(),
+        tracer: tracer.clone(),
         queue: job_queue,
         stamped_ms: state.clock.0,
     };
@@ -199,6 +206,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         transfer: Mutex::new(()),
         membership: Mutex::new(()),
         failure: parts.failure,
+        tracer,
         disk,
         handovers: AtomicU64::new(0),
     };

@@ -20,6 +20,7 @@ use super::{
     auditor::Auditor,
     convert,
     snapshots::{SnapshotHandle, SnapshotStore},
+    traced::Traced,
     types::{LogId, Outcomes, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
@@ -85,13 +86,14 @@ pub struct StateMachineAdapter {
     auditor: Arc<Auditor>,
     applied: watch::Sender<Option<LogId>>,
     failure: FirstFailure,
+    traced: Arc<Traced>,
 }
 
 impl StateMachineAdapter {
     /// An adapter of `state`, which is not to get ahead of `durability`. What is applied is looked at by `auditor`, then
-    /// told to `sink` and `applied`; failures to `failure`.
+    /// told to `sink`, `applied` and `traced`; failures to `failure`.
     #[expect(clippy::too_many_arguments, reason = "called once, where the parts of a node are put together")]
-    pub fn new(
+    pub(super) fn new(
         state: SharedState,
         durability: Arc<dyn Durability>,
         readers: Arc<Readers>,
@@ -100,26 +102,29 @@ impl StateMachineAdapter {
         auditor: Arc<Auditor>,
         applied: watch::Sender<Option<LogId>>,
         failure: FirstFailure,
+        traced: Arc<Traced>,
     ) -> Self {
-        Self { state, durability, readers, snapshots, sink, auditor, applied, failure }
+        Self { state, durability, readers, snapshots, sink, auditor, applied, failure, traced }
     }
 
     /// Applies entries, and tells everybody.
     async fn apply_chunk(&self, chunk: Chunk) -> io::Result<()> {
         let Some(last) = chunk.entries.last().map(|entry| entry.log_id) else { return Ok(()) };
-        let entries = chunk.entries.len();
+        let (entries, handed) = (chunk.entries.len(), Instant::now());
         let attempt = self.apply_here(last.index, chunk.bytes, chunk.entries).map_err(io::Error::other);
         let result = match attempt {
             Ok(Ok(applied)) => Ok(applied),
             Ok(Err(entries)) => self.apply_aside(last.index, entries).await,
             Err(error) => Err(error),
         };
-        let (applied, took) = result.inspect_err(|error| self.failure.note_io("chat.db: ", error))?;
+        let (applied, began, ended) = result.inspect_err(|error| self.failure.note_io("chat.db: ", error))?;
         if let Some(divergence) = self.auditor.applied(&applied) {
             return Err(self.condemn(divergence).await);
         }
+        // Before the subscribers: what is done for them comes after it.
+        self.traced.applied(last.index, handed, (began, ended));
         self.sink.applied(applied.events, &applied.closed_sessions, applied.revision, applied.clock);
-        self.sink.measured(entries, took);
+        self.sink.measured(entries, ended.saturating_duration_since(began));
         self.applied.send_replace(Some(convert::log_id(last)));
         for (responder, outcomes) in chunk.responders.into_iter().zip(applied.outcomes) {
             if let Some(responder) = responder {
@@ -148,13 +153,13 @@ impl StateMachineAdapter {
         }
         let started = Instant::now();
         Ok(match self.state.try_apply(entries) {
-            Ok(applied) => Ok((applied?, started.elapsed())),
+            Ok(applied) => Ok((applied?, started, Instant::now())),
             Err(entries) => Err(entries),
         })
     }
 
     /// Applies entries on a blocking thread, once they are durable.
-    async fn apply_aside(&self, last: u64, entries: Vec<AppliedEntry>) -> io::Result<(Applied, Duration)> {
+    async fn apply_aside(&self, last: u64, entries: Vec<AppliedEntry>) -> io::Result<(Applied, Instant, Instant)> {
         let (done, durable) = oneshot::channel();
         self.durability.when_durable(
             last,
@@ -173,14 +178,14 @@ impl StateMachineAdapter {
         blocking::io(move || {
             let started = Instant::now();
             let applied = state.apply(entries).map_err(io::Error::other)?;
-            Ok((applied, started.elapsed()))
+            Ok((applied, started, Instant::now()))
         })
         .await
     }
 }
 
-/// What was applied and how long it took, or the entries that were not.
-type Attempt = Result<(Applied, Duration), Vec<AppliedEntry>>;
+/// What was applied, when that began and ended, or the entries that were not.
+type Attempt = Result<(Applied, Instant, Instant), Vec<AppliedEntry>>;
 
 type Responder = openraft::storage::ApplyResponder<TypeConfig>;
 

@@ -17,6 +17,7 @@ use crate::{
         trust,
     },
     telemetry::metrics::Metrics,
+    trace::{Kind, Tracer},
 };
 
 /// Connections that read the state at the same time.
@@ -43,13 +44,15 @@ pub(super) struct Files {
 pub(super) async fn open(
     config: &Config,
     metrics: &Metrics,
+    tracer: &Tracer,
     background: &Arc<dyn Background>,
 ) -> Result<Files, ServerError> {
-    let (dir, metrics, background) = (config.data_dir.clone(), metrics.clone(), Arc::clone(background));
+    let (dir, metrics, tracer) = (config.data_dir.clone(), metrics.clone(), tracer.clone());
+    let background = Arc::clone(background);
     let opening = blocking::run(move || {
         let lock = lock(&dir)?;
         new_cluster::finish(&dir)?;
-        let (log, machine) = open_trusted(&dir, &metrics, &*background)?;
+        let (log, machine) = open_trusted(&dir, &metrics, &tracer, &*background)?;
         trust::running(&dir)?;
         let running = Running(dir.clone());
         let (failed, state_failed) = watch::channel(false);
@@ -92,15 +95,16 @@ pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
 fn open_trusted(
     dir: &Path,
     metrics: &Metrics,
+    tracer: &Tracer,
     background: &dyn Background,
 ) -> Result<(LogDb, StateMachine), StorageError> {
     if let Some(reason) = trust::doubts(dir)? {
         set_aside(dir, &reason)?;
     }
-    match open_and_verify(dir, metrics, background) {
+    match open_and_verify(dir, metrics, tracer, background) {
         Err(error) if error.is_corruption() => {
             set_aside(dir, &error.to_string())?;
-            open_and_verify(dir, metrics, background)
+            open_and_verify(dir, metrics, tracer, background)
         }
         other => other,
     }
@@ -109,12 +113,18 @@ fn open_trusted(
 fn open_and_verify(
     dir: &Path,
     metrics: &Metrics,
+    tracer: &Tracer,
     background: &dyn Background,
 ) -> Result<(LogDb, StateMachine), StorageError> {
     let (fsync, group) = (metrics.storage.log_fsync_seconds.clone(), metrics.storage.log_group_entries.clone());
+    let tracer = tracer.clone();
     let on_group = Box::new(move |commit: &GroupCommit| {
-        fsync.observe(commit.took.as_secs_f64());
+        let GroupCommit { began, written, durable, .. } = *commit;
+        fsync.observe(durable.saturating_duration_since(began).as_secs_f64());
         group.observe(commit.entries as f64);
+        let entries = || ("log.entries", commit.entries.into());
+        tracer.record("log.write", Kind::Internal, &commit.traces, (began, written), [entries()]);
+        tracer.record("log.fsync", Kind::Internal, &commit.traces, (written, durable), [entries()]);
     });
     let log = LogDb::open_in_background(dir, on_group, background)?;
     let verified = StateMachine::open(dir).and_then(|machine| {

@@ -16,6 +16,7 @@ use crate::{
     net::{Dialer, Listener},
     raft::Node,
     storage::Background,
+    trace::Tracer,
 };
 
 /// What a node needs of the place where it runs.
@@ -44,6 +45,11 @@ pub trait Host: Send + Sync {
     /// Turns true when the node is to stop. Its sender outlives the node.
     fn stop(&self) -> watch::Receiver<bool>;
 
+    /// Records what is done for messages.
+    fn tracer(&self) -> Tracer {
+        Tracer::off()
+    }
+
     /// The node takes part in its cluster.
     fn started(&self, node: &Node);
 }
@@ -58,6 +64,7 @@ pub struct LocalPorts {
 pub(super) struct Machine {
     pub stop: watch::Receiver<bool>,
     pub background: Arc<dyn Background>,
+    pub tracer: Tracer,
 }
 
 impl Host for Machine {
@@ -87,6 +94,10 @@ impl Host for Machine {
 
     fn stop(&self) -> watch::Receiver<bool> {
         self.stop.clone()
+    }
+
+    fn tracer(&self) -> Tracer {
+        self.tracer.clone()
     }
 
     fn started(&self, _node: &Node) {}

@@ -32,7 +32,7 @@ use crate::{
     api::{self, ApiParts, ApiSettings, ChatApi},
     chat::limits,
     config::{Config, Join, Secret},
-    delivery::Hub,
+    delivery::{Hub, Watch},
     net::{
         Dialer, Listener,
         tls::{self, Port, Protocol, TlsError},
@@ -44,6 +44,7 @@ use crate::{
     },
     storage::{FirstFailure, LogDb, Readers, StorageError, Threads},
     telemetry::metrics::{self, Metrics},
+    trace::Tracer,
     web::{self, Readiness},
 };
 use incoming::{PEER_CONNECTIONS_MAX, client_connections, incoming};
@@ -70,13 +71,13 @@ const REQUEST_MAX: Duration = Duration::from_secs(15);
 /// Longest hand-over of leadership at a stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
-/// Runs a node until SIGTERM or SIGINT, or until it fails.
+/// Runs a node until SIGTERM or SIGINT, or until it fails. `tracer` records what it does for messages.
 ///
 /// # Errors
 /// See [`ServerError`].
-pub async fn run(config: Config) -> Result<(), ServerError> {
+pub async fn run(config: Config, tracer: Tracer) -> Result<(), ServerError> {
     let stop = listen_for_signals()?;
-    run_on(Machine { stop, background: Arc::new(Threads) }, config).await
+    run_on(Machine { stop, background: Arc::new(Threads), tracer }, config).await
 }
 
 /// Runs a node on a host until it is asked to stop, or until it fails.
@@ -89,16 +90,17 @@ pub async fn run_on<H: Host>(host: H, config: Config) -> Result<(), ServerError>
 }
 
 async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
-    let metrics = Metrics::new(&config.name);
+    let (metrics, tracer) = (Metrics::new(&config.name), host.tracer());
     let stop = Stop(host.stop());
-    let files = files::open(&config, &metrics, &host.background()).await?;
+    let files = files::open(&config, &metrics, &tracer, &host.background()).await?;
     if let Some(identity) = files.log.identity().filter(|identity| identity.name != config.name) {
         return Err(ServerError::WrongName { configured: config.name, stored: identity.name });
     }
     let ports = Ports::bind(&host, &config).await?;
     let applied = files.state.applied()?;
     let counted = Arc::new(Counted(metrics.clone()));
-    let hub = Hub::observed(applied.revision, applied.clock, counted.clone());
+    let watch = Watch { observer: counted.clone(), tracer: tracer.clone() };
+    let hub = Hub::watched(applied.revision, applied.clock, watch);
     let ready = Ready::new(metrics.clone());
     let node_cell: Arc<OnceLock<Node>> = Arc::default();
     let secret = config.peer_secret.as_ref().map(Secret::expose);
@@ -136,6 +138,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
         credentials,
         acquaintances: to_ask.clone(),
         failure: files.failure.clone(),
+        tracer: tracer.clone(),
     };
     let started = raft::start(parts).await;
     let (node, snapshots) = started.inspect_err(|_| files::note_damage(&config.data_dir, &files.failure))?;
@@ -148,9 +151,9 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     host.started(&node);
     tracing::info!("Server started with {} peers", config.initial_nodes.len().saturating_sub(1));
 
-    let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics));
+    let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone()));
     let (close_clients, clients_closed) = watch::channel(false);
-    let api = chat_api(&config, &node, readers, &hub, counted);
+    let api = chat_api(&config, &node, readers, &hub, counted, tracer);
     let clients = serve_clients(&config, ports.client, &api, &ready, clients_closed.clone()).await?;
     let admin = if has_admin { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
 
@@ -182,9 +185,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     close_peers.send_replace(true);
     // The others may keep their connections open for as long as they like.
     let _ = timeout(Duration::from_millis(200), peer_server).await;
-    if let Some(web) = web {
-        let _ = timeout(Duration::from_millis(200), web).await;
-    }
+    let _ = timeout(Duration::from_millis(200), OptionFuture::from(web)).await;
     tracing::info!("Stopped");
     Ok(())
 }
@@ -394,10 +395,17 @@ fn serve_web(
     })
 }
 
-fn chat_api(config: &Config, node: &Node, readers: Arc<Readers>, hub: &Hub, observer: Arc<Counted>) -> ChatApi {
+fn chat_api(
+    config: &Config,
+    node: &Node,
+    readers: Arc<Readers>,
+    hub: &Hub,
+    observer: Arc<Counted>,
+    tracer: Tracer,
+) -> ChatApi {
     let settings =
         ApiSettings::new(config.name.clone(), config.session_lifetime, config.hash_parallelism, config.election_max);
-    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings, observer })
+    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings, observer, tracer })
 }
 
 async fn serve_clients(

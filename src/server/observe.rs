@@ -8,7 +8,6 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tonic::Code;
 
 use crate::{
     api::ApiObserver,
@@ -18,6 +17,7 @@ use crate::{
     raft::{Leading, Node, NodeStatus, Observer, Proposals, Role},
     storage::{CommitObserver, FirstFailure, StorageError},
     telemetry::metrics::{LeaderFigures, Metrics, RaftFigures},
+    trace::{SpanCounts, Tracer},
     web::{PageFacts, Readiness},
 };
 
@@ -72,8 +72,8 @@ impl ApiObserver for Counted {
         self.0.rpc_began(method);
     }
 
-    fn ended(&self, method: &'static str, code: Code, took: Duration) {
-        self.0.rpc_ended(method, name_of(code), took);
+    fn ended(&self, method: &'static str, code: &'static str, took: Duration) {
+        self.0.rpc_ended(method, code, took);
     }
 
     fn repeated(&self) {
@@ -96,29 +96,6 @@ impl DeliveryObserver for Counted {
 
     fn acknowledged(&self, took: Duration) {
         self.0.delivery.acknowledgement_seconds.observe(took.as_secs_f64());
-    }
-}
-
-/// A status code's name, as the protocol has it.
-fn name_of(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -184,7 +161,7 @@ impl Ready {
 }
 
 /// Keeps readiness and metrics up to date, until it is dropped.
-pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics) {
+pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics, tracer: Tracer) {
     let mut counted = Counts::default();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
@@ -204,7 +181,7 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics)
         metrics.raft.proposal_queue_depth.set(i64::try_from(node.waiting_proposals()).unwrap_or(i64::MAX));
         metrics.revision.set(i64::try_from(hub.current().0.0).unwrap_or(i64::MAX));
         metrics.delivery.subscriptions.set(i64::try_from(hub.stats().subscriptions).unwrap_or(i64::MAX));
-        counted = counted.go_on(Counts::of(&node, &hub, &status), &metrics);
+        counted = counted.go_on(Counts::of(&node, &hub, &status, &tracer), &metrics);
         let runtime = tokio::runtime::Handle::current().metrics();
         metrics.runtime.tasks.set(i64::try_from(runtime.num_alive_tasks()).unwrap_or(i64::MAX));
         metrics.runtime.queue_depth.set(i64::try_from(runtime.global_queue_depth()).unwrap_or(i64::MAX));
@@ -225,16 +202,18 @@ struct Counts {
     handovers: u64,
     proposals: Proposals,
     busy: Duration,
+    spans: SpanCounts,
 }
 
 impl Counts {
-    fn of(node: &Node, hub: &Hub, status: &NodeStatus) -> Self {
+    fn of(node: &Node, hub: &Hub, status: &NodeStatus, tracer: &Tracer) -> Self {
         let runtime = tokio::runtime::Handle::current().metrics();
         Self {
             leader: status.leader.as_ref().map(|leader| (status.term, leader.node_id)),
             slow_cuts: hub.stats().slow_cuts,
             handovers: node.disk().handovers,
             proposals: node.proposals(),
+            spans: tracer.counts(),
             busy: (0..runtime.num_workers()).map(|worker| runtime.worker_total_busy_duration(worker)).sum(),
         }
     }
@@ -252,6 +231,10 @@ impl Counts {
         metrics.add_proposals("committed", new.committed - old.committed);
         metrics.add_proposals("forwarded", new.forwarded - old.forwarded);
         metrics.add_proposals("failed", new.failed - old.failed);
+        let (new, old) = (now.spans, self.spans);
+        metrics.traces.ended.inc_by(new.ended - old.ended);
+        metrics.traces.exported.inc_by(new.exported - old.exported);
+        metrics.traces.failed.inc_by(new.failed - old.failed);
         metrics.runtime.busy_seconds.inc_by(now.busy.saturating_sub(self.busy).as_secs_f64());
         Self { leader, ..now }
     }

@@ -4,6 +4,7 @@
 //! promise and nothing more: limits of values are checked before a command is proposed, and a command that is in the
 //! log is applied as it is. Bytes from disk or from a peer never make it panic.
 
+use prost::Message as _;
 use thiserror::Error;
 
 use crate::chat::{
@@ -11,6 +12,7 @@ use crate::chat::{
     ReceiptResult, Rejection, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash,
 };
 use crate::proto::log::v1 as pb;
+use crate::trace::TraceContext;
 
 /// Why a message is not a command or an outcome of this version.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -34,6 +36,35 @@ pub enum DecodeError {
     /// A rejection's reason that this version does not know.
     #[error("unknown reason of a rejection: {0}")]
     UnknownReason(i32),
+}
+
+/// The traces of the commands in an encoded `log.v1.Batch`, the sampled ones. Their bodies are skipped, not read.
+pub fn traces(batch: &[u8]) -> Vec<TraceContext> {
+    /// A `Batch`, without all else.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Traces {
+        #[prost(message, repeated, tag = "1")]
+        proposals: Vec<Trace>,
+    }
+    /// A `Proposal`, without all else.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Trace {
+        #[prost(string, tag = "2")]
+        traceparent: String,
+    }
+    // What cannot be read is found out where it has to be.
+    let proposals = Traces::decode(batch).unwrap_or_default().proposals;
+    proposals.iter().filter_map(|proposal| trace(&proposal.traceparent)).collect()
+}
+
+/// The trace of a proposal, if it is sampled.
+pub fn trace(traceparent: &str) -> Option<TraceContext> {
+    traceparent.parse().ok().filter(|trace: &TraceContext| trace.is_sampled())
+}
+
+/// The trace of a proposal, as it goes into the log and to the leader: empty unless it is sampled.
+pub fn traceparent(trace: Option<TraceContext>) -> String {
+    trace.filter(|trace| trace.is_sampled()).map(|trace| trace.to_string()).unwrap_or_default()
 }
 
 /// A command as it goes into the log.

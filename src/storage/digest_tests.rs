@@ -185,6 +185,7 @@ fn events() -> Vec<Event> {
         EventKind::AccountDeleted { member: AccountId(1), member_name: "b".into() },
     ];
     let event = |revision, time, conversation, members, kind| Event {
+        trace: None,
         revision: Revision(revision),
         time: TimeMs(time),
         conversation: ConversationId(conversation),

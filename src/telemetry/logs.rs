@@ -7,7 +7,8 @@
 //! No place in the program floods the log: see `limit`.
 //!
 //! Levels: events with the target [`HEARTBEAT_TARGET`] have their own; the libraries below speak up from `warn` on,
-//! unless `debug` is asked for. Spans are not written: they are for traces.
+//! unless `debug` is asked for. Spans are not written: they are for traces. But a line that is written for a call whose trace is
+//! known ends with its `trace_id`.
 
 use std::{
     fmt::{self, Write as _},
@@ -31,7 +32,8 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use super::{limit::Limit, time::Civil};
+use super::{limit::Limit, time::Civil, traces::Traces};
+use crate::trace::TraceContext;
 
 /// Target of the events about heartbeats between the nodes.
 pub const HEARTBEAT_TARGET: &str = "heartbeat";
@@ -50,21 +52,28 @@ pub struct LogSettings {
     pub json: bool,
 }
 
-/// Installs the process's log writer. `label` stands in every line: the address by which clients know this node.
+/// Installs the process's log writer, and `traces` to take the spans of calls. `label` stands in every line: the address by
+/// which clients know this node.
 ///
 /// Fails when one is installed already.
-pub fn init(settings: &LogSettings, label: &str) -> Result<(), TryInitError> {
+pub fn init(settings: &LogSettings, label: &str, traces: Option<&Traces>) -> Result<(), TryInitError> {
     let colour = !settings.json && io::stderr().is_terminal();
-    subscriber(settings, label, colour, io::stderr).try_init()
+    subscriber(settings, label, colour, io::stderr, traces).try_init()
 }
 
-fn subscriber<W>(settings: &LogSettings, label: &str, colour: bool, writer: W) -> impl Subscriber + Send + Sync + use<W>
+fn subscriber<W>(
+    settings: &LogSettings,
+    label: &str,
+    colour: bool,
+    writer: W,
+    traces: Option<&Traces>,
+) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let form = Line { json: settings.json, label: label.to_owned(), limit: Limit::new() };
     let layer = tracing_subscriber::fmt::layer().with_ansi(colour).event_format(form).with_writer(writer);
-    tracing_subscriber::registry().with(layer.with_filter(filter(settings)))
+    tracing_subscriber::registry().with(layer.with_filter(filter(settings))).with(traces.map(Traces::layer))
 }
 
 fn filter(settings: &LogSettings) -> Targets {
@@ -88,7 +97,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let Some(left_out) = self.admit(event.metadata()) else {
             // Nothing written is no line.
             return Ok(());
@@ -97,6 +106,11 @@ where
         event.record(&mut fields);
         if left_out > 0 {
             fields.others.push(("left_out".to_owned(), left_out.into()));
+        }
+        let spans = context.event_scope().into_iter().flatten();
+        let trace = spans.filter_map(|span| span.extensions().get::<TraceContext>().copied()).next();
+        if let Some(trace) = trace {
+            fields.others.push(("trace_id".to_owned(), trace.trace_id_text().into()));
         }
         let now = Civil::from_system(SystemTime::now());
         let level = *event.metadata().level();
@@ -111,10 +125,10 @@ where
 
 impl Line {
     /// Whether the event gets a line; then, how many of the same place got none since the last. Errors of the program's own are
-    /// never left out: they are why it stops.
+    /// never left out: they are why it stops. Nor is what is written from `debug` on: who asks for that wants to see it.
     fn admit(&self, event: &Metadata<'_>) -> Option<u64> {
         let is_library = TALKATIVE.iter().any(|library| is_of(event.target(), library));
-        if *event.level() == Level::ERROR && !is_library {
+        if *event.level() == Level::ERROR && !is_library || *event.level() > Level::INFO {
             return Some(0);
         }
         self.limit.admit(event.callsite(), Instant::now())
@@ -226,12 +240,22 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
 
+    use tonic::metadata::MetadataMap;
     use tracing::{debug, error, info, subscriber::with_default, warn};
 
     use super::*;
-    use crate::telemetry::limit;
+    use crate::{
+        net::Dialer,
+        telemetry::{
+            limit,
+            traces::{Sampler, TraceSettings},
+        },
+    };
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -250,9 +274,13 @@ mod tests {
 
     /// What `events` wrote.
     fn written(settings: LogSettings, colour: bool, events: impl FnOnce()) -> String {
+        written_with(settings, colour, None, events)
+    }
+
+    fn written_with(settings: LogSettings, colour: bool, traces: Option<&Traces>, events: impl FnOnce()) -> String {
         let memory = Memory::default();
         let writer = memory.clone();
-        with_default(subscriber(&settings, "127.0.0.1:50051", colour, move || writer.clone()), events);
+        with_default(subscriber(&settings, "127.0.0.1:50051", colour, move || writer.clone(), traces), events);
         let bytes = memory.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -277,6 +305,41 @@ mod tests {
         );
         let moment = &text[..19];
         assert!(moment.chars().zip("0000-00-00 00:00:00".chars()).all(|(a, b)| a == b || a.is_ascii_digit()));
+    }
+
+    #[tokio::test]
+    async fn a_line_of_a_call_has_the_id_of_its_trace() {
+        let settings = TraceSettings {
+            endpoint: "http://127.0.0.1:9".parse().unwrap(),
+            dialer: Dialer::default(),
+            headers: MetadataMap::new(),
+            timeout: Duration::from_millis(1),
+            sampler: Sampler { ratio: 0.0, parent_based: true },
+            resource: vec![],
+            queue_max: 1,
+            batch_max: 1,
+            delay: Duration::from_secs(1),
+        };
+        let traces = Traces::start(&settings);
+        let text = written_with(LogSettings { level: Level::ERROR, ..INFO }, false, Some(&traces), || {
+            for sampled in [true, false] {
+                let call = traces.tracer().call("chat.v1.ChatService/Login", TraceContext::new(7, 1, sampled));
+                assert_eq!(call.context.map(|context| (context.trace_id(), context.is_sampled())), Some((7, sampled)));
+                assert_ne!(call.context, TraceContext::new(7, 1, sampled), "a span of its own");
+                call.span.in_scope(|| error!(why = "disk", "within"));
+            }
+            let call = traces.tracer().call("chat.v1.ChatService/Login", None);
+            let own = call.context.expect("a trace of its own");
+            call.span.in_scope(|| error!(is = own.trace_id_text(), "within"));
+            error!("without");
+        });
+        let lines = untimed(&text);
+        let id = "00000000000000000000000000000007";
+        let expected = format!(" - ERROR - [127.0.0.1:50051] within why=disk trace_id={id}");
+        assert_eq!(lines[..2], [&expected, &expected]);
+        let (is, trace_id) = lines[2].split_once("within is=").unwrap().1.split_once(" trace_id=").unwrap();
+        assert_eq!((is, is.len()), (trace_id, 32));
+        assert!(lines[3].ends_with("without"), "{text}");
     }
 
     #[test]
@@ -319,18 +382,20 @@ mod tests {
     #[test]
     fn no_place_floods_the_log() {
         let many = limit::LINES_MAX as usize + 5;
-        let text = written(INFO, false, || {
+        let text = written(LogSettings { level: Level::DEBUG, ..INFO }, false, || {
             for _ in 0..many {
                 warn!(peer = "n2", "no answer");
                 error!("a reason to stop");
                 error!(target: "openraft::replication", "trouble");
             }
             warn!(peer = "n3", "no answer");
+            (0..many).for_each(|_| debug!("a detail"));
         });
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         assert_eq!(count("no answer peer=n2"), limit::LINES_MAX as usize);
         assert_eq!(count("a reason to stop"), many, "errors of its own are all written");
         assert_eq!(count("trouble"), limit::LINES_MAX as usize);
+        assert_eq!(count("a detail"), many, "who asks for details gets them");
         assert_eq!(count("no answer peer=n3"), 1, "another place has lines of its own");
         assert!(!text.lines().any(str::is_empty), "{text}");
     }

@@ -96,7 +96,7 @@ impl Model {
     fn tell(&mut self, conversation: ConversationId, kind: EventKind) {
         let member = |id: &AccountId| Member { account: *id, username: self.name(*id).into() };
         let members = self.conversations[&conversation].members.iter().map(member).collect();
-        self.events.push(Event { revision: self.revision, time: self.clock, conversation, members, kind });
+        self.events.push(Event { revision: self.revision, time: self.clock, conversation, members, kind, trace: None });
     }
 
     fn create(&mut self, name: &str, request: Option<ClientId>) -> Result<Outcome, Rejection> {

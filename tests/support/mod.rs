@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod cluster;
+mod collector;
 mod direct;
 mod history;
 pub mod links;
@@ -20,6 +21,7 @@ mod workload;
 use std::time::{Duration, Instant};
 
 pub use cluster::{Cluster, impatient};
+pub use collector::{Collector, Taken};
 pub use direct::Direct;
 pub use history::{Listener, history};
 pub use node::Node;

@@ -20,6 +20,7 @@ use crate::{
         start,
     },
     storage::{FirstFailure, Identity, LogDb, Readers, SharedState, StateMachine},
+    trace::Tracer,
 };
 
 pub(super) const CLUSTER: &str = "test-cluster";
@@ -93,6 +94,7 @@ impl Member {
             credentials,
             acquaintances: Vec::new(),
             failure: FirstFailure::default(),
+            tracer: Tracer::off(),
         };
         let (node, snapshots) = start(parts).await.expect("starts");
         service.run(node.clone(), snapshots);
@@ -249,7 +251,7 @@ pub(super) fn create(name: &str) -> Command {
 
 /// Proposes an account and expects it to be made.
 pub(super) async fn make(node: &Node, name: &str) -> Revision {
-    match node.propose(create(name), String::new(), Instant::now() + PATIENCE).await {
+    match node.propose(create(name), None, Instant::now() + PATIENCE).await {
         Ok(Outcome::AccountCreated { revision, .. }) => revision,
         other => panic!("{name}: {other:?}"),
     }

@@ -15,9 +15,11 @@ use crate::{
         log_store::LogStore,
         snapshots::SnapshotStore,
         state_machine::{Durability, StateMachineAdapter},
+        traced::Traced,
         types::TypeConfig,
     },
     storage::{FirstFailure, LogDb, Readers, SharedState, StateMachine},
+    trace::Tracer,
 };
 
 struct Stores;
@@ -53,8 +55,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachineAdapter, tempfile::TempDir> 
             auditor,
             watch::Sender::new(None),
             FirstFailure::default(),
+            Traced::new(Tracer::off()),
         );
-        Ok((dir, LogStore::new(log, FirstFailure::default()), adapter))
+        Ok((dir, LogStore::new(log, FirstFailure::default(), Traced::new(Tracer::off())), adapter))
     }
 }
 

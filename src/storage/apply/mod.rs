@@ -38,6 +38,7 @@ use crate::chat::{
 };
 use crate::planted;
 use crate::proto::log::v1 as pb;
+use crate::trace::TraceContext;
 
 /// What the state holds beside the rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -211,6 +212,7 @@ impl StateMachine {
             clock: self.applied.clock,
             chain: self.applied.chain,
             fold: None,
+            trace: None,
             events: Vec::new(),
             closed_sessions: Vec::new(),
             mark: None,
@@ -365,6 +367,8 @@ struct Applier<'a> {
     chain: Chain,
     /// The proposal that is being applied, on its way into the chain; `None`: it stays out of it.
     fold: Option<Fold>,
+    /// Of the proposal that is being applied.
+    trace: Option<TraceContext>,
     events: Vec<Arc<Event>>,
     closed_sessions: Vec<SessionId>,
     /// The revision and its digest, when the entry that is being applied asks for it.
@@ -387,6 +391,7 @@ impl Applier<'_> {
             codec::decode_command(command).map_err(|error| StorageError::UnknownCommand(error.to_string()))?;
         // A new leader's clock may be behind the last one's: time stands still then. What SQLite cannot hold is cut.
         self.clock = self.clock.max(TimeMs(proposal.time_ms.min(i64::MAX.unsigned_abs())));
+        self.trace = codec::trace(&proposal.traceparent);
         let (before, events) = (self.revision, self.events.len());
         self.fold = Some(Fold::begin(&self.chain, &command));
         let outcome = match command {
@@ -438,7 +443,8 @@ impl Applier<'_> {
     }
 
     fn event(&mut self, revision: Revision, conversation: ConversationId, members: Arc<[Member]>, kind: EventKind) {
-        self.events.push(Arc::new(Event { revision, time: self.clock, conversation, members, kind }));
+        let (time, trace) = (self.clock, self.trace);
+        self.events.push(Arc::new(Event { revision, time, conversation, members, kind, trace }));
     }
 
     /// The account of a valid session.

@@ -33,7 +33,7 @@ use super::{
     background::{Background, Threads, Worker},
     underway::Underway,
 };
-use crate::{planted, proto::log::v1 as pb};
+use crate::{planted, proto::log::v1 as pb, trace::TraceContext};
 use tail::Tail;
 use writer::{Operation, Writer};
 
@@ -217,6 +217,19 @@ impl LogDb {
     /// # Errors
     /// The writer has stopped after an earlier failure.
     pub fn append(&self, entries: Vec<pb::Entry>, done: Done) -> Result<(), StorageError> {
+        self.append_traced(entries, Vec::new(), done)
+    }
+
+    /// The same; whoever is told of the group commit is told of these traces, too.
+    ///
+    /// # Errors
+    /// As for [`LogDb::append`].
+    pub fn append_traced(
+        &self,
+        entries: Vec<pb::Entry>,
+        traces: Vec<TraceContext>,
+        done: Done,
+    ) -> Result<(), StorageError> {
         let mut rows = Vec::with_capacity(entries.len());
         let mut bytes = 0;
         for entry in &entries {
@@ -240,7 +253,7 @@ impl LogDb {
             } else {
                 done
             };
-            self.send(Operation::Append(rows, done))?;
+            self.send(Operation::Append(rows, traces, done))?;
         }
         self.shared.durable.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())

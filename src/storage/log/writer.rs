@@ -24,6 +24,7 @@ use crate::{
         error::Context as _,
         underway::Underway,
     },
+    trace::TraceContext,
 };
 
 /// Most operations in one transaction: bounds how long the first of them waits for the last.
@@ -35,7 +36,7 @@ const PURGE_ROWS_MAX: u64 = 2000;
 
 /// What is to be written.
 pub(super) enum Operation {
-    Append(Vec<Row>, Done),
+    Append(Vec<Row>, Vec<TraceContext>, Done),
     Vote(pb::Vote, Done),
     Committed(pb::LogId),
     TruncateFrom(u64, Done),
@@ -44,15 +45,21 @@ pub(super) enum Operation {
     Stop,
 }
 
-/// What one commit wrote, for metrics.
-#[derive(Debug, Clone, Copy)]
+/// What one commit wrote, for metrics and traces.
+#[derive(Debug, Clone)]
 pub struct GroupCommit {
     /// Entries in it.
     pub entries: usize,
-    /// Time from the start of the transaction until it was durable.
-    pub took: Duration,
     /// Operations taken from the queue for it.
     pub operations: usize,
+    /// When the transaction began.
+    pub began: Instant,
+    /// When all was written, and the commit began.
+    pub written: Instant,
+    /// When it was durable.
+    pub durable: Instant,
+    /// Of the commands in it that are traced.
+    pub traces: Vec<TraceContext>,
 }
 
 pub(super) struct Writer {
@@ -121,7 +128,7 @@ impl Writer {
 
     /// Writes a group and calls back. On an error the operations stay in `group`.
     fn flush(&mut self, group: &mut Vec<Operation>) -> Result<Turn, StorageError> {
-        let started = Instant::now();
+        let began = Instant::now();
         let stop = group.iter().any(|operation| matches!(operation, Operation::Stop));
         for operation in group.iter() {
             if let Operation::Committed(id) = operation {
@@ -134,16 +141,25 @@ impl Writer {
             return Ok(Turn::More);
         }
         let underway = Arc::clone(&self.underway);
-        let entries = underway.run(|| self.write(group))?;
-        let commit = GroupCommit { entries, took: started.elapsed(), operations: group.len() };
+        let (entries, written) = underway.run(|| self.write(group))?;
+        let mut commit = GroupCommit {
+            entries,
+            operations: group.len(),
+            began,
+            written,
+            durable: Instant::now(),
+            traces: Vec::new(),
+        };
         if let Some(shared) = self.shared.upgrade() {
             advance(&shared, group);
         }
         for operation in group.drain(..) {
             match operation {
-                Operation::Append(_, done) | Operation::Vote(_, done) | Operation::TruncateFrom(_, done) => {
-                    done(Ok(()))
+                Operation::Append(_, traces, done) => {
+                    commit.traces.extend(traces);
+                    done(Ok(()));
                 }
+                Operation::Vote(_, done) | Operation::TruncateFrom(_, done) => done(Ok(())),
                 Operation::Identity(identity, done) => {
                     if let Some(shared) = self.shared.upgrade() {
                         *lock(&shared.identity) = Some(identity);
@@ -157,14 +173,14 @@ impl Writer {
         Ok(if stop { Turn::End } else { Turn::More })
     }
 
-    /// Returns how many entries were among it.
-    fn write(&mut self, group: &[Operation]) -> Result<usize, StorageError> {
+    /// Returns how many entries were among it, and when the commit began.
+    fn write(&mut self, group: &[Operation]) -> Result<(usize, Instant), StorageError> {
         let context = "writing log.db";
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).context(context)?;
         let mut entries = 0;
         for operation in group {
             match operation {
-                Operation::Append(rows, _) => {
+                Operation::Append(rows, ..) => {
                     for row in rows {
                         row.insert(&transaction).context(context)?;
                     }
@@ -207,8 +223,9 @@ impl Writer {
                 self.deleted_before = self.delete_before;
             }
         }
+        let written = Instant::now();
         self.checkpoints.of(transaction.commit()).context(context)?;
-        Ok(entries)
+        Ok((entries, written))
     }
 
     fn fail(&self, group: Vec<Operation>, error: StorageError) {
@@ -219,7 +236,7 @@ impl Writer {
         let queued = std::iter::from_fn(|| self.queue.try_recv().ok());
         for operation in group.into_iter().chain(queued) {
             match operation {
-                Operation::Append(_, done)
+                Operation::Append(_, _, done)
                 | Operation::Vote(_, done)
                 | Operation::TruncateFrom(_, done)
                 | Operation::Identity(_, done) => done(Err(Arc::clone(&error))),
@@ -234,7 +251,7 @@ impl Writer {
 fn advance(shared: &Shared, group: &[Operation]) {
     for operation in group {
         match operation {
-            Operation::Append(rows, _) => {
+            Operation::Append(rows, ..) => {
                 if let Some(last) = rows.last() {
                     lock(&shared.state).tail.set_durable(last.index + 1);
                     shared.durable.raise_to(last.index + 1);

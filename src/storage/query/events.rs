@@ -65,7 +65,7 @@ impl Query<'_> {
                         read: receipt.read,
                     };
                     let (revision, time) = (receipt.revision, receipt.time);
-                    found.push(Event { revision, time, conversation: id, members: members.clone(), kind });
+                    found.push(Event { revision, time, conversation: id, members: members.clone(), kind, trace: None });
                 }
             }
             self.collect_deletions(&mut found, me, id, after, &members)?;
@@ -179,7 +179,7 @@ impl Query<'_> {
             deleted: link.deleted,
         };
         let (revision, time) = (link.revision, content.time);
-        Ok(Event { revision, time, conversation: link.conversation, members: members.clone(), kind })
+        Ok(Event { revision, time, conversation: link.conversation, members: members.clone(), kind, trace: None })
     }
 
     fn collect_deletions(
@@ -201,7 +201,7 @@ impl Query<'_> {
             }
             let time = row.get(1).context("read a deletion")?;
             if let Some(kind) = deletion_kind(row, me, members)? {
-                found.push(Event { revision, time, conversation: id, members: members.clone(), kind });
+                found.push(Event { revision, time, conversation: id, members: members.clone(), kind, trace: None });
             }
         }
         Ok(())

@@ -84,6 +84,8 @@ pub struct Metrics {
     pub storage: StorageMetrics,
     /// The asynchronous runtime.
     pub runtime: RuntimeMetrics,
+    /// Spans.
+    pub traces: TraceMetrics,
     /// 1 while the node says that it is ready.
     pub ready: IntGauge,
     /// Revision of the state.
@@ -169,6 +171,17 @@ pub struct StorageMetrics {
     pub volume_size_bytes: IntGauge,
 }
 
+/// Spans: what ended and was neither exported nor failed waits, or was dropped from a full queue.
+#[derive(Debug, Clone)]
+pub struct TraceMetrics {
+    /// Of sampled traces, ended.
+    pub ended: IntCounter,
+    /// Taken by the collector.
+    pub exported: IntCounter,
+    /// Not taken by it.
+    pub failed: IntCounter,
+}
+
 /// The asynchronous runtime.
 #[derive(Debug, Clone)]
 pub struct RuntimeMetrics {
@@ -204,6 +217,7 @@ impl Metrics {
             delivery: DeliveryMetrics::new(&new),
             storage: StorageMetrics::new(&new),
             runtime: RuntimeMetrics::new(&new),
+            traces: TraceMetrics::new(&new),
             ready: new.gauge("ready", "1 while this node says that it is ready for clients, else 0."),
             revision: new.gauge("revision", "Revision of this node's state."),
             registry,
@@ -452,6 +466,19 @@ impl StorageMetrics {
             file_bytes: new.gauges("file_bytes", "Size of a file of the data directory.", &["file"]),
             volume_free_bytes: new.gauge("volume_free_bytes", "Free bytes of the volume of the data directory."),
             volume_size_bytes: new.gauge("volume_size_bytes", "Bytes of the volume of the data directory."),
+        }
+    }
+}
+
+impl TraceMetrics {
+    fn new(new: &Maker<'_>) -> Self {
+        Self {
+            ended: new.counter("trace_spans_total", "Spans of sampled traces that ended here."),
+            exported: new.counter("trace_spans_exported_total", "Spans that the trace collector took."),
+            failed: new.counter(
+                "trace_spans_failed_total",
+                "Spans that the trace collector refused, or that could not be sent to it.",
+            ),
         }
     }
 }

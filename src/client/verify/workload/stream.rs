@@ -146,7 +146,7 @@ impl Stream {
         let Ok(Ok(answer)) = opened else { return };
         let mut stream = answer.into_inner();
         while !heard.is_enough(target) {
-            let Ok(Some(SubscribeResponse { revision, event })) = stream.message().await else { return };
+            let Ok(Some(SubscribeResponse { revision, event, .. })) = stream.message().await else { return };
             let (conversation, event) = match event {
                 Some(Wire::Message(event)) => self.message(&event.message.unwrap_or_default()),
                 Some(Wire::Receipt(receipt)) => self.receipt(&receipt),

@@ -1,0 +1,82 @@
+//! A trace collector: takes OTLP over gRPC, as the protocol's own types have it, and keeps what it gets.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::any_value::Value,
+    trace::v1::Span,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+/// A span, and the name of the node that it is of.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    pub node: String,
+    pub span: Span,
+}
+
+impl Taken {
+    /// An attribute that is a text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        let attribute = self.span.attributes.iter().find(|attribute| attribute.key == key)?;
+        match attribute.value.as_ref()?.value.as_ref()? {
+            Value::StringValue(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Clones share what was taken.
+#[derive(Clone)]
+pub struct Collector {
+    pub address: SocketAddr,
+    taken: Arc<Mutex<Vec<Taken>>>,
+}
+
+impl Collector {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let collector = Self { address: listener.local_addr().unwrap(), taken: Arc::default() };
+        let service = TraceServiceServer::new(collector.clone()).max_decoding_message_size(64 << 20);
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        collector
+    }
+
+    /// What was taken so far.
+    pub fn taken(&self) -> Vec<Taken> {
+        self.taken.lock().unwrap().clone()
+    }
+
+    /// The same, of one trace.
+    pub fn of(&self, trace_id: u128) -> Vec<Taken> {
+        let mut taken = self.taken();
+        taken.retain(|taken| taken.span.trace_id == trace_id.to_be_bytes());
+        taken
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for of_resource in request.into_inner().resource_spans {
+            let attributes = of_resource.resource.unwrap().attributes;
+            let instance = attributes.into_iter().find(|attribute| attribute.key == "service.instance.id").unwrap();
+            let Some(Value::StringValue(node)) = instance.value.unwrap().value else { panic!("a name is a text") };
+            let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            self.taken.lock().unwrap().extend(spans.map(|span| Taken { node: node.clone(), span }));
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
