@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use tokio::time::Instant;
 use tonic::{Request, metadata::MetadataMap};
 
-use crate::trace::TraceContext;
+use crate::trace::{self, TraceContext};
 
 /// The answer should be on its way before the caller (and tonic, which would say CANCELLED) gives up: this much of
 /// the caller's time is kept back, at most a tenth of it.
@@ -16,7 +16,7 @@ const MARGIN_MAX: Duration = Duration::from_millis(50);
 pub(super) struct Call {
     /// The call is answered by then.
     pub(super) deadline: Instant,
-    /// The trace that it belongs to, sampled or not: see `observe`.
+    /// The trace that it belongs to, sampled or not.
     pub(super) trace: Option<TraceContext>,
     /// Where the caller connected from; `None` on a Unix socket.
     pub(super) peer: Option<IpAddr>,
@@ -28,7 +28,7 @@ impl Call {
         let limit = asked.map_or(limit, |asked| (asked - MARGIN_MAX.min(asked / 10)).min(limit));
         Self {
             deadline: Instant::now() + limit,
-            trace: request.extensions().get().copied(),
+            trace: trace::current(),
             peer: request.remote_addr().map(|address| address.ip()),
         }
     }

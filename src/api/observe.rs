@@ -1,7 +1,7 @@
 //! Tells who watches of every call: which, how it ended, how long it took; and gives it its trace.
 //!
-//! The trace is the caller's (`traceparent`), or begins here. What is done for the call finds it in the request's extensions;
-//! the caller is told of it in `traceresponse`, and in the details of an error.
+//! The trace is the caller's (`traceparent`), or begins here. The caller is told of it in the details of an error and, when it
+//! is sampled, in `traceresponse`.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,6 @@ use axum::{
     response::Response,
 };
 use tonic::{Code, Status};
-use tracing::{Instrument as _, Span};
 
 use super::{Inner, status};
 use crate::trace::{Call, TraceContext};
@@ -65,34 +64,36 @@ const TRACE_PARENT: &str = "traceparent";
 const TRACE_RESPONSE: &str = "traceresponse";
 
 /// Passes a call on, and tells of it.
-pub(super) async fn observe(api: Arc<Inner>, mut request: Request, next: Next) -> Response {
+pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let method = method(path);
     // A caller must not be able to make up names.
     let call =
         api.tracer.call(if method == OTHER { OTHER } else { path.trim_start_matches('/') }, trace(request.headers()));
-    if let Some(context) = call.context {
-        request.extensions_mut().insert(context);
-    }
     api.observer.began(method);
-    let (span, context) = (call.span.clone(), call.context);
+    let context = call.context();
     let mut running =
         Running { observer: &*api.observer, method, began: Instant::now(), code: Code::Cancelled, call: Some(call) };
-    let mut response = next.run(request).instrument(span).await;
-    // A good answer says so after its body.
-    let refusal = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
-    running.code = refusal.as_ref().map_or(Code::Ok, Status::code);
-    if let Some(refusal) = refusal.as_ref().filter(|refusal| status::is_our_fault(refusal.code())) {
-        let (code, reason) = (status::name_of(refusal.code()), refusal.message());
-        running.call.as_ref().map_or(&Span::none(), |call| &call.span).in_scope(|| {
+    let answering = async {
+        let response = next.run(request).await;
+        // A good answer says so after its body.
+        let refusal = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
+        if let Some(refusal) = refusal.as_ref().filter(|refusal| status::is_our_fault(refusal.code())) {
+            let (code, reason) = (status::name_of(refusal.code()), refusal.message());
             tracing::warn!(method, code, reason, "A call failed");
-        });
-    }
+        }
+        (response, refusal)
+    };
+    let (mut response, refusal) = match &running.call {
+        Some(call) => call.run(answering).await,
+        None => answering.await,
+    };
+    running.code = refusal.as_ref().map_or(Code::Ok, Status::code);
     let Some(context) = context else { return response };
     if let Some(refusal) = refusal {
         response = status::traced(refusal, context).into_http();
     }
-    if let (true, Ok(text)) = (api.tracer.is_on(), HeaderValue::try_from(context.to_string())) {
+    if let (true, Ok(text)) = (api.tracer.is_on() && context.is_sampled(), HeaderValue::try_from(context.to_string())) {
         response.headers_mut().insert(TRACE_RESPONSE, text);
     }
     response

@@ -22,6 +22,7 @@ use crate::{
     chat::limits,
     client::{Client, ClientError, Options},
     net::tls::TlsError,
+    trace::TraceContext,
 };
 
 /// The nodes of `chatd local`.
@@ -81,11 +82,8 @@ impl Failure {
 
     pub(super) fn json(&self) -> Value {
         match self {
-            Self::Client(error) => {
-                let code = format!("{:?}", error.code);
-                output::failure_json(&code, error.reason.as_deref(), error.field.as_deref(), &self.to_string())
-            }
-            _ => output::failure_json("Local", None, None, &self.to_string()),
+            Self::Client(error) => output::failure_json(error, &self.to_string()),
+            _ => output::local_failure_json(&self.to_string()),
         }
     }
 }
@@ -93,10 +91,12 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Client(error) => match &error.reason {
-                Some(reason) => write!(f, "{error} [{reason}]"),
-                None => write!(f, "{error}"),
-            },
+            Self::Client(error) => {
+                write!(f, "{error}")?;
+                let reason = error.reason.as_deref().map(|reason| format!(" [{reason}]"));
+                let trace = error.trace_id.as_deref().map(|id| format!(" (trace {id})"));
+                [reason, trace].into_iter().flatten().try_for_each(|part| f.write_str(&part))
+            }
             Self::Usage(message) => f.write_str(message),
             Self::Io(error) => write!(f, "{error}"),
             Self::Unhealthy => f.write_str("not all nodes serve"),
@@ -131,6 +131,8 @@ pub(super) struct Context {
     nodes_from_environment: Option<String>,
     /// As typed, or from the environment.
     tls_ca: Option<PathBuf>,
+    /// What TRACEPARENT says, or a new one.
+    trace: Option<TraceContext>,
     file: Option<SessionFile>,
 }
 
@@ -143,6 +145,9 @@ impl Context {
                 let variable = variable("CHAT_TLS_CA").filter(|path| !path.is_empty());
                 variable.map(PathBuf::from)
             }),
+            trace: variable("TRACEPARENT")
+                .and_then(|text| text.parse().ok())
+                .or_else(|| global.trace.then(new_trace).flatten()),
             file: SessionFile::locate(variable),
             global,
         }
@@ -175,7 +180,7 @@ impl Context {
     }
 
     pub(super) fn options(&self, session: Option<&Session>) -> Result<Options, Failure> {
-        let options = Options { deadline: self.global.timeout, ..Options::default() };
+        let options = Options { deadline: self.global.timeout, trace: self.trace, ..Options::default() };
         match self.tls_ca(session) {
             Some(file) => Ok(options.with_tls(&file)?),
             None => Ok(options),
@@ -255,8 +260,19 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// A trace that begins here.
+fn new_trace() -> Option<TraceContext> {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).ok()?;
+    let (trace_id, span_id) = bytes.split_first_chunk::<16>()?;
+    TraceContext::new(u128::from_be_bytes(*trace_id), u64::from_be_bytes(span_id.try_into().ok()?), true)
+}
+
 async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
     let context = &mut context;
+    if let (true, Some(trace)) = (context.global.trace, context.trace) {
+        eprintln!("trace {}", trace.trace_id_text());
+    }
     match command {
         Command::Register { name } => ctl_account::register(context, &name).await,
         Command::Login { name } => ctl_account::login(context, &name).await,
@@ -444,6 +460,9 @@ mod tests {
             field: Some("body".to_owned()),
             ..ClientError::local(Code::InvalidArgument, "body: must not be empty")
         };
+        let traced = ClientError { trace_id: Some("0af7".to_owned()), ..error.clone() };
+        assert_eq!(Failure::from(traced.clone()).to_string(), "body: must not be empty [FIELD_INVALID] (trace 0af7)");
+        assert_eq!(Failure::from(traced).json()["error"]["trace_id"], "0af7");
         let failure = Failure::from(error);
         assert_eq!(failure.to_string(), "body: must not be empty [FIELD_INVALID]");
         let json = failure.json();

@@ -37,6 +37,10 @@ pub struct Global {
     /// Whose session to use [default: who logged in last]
     #[arg(long, global = true, value_name = "NAME")]
     pub user: Option<String>,
+    /// Have the nodes trace what they do for the calls, and print the id of the trace; a context in TRACEPARENT is used
+    /// without this, too
+    #[arg(long, global = true)]
+    pub trace: bool,
     /// Time for one call with all its retries
     #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,

@@ -10,6 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{ctl::Failure, ctl_args::Format};
+use crate::client::ClientError;
 
 /// Where results go.
 pub struct Output {
@@ -125,9 +126,16 @@ pub fn time(time_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// A failure of the service or of this side, as JSON.
-pub(super) fn failure_json(code: &str, reason: Option<&str>, field: Option<&str>, message: &str) -> Value {
-    json!({ "error": { "code": code, "reason": reason, "field": field, "message": message } })
+/// A failure of the service, as JSON; `message` says all of it in words.
+pub(super) fn failure_json(error: &ClientError, message: &str) -> Value {
+    let ClientError { code, reason, field, trace_id, .. } = error;
+    let code = format!("{code:?}");
+    json!({ "error": { "code": code, "reason": reason, "field": field, "message": message, "trace_id": trace_id } })
+}
+
+/// A failure of this side, as JSON.
+pub(super) fn local_failure_json(message: &str) -> Value {
+    json!({ "error": { "code": "Local", "reason": null, "field": null, "message": message, "trace_id": null } })
 }
 
 #[cfg(test)]

@@ -108,6 +108,10 @@ impl Client {
             if let Some(token) = &session {
                 request.metadata_mut().insert("authorization", token.clone());
             }
+            // A trace context is plain text.
+            if let Some(Ok(trace)) = self.options.trace.map(|trace| trace.to_string().parse()) {
+                request.metadata_mut().insert("traceparent", trace);
+            }
             let answer = call(chat_client(target.channel), request);
             async { answer.await.map(Response::into_inner) }
         };

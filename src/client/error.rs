@@ -29,12 +29,22 @@ pub struct ClientError {
     pub retry_after: Option<Duration>,
     /// The change may have been applied, or may yet be. Always false for reads.
     pub outcome_unknown: bool,
+    /// The trace of the call, where the nodes trace or [`super::Options::trace`] names one: for whoever looks for the cause.
+    pub trace_id: Option<String>,
 }
 
 impl ClientError {
     /// An error that was found before anything was sent.
     pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
-        Self { code, reason: None, field: None, message: message.into(), retry_after: None, outcome_unknown: false }
+        Self {
+            code,
+            reason: None,
+            field: None,
+            message: message.into(),
+            retry_after: None,
+            outcome_unknown: false,
+            trace_id: None,
+        }
     }
 
     /// Whether no node could be reached, or none of those reached had a leader: nothing was applied, and later may
@@ -69,6 +79,7 @@ impl From<Status> for ClientError {
             message,
             retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
             outcome_unknown: false,
+            trace_id: status.get_details_request_info().map(|info| info.request_id).filter(|id| !id.is_empty()),
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::net::{
-    Dialer,
-    tls::{Connector, TlsError},
+use crate::{
+    net::{
+        Dialer,
+        tls::{Connector, TlsError},
+    },
+    trace::TraceContext,
 };
 
 /// How a [`super::Client`] behaves. The defaults suit people and services alike.
@@ -29,6 +32,9 @@ pub struct Options {
     pub reconnect_patience: Duration,
     /// Whether event streams tell the senders that their messages were delivered. Default true.
     pub acknowledge: bool,
+    /// The trace that all calls belong to, and their parent in it (W3C Trace Context). Default: none; then each call has a trace of
+    /// its own, if the nodes trace at all.
+    pub trace: Option<TraceContext>,
     /// Makes the connections. Default: over TCP. See [`Options::with_tls`].
     pub dialer: Dialer,
 }
@@ -56,6 +62,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(15),
             reconnect_patience: Duration::from_secs(600),
             acknowledge: true,
+            trace: None,
             dialer: Dialer::default(),
         }
     }

@@ -202,11 +202,14 @@ fn peer_dialer<H: Host>(host: &H, config: &Config) -> Result<Dialer, TlsError> {
 fn beside(config: &Config, metrics: &Metrics) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(observe::follow_files(config.data_dir.clone(), metrics.clone()));
-    if let Some(tls) = &config.tls {
-        tasks.spawn(tls::follow(Arc::clone(tls), "clients (CHAT_TLS_CERT)"));
-    }
-    if let Some(tls) = &config.peer_tls {
-        tasks.spawn(tls::follow(Arc::clone(tls), "peers (CHAT_PEER_TLS_CERT)"));
+    let ports = [
+        ("clients", "clients (CHAT_TLS_CERT)", &config.tls),
+        ("peers", "peers (CHAT_PEER_TLS_CERT)", &config.peer_tls),
+    ];
+    for (port, what, tls) in ports {
+        let Some(tls) = tls else { continue };
+        tasks.spawn(tls::follow(Arc::clone(tls), what));
+        tasks.spawn(observe::follow_certificates(Arc::clone(tls), port, metrics.clone()));
     }
     tasks
 }

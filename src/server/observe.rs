@@ -14,6 +14,7 @@ use crate::{
     blocking,
     chat::{Event, Revision, SessionId, TimeMs},
     delivery::{DeliveryObserver, Hub},
+    net::tls::Tls,
     raft::{Leading, Node, NodeStatus, Observer, Proposals, Role},
     storage::{CommitObserver, FirstFailure, StorageError},
     telemetry::metrics::{LeaderFigures, Metrics, RaftFigures},
@@ -249,6 +250,17 @@ fn leader_figures(node: &Node, status: &NodeStatus) -> Option<LeaderFigures> {
         (member.name.clone(), health.and_then(|health| health.silent), health.and_then(|health| health.lag_entries))
     });
     Some(LeaderFigures { failures_tolerated: u64::from(tolerated), quorum_age, peers: peers.collect() })
+}
+
+/// Keeps up to date when the certificates of a port end, until it is dropped.
+pub(super) async fn follow_certificates(tls: Arc<Tls>, port: &'static str, metrics: Metrics) {
+    let mut tick = tokio::time::interval(FILES_INTERVAL);
+    loop {
+        tick.tick().await;
+        if let Some(at) = tls.expires_at() {
+            metrics.set_certificate_expiry(port, at);
+        }
+    }
 }
 
 /// Keeps the sizes of files and volume up to date, until it is dropped. A volume that hangs holds up nothing but this.

@@ -33,7 +33,7 @@ use tracing_subscriber::{
 };
 
 use super::{limit::Limit, time::Civil, traces::Traces};
-use crate::trace::TraceContext;
+use crate::trace;
 
 /// Target of the events about heartbeats between the nodes.
 pub const HEARTBEAT_TARGET: &str = "heartbeat";
@@ -97,7 +97,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let Some(left_out) = self.admit(event.metadata()) else {
             // Nothing written is no line.
             return Ok(());
@@ -107,9 +107,7 @@ where
         if left_out > 0 {
             fields.others.push(("left_out".to_owned(), left_out.into()));
         }
-        let spans = context.event_scope().into_iter().flatten();
-        let trace = spans.filter_map(|span| span.extensions().get::<TraceContext>().copied()).next();
-        if let Some(trace) = trace {
+        if let Some(trace) = trace::current() {
             fields.others.push(("trace_id".to_owned(), trace.trace_id_text().into()));
         }
         let now = Civil::from_system(SystemTime::now());
@@ -240,21 +238,15 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{Arc, Mutex},
-        time::Duration,
-    };
+    use std::sync::{Arc, Mutex};
 
-    use tonic::metadata::MetadataMap;
+    use futures_util::FutureExt as _;
     use tracing::{debug, error, info, subscriber::with_default, warn};
 
     use super::*;
     use crate::{
-        net::Dialer,
-        telemetry::{
-            limit,
-            traces::{Sampler, TraceSettings},
-        },
+        telemetry::limit,
+        trace::{TraceContext, Tracer},
     };
 
     #[derive(Clone, Default)]
@@ -307,39 +299,20 @@ mod tests {
         assert!(moment.chars().zip("0000-00-00 00:00:00".chars()).all(|(a, b)| a == b || a.is_ascii_digit()));
     }
 
-    #[tokio::test]
-    async fn a_line_of_a_call_has_the_id_of_its_trace() {
-        let settings = TraceSettings {
-            endpoint: "http://127.0.0.1:9".parse().unwrap(),
-            dialer: Dialer::default(),
-            headers: MetadataMap::new(),
-            timeout: Duration::from_millis(1),
-            sampler: Sampler { ratio: 0.0, parent_based: true },
-            resource: vec![],
-            queue_max: 1,
-            batch_max: 1,
-            delay: Duration::from_secs(1),
-        };
-        let traces = Traces::start(&settings);
-        let text = written_with(LogSettings { level: Level::ERROR, ..INFO }, false, Some(&traces), || {
-            for sampled in [true, false] {
-                let call = traces.tracer().call("chat.v1.ChatService/Login", TraceContext::new(7, 1, sampled));
-                assert_eq!(call.context.map(|context| (context.trace_id(), context.is_sampled())), Some((7, sampled)));
-                assert_ne!(call.context, TraceContext::new(7, 1, sampled), "a span of its own");
-                call.span.in_scope(|| error!(why = "disk", "within"));
-            }
-            let call = traces.tracer().call("chat.v1.ChatService/Login", None);
-            let own = call.context.expect("a trace of its own");
-            call.span.in_scope(|| error!(is = own.trace_id_text(), "within"));
+    #[test]
+    fn a_line_of_a_call_has_the_id_of_its_trace() {
+        let text = written(INFO, false, || {
+            // Without tracing, it is what the caller gave.
+            let call = Tracer::off().call("chat.v1.ChatService/Login", TraceContext::new(7, 1, false));
+            call.run(async { error!(why = "disk", "within") }).now_or_never().unwrap();
+            let call = Tracer::off().call("chat.v1.ChatService/Login", None);
+            call.run(async { error!("untraced") }).now_or_never().unwrap();
             error!("without");
         });
-        let lines = untimed(&text);
         let id = "00000000000000000000000000000007";
-        let expected = format!(" - ERROR - [127.0.0.1:50051] within why=disk trace_id={id}");
-        assert_eq!(lines[..2], [&expected, &expected]);
-        let (is, trace_id) = lines[2].split_once("within is=").unwrap().1.split_once(" trace_id=").unwrap();
-        assert_eq!((is, is.len()), (trace_id, 32));
-        assert!(lines[3].ends_with("without"), "{text}");
+        let within = format!(" - ERROR - [127.0.0.1:50051] within why=disk trace_id={id}");
+        let others = ["untraced", "without"].map(|what| format!(" - ERROR - [127.0.0.1:50051] {what}"));
+        assert_eq!(untimed(&text), [&within, &others[0], &others[1]]);
     }
 
     #[test]

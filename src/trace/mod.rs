@@ -14,9 +14,9 @@
 
 mod context;
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Instant};
+use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Instant};
 
-use tracing::Span;
+use tracing::{Instrument as _, Span};
 
 pub use context::TraceContext;
 
@@ -71,8 +71,8 @@ pub type Attribute = (&'static str, Value);
 
 /// Keeps what is traced. Called on the way of messages: it must not block.
 pub trait Recorder: Send + Sync + 'static {
-    /// Begins the span of a call, under the caller's context if it gave one; decides whether the trace is sampled if not.
-    /// `method` is `package.Service/Method`.
+    /// Decides whether a call's trace is sampled, and begins its span if it is: under the caller's context if it gave one.
+    /// `method` is `package.Service/Method`. What is not sampled has an id all the same.
     fn call(&self, method: &str, parent: Option<TraceContext>) -> (Span, Option<TraceContext>);
     /// Begins a step of a sampled trace, at a moment that may have passed.
     fn begin(&self, name: &'static str, kind: Kind, parent: TraceContext, at: Instant) -> Box<dyn Recording>;
@@ -175,13 +175,20 @@ impl fmt::Debug for Tracer {
     }
 }
 
+tokio::task_local! {
+    static CURRENT: TraceContext;
+}
+
+/// The trace of the call that is being answered, sampled or not, if it has one.
+pub fn current() -> Option<TraceContext> {
+    CURRENT.try_with(|context| *context).ok()
+}
+
 /// A client's call under way.
 #[derive(Debug)]
 pub struct Call {
-    /// Log lines that are written within it have the id of its trace.
-    pub span: Span,
-    /// For what is done for the call; without tracing, what the caller gave.
-    pub context: Option<TraceContext>,
+    span: Span,
+    context: Option<TraceContext>,
 }
 
 impl Call {
@@ -191,6 +198,19 @@ impl Call {
     pub const ERROR: &str = "error.type";
     /// Then `ERROR`.
     pub const STATUS: &str = "otel.status_code";
+
+    /// For what is done for the call; without tracing, what the caller gave.
+    pub fn context(&self) -> Option<TraceContext> {
+        self.context
+    }
+
+    /// Does something for the call: [`current`] is its trace meanwhile, and the lines of the log have its id.
+    pub async fn run<F: Future>(&self, work: F) -> F::Output {
+        match self.context {
+            Some(context) => CURRENT.scope(context, work.instrument(self.span.clone())).await,
+            None => work.await,
+        }
+    }
 
     /// The call was answered with this code, as the protocol spells it; `failed`: it is the server's fault.
     pub fn end(self, code: &'static str, failed: bool) {

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use quorum_chat::{
-    client::types::{self, subscribe_response::Event},
+    client::{
+        Options,
+        types::{self, subscribe_response::Event},
+    },
     proto::chat::v1::chat_service_client::ChatServiceClient,
     trace::TraceContext,
 };
@@ -57,7 +60,7 @@ fn context(trace_id: u128, sampled: bool) -> TraceContext {
 
 /// The trace that the caller is told of.
 fn told<T>(response: &Response<T>) -> TraceContext {
-    response.metadata().get("traceresponse").expect("tracing is on").to_str().unwrap().parse().unwrap()
+    response.metadata().get("traceresponse").expect("it is traced").to_str().unwrap().parse().unwrap()
 }
 
 fn name_id(span: &Span) -> u64 {
@@ -94,8 +97,7 @@ async fn one_trace_follows_a_message_across_the_nodes() {
 
     // Neither the calls above, nor one of a caller that does not record it, are anybody's business.
     let unsampled = alice.send("bob", Some(context(5, false))).await.unwrap();
-    let answer = told(&unsampled);
-    assert_eq!((answer.trace_id(), answer.is_sampled()), (5, false));
+    assert!(unsampled.metadata().get("traceresponse").is_none(), "there is nothing to look for");
     let sent = alice.send("bob", Some(context(7, true))).await.unwrap();
     let answer = told(&sent);
     assert_eq!((answer.trace_id(), answer.is_sampled()), (7, true));
@@ -192,6 +194,11 @@ async fn an_error_has_the_id_of_its_trace_with_tracing_or_without() {
         Ok(())
     })
     .await;
+    // The client library knows it, too, and says which trace its calls belong to.
+    let options = Options { trace: Some(context(13, false)), ..Options::default() };
+    let library = cluster.client_with(options).await.with_token(&token).unwrap();
+    let refused = library.send_message("nobody", "hello").await.unwrap_err();
+    assert_eq!(refused.trace_id, Some(context(13, false).trace_id_text()));
     // In the trailers of a stream, too.
     let request = alice.request(types::SubscribeRequest { after_revision: None }, Some(context(9, true)));
     let mut events = alice.client.subscribe(request).await.unwrap().into_inner();
@@ -235,7 +242,7 @@ async fn nobody_takes_spans(endpoint: String) {
     })
     .await;
     assert!(cluster[0].metric("chat_trace_spans_exported_total").await < 1.0);
-    assert!(cluster[0].log().contains("Spans were lost"), "{}", cluster[0].log());
+    assert!(cluster[0].log().contains("Spans are lost"), "{}", cluster[0].log());
     cluster[0].terminate();
     let ended = tokio::time::timeout(Duration::from_secs(20), cluster[0].ended()).await.expect("it stops");
     assert!(ended.success(), "{}", cluster[0].log());

@@ -25,9 +25,6 @@ BINARIES = os.path.abspath(sys.argv[1])
 PATIENCE_S = 90
 WAITS = "3s"
 
-# Series that are not there while nothing has happened, and why.
-QUIET = {"chat_last_backup_timestamp_seconds": "no backup was made"}
-
 
 def free_port():
     with socket.socket() as bound:
@@ -52,6 +49,11 @@ class Cluster:
 
     def __init__(self, directory):
         self.data = os.path.join(directory, "cluster")
+        certificates = os.path.join(directory, "certificates")
+        subprocess.run([os.path.join(BINARIES, "chatctl"), "certs", certificates, "all=127.0.0.1"], check=True, stdout=subprocess.DEVNULL)
+        self.authority = os.path.join(certificates, "ca.pem")
+        files = {"CHAT_TLS_CERT": "all.pem", "CHAT_TLS_KEY": "all.key"}
+        self.environment = {**os.environ, **{key: os.path.join(certificates, name) for key, name in files.items()}}
         self.log = open(os.path.join(directory, "cluster.log"), "wb")
         self.running = [self._run("--nodes", "5", "--base-port", "0")]
         path = os.path.join(self.data, "cluster.json")
@@ -61,7 +63,7 @@ class Cluster:
 
     def _run(self, *arguments):
         words = [os.path.join(BINARIES, "chatd"), "local", "--data", self.data, *arguments]
-        return subprocess.Popen(words, stdout=self.log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(words, stdout=self.log, stderr=subprocess.STDOUT, env=self.environment)
 
     def nodes(self):
         with open(self.path, encoding="utf-8") as file:
@@ -177,6 +179,33 @@ def runbooks():
         raise AssertionError(f"docs/operations.md tells of {told}, the rules have {alerts}")
 
 
+def linked_spans():
+    """The dashboards link to spans that there are."""
+    sources = glob.glob(os.path.join(ROOT, "src/**/*.rs"), recursive=True) + glob.glob(os.path.join(ROOT, "proto/**/*.proto"), recursive=True)
+    text = ""
+    for path in sources:
+        with open(path, encoding="utf-8") as file:
+            text += file.read()
+    linked = set()
+    for path in glob.glob(os.path.join(ROOT, "observability/grafana/dashboards/*.json")):
+        with open(path, encoding="utf-8") as file:
+            linked |= {urllib.parse.unquote(name) for name in re.findall(r"operation=([^&\"]+)", file.read())}
+    assert linked, "no dashboard links to traces"
+    for name in linked:
+        known = f"rpc {name.split('/')[1]}(" if "/" in name else f'"{name}"'
+        if known not in text:
+            raise AssertionError(f"a dashboard links to spans named {name}: there are none")
+
+
+def scrape_is_clean(node):
+    """What a node is scraped for passes Prometheus' own check."""
+    with urllib.request.urlopen(f"http://{node['metrics']}/metrics", timeout=10) as answer:
+        checked = subprocess.run(["promtool", "check", "metrics"], input=answer.read(), capture_output=True)
+    complaints = (checked.stdout + checked.stderr).decode()
+    if checked.returncode or complaints:
+        raise AssertionError(f"promtool check metrics: {complaints}")
+
+
 def panels(dashboard):
     for panel in dashboard["panels"]:
         yield panel
@@ -220,13 +249,13 @@ def no_data(prometheus, query):
 
 def everything_has_data(prometheus):
     """Every metric, every series of every rule, every query of every panel."""
-    missing = [name for name in documented() if name not in QUIET and not prometheus.query(name)]
+    missing = [name for name in documented() if not prometheus.query(name)]
     for rule in prometheus.rules():
         if rule["health"] != "ok":
             missing.append(f"{rule['name']}: {rule['health']} {rule.get('lastError', '')}")
-        missing += [f"{rule['name']}: {name}" for name in selectors(rule["query"]) if name not in QUIET and not prometheus.query(name)]
+        missing += [f"{rule['name']}: {name}" for name in selectors(rule["query"]) if not prometheus.query(name)]
     for where, kind, query in dashboard_queries():
-        if kind == "annotation" or any(name in query for name in QUIET):
+        if kind == "annotation":
             prometheus.query(resolved(query))
             continue
         why = no_data(prometheus, resolved(query))
@@ -245,13 +274,18 @@ def play(directory):
     load = prometheus = None
     try:
         prometheus = Prometheus(directory, cluster.nodes())
-        chatctl = [os.path.join(BINARIES, "chatctl"), "--nodes", cluster.addresses()]
+        chatctl = [os.path.join(BINARIES, "chatctl"), "--tls-ca", cluster.authority, "--nodes", cluster.addresses()]
+        socket_path = os.path.join(cluster.data, "n1", "admin.sock")
+        backup = [*chatctl, "backup", "--socket", socket_path, os.path.join(directory, "backup")]
+        subprocess.run(backup, check=True, stdout=subprocess.DEVNULL)
         words = [*chatctl, "--output", "json", "verify", "--clients", "8", "--seconds", "600"]
         load = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
         wait_until("everything has data", lambda: everything_has_data(prometheus))
         count = len(list(dashboard_queries()))
         print(f"{len(documented())} metrics, {len(prometheus.rules())} rules and {count} queries of dashboards have data")
+        for node in cluster.nodes():
+            scrape_is_clean(node)
         wait_until("no alert", lambda: not prometheus.alerts() or f"{prometheus.alerts()}")
 
         leader = prometheus.query("chat_raft_is_leader == 1")[0]["metric"]["node"]
@@ -306,6 +340,7 @@ def configmaps():
 
 def main():
     runbooks()
+    linked_spans()
     configmaps()
     directory = tempfile.mkdtemp(prefix="quorum-watch-")
     try:

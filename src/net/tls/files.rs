@@ -5,10 +5,11 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _, verify_server_name},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{
@@ -21,6 +22,9 @@ use super::{TlsError, provider, server_name};
 
 /// Largest file that is read: room for many authorities, and a bound for `/dev/zero`.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The end of the year 9999, the last that a certificate can name.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
 /// Where certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +101,27 @@ impl Material {
             .map_err(|source| self.unusable(source))?;
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Some(Arc::new(config)))
+    }
+
+    /// When the first of the certificates ends that are shown.
+    ///
+    /// The verifier is asked about the end of time, and says when it was: it looks at that before all else, so that any
+    /// authority will do.
+    pub(super) fn expires_at(&self) -> Option<SystemTime> {
+        let never = UnixTime::since_unix_epoch(END_OF_TIME);
+        let name = server_name("localhost").ok()?;
+        let ends = self.chain.iter().map(|certificate| {
+            let mut store = RootCertStore::empty();
+            store.add(certificate.clone()).ok()?;
+            let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider()).build().ok()?;
+            match verifier.verify_server_cert(certificate, &[], &name, &[], never) {
+                Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(not_after.as_secs()))
+                }
+                _ => None,
+            }
+        });
+        ends.flatten().min()
     }
 
     /// See [`super::Tls::check_host`].

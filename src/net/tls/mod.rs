@@ -23,6 +23,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use hyper_util::rt::TokioIo;
@@ -68,6 +69,7 @@ struct Current {
     http: Arc<ServerConfig>,
     /// Of a mutual one.
     client: Option<Arc<ClientConfig>>,
+    expires_at: Option<SystemTime>,
 }
 
 impl Current {
@@ -75,7 +77,8 @@ impl Current {
         let grpc = material.server_config(HTTP_2)?;
         let http = material.server_config(HTTP_1)?;
         let client = material.client_config(HTTP_2)?;
-        Ok(Self { material, grpc, http, client })
+        let expires_at = material.expires_at();
+        Ok(Self { material, grpc, http, client, expires_at })
     }
 }
 
@@ -98,6 +101,11 @@ impl Tls {
     /// Where it reads them.
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// When the first of the certificates in use ends; `None` when that cannot be told.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).expires_at
     }
 
     /// Reads the files again. True: they have changed, and what is in them is in use from now on.

@@ -52,6 +52,24 @@ async fn talk(connector: &Connector, address: SocketAddr) -> io::Result<()> {
     stream.read_exact(&mut byte).await.map(|_| ())
 }
 
+#[test]
+fn it_is_known_when_certificates_end() {
+    const DAY: u64 = 24 * 3600;
+    let (_dir, files) = issued("n1");
+    let left = |files: &Files| {
+        let ends = Tls::load(files.clone()).unwrap().expires_at().expect("known");
+        ends.duration_since(std::time::SystemTime::now()).unwrap().as_secs()
+    };
+    let seven_days = 7 * DAY - 3600..=7 * DAY + DAY;
+    assert!(seven_days.contains(&left(&files)), "{} s", left(&files));
+    assert!(seven_days.contains(&left(&without_authority(&files))), "with or without an authority");
+    // The authority ends later: it does not count, although it is shown.
+    let mut chain = fs::read(&files.certificate).unwrap();
+    chain.extend(fs::read(files.authority.as_ref().unwrap()).unwrap());
+    fs::write(&files.certificate, chain).unwrap();
+    assert!(seven_days.contains(&left(&files)), "{} s", left(&files));
+}
+
 #[tokio::test]
 async fn who_is_vouched_for_is_talked_to() {
     let (_dir, files) = issued("n1");

@@ -1,7 +1,7 @@
 //! Every metric of the node, registered once, in one registry that this value owns.
 //!
 //! Names follow Prometheus: prefix `chat_`, base units (seconds, bytes), `_total` for counters; those of the process have
-//! the names that every dashboard knows (`process_`). Labels are `method`, `code`, `peer`, `file`, `outcome`, and constant on
+//! the names that every dashboard knows (`process_`). Labels are `method`, `code`, `peer`, `file`, `outcome`, `port`, and constant on
 //! all metrics `node`; never a user, a conversation or an id that grows without bound. The parts of a node are handed clones
 //! of single metrics; none of them registers one.
 //!
@@ -132,6 +132,7 @@ pub struct CallMetrics {
     /// Messages that were sent again under the same id.
     pub repeated_sends: IntCounter,
     backup_time: GaugeVec,
+    certificate_expiry: GaugeVec,
 }
 
 /// Subscriptions.
@@ -300,6 +301,12 @@ impl Metrics {
         self.calls.backup_time.with_label_values(&NO_LABELS).set(now.as_secs_f64());
     }
 
+    /// Sets when the first of the certificates ends that a port shows.
+    pub fn set_certificate_expiry(&self, port: &'static str, at: SystemTime) {
+        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.calls.certificate_expiry.with_label_values(&[port]).set(at.as_secs_f64());
+    }
+
     /// Sets the size of a file.
     pub fn set_file_bytes(&self, file: &'static str, bytes: u64) {
         self.storage.file_bytes.with_label_values(&[file]).set(signed(bytes));
@@ -401,6 +408,11 @@ impl CallMetrics {
             repeated_sends: new.counter(
                 "repeated_sends_total",
                 "Messages that were sent again under the same id, and answered as the first time.",
+            ),
+            certificate_expiry: new.float_gauges(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the first of the certificates ends that a port shows, in seconds since the Unix epoch; absent without TLS.",
+                &["port"],
             ),
             backup_time: new.float_gauges(
                 "last_backup_timestamp_seconds",

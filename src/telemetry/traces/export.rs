@@ -4,7 +4,10 @@
 //! not OTLP's can end the process ([`crate::proto::Channel`]); and what became of the spans would be known to nobody.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,6 +71,8 @@ pub(super) struct Collector {
     /// Exports are asked for by a thread that is not of the runtime.
     runtime: Handle,
     counts: Arc<Counts>,
+    /// Whether it was said that spans are lost.
+    failing: AtomicBool,
 }
 
 impl Collector {
@@ -81,6 +86,7 @@ impl Collector {
             resource: ResourceAttributesWithSchema::default(),
             runtime: Handle::current(),
             counts,
+            failing: AtomicBool::new(false),
         }
     }
 }
@@ -102,9 +108,12 @@ impl SpanExporter for Collector {
         let failed = *result.as_ref().unwrap_or(&spans);
         self.counts.exported.fetch_add(spans - failed, Ordering::Relaxed);
         self.counts.failed.fetch_add(failed, Ordering::Relaxed);
-        if failed > 0 {
+        if failed > 0 && !self.failing.swap(true, Ordering::Relaxed) {
             let reason = result.as_ref().err().map_or("it refused some", String::as_str);
-            tracing::warn!(spans = failed, reason, "Spans were lost: the trace collector did not take them");
+            tracing::warn!(reason, "Spans are lost: the trace collector does not take them");
+        }
+        if failed == 0 && self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(lost_so_far = self.counts.get().failed, "The trace collector takes spans again");
         }
         result.map(drop).map_err(OTelSdkError::InternalFailure)
     }

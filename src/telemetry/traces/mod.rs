@@ -21,7 +21,7 @@ use std::{
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
 use opentelemetry_sdk::{
     Resource,
-    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler as SdkSampler, SdkTracer, SdkTracerProvider, SpanLimits},
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler as AnySampler, SdkTracer, SdkTracerProvider, SpanLimits},
 };
 use tonic::metadata::MetadataMap;
 use tracing::Subscriber;
@@ -30,7 +30,7 @@ use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
 use crate::{
     net::Dialer,
-    trace::{SpanCounts, Tracer},
+    trace::{SpanCounts, TraceContext, Tracer},
 };
 use export::{Collector, Counted};
 use recorder::OtelRecorder;
@@ -45,6 +45,19 @@ pub struct Sampler {
     pub ratio: f64,
     /// A trace that the caller began is recorded if and only if the caller records it.
     pub parent_based: bool,
+}
+
+impl Sampler {
+    /// Whether a call's trace is recorded, which the caller began (`parent`) or which has this new id. Of equal ratios all nodes
+    /// record the same traces: the low bits of an id, which are random, decide.
+    fn samples(&self, parent: Option<TraceContext>, trace_id: u128) -> bool {
+        /// 2 to the 63.
+        const ALL: f64 = 9_223_372_036_854_775_808.0;
+        match parent {
+            Some(parent) if self.parent_based => parent.is_sampled(),
+            _ => self.ratio >= 1.0 || u128::from(trace_id as u64 >> 1) < (self.ratio * ALL) as u128,
+        }
+    }
 }
 
 /// What is told to which collector. The names of the variables are those of the OpenTelemetry specification.
@@ -89,6 +102,7 @@ impl Counts {
 pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
+    sampler: Sampler,
     counts: Arc<Counts>,
 }
 
@@ -105,18 +119,19 @@ impl Traces {
         let processor = BatchSpanProcessor::builder(collector).with_batch_config(batch).build();
         let resource = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
         let provider = SdkTracerProvider::builder()
-            .with_sampler(sdk_sampler(settings.sampler))
+            // Whether a trace is sampled is decided before it has a span: one that is not must cost next to nothing.
+            .with_sampler(AnySampler::AlwaysOn)
             .with_span_limits(SpanLimits::default())
             .with_resource(Resource::builder_empty().with_attributes(resource).build())
             .with_span_processor(Counted { next: processor, counts: Arc::clone(&counts) })
             .build();
         let tracer = provider.tracer(SCOPE);
-        Self { provider, tracer, counts }
+        Self { provider, tracer, sampler: settings.sampler, counts }
     }
 
     /// For those who do something for messages.
     pub fn tracer(&self) -> Tracer {
-        Tracer::new(Arc::new(OtelRecorder::new(self.tracer.clone(), Arc::clone(&self.counts))))
+        Tracer::new(Arc::new(OtelRecorder::new(self.tracer.clone(), self.sampler, Arc::clone(&self.counts))))
     }
 
     /// Takes the spans of calls, with the warnings and errors that are logged within them.
@@ -141,11 +156,41 @@ impl Traces {
     }
 }
 
-fn sdk_sampler(sampler: Sampler) -> SdkSampler {
-    let root = match sampler.ratio {
-        ratio if ratio >= 1.0 => SdkSampler::AlwaysOn,
-        ratio if ratio <= 0.0 => SdkSampler::AlwaysOff,
-        ratio => SdkSampler::TraceIdRatioBased(ratio),
-    };
-    if sampler.parent_based { SdkSampler::ParentBased(Box::new(root)) } else { root }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(trace_id: u128, sampled: bool) -> Option<TraceContext> {
+        TraceContext::new(trace_id, 1, sampled)
+    }
+
+    #[test]
+    fn the_parent_decides_where_it_is_asked_and_the_id_does_where_there_is_none() {
+        const SMALL: u128 = 0x0100_0000_0000_0000;
+        const LARGE: u128 = 0xff00_0000_0000_0000;
+        for ratio in [0.0, 0.01, 0.5, 1.0] {
+            let based = Sampler { ratio, parent_based: true };
+            assert!(based.samples(context(LARGE, true), LARGE) && !based.samples(context(SMALL, false), SMALL));
+            let free = Sampler { ratio, parent_based: false };
+            for sampled in [true, false] {
+                assert_eq!(free.samples(context(SMALL, sampled), SMALL), ratio >= 0.01, "{ratio}");
+                assert_eq!(free.samples(context(LARGE, sampled), LARGE), ratio >= 1.0, "{ratio}");
+            }
+            assert_eq!(based.samples(None, SMALL), ratio >= 0.01);
+            assert_eq!(based.samples(None, LARGE), ratio >= 1.0);
+        }
+        let all = Sampler { ratio: 1.0, parent_based: false };
+        assert!(all.samples(None, u128::MAX), "every id there is");
+    }
+
+    #[test]
+    fn of_random_ids_the_share_is_that_of_the_ratio() {
+        use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
+        let sampler = Sampler { ratio: 0.1, parent_based: true };
+        let ids = RandomIdGenerator::default();
+        let sampled = |_: &u32| sampler.samples(None, u128::from_be_bytes(ids.new_trace_id().to_bytes()));
+        let count = (0..100_000).filter(sampled).count();
+        // Ten standard deviations.
+        assert!((9_051..=10_949).contains(&count), "{count}");
+    }
 }

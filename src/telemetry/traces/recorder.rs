@@ -12,29 +12,40 @@ use opentelemetry::{
         Tracer as _,
     },
 };
-use opentelemetry_sdk::trace::{SdkTracer, Span};
+use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SdkTracer, Span};
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::{Registry, registry::LookupSpan as _};
 
-use super::Counts;
+use super::{Counts, Sampler};
 use crate::trace::{Attribute, Kind, Recorder, Recording, SpanCounts, TraceContext, Value};
 
 /// Records steps with a tracer of the SDK.
 pub(super) struct OtelRecorder {
+    /// Samples whatever it is asked for.
     tracer: SdkTracer,
+    sampler: Sampler,
+    ids: RandomIdGenerator,
     counts: Arc<Counts>,
 }
 
 impl OtelRecorder {
-    pub(super) fn new(tracer: SdkTracer, counts: Arc<Counts>) -> Self {
-        Self { tracer, counts }
+    pub(super) fn new(tracer: SdkTracer, sampler: Sampler, counts: Arc<Counts>) -> Self {
+        Self { tracer, sampler, ids: RandomIdGenerator::default(), counts }
     }
 }
 
 impl Recorder for OtelRecorder {
     fn call(&self, method: &str, parent: Option<TraceContext>) -> (tracing::Span, Option<TraceContext>) {
-        // An error's level: whatever the log leaves out, its lines have to find the span.
+        let trace_id = || u128::from_be_bytes(self.ids.new_trace_id().to_bytes());
+        let span_id = || u64::from_be_bytes(self.ids.new_span_id().to_bytes());
+        let unsampled = match parent {
+            Some(parent) => TraceContext::new(parent.trace_id(), parent.span_id(), false),
+            None => TraceContext::new(trace_id(), span_id(), false),
+        };
+        if !self.sampler.samples(parent, unsampled.map_or(0, TraceContext::trace_id)) {
+            return (tracing::Span::none(), unsampled);
+        }
+        // An error's level: whatever the log leaves out, the layer takes it.
         let span = tracing::error_span!(
             parent: None,
             "call",
@@ -50,15 +61,7 @@ impl Recorder for OtelRecorder {
             // It fails only where nobody takes spans: then there is no context below, either.
             let _ = span.set_parent(remote(parent));
         }
-        // This decides whether it is sampled.
         let context = ours(span.context().span().span_context());
-        span.with_subscriber(|(id, subscriber)| {
-            let known = subscriber.downcast_ref::<Registry>().and_then(|registry| registry.span(id));
-            if let (Some(known), Some(context)) = (known, context) {
-                // For the lines of the log.
-                known.extensions_mut().insert(context);
-            }
-        });
         (span, context)
     }
 
