@@ -84,8 +84,10 @@ fn print_below(spans: &[NodeSpan], parent: &[u8], depth: usize, began: u64) {
     below.sort_by_key(|(_, span)| span.start_time_unix_nano);
     for (node, span) in below {
         let ms = |nanos: u64| nanos as f64 / 1e6;
-        let (at, took) =
-            (span.start_time_unix_nano.saturating_sub(began), span.end_time_unix_nano - span.start_time_unix_nano);
+        let (at, took) = (
+            span.start_time_unix_nano.saturating_sub(began),
+            span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano),
+        );
         let peer = text(&span.attributes, "chat.peer");
         let arrow = if peer.is_empty() { String::new() } else { format!(" -> {peer}") };
         let failed = span.status.as_ref().filter(|status| status.code == 2);

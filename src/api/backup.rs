@@ -20,6 +20,7 @@ use crate::{
     delivery::Hub,
     proto::chat::v1::{self as pb, backup_response::Part},
     storage::BackupFile,
+    trace,
 };
 
 /// Bytes in one part.
@@ -41,7 +42,7 @@ impl ChatApi {
             self.barrier(call.deadline).await?;
         }
         let (sender, receiver) = mpsc::channel(PARTS_MAX);
-        tokio::spawn(run(self.clone(), sender, slot));
+        tokio::spawn(trace::within(call.trace, run(self.clone(), sender, slot)));
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 }
@@ -78,7 +79,7 @@ async fn run(api: ChatApi, sender: mpsc::Sender<Result<pb::BackupResponse, Statu
     let receiver = Receiver { sender, hub: api.inner.hub.clone() };
     if let Err(End(Some(status))) = make_and_send(&api, &receiver, slot).await {
         // Whoever does not take it has been given up.
-        let _ = receiver.sender.try_send(Err(status));
+        let _ = receiver.sender.try_send(Err(status::traced(status, trace::current())));
     }
 }
 

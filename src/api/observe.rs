@@ -17,7 +17,13 @@ use axum::{
 use tonic::{Code, Status};
 
 use super::{Inner, status};
-use crate::trace::{Call, TraceContext};
+use crate::{
+    proto::chat::v1::{
+        admin_service_server::SERVICE_NAME as ADMIN, chat_service_server::SERVICE_NAME as CHAT,
+        cluster_service_server::SERVICE_NAME as CLUSTER,
+    },
+    trace::{Call, TraceContext},
+};
 
 /// Who is told of calls. Called on the way of each: it must not block.
 pub trait ApiObserver: Send + Sync + 'static {
@@ -55,7 +61,9 @@ pub const METHODS: [&str; 19] = [
     "Backup",
     "Snapshot",
 ];
-/// All else: health, reflection, what does not exist. A caller must not be able to make up names.
+/// The services that they are of.
+const SERVICES: [&str; 3] = [CHAT, CLUSTER, ADMIN];
+/// All else: health, reflection, what does not exist.
 pub const OTHER: &str = "other";
 
 /// Where the caller says which trace a call belongs to.
@@ -65,11 +73,8 @@ const TRACE_RESPONSE: &str = "traceresponse";
 
 /// Passes a call on, and tells of it.
 pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let method = method(path);
-    // A caller must not be able to make up names.
-    let call =
-        api.tracer.call(if method == OTHER { OTHER } else { path.trim_start_matches('/') }, trace(request.headers()));
+    let (method, name) = method(request.uri().path());
+    let call = api.tracer.call(name, trace(request.headers()));
     api.observer.began(method);
     let context = call.context();
     let mut running =
@@ -89,11 +94,12 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
         None => answering.await,
     };
     running.code = refusal.as_ref().map_or(Code::Ok, Status::code);
-    let Some(context) = context else { return response };
-    if let Some(refusal) = refusal {
+    if let Some(refusal) = refusal.filter(|_| context.is_some()) {
         response = status::traced(refusal, context).into_http();
     }
-    if let (true, Ok(text)) = (api.tracer.is_on() && context.is_sampled(), HeaderValue::try_from(context.to_string())) {
+    let told = context.filter(|context| api.tracer.is_on() && context.is_sampled());
+    // A trace context is plain text.
+    if let Some(Ok(text)) = told.map(|context| HeaderValue::try_from(context.to_string())) {
         response.headers_mut().insert(TRACE_RESPONSE, text);
     }
     response
@@ -123,9 +129,12 @@ impl Drop for Running<'_> {
     }
 }
 
-fn method(path: &str) -> &'static str {
-    let ours = path.strip_prefix("/chat.v1.").and_then(|rest| rest.split_once('/'));
-    ours.and_then(|(_, name)| METHODS.into_iter().find(|method| *method == name)).unwrap_or(OTHER)
+/// A method by its own name, and by its full one: both are ours. A caller must not be able to make up names.
+fn method(path: &str) -> (&'static str, &str) {
+    let full = path.strip_prefix('/').unwrap_or_default();
+    let ours = full.split_once('/').filter(|(service, _)| SERVICES.contains(service));
+    let method = ours.and_then(|(_, name)| METHODS.into_iter().find(|method| *method == name));
+    method.map_or((OTHER, OTHER), |method| (method, full))
 }
 
 #[cfg(test)]
@@ -145,9 +154,18 @@ mod tests {
         let methods: Vec<&str> = declared.filter_map(|rest| rest.split('(').next()).collect();
         assert_eq!(methods.len(), METHODS.len(), "{methods:?}");
         assert_eq!(BTreeSet::from_iter(methods), BTreeSet::from(METHODS));
-        assert_eq!(method("/chat.v1.ChatService/SendMessage"), "SendMessage");
-        for unknown in ["/chat.v1.ChatService/Send", "/grpc.health.v1.Health/Check", "/SendMessage", "", "/"] {
-            assert_eq!(method(unknown), OTHER, "{unknown}");
+        let send = "chat.v1.ChatService/SendMessage";
+        assert_eq!(method(&format!("/{send}")), ("SendMessage", send));
+        for unknown in [
+            "/chat.v1.ChatService/Send",
+            "/chat.v1.Anything/SendMessage",
+            "/chat.v1.ChatService/x/SendMessage",
+            "/grpc.health.v1.Health/Check",
+            "/SendMessage",
+            "",
+            "/",
+        ] {
+            assert_eq!(method(unknown), (OTHER, OTHER), "{unknown}");
         }
     }
 }

@@ -78,8 +78,9 @@ pub(super) fn is_our_fault(code: Code) -> bool {
     )
 }
 
-/// The status with the id of its trace in `RequestInfo`: what the caller quotes when it asks why.
-pub(super) fn traced(status: Status, trace: TraceContext) -> Status {
+/// The status with the id of its trace, if it has one, in `RequestInfo`: what the caller quotes when it asks why.
+pub(super) fn traced(status: Status, trace: Option<TraceContext>) -> Status {
+    let Some(trace) = trace else { return status };
     let mut details = status.get_error_details();
     details.set_request_info(trace.trace_id_text(), "");
     let (code, message, metadata) = (status.code(), status.message(), status.metadata().clone());

@@ -46,7 +46,7 @@ impl ChatApi {
             let mut feed = feed?;
             match feed.next().await {
                 Ok(response) => Some((Ok(response), Some(feed))),
-                Err(end) => Some((Err(trace.map_or(end.clone(), |trace| status::traced(end, trace))), None)),
+                Err(end) => Some((Err(status::traced(end, trace)), None)),
             }
         });
         Ok(Box::pin(stream))

@@ -2,7 +2,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tonic::{Code, Request, Response, Status};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+};
 use uuid::Uuid;
 
 use super::{
@@ -108,14 +111,19 @@ impl Client {
             if let Some(token) = &session {
                 request.metadata_mut().insert("authorization", token.clone());
             }
-            // A trace context is plain text.
-            if let Some(Ok(trace)) = self.options.trace.map(|trace| trace.to_string().parse()) {
+            if let Some(trace) = self.traceparent() {
                 request.metadata_mut().insert("traceparent", trace);
             }
             let answer = call(chat_client(target.channel), request);
             async { answer.await.map(Response::into_inner) }
         };
         retry::run(&self.nodes, &self.options, plan, attempt).await
+    }
+
+    /// What calls say of the trace that they belong to.
+    pub(super) fn traceparent(&self) -> Option<MetadataValue<Ascii>> {
+        // A trace context is plain text.
+        self.options.trace?.to_string().parse().ok()
     }
 
     fn change(&self) -> Plan {

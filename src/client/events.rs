@@ -194,6 +194,9 @@ impl Listener {
         if let Some(token) = self.client.session() {
             request.metadata_mut().insert("authorization", token);
         }
+        if let Some(trace) = self.client.traceparent() {
+            request.metadata_mut().insert("traceparent", trace);
+        }
         let mut client = chat_client(target.channel.clone());
         let stream = match timeout(OPEN_TIMEOUT, client.subscribe(request)).await {
             Ok(Ok(response)) => response.into_inner(),

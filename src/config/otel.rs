@@ -217,8 +217,6 @@ impl<'a> Reader<'a> {
             ("service.name".to_owned(), service),
             ("service.instance.id".to_owned(), name.to_owned()),
             ("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-            ("telemetry.sdk.language".to_owned(), "rust".to_owned()),
-            ("telemetry.sdk.name".to_owned(), "opentelemetry".to_owned()),
         ];
         const KEY: &str = "OTEL_RESOURCE_ATTRIBUTES";
         let Some(text) = self.given.get(KEY).copied() else { return Some(all) };
@@ -243,7 +241,9 @@ impl<'a> Reader<'a> {
 fn uri(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
-    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    // A password in it would be printed with the rest of the configuration.
+    let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none() && !has_user;
     (is_known && is_bare && uri.host().is_some_and(|host| !host.is_empty()) && uri.port().is_some()).then_some(uri)
 }
 
@@ -362,9 +362,15 @@ mod tests {
             assert_eq!(found.settings.is_none(), !found.mistakes.is_empty());
             found.mistakes.into_iter().map(|mistake| mistake.key).collect::<Vec<_>>()
         };
-        for bad in
-            ["collector:4317", "http://collector", "grpc://c:1", "http://c:1/v1/traces", "http://:1", "http://c:x"]
-        {
+        for bad in [
+            "collector:4317",
+            "http://collector",
+            "grpc://c:1",
+            "http://c:1/v1/traces",
+            "http://:1",
+            "http://c:x",
+            "http://u:p@c:1",
+        ] {
             assert_eq!(keys(bad, &[]), ["OTEL_EXPORTER_OTLP_ENDPOINT"], "{bad}");
         }
         assert_eq!(keys("https://c:4317", &[]), ["OTEL_EXPORTER_OTLP_CERTIFICATE"]);

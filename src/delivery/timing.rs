@@ -74,9 +74,10 @@ impl Sample {
         }
         if let Some(trace) = event.trace {
             while followed.traced.pop_front_if(|(oldest, _)| oldest.is_old(at)).is_some() {}
-            if followed.traced.len() < TRACED_MAX {
-                followed.traced.push_back((pushed, trace));
+            if followed.traced.len() >= TRACED_MAX {
+                followed.traced.pop_front();
             }
+            followed.traced.push_back((pushed, trace));
         }
     }
 

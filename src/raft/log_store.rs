@@ -109,7 +109,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         match committed {
-            Some(id) => self.log.save_committed(convert::log_id_pb(&id)).map_err(|error| self.failed(error)),
+            Some(id) => {
+                self.traced.committed(id.index);
+                self.log.save_committed(convert::log_id_pb(&id)).map_err(|error| self.failed(error))
+            }
             None => Ok(()),
         }
     }
@@ -133,6 +136,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        self.traced.truncated_from(last.map_or(0, |id| id.index + 1));
         self.durably(|log, done| log.truncate_after(last.map(|id| id.index), done)).await
     }
 

@@ -109,8 +109,8 @@ impl StateMachineAdapter {
 
     /// Applies entries, and tells everybody.
     async fn apply_chunk(&self, chunk: Chunk) -> io::Result<()> {
-        let Some(last) = chunk.entries.last().map(|entry| entry.log_id) else { return Ok(()) };
-        let (entries, handed) = (chunk.entries.len(), Instant::now());
+        let (Some(first), Some(last)) = (chunk.entries.first(), chunk.entries.last()) else { return Ok(()) };
+        let (first, last, entries) = (first.log_id.index, last.log_id, chunk.entries.len());
         let attempt = self.apply_here(last.index, chunk.bytes, chunk.entries).map_err(io::Error::other);
         let result = match attempt {
             Ok(Ok(applied)) => Ok(applied),
@@ -122,7 +122,7 @@ impl StateMachineAdapter {
             return Err(self.condemn(divergence).await);
         }
         // Before the subscribers: what is done for them comes after it.
-        self.traced.applied(last.index, handed, (began, ended));
+        self.traced.applied((first, last.index), (began, ended));
         self.sink.applied(applied.events, &applied.closed_sessions, applied.revision, applied.clock);
         self.sink.measured(entries, ended.saturating_duration_since(began));
         self.applied.send_replace(Some(convert::log_id(last)));

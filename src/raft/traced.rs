@@ -2,7 +2,7 @@
 //!
 //! An entry holds many commands, of which few are traced, and openraft hands entries around without looking into them. So
 //! the traces of an entry are read once, when this node's log gets it, and looked up by its index from then on. Bounded: of
-//! the newest [`ENTRIES_MAX`] traced entries.
+//! at most [`CONTEXTS_MAX`] commands.
 //!
 //! Left out: the write and the fsync of the log (`storage::log` tells of those).
 
@@ -19,8 +19,8 @@ use crate::{
     trace::{Kind, TraceContext, Tracer},
 };
 
-/// Traced entries that are remembered. A follower that is further behind has no replication spans.
-const ENTRIES_MAX: usize = 4096;
+/// Contexts that are remembered, of the newest traced entries. A follower that is further behind has no replication spans.
+const CONTEXTS_MAX: usize = 16_384;
 
 /// The traced entries of a node.
 pub(super) struct Traced {
@@ -32,14 +32,45 @@ pub(super) struct Traced {
 struct Newest {
     /// By ascending index.
     entries: VecDeque<TracedEntry>,
-    /// Those before this index were told of as committed.
+    /// Contexts in all of them.
+    contexts: usize,
+    /// Those before this index are known to be committed.
     committed_end: u64,
 }
 
+#[derive(Clone)]
 struct TracedEntry {
     index: u64,
-    traces: Vec<TraceContext>,
+    traces: Arc<[TraceContext]>,
     appended: Instant,
+}
+
+impl Newest {
+    /// Where the first entry at or after an index is.
+    fn position(&self, index: u64) -> usize {
+        self.entries.partition_point(|entry| entry.index < index)
+    }
+
+    /// The entries of some indexes.
+    fn range(&self, from: u64, end: u64) -> Vec<TracedEntry> {
+        self.entries.range(self.position(from)..self.position(end).max(self.position(from))).cloned().collect()
+    }
+
+    fn push(&mut self, entry: TracedEntry) {
+        self.contexts += entry.traces.len();
+        self.entries.push_back(entry);
+        while self.contexts > CONTEXTS_MAX
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.contexts -= oldest.traces.len();
+        }
+    }
+
+    fn truncate_from(&mut self, index: u64) {
+        while let Some(cut) = self.entries.pop_back_if(|last| last.index >= index) {
+            self.contexts -= cut.traces.len();
+        }
+    }
 }
 
 impl Traced {
@@ -64,51 +95,55 @@ impl Traced {
         for entry in entries {
             let (Some(id), Some(pb::entry::Payload::Batch(batch))) = (&entry.log_id, &entry.payload) else { continue };
             let traces = codec::traces(batch);
-            if traces.is_empty() {
-                continue;
+            if !traces.is_empty() {
+                all.extend(&traces);
+                let entry = TracedEntry { index: id.index, traces: traces.into(), appended: Instant::now() };
+                self.newest().push(entry);
             }
-            all.extend(&traces);
-            let mut newest = self.newest();
-            // What another leader had put there was cut off.
-            while newest.entries.back().is_some_and(|last| last.index >= id.index) {
-                newest.entries.pop_back();
-            }
-            if newest.entries.len() >= ENTRIES_MAX {
-                newest.entries.pop_front();
-            }
-            newest.entries.push_back(TracedEntry { index: id.index, traces, appended: Instant::now() });
         }
         all
     }
 
-    /// Entries up to an index are committed, as this node learned at `learned`, and were applied between two moments.
-    pub(super) fn applied(&self, last: u64, learned: Instant, applied: (Instant, Instant)) {
+    /// The log was cut off: entries from an index on are not in it any more.
+    pub(super) fn truncated_from(&self, index: u64) {
+        self.newest().truncate_from(index);
+    }
+
+    /// This node learns that entries up to an index are committed.
+    pub(super) fn committed(&self, last: u64) {
         if !self.tracer.is_on() {
             return;
         }
-        let mut newest = self.newest();
-        let from = newest.position(newest.committed_end);
-        for entry in newest.entries.range(from..).take_while(|entry| entry.index <= last) {
-            let index = || ("raft.index", entry.index.into());
-            self.tracer.record("raft.commit", Kind::Internal, &entry.traces, (entry.appended, learned), [index()]);
-            self.tracer.record("state.apply", Kind::Internal, &entry.traces, applied, [index()]);
+        let now = Instant::now();
+        let entries = {
+            let mut newest = self.newest();
+            let from = std::mem::replace(&mut newest.committed_end, last + 1);
+            newest.range(from, last + 1)
+        };
+        // Without the lock: the consensus and all of replication would wait for it.
+        for entry in entries {
+            let index = ("raft.index", entry.index.into());
+            self.tracer.record("raft.commit", Kind::Internal, &entry.traces, (entry.appended, now), [index]);
         }
-        newest.committed_end = last + 1;
+    }
+
+    /// Entries of some indexes went into the state, between two moments.
+    pub(super) fn applied(&self, indexes: (u64, u64), applied: (Instant, Instant)) {
+        if !self.tracer.is_on() {
+            return;
+        }
+        let (first, last) = indexes;
+        let entries = self.newest().range(first, last + 1);
+        for entry in entries {
+            let index = ("raft.index", entry.index.into());
+            self.tracer.record("state.apply", Kind::Internal, &entry.traces, applied, [index]);
+        }
     }
 
     fn of(&self, entries: &[Entry]) -> Vec<TraceContext> {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Vec::new() };
-        let newest = self.newest();
-        let from = newest.position(first.log_id.index);
-        let known = newest.entries.range(from..).take_while(|entry| entry.index <= last.log_id.index);
-        known.flat_map(|entry| entry.traces.iter().copied()).collect()
-    }
-}
-
-impl Newest {
-    /// Where the first entry at or after an index is.
-    fn position(&self, index: u64) -> usize {
-        self.entries.partition_point(|entry| entry.index < index)
+        let known = self.newest().range(first.log_id.index, last.log_id.index + 1);
+        known.iter().flat_map(|entry| entry.traces.iter().copied()).collect()
     }
 }
 
@@ -233,24 +268,49 @@ mod tests {
         replication.acknowledged(Some(raft(&entries[1]).log_id));
         assert_eq!(taken(), [("raft.replicate", 7), ("raft.replicate", 8)]);
         let now = Instant::now();
-        traced.applied(2, now, (now, now));
-        assert_eq!(taken(), [("raft.commit", 7), ("raft.commit", 8), ("state.apply", 7), ("state.apply", 8)]);
-        // A new leader has something else at the third place.
-        assert_eq!(traced.appended(&[entry(3, &[0, 5])]), [context(5)]);
-        traced.applied(3, now, (now, now));
-        assert_eq!(taken(), [("raft.commit", 5), ("state.apply", 5)]);
+        traced.committed(2);
+        assert_eq!(taken(), [("raft.commit", 7), ("raft.commit", 8)]);
+        traced.applied((1, 2), (now, now));
+        assert_eq!(taken(), [("state.apply", 7), ("state.apply", 8)]);
         replication.acknowledged(Some(raft(&entries[2]).log_id));
         assert_eq!(taken(), [("raft.replicate", 9)]);
     }
 
     #[test]
+    fn what_is_cut_off_is_neither_committed_nor_applied_nor_replicated() {
+        let names = Names::default();
+        let taken = || std::mem::take(&mut *names.0.lock().unwrap());
+        let traced = Traced::new(Tracer::new(Arc::new(names.clone())));
+        traced.appended(&[entry(1, &[7]), entry(2, &[8]), entry(3, &[9])]);
+        // A new leader has something else from the second place on, first of all a blank.
+        traced.truncated_from(2);
+        traced.appended(&[entry(3, &[0, 5])]);
+        assert_eq!(traced.newest().contexts, 2);
+        traced.committed(3);
+        let now = Instant::now();
+        traced.applied((1, 3), (now, now));
+        let expected = [("raft.commit", 7), ("raft.commit", 5), ("state.apply", 7), ("state.apply", 5)];
+        assert_eq!(taken(), expected);
+        let replication = Replication::to("n2", &traced);
+        replication.sent(&[raft(&entry(2, &[])), raft(&entry(3, &[]))]);
+        replication.acknowledged(Some(raft(&entry(3, &[])).log_id));
+        assert_eq!(taken(), [("raft.replicate", 5)]);
+        // What a snapshot brought was never applied here one by one.
+        traced.applied((4, 9), (now, now));
+        assert_eq!(taken(), []);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded_and_nothing_is_when_off() {
         let traced = Traced::new(Tracer::new(Arc::new(Names::default())));
-        for index in 0..ENTRIES_MAX as u64 + 10 {
-            traced.appended(&[entry(index, &[3])]);
+        for index in 0..CONTEXTS_MAX as u64 / 2 + 10 {
+            traced.appended(&[entry(index, &[3, 4])]);
         }
-        assert_eq!(traced.newest().entries.len(), ENTRIES_MAX);
-        assert_eq!(traced.newest().entries[0].index, 10);
+        {
+            let newest = traced.newest();
+            assert_eq!((newest.contexts, newest.entries.len()), (CONTEXTS_MAX, CONTEXTS_MAX / 2));
+            assert_eq!(newest.entries[0].index, 10);
+        }
         let off = Traced::new(Tracer::off());
         assert!(off.appended(&[entry(1, &[3])]).is_empty());
         assert!(off.newest().entries.is_empty());

@@ -184,6 +184,14 @@ pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok()
 }
 
+/// Does something for a call: [`current`] is its trace meanwhile, and the lines of the log have its id.
+pub async fn within<F: Future>(context: Option<TraceContext>, work: F) -> F::Output {
+    match context {
+        Some(context) => CURRENT.scope(context, work).await,
+        None => work.await,
+    }
+}
+
 /// A client's call under way.
 #[derive(Debug)]
 pub struct Call {
@@ -204,12 +212,9 @@ impl Call {
         self.context
     }
 
-    /// Does something for the call: [`current`] is its trace meanwhile, and the lines of the log have its id.
+    /// Answers it; see [`within`].
     pub async fn run<F: Future>(&self, work: F) -> F::Output {
-        match self.context {
-            Some(context) => CURRENT.scope(context, work.instrument(self.span.clone())).await,
-            None => work.await,
-        }
+        within(self.context, work.instrument(self.span.clone())).await
     }
 
     /// The call was answered with this code, as the protocol spells it; `failed`: it is the server's fault.

@@ -22,6 +22,7 @@ use opentelemetry_sdk::{
 };
 use tokio::{runtime::Handle, time::timeout};
 use tonic::{Code, Request, Status, metadata::MetadataMap, transport::Endpoint};
+use tonic_types::StatusExt as _;
 
 use super::{Counts, TraceSettings};
 use crate::proto::Channel;
@@ -30,6 +31,10 @@ use crate::proto::Channel;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Longest time for a connection to be made, within an attempt.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// A collector that is gone without a word is found out while it owes an answer: signs of life are asked for so often,
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// and waited for so long.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Counts the spans that end, and passes them on.
 #[derive(Debug)]
@@ -78,7 +83,10 @@ pub(super) struct Collector {
 impl Collector {
     /// Needs a tokio runtime, for the connection.
     pub(super) fn new(settings: &TraceSettings, counts: Arc<Counts>) -> Self {
-        let endpoint = Endpoint::from(settings.endpoint.clone()).connect_timeout(CONNECT_MAX.min(settings.timeout));
+        let endpoint = Endpoint::from(settings.endpoint.clone())
+            .connect_timeout(CONNECT_MAX.min(settings.timeout))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         Self {
             client: TraceServiceClient::new(Channel::from(settings.dialer.channel(endpoint))),
             headers: settings.headers.clone(),
@@ -138,23 +146,49 @@ async fn send(
                 let refused = response.into_inner().partial_success.map_or(0, |partial| partial.rejected_spans);
                 return Ok(u64::try_from(refused).unwrap_or(0));
             }
-            Err(status) if !is_temporary(status.code()) => return Err(status),
-            Err(_) => tokio::time::sleep(delay).await,
+            Err(status) => match pause(&status, delay) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(status),
+            },
         }
-        delay *= 2;
+        delay = delay.saturating_mul(2);
     }
 }
 
-/// Whether another attempt may succeed: the list is that of the OTLP specification.
-fn is_temporary(code: Code) -> bool {
-    matches!(
-        code,
+/// How long to wait before another attempt; `None`: it would not succeed. The rules are those of the OTLP specification: what the
+/// collector asks for, or else what there is of our own; and it does not take more when it says that it has no room.
+fn pause(status: &Status, own: Duration) -> Option<Duration> {
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match status.code() {
         Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::ResourceExhausted
-    )
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => Some(asked.unwrap_or(own)),
+        Code::ResourceExhausted => asked,
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_succeed_is_tried_again() {
+        const OWN: Duration = Duration::from_millis(100);
+        const ASKED: Duration = Duration::from_secs(3);
+        let plain = |code| pause(&Status::new(code, ""), OWN);
+        let asking =
+            |code| pause(&Status::with_error_details(code, "", ErrorDetails::with_retry_info(Some(ASKED))), OWN);
+        assert_eq!((plain(Code::Unavailable), asking(Code::Unavailable)), (Some(OWN), Some(ASKED)));
+        // A batch that is too large stays so.
+        assert_eq!((plain(Code::ResourceExhausted), asking(Code::ResourceExhausted)), (None, Some(ASKED)));
+        for code in [Code::InvalidArgument, Code::Unimplemented, Code::Unauthenticated, Code::Internal] {
+            assert_eq!(plain(code), None);
+        }
+    }
 }

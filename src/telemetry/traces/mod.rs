@@ -21,6 +21,7 @@ use std::{
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
 use opentelemetry_sdk::{
     Resource,
+    resource::TelemetryResourceDetector,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler as AnySampler, SdkTracer, SdkTracerProvider, SpanLimits},
 };
 use tonic::metadata::MetadataMap;
@@ -33,7 +34,7 @@ use crate::{
     trace::{SpanCounts, TraceContext, Tracer},
 };
 use export::{Collector, Counted};
-use recorder::OtelRecorder;
+use recorder::{Ids, OtelRecorder};
 
 /// The instrumentation scope of all spans.
 const SCOPE: &str = "quorum-chat";
@@ -122,7 +123,13 @@ impl Traces {
             // Whether a trace is sampled is decided before it has a span: one that is not must cost next to nothing.
             .with_sampler(AnySampler::AlwaysOn)
             .with_span_limits(SpanLimits::default())
-            .with_resource(Resource::builder_empty().with_attributes(resource).build())
+            .with_id_generator(Ids::default())
+            .with_resource(
+                Resource::builder_empty()
+                    .with_detector(Box::new(TelemetryResourceDetector))
+                    .with_attributes(resource)
+                    .build(),
+            )
             .with_span_processor(Counted { next: processor, counts: Arc::clone(&counts) })
             .build();
         let tracer = provider.tracer(SCOPE);
@@ -158,6 +165,8 @@ impl Traces {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
 
     fn context(trace_id: u128, sampled: bool) -> Option<TraceContext> {
@@ -181,6 +190,41 @@ mod tests {
         }
         let all = Sampler { ratio: 1.0, parent_based: false };
         assert!(all.samples(None, u128::MAX), "every id there is");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_trace_has_the_id_by_which_it_was_judged() {
+        let sampler = Sampler { ratio: 0.5, parent_based: true };
+        let settings = TraceSettings {
+            endpoint: "http://127.0.0.1:9".parse().unwrap(),
+            dialer: Dialer::default(),
+            headers: MetadataMap::new(),
+            timeout: Duration::from_millis(1),
+            sampler,
+            resource: vec![],
+            queue_max: 1,
+            batch_max: 1,
+            delay: Duration::from_secs(1),
+        };
+        let traces = Traces::start(&settings);
+        let subscriber = tracing_subscriber::registry().with(traces.layer());
+        let called = |parent| traces.tracer().call("chat.v1.ChatService/Login", parent).context().unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let roots: Vec<TraceContext> = (0..200).map(|_| called(None)).collect();
+            let sampled = roots.iter().filter(|root| root.is_sampled()).count();
+            assert!((50..150).contains(&sampled), "{sampled}");
+            for root in roots {
+                assert_eq!(root.is_sampled(), sampler.samples(None, root.trace_id()), "{root}");
+            }
+            let parent = context(7, true);
+            let below = called(parent);
+            assert_eq!((below.trace_id(), below.is_sampled()), (7, true));
+            assert_ne!(Some(below), parent, "a span of its own");
+            assert_eq!(Some(called(context(7, false))), context(7, false), "no span");
+        });
+        assert_eq!(traces.counts.get().ended, traces.tracer().counts().ended);
+        assert!(traces.counts.get().ended >= 51, "the spans of the sampled calls have ended");
+        traces.shutdown(Duration::from_millis(100));
     }
 
     #[test]

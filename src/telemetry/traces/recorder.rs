@@ -1,6 +1,7 @@
 //! From steps to OpenTelemetry's spans.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -12,12 +13,31 @@ use opentelemetry::{
         Tracer as _,
     },
 };
-use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SdkTracer, Span};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer, Span};
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::{Counts, Sampler};
 use crate::trace::{Attribute, Kind, Recorder, Recording, SpanCounts, TraceContext, Value};
+
+thread_local! {
+    /// The id of the trace whose first span is made next on this thread.
+    static NEXT: Cell<Option<u128>> = const { Cell::new(None) };
+}
+
+/// Makes random ids, and gives a trace the one by which it was judged.
+#[derive(Debug, Default)]
+pub(super) struct Ids(RandomIdGenerator);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        NEXT.take().map_or_else(|| self.0.new_trace_id(), |id| TraceId::from_bytes(id.to_be_bytes()))
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        self.0.new_span_id()
+    }
+}
 
 /// Records steps with a tracer of the SDK.
 pub(super) struct OtelRecorder {
@@ -61,7 +81,13 @@ impl Recorder for OtelRecorder {
             // It fails only where nobody takes spans: then there is no context below, either.
             let _ = span.set_parent(remote(parent));
         }
-        let context = ours(span.context().span().span_context());
+        // This makes the span, with the id that was judged.
+        let context = NEXT.with(|next| {
+            next.set(unsampled.filter(|_| parent.is_none()).map(TraceContext::trace_id));
+            let context = ours(span.context().span().span_context());
+            next.set(None);
+            context
+        });
         (span, context)
     }
 
@@ -72,8 +98,12 @@ impl Recorder for OtelRecorder {
             Kind::Server => SpanKind::Server,
             Kind::Producer => SpanKind::Producer,
         };
-        let builder = self.tracer.span_builder(name).with_kind(kind).with_start_time(time_of(at));
-        Box::new(OtelRecording(self.tracer.build_with_context(builder, &remote(parent)), parent))
+        let now = SystemTime::now();
+        let began = now.checked_sub(at.elapsed()).unwrap_or(now);
+        let builder = self.tracer.span_builder(name).with_kind(kind.clone()).with_start_time(began);
+        // In a call of another node, the parent is that node's.
+        let context = if kind == SpanKind::Server { remote(parent) } else { local(parent) };
+        Box::new(OtelRecording { span: self.tracer.build_with_context(builder, &context), parent, began: (at, began) })
     }
 
     fn counts(&self) -> SpanCounts {
@@ -81,45 +111,53 @@ impl Recorder for OtelRecorder {
     }
 }
 
-/// A span under way, and its parent.
-struct OtelRecording(Span, TraceContext);
+/// A span under way.
+struct OtelRecording {
+    span: Span,
+    parent: TraceContext,
+    /// By both clocks: its end is told from its beginning, so that it never comes before it.
+    began: (Instant, SystemTime),
+}
 
 impl Recording for OtelRecording {
     fn context(&self) -> TraceContext {
-        ours(self.0.span_context()).unwrap_or(self.1)
+        ours(self.span.span_context()).unwrap_or(self.parent)
     }
 
     fn set(&mut self, (name, value): Attribute) {
-        self.0.set_attribute(match value {
+        self.span.set_attribute(match value {
             Value::Text(text) => KeyValue::new(name, text),
             Value::Number(number) => KeyValue::new(name, number),
         });
     }
 
     fn fail(&mut self, why: String) {
-        self.0.set_status(Status::error(why));
+        self.span.set_status(Status::error(why));
     }
 
     fn end(mut self: Box<Self>, at: Instant) {
-        self.0.end_with_timestamp(time_of(at));
+        let (began, time) = self.began;
+        self.span.end_with_timestamp(time + at.saturating_duration_since(began));
     }
 }
 
 fn remote(context: TraceContext) -> Context {
+    Context::new().with_remote_span_context(theirs(context, true))
+}
+
+fn local(context: TraceContext) -> Context {
+    Context::new().with_remote_span_context(theirs(context, false))
+}
+
+fn theirs(context: TraceContext, is_remote: bool) -> SpanContext {
     let flags = TraceFlags::default().with_sampled(context.is_sampled());
     let trace_id = TraceId::from_bytes(context.trace_id().to_be_bytes());
     let span_id = SpanId::from_bytes(context.span_id().to_be_bytes());
-    Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE))
+    SpanContext::new(trace_id, span_id, flags, is_remote, TraceState::NONE)
 }
 
 fn ours(context: &SpanContext) -> Option<TraceContext> {
     let trace_id = u128::from_be_bytes(context.trace_id().to_bytes());
     let span_id = u64::from_be_bytes(context.span_id().to_bytes());
     TraceContext::new(trace_id, span_id, context.is_sampled())
-}
-
-/// What the clock showed at a moment that is not long ago.
-fn time_of(at: Instant) -> SystemTime {
-    let now = SystemTime::now();
-    now.checked_sub(at.elapsed()).unwrap_or(now)
 }
