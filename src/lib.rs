@@ -6,7 +6,7 @@
 //! 2. [`storage`]: SQLite. `log.db` holds the Raft log, `chat.db` the state that the commands make.
 //! 3. [`raft`]: consensus. Turns a command into an entry that a majority has on disk, in one order for all nodes.
 //! 4. [`delivery`]: hands what was applied to those who subscribe.
-//! 5. [`api`]: gRPC for clients, peers and operators. [`web`]: probes and metrics over HTTP.
+//! 5. [`api`]: gRPC for clients and operators. [`web`]: the same calls as JSON, probes and metrics, over HTTP.
 //! 6. [`server`]: puts the parts together, starts them, drains them in order.
 //!
 //! [`blocking`] keeps what blocks off the threads that serve, [`net`] makes and takes connections, [`trace`] follows a

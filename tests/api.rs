@@ -9,6 +9,7 @@ mod api {
     mod deletions;
     mod hostile;
     mod input;
+    mod json;
     mod messages;
     mod node;
     mod person;

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use futures_util::future::OptionFuture;
 use tokio::{
     net::UnixListener,
@@ -110,8 +111,9 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let (close_peers, peers_closed) = watch::channel(false);
     let peer_server = serve_peers(&config, ports.peer, peer_service.clone(), peers_closed.clone());
     let _beside = beside(&config, &metrics);
-    let web = ports.local.map(|local| serve_web(&config, local, &hub, &node_cell, &ready, &metrics, &peers_closed));
-    let has_admin = web.is_some();
+    let services = web::Services::default();
+    let page = page(&config, &hub, &node_cell, &services);
+    let web = ports.local.map(|local| serve_web(&config, local, page, &ready, &metrics, &peers_closed));
 
     let peers = Arc::new(Peers::new(peer_dialer(&host, &config)?));
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
@@ -154,8 +156,8 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone()));
     let (close_clients, clients_closed) = watch::channel(false);
     let api = chat_api(&config, &node, readers, &hub, counted, tracer);
-    let clients = serve_clients(&config, ports.client, &api, &ready, clients_closed.clone()).await?;
-    let admin = if has_admin { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
+    let clients = serve_clients(&config, ports.client, &api, &services, &ready, clients_closed.clone()).await?;
+    let admin = if web.is_some() { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
 
     let failure = tokio::select! {
         () = stop.asked() => None,
@@ -169,25 +171,44 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     if let Some(reason) = failure {
         return Err(failed(config.data_dir, &files.failure, reason));
     }
-    tracing::info!("Stopping: leadership is handed over, then calls are finished");
-    let deadline = Instant::now() + config.drain_timeout;
-    node.step_aside(deadline.min(Instant::now() + HAND_OVER_MAX)).await;
-    hub.stop();
-    close_clients.send_replace(true);
-    // A panic has been reported already.
-    let finished = async { (clients.await, OptionFuture::from(admin).await) };
-    let drained = timeout_at(deadline, finished).await;
-    if drained.is_err() {
-        tracing::warn!("Some calls were not finished in time and are cut off");
-    }
-    files::note_end(&config.data_dir);
-    node.shutdown().await;
-    close_peers.send_replace(true);
-    // The others may keep their connections open for as long as they like.
-    let _ = timeout(Duration::from_millis(200), peer_server).await;
-    let _ = timeout(Duration::from_millis(200), OptionFuture::from(web)).await;
-    tracing::info!("Stopped");
+    let serving = Serving { node, hub, clients, close_clients, admin, peers: peer_server, close_peers, web };
+    serving.drain(&config).await;
     Ok(())
+}
+
+/// What a node does for others.
+struct Serving {
+    node: Node,
+    hub: Hub,
+    clients: JoinHandle<()>,
+    close_clients: watch::Sender<bool>,
+    admin: Option<JoinHandle<()>>,
+    peers: JoinHandle<()>,
+    close_peers: watch::Sender<bool>,
+    web: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Ends it all, in order; see the module.
+    async fn drain(self, config: &Config) {
+        tracing::info!("Stopping: leadership is handed over, then calls are finished");
+        let deadline = Instant::now() + config.drain_timeout;
+        self.node.step_aside(deadline.min(Instant::now() + HAND_OVER_MAX)).await;
+        self.hub.stop();
+        self.close_clients.send_replace(true);
+        // A panic has been reported already.
+        let finished = async { (self.clients.await, OptionFuture::from(self.admin).await) };
+        if timeout_at(deadline, finished).await.is_err() {
+            tracing::warn!("Some calls were not finished in time and are cut off");
+        }
+        files::note_end(&config.data_dir);
+        self.node.shutdown().await;
+        self.close_peers.send_replace(true);
+        // The others may keep their connections open for as long as they like.
+        let _ = timeout(Duration::from_millis(200), self.peers).await;
+        let _ = timeout(Duration::from_millis(200), OptionFuture::from(self.web)).await;
+        tracing::info!("Stopped");
+    }
 }
 
 /// How this node connects to the others.
@@ -372,17 +393,21 @@ fn serve_peers(
     })
 }
 
+/// What browsers get.
+fn page(config: &Config, hub: &Hub, node: &Arc<OnceLock<Node>>, services: &web::Services) -> Router {
+    let (name, address, hub, node) = (config.name.clone(), config.advertise.clone(), hub.clone(), Arc::clone(node));
+    let status = web::web_router(move || observe::facts(&name, &address, node.get(), &hub));
+    status.merge(web::json_router(Arc::clone(services)))
+}
+
 fn serve_web(
     config: &Config,
     ports: LocalPorts,
-    hub: &Hub,
-    node: &Arc<OnceLock<Node>>,
+    page: Router,
     ready: &Ready,
     metrics: &Metrics,
     stop: &watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let (name, address, hub, node) = (config.name.clone(), config.advertise.clone(), hub.clone(), Arc::clone(node));
-    let page = web::web_router(move || observe::facts(&name, &address, node.get(), &hub));
     let metrics = metrics.clone();
     let probes = web::metrics_router(metrics::CONTENT_TYPE, move || metrics.encode(), ready.reasons());
     let (page_stop, probe_stop) = (stop.clone(), stop.clone());
@@ -415,12 +440,15 @@ async fn serve_clients(
     config: &Config,
     listener: impl Listener,
     api: &ChatApi,
+    services: &web::Services,
     ready: &Ready,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, ServerError> {
     let routes = api::client_routes(api, ready.healthy())
         .await
         .map_err(|error| ServerError::Task(format!("gRPC reflection: {error}")))?;
+    // Only set here: browsers are answered by the same services.
+    let _ = services.set(routes.clone().into_axum_router());
     let port = Port::new(listener, config.tls.clone(), Protocol::Grpc);
     Ok(tokio::spawn(async move {
         let server = Server::builder()

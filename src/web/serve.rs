@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 
 use axum::Router;
 
-use super::listener::{BoundedListener, CONNECTIONS_MAX, PATIENCE};
+use super::{
+    json::Caller,
+    listener::{BoundedListener, CONNECTIONS_MAX, PATIENCE},
+};
 use crate::net::Listener;
 
 /// Longest wait for the answers under way after `shutdown`. They are small; whoever takes longer is not reading.
@@ -32,6 +35,7 @@ async fn serve_bounded(
         shutdown.await;
         let _ = told.send(());
     };
+    let router = router.into_make_service_with_connect_info::<Caller>();
     let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future();
     tokio::pin!(serving);
     tokio::select! {

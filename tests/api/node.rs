@@ -25,6 +25,7 @@ pub struct Node {
     pub grpc: SocketAddr,
     pub peer: SocketAddr,
     pub metrics: SocketAddr,
+    pub web: SocketAddr,
     dir: TempDir,
 }
 
@@ -63,7 +64,7 @@ impl Node {
                 .stderr(log)
                 .spawn()
                 .expect("chatd starts");
-            let mut node = Self { child, name, grpc, peer, metrics, dir };
+            let mut node = Self { child, name, grpc, peer, metrics, web, dir };
             match node.serving().await {
                 Ok(()) => return node,
                 Err(status) if status.code() == Some(PORT_TAKEN) => {}

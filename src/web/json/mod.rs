@@ -1,0 +1,196 @@
+//! The calls of `chat.v1` as JSON over HTTP, for browsers and `curl`: `POST /chat.v1.ChatService/SendMessage`.
+//!
+//! Owns the way of a JSON request to the gRPC services of the same process and back, in the style of the [Connect
+//! protocol](https://connectrpc.com/docs/protocol): the canonical JSON of the messages, an error as an object under an HTTP
+//! status that fits, a stream as one object per line. Invariants:
+//! - No rule is made here: a request becomes the very bytes that a gRPC client would send, and goes the same way.
+//! - What cannot be read is refused before it reaches a service, with the place of the mistake.
+//! - A request is bounded before it is read, an answer by the services' own limits.
+//!
+//! Left out: who may call (the token goes along), deadlines, limits and metrics, which are those of the services.
+
+mod failure;
+mod frames;
+mod protocol;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Path, Request, State},
+    http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode, header},
+    response::Response,
+    routing::post,
+    serve::IncomingStream,
+};
+use futures_util::stream;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tonic::{Status, transport::server::TcpConnectInfo};
+use tower::ServiceExt as _;
+
+use self::{
+    failure::{Failure, Refusal},
+    frames::Frames,
+    protocol::{Method, Protocol},
+};
+use super::listener::BoundedListener;
+use crate::{chat::limits::REQUEST_BYTES_MAX, net};
+
+/// Largest request: JSON may need six bytes for one of the message's, but those that do are few.
+const JSON_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
+/// What a request and an answer are.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What a stream is: an object in each line.
+const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// Headers of the request that mean the same to the services.
+const REQUEST_HEADERS: [&str; 2] = ["authorization", "traceparent"];
+/// Headers of their answer that mean the same to the caller.
+const RESPONSE_HEADERS: [&str; 1] = ["traceresponse"];
+/// How long the caller waits, in ms.
+const TIMEOUT: &str = "connect-timeout-ms";
+
+/// Where the caller connected from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller(SocketAddr);
+
+impl<L: net::Listener> axum::extract::connect_info::Connected<IncomingStream<'_, BoundedListener<L>>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener<L>>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// The services, once there are any: a node that does not belong to a cluster yet has none.
+pub type Services = Arc<OnceLock<Router>>;
+
+/// The routes of the API. Calls are answered by `services`.
+///
+/// # Panics
+/// When the descriptors that were compiled in are broken.
+pub fn json_router(services: Services) -> Router {
+    let api = Arc::new(Api { services, protocol: Protocol::new() });
+    Router::new().route("/{service}/{method}", post(answer).with_state(api))
+}
+
+struct Api {
+    services: Services,
+    protocol: Protocol,
+}
+
+async fn answer(
+    State(api): State<Arc<Api>>,
+    Path((service, method)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    match api.call(&service, &method, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(&api.protocol),
+    }
+}
+
+impl Api {
+    async fn call(self: &Arc<Self>, service: &str, method: &str, request: Request) -> Result<Response, Refusal> {
+        let method = self.protocol.method(service, method).ok_or_else(Refusal::no_method)?;
+        if !is_json(request.headers()) {
+            return Err(Refusal::not_json());
+        }
+        let services = self.services.get().ok_or_else(Refusal::starting)?;
+        let (head, body) = request.into_parts();
+        let text = Limited::new(body, JSON_BYTES_MAX).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { Refusal::too_large() } else { Refusal::unreadable(&error) }
+        })?;
+        let message = method.encode(&text.to_bytes()).map_err(|error| Refusal::unreadable(&error))?;
+        let mut call = Request::new(Body::from(frames::framed(&message)));
+        *call.method_mut() = head.method;
+        *call.uri_mut() = head.uri;
+        call.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        call.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        copy(&REQUEST_HEADERS, &head.headers, call.headers_mut());
+        if let Some(timeout) = timeout(&head.headers) {
+            call.headers_mut().insert("grpc-timeout", timeout);
+        }
+        let from = head.extensions.get::<ConnectInfo<Caller>>().map(|ConnectInfo(Caller(from))| *from);
+        call.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: from });
+        let Ok(answer) = services.clone().oneshot(call).await;
+        self.translate(method, answer).await
+    }
+
+    /// From the services' answer to the caller's.
+    async fn translate(self: &Arc<Self>, method: Method, answer: HttpResponse<Body>) -> Result<Response, Refusal> {
+        let (head, body) = answer.into_parts();
+        if let Some(status) = Status::from_header_map(&head.headers).filter(|status| status.code() != tonic::Code::Ok) {
+            return Err(Refusal::Service(status));
+        }
+        let mut frames = Frames::new(body);
+        let mut response = if method.is_stream() {
+            let api = Arc::clone(self);
+            let lines = stream::unfold(Some((frames, method)), move |open| {
+                let api = Arc::clone(&api);
+                async move {
+                    let (mut frames, method) = open?;
+                    let next =
+                        frames.next().await.and_then(|message| message.map(|bytes| method.decode(&bytes)).transpose());
+                    let (mut line, open) = match next {
+                        Ok(Some(line)) => (line, Some((frames, method))),
+                        Ok(None) => return None,
+                        Err(status) => (Failure::of(&status, &api.protocol).line(), None),
+                    };
+                    line.push(b'\n');
+                    Some((Ok::<_, std::convert::Infallible>(line), open))
+                }
+            });
+            let mut response = Response::new(Body::from_stream(lines));
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON_LINES);
+            response
+        } else {
+            let message = frames.only().await.map_err(Refusal::Service)?;
+            let mut response = Response::new(Body::from(method.decode(&message).map_err(Refusal::Service)?));
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            response
+        };
+        // What it says is the caller's alone, and of now.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        copy(&RESPONSE_HEADERS, &head.headers, response.headers_mut());
+        Ok(response)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn copy(names: &[&'static str], from: &HeaderMap, to: &mut HeaderMap) {
+    for name in names {
+        if let Some(value) = from.get(*name) {
+            to.insert(*name, value.clone());
+        }
+    }
+}
+
+/// As gRPC spells it. What is not a number counts as not given, as it does there.
+fn timeout(headers: &HeaderMap) -> Option<HeaderValue> {
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
+    let ms: u32 = text.parse().ok().filter(|ms| *ms <= 99_999_999)?;
+    HeaderValue::try_from(format!("{ms}m")).ok()
+}
+
+impl Refusal {
+    fn into_response(self, protocol: &Protocol) -> Response {
+        let (http, failure) = match self {
+            Self::Http(http, status) => (http, Failure::of(&status, protocol)),
+            Self::Service(status) => (failure::http_status(status.code()), Failure::of(&status, protocol)),
+        };
+        let mut response = Response::new(Body::from(failure.json()));
+        *response.status_mut() = http;
+        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if http == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            response.headers_mut().insert("accept-post", JSON);
+        }
+        response
+    }
+}

@@ -1,0 +1,123 @@
+//! The methods, and their messages between JSON and bytes.
+
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor};
+use tonic::Status;
+
+use crate::proto::PUBLIC_DESCRIPTORS;
+
+/// What the protocol files say.
+pub(super) struct Protocol {
+    pool: DescriptorPool,
+}
+
+/// A method of the public services.
+#[derive(Debug, Clone)]
+pub(super) struct Method(MethodDescriptor);
+
+impl Protocol {
+    /// # Panics
+    /// When the descriptors that were compiled in are broken.
+    pub(super) fn new() -> Self {
+        let mut pool = DescriptorPool::decode(PUBLIC_DESCRIPTORS).expect("made by the build");
+        // The details of errors.
+        pool.decode_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET).expect("made by a library");
+        Self { pool }
+    }
+
+    pub(super) fn method(&self, service: &str, name: &str) -> Option<Method> {
+        let service = self.pool.get_service_by_name(service)?;
+        let method = service.methods().find(|method| method.name() == name)?;
+        // None has a stream of requests.
+        (!method.is_client_streaming()).then_some(Method(method))
+    }
+
+    /// A message of any known kind as JSON.
+    pub(super) fn json(&self, name: &str, bytes: &[u8]) -> Option<serde_json::Value> {
+        let descriptor = self.pool.get_message_by_name(name)?;
+        let message = DynamicMessage::decode(descriptor, bytes).ok()?;
+        serde_json::to_value(&message).ok()
+    }
+}
+
+impl Method {
+    pub(super) fn is_stream(&self) -> bool {
+        self.0.is_server_streaming()
+    }
+
+    /// A request, from the canonical JSON of its message. Nothing at all is an empty message, and fields that are not known
+    /// are left out, as those of a later version are everywhere.
+    pub(super) fn encode(&self, json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+        if json.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Vec::new());
+        }
+        let mut text = serde_json::Deserializer::from_slice(json);
+        let options = DeserializeOptions::new().deny_unknown_fields(false);
+        let message = DynamicMessage::deserialize_with_options(self.0.input(), &mut text, &options)?;
+        text.end()?;
+        Ok(message.encode_to_vec())
+    }
+
+    /// An answer as the canonical JSON of its message.
+    pub(super) fn decode(&self, message: &[u8]) -> Result<Vec<u8>, Status> {
+        let broken =
+            |error: &dyn std::fmt::Display| Status::internal(format!("the answer cannot be told in JSON: {error}"));
+        let message = DynamicMessage::decode(self.0.output(), message).map_err(|error| broken(&error))?;
+        serde_json::to_vec(&message).map_err(|error| broken(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::chat::v1 as pb;
+
+    fn method(name: &str) -> Method {
+        Protocol::new().method("chat.v1.ChatService", name).expect("a method")
+    }
+
+    #[test]
+    fn only_the_public_services_are_there() {
+        let protocol = Protocol::new();
+        for (service, name) in [
+            ("chat.v1.AdminService", "RemoveNode"),
+            ("raft.v1.RaftService", "Vote"),
+            ("chat.v1.ChatService", "sendMessage"),
+            ("grpc.health.v1.Health", "Check"),
+        ] {
+            assert!(protocol.method(service, name).is_none(), "{service}/{name}");
+        }
+        assert!(method("Subscribe").is_stream() && !method("Login").is_stream());
+        assert!(protocol.method("chat.v1.ClusterService", "GetLeader").is_some());
+    }
+
+    #[test]
+    fn requests_are_the_bytes_of_grpc() {
+        let json = br#"{"recipient": "bob", "body": "h\u00ef\n", "clientMessageId": "x", "of a later version": [1]}"#;
+        let expected = pb::SendMessageRequest {
+            to: Some(pb::send_message_request::To::Recipient("bob".into())),
+            body: "hï\n".into(),
+            client_message_id: "x".into(),
+        };
+        assert_eq!(method("SendMessage").encode(json).unwrap(), expected.encode_to_vec());
+        // The names of the protocol files do as well, and numbers that JavaScript cannot hold are texts.
+        let json = br#"{"after_revision": "18446744073709551615"}"#;
+        let expected = pb::SubscribeRequest { after_revision: Some(u64::MAX) };
+        assert_eq!(method("Subscribe").encode(json).unwrap(), expected.encode_to_vec());
+        assert!(method("Logout").encode(b" ").unwrap().is_empty());
+        for bad in
+            [&b"{"[..], b"[]", b"1", b"{} {}", br#"{"body": 1}"#, br#"{"recipient": "a", "conversationId": "1"}"#]
+        {
+            assert!(method("SendMessage").encode(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn answers_are_canonical() {
+        let answer = pb::SendMessageResponse { message_id: u64::MAX, seq: 1, ..Default::default() };
+        let json: serde_json::Value =
+            serde_json::from_slice(&method("SendMessage").decode(&answer.encode_to_vec()).unwrap()).unwrap();
+        assert_eq!(json, serde_json::json!({ "messageId": "18446744073709551615", "seq": "1" }));
+        assert!(method("SendMessage").decode(b"\xff").is_err());
+    }
+}
