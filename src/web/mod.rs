@@ -1,8 +1,9 @@
 //! HTTP: probes and metrics for machines, the calls of `chat.v1` as JSON, a status page for people.
 //!
 //! Owns the routes of the metrics port and of the web port and the way both are served: the number of connections is
-//! bounded, and one that gets nothing done is cut off ([`serve`]). The calls are those of the gRPC services, translated ([`json`]). Left out: where the facts come from. They are handed
-//! in as closures and as a watched [`Readiness`], so that nothing here knows the consensus or the metrics.
+//! bounded, and one that gets nothing done is cut off ([`serve`]). The calls are those of the gRPC services, translated
+//! (`json`). Left out: where the facts come from. They are handed in as closures and as a watched [`Readiness`], so that
+//! nothing here knows the consensus or the metrics.
 
 mod json;
 mod listener;
