@@ -176,7 +176,7 @@ fn events(after: Option<u64>, responses: &[Told]) {
                 return pb::SubscribeResponse::decode(bytes.as_slice()).ok().filter(well_formed);
             }
         };
-        Some(pb::SubscribeResponse { revision: revision.into(), event: Some(event) })
+        Some(pb::SubscribeResponse { revision: revision.into(), event: Some(event), ..Default::default() })
     };
     let responses: Vec<_> = responses.iter().filter_map(response).collect();
     let (events, cursor) = fuzzing::passed_on(after, responses);
