@@ -1,9 +1,11 @@
 //! The generated protocol types, as the files in `proto/` describe them, and the connection that their clients use.
 
 mod channel;
+mod framing;
 
 pub use channel::Channel;
 pub(crate) use channel::make_readable;
+pub(crate) use framing::{PREFIX_BYTES, framed};
 
 /// What clients see: `proto/chat/v1`.
 pub mod chat {

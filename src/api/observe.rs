@@ -77,8 +77,7 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
     let call = api.tracer.call(name, trace(request.headers()));
     api.observer.began(method);
     let context = call.context();
-    let mut running =
-        Running { observer: &*api.observer, method, began: Instant::now(), code: Code::Cancelled, call: Some(call) };
+    let mut running = Running { observer: &*api.observer, method, began: Instant::now(), code: Code::Cancelled, call };
     let answering = async {
         let response = next.run(request).await;
         // A good answer says so after its body.
@@ -89,10 +88,7 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
         }
         (response, refusal)
     };
-    let (mut response, refusal) = match &running.call {
-        Some(call) => call.run(answering).await,
-        None => answering.await,
-    };
+    let (mut response, refusal) = running.call.run(answering).await;
     running.code = refusal.as_ref().map_or(Code::Ok, Status::code);
     if let Some(refusal) = refusal.filter(|_| context.is_some()) {
         response = status::traced(refusal, context).into_http();
@@ -116,16 +112,14 @@ struct Running<'a> {
     method: &'static str,
     began: Instant,
     code: Code,
-    call: Option<Call>,
+    call: Call,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let code = status::name_of(self.code);
         self.observer.ended(self.method, code, self.began.elapsed());
-        if let Some(call) = self.call.take() {
-            call.end(code, status::is_our_fault(self.code));
-        }
+        self.call.end(code, status::is_our_fault(self.code));
     }
 }
 

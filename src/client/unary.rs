@@ -16,12 +16,13 @@ use tonic::{
     codegen::http::{HeaderMap, HeaderValue, Method, Request, Uri, header},
 };
 
-use crate::{net::tls::Connector, proto::make_readable};
+use crate::{
+    net::tls::Connector,
+    proto::{PREFIX_BYTES, framed, make_readable},
+};
 
 /// Longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Before each message: a flag (compressed or not), and the length in four bytes.
-const PREFIX_BYTES: usize = 5;
 
 /// A connection to one server.
 pub struct Connection {
@@ -109,16 +110,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
     }
-}
-
-fn framed(message: &impl Message) -> Result<Bytes, Status> {
-    let length = message.encoded_len();
-    let prefix = u32::try_from(length).map_err(|_| Status::invalid_argument("the message is too long"))?;
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
-    bytes.put_u8(0);
-    bytes.put_u32(prefix);
-    message.encode_raw(&mut bytes);
-    Ok(bytes.freeze())
 }
 
 /// The status, if there is one and it is not that of success.

@@ -218,7 +218,7 @@ impl Call {
     }
 
     /// The call was answered with this code, as the protocol spells it; `failed`: it is the server's fault.
-    pub fn end(self, code: &'static str, failed: bool) {
+    pub fn end(&self, code: &'static str, failed: bool) {
         self.span.record(Self::CODE, code);
         if failed {
             self.span.record(Self::ERROR, code);

@@ -79,7 +79,7 @@ impl Recorder for OtelRecorder {
         );
         if let Some(parent) = parent {
             // It fails only where nobody takes spans: then there is no context below, either.
-            let _ = span.set_parent(remote(parent));
+            let _ = span.set_parent(below(parent, true));
         }
         // This makes the span, with the id that was judged.
         let context = NEXT.with(|next| {
@@ -102,7 +102,7 @@ impl Recorder for OtelRecorder {
         let began = now.checked_sub(at.elapsed()).unwrap_or(now);
         let builder = self.tracer.span_builder(name).with_kind(kind.clone()).with_start_time(began);
         // In a call of another node, the parent is that node's.
-        let context = if kind == SpanKind::Server { remote(parent) } else { local(parent) };
+        let context = below(parent, kind == SpanKind::Server);
         Box::new(OtelRecording { span: self.tracer.build_with_context(builder, &context), parent, began: (at, began) })
     }
 
@@ -141,19 +141,12 @@ impl Recording for OtelRecording {
     }
 }
 
-fn remote(context: TraceContext) -> Context {
-    Context::new().with_remote_span_context(theirs(context, true))
-}
-
-fn local(context: TraceContext) -> Context {
-    Context::new().with_remote_span_context(theirs(context, false))
-}
-
-fn theirs(context: TraceContext, is_remote: bool) -> SpanContext {
-    let flags = TraceFlags::default().with_sampled(context.is_sampled());
-    let trace_id = TraceId::from_bytes(context.trace_id().to_be_bytes());
-    let span_id = SpanId::from_bytes(context.span_id().to_be_bytes());
-    SpanContext::new(trace_id, span_id, flags, is_remote, TraceState::NONE)
+/// A parent, of another node or of this one.
+fn below(parent: TraceContext, is_remote: bool) -> Context {
+    let flags = TraceFlags::default().with_sampled(parent.is_sampled());
+    let trace_id = TraceId::from_bytes(parent.trace_id().to_be_bytes());
+    let span_id = SpanId::from_bytes(parent.span_id().to_be_bytes());
+    Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, is_remote, TraceState::NONE))
 }
 
 fn ours(context: &SpanContext) -> Option<TraceContext> {

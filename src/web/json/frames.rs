@@ -5,18 +5,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tonic::{Code, Status};
 
-/// Whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
-
-/// A message with its length.
-pub(super) fn framed(message: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.len());
-    bytes.put_u8(0);
-    // Requests are bounded far below it.
-    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    bytes.put(message);
-    bytes.freeze()
-}
+use crate::proto::PREFIX_BYTES;
 
 /// The messages of an answer.
 pub(super) struct Frames {
@@ -88,6 +77,11 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
+
+    /// The bytes of a message, with their length.
+    fn framed(message: &[u8]) -> Bytes {
+        [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat().into()
+    }
 
     /// An answer that comes in such pieces, and ends so.
     fn answer(pieces: &[&[u8]], status: Option<&'static str>) -> Frames {

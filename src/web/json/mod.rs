@@ -38,7 +38,7 @@ use self::{
     protocol::{Method, Protocol},
 };
 use super::listener::BoundedListener;
-use crate::{chat::limits::REQUEST_BYTES_MAX, net};
+use crate::{chat::limits::REQUEST_BYTES_MAX, net, proto::framed};
 
 /// Largest request: JSON may need six bytes for one of the message's, but those that do are few.
 const JSON_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
@@ -102,8 +102,8 @@ impl Api {
         let text = Limited::new(body, JSON_BYTES_MAX).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() { Refusal::too_large() } else { Refusal::unreadable(&error) }
         })?;
-        let message = method.encode(&text.to_bytes()).map_err(|error| Refusal::unreadable(&error))?;
-        let mut call = Request::new(Body::from(frames::framed(&message)));
+        let message = method.read(&text.to_bytes()).map_err(|error| Refusal::unreadable(&error))?;
+        let mut call = Request::new(Body::from(framed(&message).map_err(Refusal::Service)?));
         *call.method_mut() = head.method;
         *call.uri_mut() = head.uri;
         call.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

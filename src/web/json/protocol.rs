@@ -1,6 +1,5 @@
 //! The methods, and their messages between JSON and bytes.
 
-use prost::Message as _;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor};
 use tonic::Status;
 
@@ -47,15 +46,15 @@ impl Method {
 
     /// A request, from the canonical JSON of its message. Nothing at all is an empty message, and fields that are not known
     /// are left out, as those of a later version are everywhere.
-    pub(super) fn encode(&self, json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    pub(super) fn read(&self, json: &[u8]) -> Result<DynamicMessage, serde_json::Error> {
         if json.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Vec::new());
+            return Ok(DynamicMessage::new(self.0.input()));
         }
         let mut text = serde_json::Deserializer::from_slice(json);
         let options = DeserializeOptions::new().deny_unknown_fields(false);
         let message = DynamicMessage::deserialize_with_options(self.0.input(), &mut text, &options)?;
         text.end()?;
-        Ok(message.encode_to_vec())
+        Ok(message)
     }
 
     /// An answer as the canonical JSON of its message.
@@ -69,8 +68,14 @@ impl Method {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
     use crate::proto::chat::v1 as pb;
+
+    fn encode(method: &str, json: &[u8]) -> Vec<u8> {
+        self::method(method).read(json).unwrap().encode_to_vec()
+    }
 
     fn method(name: &str) -> Method {
         Protocol::new().method("chat.v1.ChatService", name).expect("a method")
@@ -99,16 +104,16 @@ mod tests {
             body: "hï\n".into(),
             client_message_id: "x".into(),
         };
-        assert_eq!(method("SendMessage").encode(json).unwrap(), expected.encode_to_vec());
+        assert_eq!(encode("SendMessage", json), expected.encode_to_vec());
         // The names of the protocol files do as well, and numbers that JavaScript cannot hold are texts.
         let json = br#"{"after_revision": "18446744073709551615"}"#;
         let expected = pb::SubscribeRequest { after_revision: Some(u64::MAX) };
-        assert_eq!(method("Subscribe").encode(json).unwrap(), expected.encode_to_vec());
-        assert!(method("Logout").encode(b" ").unwrap().is_empty());
+        assert_eq!(encode("Subscribe", json), expected.encode_to_vec());
+        assert!(encode("Logout", b" ").is_empty());
         for bad in
             [&b"{"[..], b"[]", b"1", b"{} {}", br#"{"body": 1}"#, br#"{"recipient": "a", "conversationId": "1"}"#]
         {
-            assert!(method("SendMessage").encode(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+            assert!(method("SendMessage").read(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }
 
