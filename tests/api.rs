@@ -12,6 +12,7 @@ mod api {
     mod json;
     mod messages;
     mod node;
+    mod pages;
     mod person;
     mod requests;
     mod sessions;

@@ -131,7 +131,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = web::metrics_router("text/plain", String::new, readiness);
-        tokio::spawn(web::serve(listener, router, std::future::pending()));
+        tokio::spawn(web::serve(listener, 8, router, std::future::pending()));
         let both = || tokio::task::block_in_place(|| (asked(false, address), asked(true, address)));
         assert_eq!(both(), (WELL, NOT_WELL));
         let answer = tokio::task::block_in_place(|| ask(address, "/readyz", PATIENCE)).unwrap();

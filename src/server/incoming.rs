@@ -33,16 +33,18 @@ const PREFACE_BYTES: usize = 24;
 /// Pause after a failed accept: it fails for lack of file descriptors, and those need time to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections of clients, if there are file descriptors for them.
-const CLIENT_CONNECTIONS_MAX: usize = 10_000;
+/// Connections of gRPC clients, and as many of browsers, if there are file descriptors for them.
+const CONNECTIONS_MAX: usize = 10_000;
 /// Connections of peers: a handful for each node, and those that are about to end.
 pub(super) const PEER_CONNECTIONS_MAX: usize = 256;
-/// File descriptors for everything but clients: databases, peers, web, metrics.
+/// Connections of probes and of Prometheus.
+pub(super) const PROBE_CONNECTIONS_MAX: usize = 256;
+/// File descriptors for everything but clients and browsers: databases, peers, metrics.
 const OTHER_FILES: usize = 1024;
 
-/// How many connections clients may have. Raises the process's limit on open files as far as it may: the usual soft
-/// limit of 1024 is for programs that use `select`.
-pub(super) fn client_connections() -> usize {
+/// How many connections gRPC clients may have, and browsers: the same. Raises the process's limit on open files as far as it may:
+/// the usual soft limit of 1024 is for programs that use `select`.
+pub(super) fn connections() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let mut files = limit.current;
     if limit.current != limit.maximum
@@ -51,11 +53,13 @@ pub(super) fn client_connections() -> usize {
         files = limit.maximum;
     }
     let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let free = files.saturating_sub(OTHER_FILES).max(files / 2);
-    if free < CLIENT_CONNECTIONS_MAX {
-        tracing::warn!("Only {free} client connections, because the process may open only {files} files");
+    let each = files.saturating_sub(OTHER_FILES).max(files / 2) / 2;
+    if each < CONNECTIONS_MAX {
+        tracing::warn!(
+            "Only {each} connections of clients and as many of browsers, because the process may open only {files} files"
+        );
     }
-    free.min(CLIENT_CONNECTIONS_MAX)
+    each.min(CONNECTIONS_MAX)
 }
 
 /// The connections that `listener` accepts, at most `connections` at a time.

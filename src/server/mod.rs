@@ -48,7 +48,7 @@ use crate::{
     trace::Tracer,
     web::{self, Readiness},
 };
-use incoming::{PEER_CONNECTIONS_MAX, client_connections, incoming};
+use incoming::{PEER_CONNECTIONS_MAX, PROBE_CONNECTIONS_MAX, connections, incoming};
 use observe::{Counted, Fanout, Ready};
 
 use host::{Machine, listen_for_signals};
@@ -113,7 +113,8 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let _beside = beside(&config, &metrics);
     let services = web::Services::default();
     let page = page(&config, &hub, &node_cell, &services);
-    let web = ports.local.map(|local| serve_web(&config, local, page, &ready, &metrics, &peers_closed));
+    let web =
+        ports.local.map(|local| serve_web(&config, local, ports.connections, page, &ready, &metrics, &peers_closed));
 
     let peers = Arc::new(Peers::new(peer_dialer(&host, &config)?));
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
@@ -156,7 +157,9 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone()));
     let (close_clients, clients_closed) = watch::channel(false);
     let api = chat_api(&config, &node, readers, &hub, counted, tracer);
-    let clients = serve_clients(&config, ports.client, &api, &services, &ready, clients_closed.clone()).await?;
+    let clients =
+        serve_clients(&config, (ports.client, ports.connections), &api, &services, &ready, clients_closed.clone())
+            .await?;
     let admin = if web.is_some() { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
 
     let failure = tokio::select! {
@@ -279,6 +282,8 @@ struct Ports<L> {
     client: L,
     peer: L,
     local: Option<LocalPorts>,
+    /// How many connections clients may have, and browsers.
+    connections: usize,
 }
 
 impl<L: Listener> Ports<L> {
@@ -289,6 +294,7 @@ impl<L: Listener> Ports<L> {
             client: host.listen(client).await.map_err(failed("CHAT_LISTEN", client))?,
             peer: host.listen(peer).await.map_err(failed("CHAT_PEER_LISTEN", peer))?,
             local: host.local_ports(config).await?,
+            connections: connections(),
         })
     }
 }
@@ -396,13 +402,16 @@ fn serve_peers(
 /// What browsers get.
 fn page(config: &Config, hub: &Hub, node: &Arc<OnceLock<Node>>, services: &web::Services) -> Router {
     let (name, address, hub, node) = (config.name.clone(), config.advertise.clone(), hub.clone(), Arc::clone(node));
-    let status = web::web_router(move || observe::facts(&name, &address, node.get(), &hub));
-    status.merge(web::json_router(Arc::clone(services)))
+    let members = Arc::clone(&node);
+    let origins = web::Origins::new(move || observe::web_addresses(members.get()), config.tls.is_some());
+    let json = web::json_router(Arc::clone(services), &origins);
+    web::web_router(move || observe::facts(&name, &address, node.get(), &hub), origins).merge(json)
 }
 
 fn serve_web(
     config: &Config,
     ports: LocalPorts,
+    connections: usize,
     page: Router,
     ready: &Ready,
     metrics: &Metrics,
@@ -414,8 +423,8 @@ fn serve_web(
     let page_port = Port::new(ports.web, config.tls.clone(), Protocol::Http);
     tokio::spawn(async move {
         let (page, probes) = tokio::join!(
-            web::serve(page_port, page, told(page_stop)),
-            web::serve(ports.metrics, probes, told(probe_stop)),
+            web::serve(page_port, connections, page, told(page_stop)),
+            web::serve(ports.metrics, PROBE_CONNECTIONS_MAX, probes, told(probe_stop)),
         );
         for error in [page, probes].into_iter().filter_map(Result::err) {
             tracing::error!(%error, "An HTTP port stopped");
@@ -438,7 +447,7 @@ fn chat_api(
 
 async fn serve_clients(
     config: &Config,
-    listener: impl Listener,
+    (listener, connections): (impl Listener, usize),
     api: &ChatApi,
     services: &web::Services,
     ready: &Ready,
@@ -461,7 +470,7 @@ async fn serve_clients(
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .timeout(REQUEST_MAX)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming(port, client_connections()), told(stop));
+            .serve_with_incoming_shutdown(incoming(port, connections), told(stop));
         if let Err(error) = server.await {
             tracing::error!(%error, "The client port stopped");
         }

@@ -289,7 +289,12 @@ fn look_at_files(dir: &Path, metrics: &Metrics) -> io::Result<()> {
     Ok(())
 }
 
-/// What the status page shows. `node` is `None` while the node waits to belong to a cluster.
+/// Where browsers find the members. None while the node waits to belong to a cluster.
+pub(super) fn web_addresses(node: Option<&Node>) -> Vec<String> {
+    node.map(|node| node.status().members.into_iter().map(|peer| peer.web_address).collect()).unwrap_or_default()
+}
+
+/// What `/status` shows. `node` is `None` while the node waits to belong to a cluster.
 pub(super) fn facts(name: &str, address: &str, node: Option<&Node>, hub: &Hub) -> PageFacts {
     let status = node.map(Node::status);
     PageFacts {

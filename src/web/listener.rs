@@ -23,14 +23,12 @@ use tokio::{
 
 use crate::net;
 
-/// Open connections of one listener; more wait in the kernel's queue.
-pub(super) const CONNECTIONS_MAX: usize = 256;
 /// How long a connection may go without anything written by this side.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: it fails for lack of file descriptors, and those need time to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts at most a fixed number of connections at a time.
+/// Accepts at most a fixed number of connections at a time; more wait in the kernel's queue.
 pub(super) struct BoundedListener<L> {
     inner: L,
     free: Arc<Semaphore>,

@@ -1,9 +1,9 @@
-//! The routes of both ports.
+//! The routes of the metrics port.
 //!
 //! `/livez` says that the process answers and nothing more: a probe that asks for a quorum would restart the survivors
 //! of a failure. `/readyz` says whether this node should be sent requests.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -22,24 +22,6 @@ pub enum Readiness {
     /// It should not, for this reason (one line, shown by `/readyz`).
     NotReady(String),
 }
-
-/// What the status page tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PageFacts {
-    /// This node's name.
-    pub name: String,
-    /// `leader`, `follower`, ...
-    pub role: String,
-    /// The leader's name and address; `None` while there is none.
-    pub leader: Option<String>,
-    /// Revision of this node's state.
-    pub revision: u64,
-    /// `host:port` where clients find this node's gRPC services.
-    pub grpc_address: String,
-}
-
-/// Where the status page's facts come from. Called once per request; must not block.
-type Facts = Arc<dyn Fn() -> PageFacts + Send + Sync>;
 
 /// Makes the text of `/metrics`. Called once per request; must not block.
 type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -60,13 +42,7 @@ pub fn metrics_router(
         .route("/readyz", get(readyz).with_state(readiness))
 }
 
-/// The routes of the web port: the status page and `/livez`.
-pub fn web_router(facts: impl Fn() -> PageFacts + Send + Sync + 'static) -> Router {
-    let facts: Facts = Arc::new(facts);
-    Router::new().route("/", get(page).with_state(facts)).route("/livez", get(livez))
-}
-
-async fn livez() -> &'static str {
+pub(super) async fn livez() -> &'static str {
     "ok"
 }
 
@@ -77,16 +53,4 @@ async fn readyz(State(readiness): State<watch::Receiver<Readiness>>) -> Response
         Readiness::Ready => "ok".into_response(),
         Readiness::NotReady(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
     }
-}
-
-async fn page(State(facts): State<Facts>) -> String {
-    let PageFacts { name, role, leader, revision, grpc_address } = facts();
-    let leader = leader.unwrap_or_else(|| "none at the moment".to_owned());
-    let mut page = format!("quorum-chat node {name}\n\n");
-    for (what, value) in
-        [("role", role), ("leader", leader), ("revision", revision.to_string()), ("gRPC", grpc_address)]
-    {
-        let _ = writeln!(page, "{what:<9} {value}");
-    }
-    page
 }

@@ -6,7 +6,7 @@ use axum::Router;
 
 use super::{
     json::Caller,
-    listener::{BoundedListener, CONNECTIONS_MAX, PATIENCE},
+    listener::{BoundedListener, PATIENCE},
 };
 use crate::net::Listener;
 
@@ -15,14 +15,15 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves `router` on `listener` until `shutdown` completes, then waits a moment for the answers under way.
 ///
-/// At most 256 connections are open at a time, and one on which nothing was answered for 30 s is cut off: a handler
+/// At most `connections` are open at a time, and one on which nothing was answered for 30 s is cut off: a handler
 /// has to begin its answer within that time.
 pub async fn serve(
     listener: impl Listener,
+    connections: usize,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_bounded(BoundedListener::new(listener, CONNECTIONS_MAX, PATIENCE), router, shutdown).await
+    serve_bounded(BoundedListener::new(listener, connections, PATIENCE), router, shutdown).await
 }
 
 async fn serve_bounded(
@@ -58,7 +59,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::web::{PageFacts, Readiness, metrics_router, web_router};
+    use crate::web::{Origins, PageFacts, Readiness, metrics_router, web_router};
 
     struct Server {
         address: SocketAddr,
@@ -87,13 +88,14 @@ mod tests {
     }
 
     fn page() -> Router {
-        web_router(|| PageFacts {
+        let facts = || PageFacts {
             name: "n1".into(),
             role: "follower".into(),
             leader: None,
             revision: 42,
             grpc_address: "127.0.0.1:50051".into(),
-        })
+        };
+        web_router(facts, Origins::new(|| vec!["n2:8080".into()], false))
     }
 
     #[tokio::test]
@@ -117,11 +119,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_tells_what_the_node_is() {
+    async fn the_status_tells_what_the_node_is() {
         let server = start(page(), 8, PATIENCE).await;
-        let answer = get(server.address, "/").await;
+        let answer = get(server.address, "/status").await;
         for part in ["node n1", "follower", "none at the moment", "42", "127.0.0.1:50051"] {
             assert!(answer.contains(part), "{part} in {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_and_its_files_have_the_headers_that_guard_them() {
+        let server = start(page(), 8, PATIENCE).await;
+        let answer = get(server.address, "/").await;
+        assert!(answer.contains("cache-control: no-cache\r\n"), "{answer}");
+        for part in
+            ["content-security-policy: default-src 'none'; script-src 'self';", "connect-src 'self' n2:8080\r\n"]
+        {
+            assert!(answer.contains(part), "{part} in {answer}");
+        }
+        assert!(!answer.contains("unsafe"), "{answer}");
+        let script = answer.split('"').find(|part| part.ends_with("/main.js")).expect("a script");
+        let file = get(server.address, script).await;
+        assert!(file.contains("cache-control: public, max-age=31536000, immutable\r\n"), "{file}");
+        assert!(file.contains("content-type: text/javascript; charset=utf-8\r\n"), "{file}");
+        for answer in [answer.as_str(), &file] {
+            assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{answer}");
+        }
+        // Another version's file is not there: it does not fit to the rest.
+        for missing in ["/assets/0123456789abcdef/main.js", "/main.js", &script.replace("main.js", "index.html")] {
+            assert!(get(server.address, missing).await.starts_with("HTTP/1.1 404"), "{missing}");
         }
     }
 

@@ -12,9 +12,10 @@ use tokio::{
 use super::node::{Node, soon};
 
 /// An answer: status, headers (lower case) and body.
-struct Answer {
-    status: u16,
-    head: String,
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
     body: BufReader<TcpStream>,
 }
 
@@ -43,7 +44,7 @@ impl Answer {
         Some(serde_json::from_str(&text).unwrap())
     }
 
-    async fn json(mut self) -> (u16, Value) {
+    pub async fn json(mut self) -> (u16, Value) {
         assert!(!self.is_chunked());
         let mut text = String::new();
         self.body.read_to_string(&mut text).await.unwrap();
@@ -54,22 +55,29 @@ impl Answer {
 }
 
 /// Somebody with a browser, or with curl.
-struct Caller {
+pub struct Caller {
     web: SocketAddr,
     token: String,
+    /// Further headers, each with its line end.
+    pub headers: String,
 }
 
 impl Caller {
-    fn new(node: &Node) -> Self {
-        Self { web: node.web, token: String::new() }
+    pub fn new(node: &Node) -> Self {
+        Self { web: node.web, token: String::new(), headers: String::new() }
     }
 
     async fn post(&self, path: &str, kind: &str, body: &[u8]) -> Answer {
+        self.request("POST", path, &format!("Content-Type: {kind}\r\n"), body).await
+    }
+
+    pub async fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(self.web).await.unwrap();
         let token =
             if self.token.is_empty() { String::new() } else { format!("Authorization: Bearer {}\r\n", self.token) };
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {kind}\r\n{token}Content-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}{}{token}Content-Length: {}\r\n\r\n",
+            self.headers,
             body.len()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -84,15 +92,15 @@ impl Caller {
         Answer { status, head: head.to_ascii_lowercase(), body }
     }
 
-    async fn open(&self, method: &str, message: Value) -> Answer {
+    pub async fn open(&self, method: &str, message: Value) -> Answer {
         self.post(&format!("/chat.v1.{method}"), "application/json", message.to_string().as_bytes()).await
     }
 
-    async fn call(&self, method: &str, message: Value) -> (u16, Value) {
+    pub async fn call(&self, method: &str, message: Value) -> (u16, Value) {
         self.open(method, message).await.json().await
     }
 
-    async fn good(&self, method: &str, message: Value) -> Value {
+    pub async fn good(&self, method: &str, message: Value) -> Value {
         let (status, answer) = self.call(&format!("ChatService/{method}"), message).await;
         assert_eq!(status, 200, "{method}: {answer}");
         answer
@@ -107,7 +115,7 @@ impl Caller {
     }
 }
 
-fn reason(answer: &Value) -> &str {
+pub fn reason(answer: &Value) -> &str {
     answer["details"][0]["debug"]["reason"].as_str().unwrap_or_else(|| panic!("{answer}"))
 }
 

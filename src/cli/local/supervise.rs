@@ -317,7 +317,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (set, readiness) = watch::channel(Readiness::NotReady("no leader".into()));
         let router = metrics_router("text/plain", String::new, readiness);
-        tokio::spawn(serve(listener, router, std::future::pending()));
+        tokio::spawn(serve(listener, 8, router, std::future::pending()));
         assert_eq!(probe(address).await.unwrap(), Some("no leader".into()));
         let waiter = tokio::spawn(becomes_ready("n1".into(), address));
         set.send_replace(Readiness::Ready);

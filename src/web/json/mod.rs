@@ -7,22 +7,25 @@
 //! - What cannot be read is refused before it reaches a service, with the place of the mistake.
 //! - A request is bounded before it is read, an answer by the services' own limits.
 //!
-//! Left out: who may call (the token goes along), deadlines, limits and metrics, which are those of the services.
+//! A page can have its token kept from it, in a cookie (`session`). Left out: who may call (the token goes along), deadlines,
+//! limits and metrics, which are those of the services.
 
 mod failure;
 mod frames;
 mod protocol;
+mod session;
 
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Path, Request, State},
-    http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode, header},
     response::Response,
     routing::post,
     serve::IncomingStream,
@@ -36,8 +39,9 @@ use self::{
     failure::{Failure, Refusal},
     frames::Frames,
     protocol::{Method, Protocol},
+    session::{SESSION, Session},
 };
-use super::listener::BoundedListener;
+use super::{listener::BoundedListener, origins::Origins};
 use crate::{chat::limits::REQUEST_BYTES_MAX, net, proto::framed};
 
 /// Largest request: JSON may need six bytes for one of the message's, but those that do are few.
@@ -66,13 +70,16 @@ impl<L: net::Listener> axum::extract::connect_info::Connected<IncomingStream<'_,
 /// The services, once there are any: a node that does not belong to a cluster yet has none.
 pub type Services = Arc<OnceLock<Router>>;
 
-/// The routes of the API. Calls are answered by `services`.
+/// The routes of the API. Calls are answered by `services`, those of pages if they are of these `origins`.
 ///
 /// # Panics
 /// When the descriptors that were compiled in are broken.
-pub fn json_router(services: Services) -> Router {
+pub fn json_router(services: Services, origins: &Origins) -> Router {
     let api = Arc::new(Api { services, protocol: Protocol::new() });
-    Router::new().route("/{service}/{method}", post(answer).with_state(api))
+    let mut asked: Vec<HeaderName> = REQUEST_HEADERS.map(HeaderName::from_static).into();
+    asked.extend([header::CONTENT_TYPE, HeaderName::from_static(SESSION), HeaderName::from_static(TIMEOUT)]);
+    let cors = origins.cors(&asked, &RESPONSE_HEADERS.map(HeaderName::from_static));
+    Router::new().route("/{service}/{method}", post(answer).with_state(api)).layer(cors)
 }
 
 struct Api {
@@ -97,6 +104,7 @@ impl Api {
         if !is_json(request.headers()) {
             return Err(Refusal::not_json());
         }
+        let session = Session::of(request.headers())?;
         let services = self.services.get().ok_or_else(Refusal::starting)?;
         let (head, body) = request.into_parts();
         let text = Limited::new(body, JSON_BYTES_MAX).collect().await.map_err(|error| {
@@ -109,17 +117,28 @@ impl Api {
         call.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         call.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         copy(&REQUEST_HEADERS, &head.headers, call.headers_mut());
+        if let Some(session) = &session
+            && !call.headers().contains_key(header::AUTHORIZATION)
+            && let Some(authorization) = session.authorization(&head.headers)
+        {
+            call.headers_mut().insert(header::AUTHORIZATION, authorization);
+        }
         if let Some(timeout) = timeout(&head.headers) {
             call.headers_mut().insert("grpc-timeout", timeout);
         }
         let from = head.extensions.get::<ConnectInfo<Caller>>().map(|ConnectInfo(Caller(from))| *from);
         call.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: from });
         let Ok(answer) = services.clone().oneshot(call).await;
-        self.translate(method, answer).await
+        self.translate(method, answer, session).await
     }
 
     /// From the services' answer to the caller's.
-    async fn translate(self: &Arc<Self>, method: Method, answer: HttpResponse<Body>) -> Result<Response, Refusal> {
+    async fn translate(
+        self: &Arc<Self>,
+        method: Method,
+        answer: HttpResponse<Body>,
+        session: Option<Session>,
+    ) -> Result<Response, Refusal> {
         let (head, body) = answer.into_parts();
         if let Some(status) = Status::from_header_map(&head.headers).filter(|status| status.code() != tonic::Code::Ok) {
             return Err(Refusal::Service(status));
@@ -146,9 +165,16 @@ impl Api {
             response.headers_mut().insert(header::CONTENT_TYPE, JSON_LINES);
             response
         } else {
-            let message = frames.only().await.map_err(Refusal::Service)?;
+            let mut message = frames.only().await.map_err(Refusal::Service)?;
+            let mut cookie = None;
+            if let Some(session) = session {
+                (message, cookie) = session.keep(&method, message, now_ms()).map_err(Refusal::Service)?;
+            }
             let mut response = Response::new(Body::from(method.decode(&message).map_err(Refusal::Service)?));
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            if let Some(cookie) = cookie {
+                response.headers_mut().insert(header::SET_COOKIE, cookie);
+            }
             response
         };
         // What it says is the caller's alone, and of now.
@@ -169,6 +195,12 @@ fn copy(names: &[&'static str], from: &HeaderMap, to: &mut HeaderMap) {
             to.insert(*name, value.clone());
         }
     }
+}
+
+/// What the lives of cookies are counted from.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As gRPC spells it. What is not a number counts as not given, as it does there.

@@ -40,6 +40,11 @@ impl Protocol {
 }
 
 impl Method {
+    /// As in the address: `SendMessage`.
+    pub(super) fn name(&self) -> &str {
+        self.0.name()
+    }
+
     pub(super) fn is_stream(&self) -> bool {
         self.0.is_server_streaming()
     }

@@ -1,0 +1,33 @@
+// The dialogs. A <dialog> keeps the focus, closes with Escape, and gives the focus back.
+
+import { $, el } from "./dom.js";
+
+/** Shows a dialog; resolves to what it was closed with ("" when it was left). */
+export function show(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+}
+
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-close]");
+    // A click beside the dialog is one on the dialog itself.
+    if (button || event.target === dialog) dialog.close(button?.dataset.close ?? "");
+  });
+}
+
+/** Asks before something that cannot be undone. `type` is what has to be typed first. */
+export async function confirm({ title, text, action, type = null }) {
+  $("ask-title").textContent = title;
+  $("ask-text").textContent = text;
+  const button = $("ask-yes");
+  button.textContent = action;
+  const typed = el("input", { id: "ask-typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
+  const check = () => { button.disabled = type !== null && typed.value !== type; };
+  typed.addEventListener("input", check);
+  typed.addEventListener("keydown", (event) => event.key === "Enter" && !button.disabled && button.click());
+  $("ask-field").replaceChildren(...(type === null ? [] : [el("label", { for: "ask-typed" }, `Type ${type} to confirm`), typed]));
+  check();
+  return (await show($("ask"))) === "yes";
+}

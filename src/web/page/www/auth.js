@@ -1,0 +1,150 @@
+// Logging in and signing up. What a node would refuse is said before it is asked.
+
+import { Failure } from "./api.js";
+import { $ } from "./dom.js";
+import { bytesOf, duration } from "./text.js";
+
+const NAME = /^[a-z0-9_.-]{1,32}$/;
+const PASSWORD_BYTES = [8, 256];
+const WORDS = ["password", "passwort", "qwerty", "qwertz", "letmein", "welcome", "iloveyou", "admin", "dragon", "abc", "123"];
+const STRENGTHS = ["Too short", "Weak", "Fair", "Good", "Strong"];
+
+/** How hard a password is to guess, 0 (too short) to 4. A rough count of bits: what is repeated, in a row, or a usual word counts little. */
+export function strength(password, name) {
+  if (bytesOf(password) < PASSWORD_BYTES[0]) return 0;
+  let text = password.toLowerCase();
+  for (const word of [...WORDS, name].filter(Boolean)) text = text.replaceAll(word, "\u0000");
+  const letters = [...text];
+  const counting = letters.filter((char, at) => at === 0 || Math.abs(char.codePointAt(0) - letters[at - 1].codePointAt(0)) > 1);
+  const kinds = [[/[a-z]/, 26], [/[A-Z]/, 26], [/[0-9]/, 10], [/[^a-zA-Z0-9]/, 33]];
+  const pool = kinds.reduce((sum, [kind, size]) => sum + (kind.test(password) ? size : 0), 0);
+  const bits = counting.length * Math.log2(pool) * (new Set(counting).size < 5 ? 0.5 : 1);
+  return bits < 36 ? 1 : bits < 52 ? 2 : bits < 72 ? 3 : 4;
+}
+
+/** What is wrong with a name; "" when nothing is. */
+export function nameProblem(name) {
+  if (!name) return "Please choose a name.";
+  return NAME.test(name) ? "" : "A name has 1 to 32 of the characters a-z, 0-9, dot, dash and underscore.";
+}
+
+/** What is wrong with a new password. */
+export function passwordProblem(password) {
+  const [min, max] = PASSWORD_BYTES;
+  const bytes = bytesOf(password);
+  if (bytes < min) return `At least ${min} characters.`;
+  return bytes > max ? `At most ${max} bytes; this has ${bytes}.` : "";
+}
+
+export class Auth {
+  #signingUp = false;
+  #busy = false;
+  /** What was found wrong is only said when somebody tried, and then until it is right. */
+  #tried = false;
+
+  /** `onLoggedIn` is called when `session` has somebody. */
+  constructor(session, onLoggedIn) {
+    Object.assign(this, { session, onLoggedIn, name: $("auth-name"), password: $("auth-password"), again: $("auth-again") });
+    $("auth-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#submit();
+    });
+    $("auth-switch").addEventListener("click", () => this.#turn(!this.#signingUp));
+    this.name.addEventListener("input", () => {
+      const { selectionStart: at } = this.name;
+      this.name.value = this.name.value.toLowerCase();
+      this.name.setSelectionRange(at, at);
+    });
+    for (const field of [this.name, this.password, this.again]) field.addEventListener("input", () => this.#hint());
+  }
+
+  show(notice = "", name = "") {
+    $("auth").hidden = false;
+    this.#notice(notice);
+    if (name) this.name.value = name;
+    for (const field of [this.password, this.again]) field.value = "";
+    this.#turn(false, notice);
+    (this.name.value ? this.password : this.name).focus();
+  }
+
+  hide() {
+    $("auth").hidden = true;
+  }
+
+  #notice(text, isError = false) {
+    $("auth-notice").textContent = text;
+    $("auth-notice").classList.toggle("error", isError);
+  }
+
+  #turn(signingUp, notice = "") {
+    this.#signingUp = signingUp;
+    this.#tried = false;
+    this.#notice(notice);
+    const words = signingUp ? ["Create an account", "Create account", "You have an account?", "Log in"] : ["Log in", "Log in", "New here?", "Create an account"];
+    ["auth-title", "auth-submit", "auth-other", "auth-switch"].forEach((id, at) => { $(id).textContent = words[at]; });
+    $("auth-again-field").hidden = !signingUp;
+    this.password.autocomplete = signingUp ? "new-password" : "current-password";
+    this.#hint();
+  }
+
+  #problems() {
+    if (!this.#signingUp) return [this.name.value ? nameProblem(this.name.value) : "Please type your name.", this.password.value ? "" : "Please type your password.", ""];
+    return [nameProblem(this.name.value), passwordProblem(this.password.value), this.password.value === this.again.value ? "" : "The two passwords differ."];
+  }
+
+  #hint() {
+    const problems = this.#problems();
+    [this.name, this.password, this.again].forEach((field, at) => {
+      const wrong = this.#tried && problems[at];
+      field.setAttribute("aria-invalid", wrong ? "true" : "false");
+      $(`${field.id}-hint`).textContent = wrong || (this.#signingUp ? ["a-z, 0-9, dot, dash, underscore; at most 32.", "", ""][at] : "");
+    });
+    const score = strength(this.password.value, this.name.value);
+    $("auth-strength").hidden = !this.#signingUp || !this.password.value;
+    $("auth-strength").dataset.score = score;
+    $("auth-strength-text").textContent = STRENGTHS[score];
+  }
+
+  async #submit() {
+    if (this.#busy) return;
+    this.#tried = true;
+    this.#hint();
+    const wrong = this.#problems().findIndex(Boolean);
+    if (wrong >= 0) return [this.name, this.password, this.again][wrong].focus();
+    const [name, password] = [this.name.value, this.password.value];
+    this.#working(true);
+    try {
+      if (this.#signingUp) await this.session.signUp(name, password);
+      await this.session.logIn(name, password);
+      for (const field of [this.password, this.again]) field.value = "";
+      this.onLoggedIn();
+    } catch (failure) {
+      if (!(failure instanceof Failure)) throw failure;
+      this.#refused(failure, name);
+    } finally {
+      this.#working(false);
+    }
+  }
+
+  #working(busy) {
+    this.#busy = busy;
+    $("auth-submit").disabled = busy;
+    $("auth-form").setAttribute("aria-busy", busy);
+  }
+
+  #refused(failure, name) {
+    if (failure.reason === "USER_UNKNOWN") {
+      this.#notice(`Nobody is called ${name}. Is the name right? If you are new, create an account.`, true);
+      return this.name.focus();
+    }
+    const words = {
+      PASSWORD_WRONG: "The password is wrong.",
+      USERNAME_TAKEN: `The name ${name} is taken. Please choose another one.`,
+      LOGIN_THROTTLED: `Too many wrong passwords. Please wait ${duration(Math.max(failure.retryMs, 1000))}.`,
+      NO_LEADER: "The cluster has no majority at the moment, so nobody can log in. Please try again soon.",
+    };
+    const text = failure.code === "network" ? "No node can be reached. Please try again." : (words[failure.reason] ?? failure.message);
+    this.#notice(text, true);
+    (failure.reason === "USERNAME_TAKEN" ? this.name : this.password).select();
+  }
+}

@@ -1,0 +1,318 @@
+// Everything between a logged-in account and the cluster: what was loaded, the stream, what is being sent. The views ask here, and
+// look at `store`, `outbox` and `status`; they never call a node.
+//
+// The list is read first, and the stream begins after the revision it was read at. So nothing falls between the two, and what the
+// list says counts as arrived.
+
+import { Failure } from "./api.js";
+import { Calls, pause } from "./calls.js";
+import { Events } from "./dom.js";
+import { Feed } from "./feed.js";
+import { keep } from "./keep.js";
+import { Outbox } from "./outbox.js";
+import { Receipts } from "./receipts.js";
+import { Store } from "./store.js";
+import { Tabs } from "./tabs.js";
+
+const ROWS = 100;
+const NEWEST = 50;
+const NEWEST_MAX = 200;
+const OLDER = 100;
+const DELETE_MAX = 1000;
+/** How often the cluster is looked at, and how often when somebody watches. */
+const LOOK_MS = 30_000;
+const WATCH_MS = 2000;
+/** How often the age of what is shown is asked for while it grows. */
+const AGE_MS = 3000;
+
+export class Client extends Events {
+  #over = false;
+  #leaving = false;
+  #timers = new Set();
+  #refreshing = new Set();
+  #loading = new Map();
+
+  constructor(nodes, session, onLoggedOut) {
+    super();
+    Object.assign(this, { nodes, session, me: session.name });
+    // For good: the next to log in must not send what this account wrote.
+    const credentials = session.credentials();
+    this.calls = new Calls(nodes, () => credentials, (failure) => this.#over || this.#leaving || onLoggedOut(failure));
+    this.feed = new Feed(this.calls);
+    this.outbox = new Outbox(this.calls, this.me);
+    /** What ListNodes answered last. */
+    this.cluster = null;
+    this.watched = null;
+    /** When what is shown was known to be all there is; `null` when that is not known. */
+    this.knownAt = Date.now();
+    this.ready = false;
+    this.#newStore();
+    this.isAsleep = false;
+    this.feed.on("event", (event) => this.#onEvent(event));
+    this.feed.on("lost", () => this.#load());
+    this.feed.on("change", () => this.#onStatus());
+    this.outbox.on("saved", ({ entry, answer }) => this.store.sent(this.store.with(entry.to), answer, entry.body, entry.id));
+    this.offNodes = nodes.on("change", () => this.#onStatus());
+  }
+
+  #newStore() {
+    this.receipts?.stop();
+    this.store = new Store(this.me);
+    this.receipts = new Receipts(this.calls, this.store);
+    this.store.on("stale", (conversation) => this.#refresh(conversation));
+    this.store.on("confirmed", (clientId) => this.outbox.done(clientId));
+    this.store.on("arrived", (arrival) => {
+      this.receipts.delivered(arrival.conversation, arrival.message.seq);
+      this.emit("arrived", arrival);
+    });
+    this.store.on("change", (conversation) => this.emit("change", conversation));
+  }
+
+  /** Resolves when the list is there. */
+  async start() {
+    this.#every(LOOK_MS, () => !document.hidden && this.look());
+    this.#every(AGE_MS, () => this.ready && this.nodes.state === "minority" && this.#askAge());
+    await this.#load();
+  }
+
+  /** The account has left, and nothing may be kept for it. */
+  get isOver() {
+    return this.#over;
+  }
+
+  #sleep() {
+    this.isAsleep = true;
+    this.feed.stop();
+  }
+
+  #wake() {
+    if (this.isAsleep) this.feed.start();
+    this.isAsleep = false;
+  }
+
+  stop() {
+    this.#over = true;
+    this.tabs?.stop();
+    this.calls.stop();
+    this.feed.end();
+    this.outbox.stop();
+    this.receipts.stop();
+    this.offNodes();
+    for (const timer of this.#timers) clearTimeout(timer);
+  }
+
+  #every(delay, work) {
+    const again = () => {
+      const timer = setTimeout(async () => {
+        this.#timers.delete(timer);
+        await work();
+        if (!this.#over) again();
+      }, delay);
+      this.#timers.add(timer);
+    };
+    again();
+  }
+
+  /** What the page may hope for: "online", "connecting", "minority" or "offline". */
+  get status() {
+    if (this.nodes.state !== "online") return this.nodes.state;
+    return this.feed.open && !this.nodes.looking ? "online" : "connecting";
+  }
+
+  /** How old what is shown may be, in ms; `null` when that is not known. */
+  get age() {
+    if (this.status === "online") return 0;
+    return this.knownAt === null ? null : Date.now() - this.knownAt;
+  }
+
+  /** The conversations to list, newest first, with those that have begun with a message that still waits. */
+  get list() {
+    const waiting = this.outbox.names.map((name) => this.store.with(name)).filter((conversation) => conversation.lastSeq === 0);
+    return [...waiting, ...this.store.list];
+  }
+
+  #onStatus() {
+    if (this.status === "online") this.outbox.adopt();
+    this.emit("status");
+  }
+
+  async #askAge() {
+    const answer = await this.calls.chat("ListChatPartners", { pageSize: 1, consistency: { local: true } }).catch(() => null);
+    // The stream may have brought more than this node has.
+    if (answer?.header?.ageMs !== undefined) this.knownAt = Math.max(this.knownAt ?? 0, Date.now() - Number(answer.header.ageMs));
+    this.emit("status");
+  }
+
+  #onEvent(event) {
+    if (this.nodes.state === "online") this.knownAt = Date.now();
+    this.store.apply(event);
+  }
+
+  /** Reads all that the page shows, and follows from there. */
+  async #load() {
+    this.feed.stop();
+    const first = this.ready;
+    if (first) this.#newStore();
+    const page = await this.#persist(() => this.calls.read("ListChatPartners", { pageSize: ROWS }));
+    if (!page) return;
+    this.#rows(page);
+    const age = page.header?.ageMs;
+    if (this.nodes.state !== "online") this.knownAt = age === undefined ? null : Date.now() - Number(age);
+    this.ready = true;
+    this.feed.revision = Number(page.header?.revision ?? 0);
+    if (!this.isAsleep) this.feed.start();
+    this.tabs ??= new Tabs(this.me, () => this.#sleep(), () => this.#wake());
+    this.outbox.adopt();
+    this.emit(first ? "anew" : "ready");
+    this.look();
+    for (let token = page.nextPageToken; token; ) {
+      const next = await this.#persist(() => this.calls.read("ListChatPartners", { pageSize: ROWS, pageToken: token }));
+      if (!next) return;
+      this.#rows(next);
+      token = next.nextPageToken;
+    }
+  }
+
+  #rows(page) {
+    for (const row of page.partners ?? []) {
+      this.store.row(row, Number(page.header?.revision ?? 0));
+      this.#acknowledge(this.store.with(row.username));
+    }
+  }
+
+  /** What a page told of has arrived. */
+  #acknowledge(conversation) {
+    const mine = conversation.members.get(this.me);
+    if (conversation.id && mine && mine.delivered < conversation.lastSeq) this.receipts.delivered(conversation, conversation.lastSeq);
+  }
+
+  /** Tries until it is answered. `null` when the session is over, or the page is done with. */
+  async #persist(work) {
+    while (!this.#over) {
+      try {
+        return await work();
+      } catch (failure) {
+        if (!(failure instanceof Failure)) throw failure;
+        if (failure.loggedOut) return null;
+        this.emit("trouble", failure);
+        await pause(1000);
+      }
+    }
+    return null;
+  }
+
+  async #refresh(conversation) {
+    if (!conversation.id || this.#refreshing.has(conversation)) return;
+    this.#refreshing.add(conversation);
+    const { store } = this;
+    try {
+      while (conversation.stale && !this.#over && store === this.store) {
+        await pause(100);
+        const answer = await this.#persist(() => this.calls.read("ReadConversation", { conversationId: conversation.id, limit: 1 }));
+        if (answer) store.refresh(conversation, answer);
+        if (conversation.stale) await Promise.all([pause(900), this.nodes.online()]);
+      }
+    } finally {
+      this.#refreshing.delete(conversation);
+    }
+  }
+
+  /** Loads the newest of a conversation if it is not there, or what is before all that is there. One load at a time. */
+  load(conversation, older = false) {
+    if (older ? !conversation.hasOlder : conversation.loaded) return Promise.resolve();
+    const running = this.#loading.get(conversation);
+    if (running) return running;
+    const work = this.#loadPage(conversation, older).finally(() => this.#loading.delete(conversation));
+    this.#loading.set(conversation, work);
+    return work;
+  }
+
+  async #loadPage(conversation, older) {
+    const { store } = this;
+    const before = older ? conversation.floor : 0;
+    // So much that what is new is among it, if it can be.
+    const limit = older ? OLDER : Math.min(Math.max(NEWEST, conversation.unread + 10), NEWEST_MAX);
+    if (!older) conversation.early = [];
+    let answer;
+    try {
+      answer = await this.calls.read("ReadConversation", { partner: conversation.name, limit, beforeSeq: String(before) });
+    } catch (failure) {
+      conversation.early = null;
+      throw failure;
+    }
+    if (store !== this.store) return;
+    store.page(conversation, answer, before);
+    this.#acknowledge(conversation);
+  }
+
+  /** Deletes messages of a conversation, and says how many are, as it goes on. */
+  async *delete(conversation, messages, forEveryone) {
+    for (let start = 0; start < messages.length; start += DELETE_MAX) {
+      const some = messages.slice(start, start + DELETE_MAX);
+      const answer = await this.calls.chat("DeleteMessages", { messageIds: some.map((message) => message.id), forEveryone });
+      this.store.delete(conversation, some.map((message) => message.seq), forEveryone, Number(answer.revision ?? 0));
+      yield answer.deletedCount ?? 0;
+    }
+  }
+
+  /** People whose names contain this. */
+  async search(query, pageSize = 20) {
+    const answer = await this.calls.read("ListAccounts", { query, pageSize });
+    return { people: (answer.accounts ?? []).filter((account) => !account.deleted), total: Number(answer.totalCount ?? 0) };
+  }
+
+  /** Looks at the cluster. */
+  async look() {
+    const answer = await this.calls.make("ClusterService/ListNodes", {}, 4000).catch(() => null);
+    if (this.#over) return;
+    if (answer) {
+      this.cluster = answer;
+      this.nodes.learn(answer);
+      // A node that reached no leader may be cut off, though its stream is open.
+      if (this.nodes.state === "online" && answer.failuresTolerated === undefined) this.nodes.choose();
+    }
+    this.emit("cluster");
+  }
+
+  /** Looks at the cluster all the time, until `unwatch`. */
+  async watch() {
+    const watch = {};
+    this.watched = watch;
+    while (this.watched === watch && !this.#over) {
+      await this.look();
+      await pause(WATCH_MS);
+    }
+  }
+
+  unwatch() {
+    this.watched = null;
+  }
+
+  async logOut(everywhere) {
+    await this.#leave("Logout", { allSessions: everywhere });
+  }
+
+  async deleteAccount() {
+    await this.#leave("DeleteAccount", {});
+  }
+
+  async #leave(method, message) {
+    this.#leaving = true;
+    try {
+      await this.calls.chat(method, message, 15_000);
+    } catch (failure) {
+      // The answer to a call that was made again: the session is gone.
+      if (!failure.loggedOut) throw failure;
+    } finally {
+      this.#leaving = false;
+    }
+    this.#forget();
+  }
+
+  /** What this account wrote and did not send goes with it. */
+  #forget() {
+    this.stop();
+    keep.clear(`outbox/${this.me}/`);
+    keep.clear(`draft/${this.me}/`);
+  }
+}

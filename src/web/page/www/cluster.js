@@ -1,0 +1,64 @@
+// The panel that shows the cluster: its nodes, who leads, which one this page talks to, and what it can still bear.
+
+import { $, el } from "./dom.js";
+import { show } from "./ask.js";
+import { baseOf } from "./nodes.js";
+import { count } from "./text.js";
+
+const ROLES = { NODE_ROLE_LEADER: "leader", NODE_ROLE_FOLLOWER: "follower", NODE_ROLE_LEARNER: "learner", NODE_ROLE_CANDIDATE: "candidate" };
+const STATUS = { online: "Connected to", connecting: "Reconnecting…", minority: "No majority", offline: "No connection" };
+
+export class Cluster {
+  constructor(client) {
+    this.client = client;
+    this.stopping = new AbortController();
+    $("status").addEventListener("click", () => this.open(), { signal: this.stopping.signal });
+  }
+
+  stop() {
+    this.stopping.abort();
+  }
+
+  async open() {
+    this.client.watch();
+    this.update();
+    await show($("cluster"));
+    this.client.unwatch();
+  }
+
+  /** The button and, if it is open, the panel. */
+  update() {
+    const { client } = this;
+    const { status } = client;
+    $("status").dataset.status = status;
+    $("status-text").textContent = status === "online" ? `${STATUS.online} ${this.#here()}` : STATUS[status];
+    if (!client.watched) return;
+    const { cluster } = client;
+    const left = cluster?.failuresTolerated;
+    const bears = status === "minority" || status === "offline" ? "There is no majority: nothing can be changed."
+      : left === undefined ? "How many more nodes may fail is not known."
+      : left === 0 ? "No further node may fail." : `${count(left, "more node")} may fail, and nothing is lost.`;
+    $("cluster-bears").textContent = bears;
+    $("cluster-bears").dataset.level = left === undefined || left === 0 ? "low" : "good";
+    const facts = [["This page talks to", this.#here()], ["Term", cluster?.term ?? "?"], ["Revision", cluster?.revision ?? "?"], ["Read up to", String(client.feed.revision)]];
+    $("cluster-facts").replaceChildren(...facts.flatMap(([what, value]) => [el("dt", {}, what), el("dd", {}, value)]));
+    $("cluster-nodes").replaceChildren(...(cluster?.nodes ?? []).map((node) => this.#row(node)));
+  }
+
+  /** The node behind the address that the page talks to; it may be a load balancer's. */
+  #here() {
+    const { nodes, cluster } = this.client;
+    return nodes.all.length > 1 && nodes.current === nodes.own && cluster?.answeredBy ? cluster.answeredBy : nodes.nameOf(nodes.current);
+  }
+
+  #row(node) {
+    const isHere = node.name === this.#here() || baseOf(node.webAddress, location) === this.client.nodes.current;
+    const health = node.healthy === undefined ? ["unknown", "not known"] : node.healthy ? ["up", "up"] : ["down", "down"];
+    const lag = Number(node.lagEntries ?? 0);
+    return el("tr", { class: isHere ? "here" : "" },
+      el("th", { scope: "row" }, node.name, isHere ? el("span", { class: "tag" }, "this page") : null),
+      el("td", {}, node.role === "NODE_ROLE_LEADER" ? el("span", { class: "tag leader" }, "leader") : (ROLES[node.role] ?? "not known")),
+      el("td", {}, el("span", { class: `dot ${health[0]}`, "aria-hidden": "true" }), health[1]),
+      el("td", {}, node.lagEntries === undefined ? "–" : lag ? `${lag} behind` : "up to date"));
+  }
+}

@@ -1,0 +1,54 @@
+// What the browser keeps for the page: unsent messages, what is being typed, who is logged in.
+//
+// One entry for each thing, so that several tabs never write over each other. Without a storage (it can be forbidden, or full)
+// everything is kept as long as the page is open; `set` says whether it will be there afterwards.
+
+const PREFIX = "quorum-chat/";
+const inMemory = new Map();
+
+function storage() {
+  try {
+    return window.localStorage;
+  } catch {
+    return null;
+  }
+}
+
+export const keep = {
+  get(key) {
+    const text = inMemory.get(key) ?? storage()?.getItem(PREFIX + key);
+    try {
+      return text ? JSON.parse(text) : null;
+    } catch {
+      return null;
+    }
+  },
+
+  set(key, value) {
+    const text = JSON.stringify(value);
+    try {
+      storage().setItem(PREFIX + key, text);
+      inMemory.delete(key);
+      return true;
+    } catch {
+      inMemory.set(key, text);
+      return false;
+    }
+  },
+
+  remove(key) {
+    inMemory.delete(key);
+    storage()?.removeItem(PREFIX + key);
+  },
+
+  /** The keys that begin so, sorted. */
+  keys(prefix) {
+    const stored = Object.keys(storage() ?? {}).filter((key) => key.startsWith(PREFIX)).map((key) => key.slice(PREFIX.length));
+    return [...new Set([...stored, ...inMemory.keys()])].filter((key) => key.startsWith(prefix)).sort();
+  },
+
+  /** Forgets what begins so. */
+  clear(prefix) {
+    for (const key of this.keys(prefix)) this.remove(key);
+  },
+};

@@ -1,0 +1,154 @@
+// The list of conversations, and the search for people.
+
+import { $, avatar, el, icon } from "./dom.js";
+import { announce } from "./toasts.js";
+import { List } from "./list.js";
+import { count, exactly, oneLine, when } from "./text.js";
+
+const ROW_PX = 68;
+const HEAD_PX = 36;
+const TYPING_MS = 150;
+/** Of a search, in bytes; see the protocol files. */
+const QUERY_MAX = 32;
+
+export const MARKS = { pending: ["clock", "Waiting to be sent"], saved: ["check", "Saved"], delivered: ["checks", "Delivered"], read: ["checks", "Read"] };
+
+/** The sign for how far a message came, with its word. */
+export function mark(state) {
+  const [picture, words] = MARKS[state];
+  return el("span", { class: `mark ${state}`, title: words }, icon(picture), el("span", { class: "vh" }, words));
+}
+
+export class People {
+  #query = "";
+  #found = null;
+  #timer = 0;
+  /** Enter was pressed before there was an answer. */
+  #isImpatient = false;
+  #open = null;
+
+  constructor(client) {
+    this.client = client;
+    this.list = new List($("people"), { draw: (row) => this.#draw(row), estimate: (row) => (row.head ? HEAD_PX : ROW_PX) });
+    this.box = $("people");
+    this.search = $("search");
+    this.stopping = new AbortController();
+    const { signal } = this.stopping;
+    this.search.addEventListener("input", () => this.#typed(), { signal });
+    this.search.addEventListener("keydown", (event) => this.#key(event), { signal });
+    $("people").addEventListener("keydown", (event) => this.#key(event), { signal });
+    $("people").addEventListener("click", (event) => event.target.closest("a") && this.clear(), { signal });
+    this.clear();
+  }
+
+  stop() {
+    this.stopping.abort();
+    clearTimeout(this.#timer);
+    this.list.stop();
+  }
+
+  /** The conversation that is open. */
+  current(name) {
+    this.#open = name;
+    this.update();
+  }
+
+  clear() {
+    clearTimeout(this.#timer);
+    this.search.value = "";
+    this.#query = "";
+    this.#found = null;
+    this.update();
+  }
+
+  #typed() {
+    this.#query = this.search.value.trim().toLowerCase();
+    this.#isImpatient = false;
+    clearTimeout(this.#timer);
+    if (!this.#query) return this.clear();
+    this.box.scrollTop = 0;
+    this.#timer = setTimeout(() => this.#ask(this.#query), TYPING_MS);
+    this.update();
+  }
+
+  async #ask(query) {
+    let found;
+    try {
+      const fits = new TextEncoder().encode(query).length <= QUERY_MAX;
+      found = fits ? await this.client.search(query) : { people: [], total: 0 };
+    } catch (failure) {
+      found = { people: [], total: 0, problem: failure.message };
+    }
+    if (query !== this.#query) return;
+    this.#found = found;
+    this.update();
+    if (this.#isImpatient) return $("people").querySelector("a")?.click();
+    announce(found.problem ?? `${count(found.total, "person", "people")} found`);
+  }
+
+  update() {
+    const rows = this.#query ? this.#matches() : this.client.list.map((conversation) => this.#row(conversation));
+    this.list.show(rows);
+    const empty = $("people-empty");
+    empty.hidden = rows.length > 0;
+    if (this.#query) empty.textContent = this.#found?.problem ?? (this.#found ? "Nobody is called that." : "Searching…");
+    else empty.textContent = this.client.ready ? "No conversations yet. Search for somebody above to write to them." : "Loading…";
+  }
+
+  #matches() {
+    const known = this.client.list.filter((conversation) => conversation.name.includes(this.#query));
+    const names = new Set(known.map((conversation) => conversation.name));
+    const others = (this.#found?.people ?? []).filter((account) => !names.has(account.username));
+    const rows = known.length ? [{ key: "head/known", version: "", head: "Conversations" }, ...known.map((conversation) => this.#row(conversation))] : [];
+    if (others.length) rows.push({ key: "head/others", version: "", head: "People" });
+    for (const { username } of others) rows.push({ key: `person/${username}`, version: String(username === this.client.me), name: username });
+    const hidden = (this.#found?.total ?? 0) - (this.#found?.people.length ?? 0);
+    if (hidden > 0) rows.push({ key: "head/more", version: String(hidden), head: `${count(hidden, "more person", "more people")}: type more of the name` });
+    return rows;
+  }
+
+  #row(conversation) {
+    const waiting = this.client.outbox.to(conversation.name).at(-1);
+    const { last } = conversation;
+    const isOpen = conversation.name === this.#open;
+    const state = last && last.sender === this.client.me ? conversation.reached(last, this.client.me) : "";
+    const version = [waiting?.id, last?.id, last?.deleted, state, conversation.unread, conversation.deleted, isOpen, new Date().getDate()].join();
+    return { key: `with/${conversation.name}`, version, name: conversation.name, conversation, waiting, state, isOpen };
+  }
+
+  #draw({ head, name, conversation, waiting, state, isOpen }) {
+    if (head) return el("li", { class: "people-head" }, head);
+    const title = el("span", { class: "name", dir: "auto" }, name === this.client.me ? `${name} (notes to yourself)` : name);
+    if (!conversation) {
+      return el("li", {}, el("a", { href: `#/${name}` }, avatar(name), el("span", { class: "row-main" }, el("span", { class: "row-top" }, title), el("span", { class: "row-last" }, "Write a message"))));
+    }
+    const { last, unread } = conversation;
+    const time = waiting?.time ?? last?.time;
+    const words = waiting ? oneLine(waiting.body) : !last ? "No messages" : last.deleted ? "This message was deleted" : oneLine(last.body);
+    const badge = unread > 0 ? el("span", { class: "badge" }, unread > 99 ? "99+" : String(unread), el("span", { class: "vh" }, " unread")) : null;
+    return el("li", {}, el("a", { href: `#/${name}`, "aria-current": isOpen ? "page" : false, class: unread ? "unread" : "" },
+      avatar(name),
+      el("span", { class: "row-main" },
+        el("span", { class: "row-top" }, title, time ? el("time", { title: exactly(time) }, when(time)) : null),
+        el("span", { class: "row-bottom" },
+          waiting ? mark("pending") : state ? mark(state) : null,
+          el("span", { class: `row-last${!waiting && (!last || last.deleted) ? " gone" : ""}`, dir: "auto" }, words), badge))));
+  }
+
+  /** Down and up go through the list, Escape ends the search, Enter opens the first that was found. */
+  #key(event) {
+    const links = [...$("people").querySelectorAll("a")];
+    const at = links.indexOf(document.activeElement);
+    if (event.key === "Escape" && this.#query) {
+      this.clear();
+      this.search.focus();
+    } else if (event.key === "Enter" && at < 0) {
+      this.#isImpatient = this.#query !== "" && !links.length;
+      links[0]?.click();
+    }
+    else if (event.key === "ArrowDown") links[at + 1]?.focus();
+    else if (event.key === "ArrowUp") (links[at - 1] ?? this.search).focus();
+    else return;
+    event.preventDefault();
+  }
+}

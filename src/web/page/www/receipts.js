@@ -1,0 +1,84 @@
+// Tells the cluster what has arrived and what was read, until it has been told.
+//
+// Both are watermarks, so only the furthest of each conversation is kept, and telling one twice changes nothing.
+
+import { Failure } from "./api.js";
+import { pause } from "./calls.js";
+
+const GATHER_MS = 150;
+const AGAIN_MS = 1000;
+/** Of one call. */
+const RECEIPTS_MAX = 1000;
+
+export class Receipts {
+  #calls;
+  #store;
+  #delivered = new Map();
+  #read = new Map();
+  #running = false;
+  #over = false;
+
+  constructor(calls, store) {
+    this.#calls = calls;
+    this.#store = store;
+  }
+
+  delivered(conversation, seq) {
+    this.#delivered.set(conversation, Math.max(seq, this.#delivered.get(conversation) ?? 0));
+    this.#run();
+  }
+
+  read(conversation, seq) {
+    this.#read.set(conversation, Math.max(seq, this.#read.get(conversation) ?? 0));
+    // For the account it is so at once.
+    this.#store.read(conversation, seq);
+    this.#run();
+  }
+
+  stop() {
+    this.#over = true;
+  }
+
+  async #run() {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      await pause(GATHER_MS);
+      await this.#tellAll();
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  async #tellAll() {
+    while (!this.#over && this.#delivered.size + this.#read.size) {
+      try {
+        await this.#tell();
+      } catch (failure) {
+        if (!(failure instanceof Failure)) throw failure;
+        if (failure.loggedOut) return;
+        await Promise.all([pause(AGAIN_MS), this.#calls.nodes.online()]);
+      }
+    }
+  }
+
+  async #tell() {
+    for (const [conversation, seq] of this.#read) {
+      try {
+        const answer = await this.#calls.chat("MarkRead", { conversationId: conversation.id, upToSeq: String(seq) });
+        if (!this.#over) this.#store.marked(conversation, answer);
+      } catch (failure) {
+        // What cannot be marked is not there any more.
+        if (failure.passing || failure.loggedOut) throw failure;
+      }
+      if (this.#read.get(conversation) === seq) this.#read.delete(conversation);
+      // Read is delivered, too.
+      if ((this.#delivered.get(conversation) ?? 0) <= seq) this.#delivered.delete(conversation);
+    }
+    const some = [...this.#delivered].slice(0, RECEIPTS_MAX);
+    if (!some.length) return;
+    const receipts = some.map(([conversation, seq]) => ({ conversationId: conversation.id, upToSeq: String(seq) }));
+    await this.#calls.chat("AcknowledgeDelivery", { receipts });
+    for (const [conversation, seq] of some) if (this.#delivered.get(conversation) === seq) this.#delivered.delete(conversation);
+  }
+}

@@ -1,0 +1,81 @@
+// Who is logged in, and how a node is told.
+//
+// Where cookies reach all nodes (they are on the page's own host, on whatever port, or behind one address), the token is in a cookie that
+// no script can read. Where nodes on other hosts can be reached, no cookie of this page would get there, and the page could not go on
+// with them when its own node dies: then it keeps the token itself.
+
+import { call } from "./api.js";
+import { Calls } from "./calls.js";
+import { keep } from "./keep.js";
+import { uuid7 } from "./text.js";
+
+const PROBE_MS = 1500;
+const NOBODY = { headers: {}, cookies: false };
+
+export class Session {
+  #nodes;
+  #wish = null;
+  #id = null;
+
+  constructor(nodes) {
+    this.#nodes = nodes;
+    // A tab stays with its account, whoever logs in in another one.
+    const name = this.#tab()?.getItem("account") ?? keep.get("account");
+    this.#take(name ? keep.get(`session/${name}`) : null);
+  }
+
+  /** Says who calls; for api.js. */
+  credentials() {
+    if (!this.name) return NOBODY;
+    if (this.token) return { headers: { Authorization: `Bearer ${this.token}` }, cookies: false };
+    return { headers: { "Chat-Session": this.name }, cookies: true };
+  }
+
+  /** Resolves when the account is there; also when an earlier try, with the same password, made it. */
+  async signUp(username, password) {
+    const wish = JSON.stringify([username, password]);
+    if (this.#wish?.wish !== wish) this.#wish = { wish, requestId: uuid7() };
+    const { requestId } = this.#wish;
+    await new Calls(this.#nodes, () => NOBODY).chat("CreateAccount", { username, password, requestId }, 15_000);
+  }
+
+  async logIn(username, password) {
+    const cookies = !(await this.#reachesOthers());
+    const credentials = cookies ? { headers: { "Chat-Session": username }, cookies } : NOBODY;
+    const answer = await new Calls(this.#nodes, () => credentials).chat("Login", { username, password }, 15_000);
+    this.#take({ name: username, token: cookies ? null : answer.token, id: uuid7() });
+    keep.set(`session/${username}`, { name: username, token: this.token, id: this.#id });
+    keep.set("account", username);
+    this.#tab()?.setItem("account", username);
+  }
+
+  /** Forgets the session here; the node has closed it, or will never know it again. */
+  end() {
+    // It may be that of a later login, in another tab.
+    if (keep.get(`session/${this.name}`)?.id === this.#id) keep.remove(`session/${this.name}`);
+    if (keep.get("account") === this.name) keep.remove("account");
+    this.#tab()?.removeItem("account");
+    this.#take(null);
+  }
+
+  #take(session) {
+    this.name = session?.name ?? null;
+    this.token = session?.token ?? null;
+    this.#id = session?.id ?? null;
+    this.#nodes.isBound = session !== null && !this.token;
+  }
+
+  #tab() {
+    try {
+      return window.sessionStorage;
+    } catch {
+      return null;
+    }
+  }
+
+  async #reachesOthers() {
+    this.#nodes.learn(await new Calls(this.#nodes, () => NOBODY).make("ClusterService/ListNodes", {}));
+    const tried = this.#nodes.elsewhere.map((base) => call(base, "ClusterService/GetLeader", {}, NOBODY, PROBE_MS));
+    return Promise.any(tried).then(() => true, () => false);
+  }
+}

@@ -1,0 +1,315 @@
+// What the page knows of the account's conversations. Nothing here talks to a node.
+//
+// It is fed by pages (of the list, of a conversation), by events of the stream and by the answers to sent messages, which may overlap
+// and come in any order. Invariants:
+// - A message is there once: its place is its seq.
+// - What is deleted stays deleted, whatever an older answer says.
+// - Watermarks (delivered, read) only grow.
+// - There are no gaps: `messages` is all there is from `floor` on.
+// - `base` is the revision that the counters of a conversation are of: an event that is not newer does not count again. What an
+//   event does not tell exactly (an older message deleted, read on another device) makes the conversation "stale": somebody has to
+//   read it anew, as of `staleAt` at least.
+// 64-bit numbers are texts in JSON; revisions and seqs are far below 2^53 and become numbers here, ids stay texts.
+
+import { Events } from "./dom.js";
+
+const number = (text) => Number(text ?? 0);
+
+function messageOf(json) {
+  return {
+    id: json.messageId,
+    seq: number(json.seq),
+    sender: json.sender,
+    body: json.body ?? "",
+    time: number(json.timeMs),
+    deleted: json.deleted ?? false,
+    clientId: json.clientMessageId ?? "",
+  };
+}
+
+class Conversation {
+  constructor(name) {
+    Object.assign(this, { name, id: null, deleted: false, lastSeq: 0, unread: 0, last: null, base: 0 });
+    /** By name: how far each member has come. */
+    this.members = new Map();
+    /** By seq, as far as they were loaded. */
+    this.messages = [];
+    this.loaded = false;
+    this.floor = 0;
+    this.hasOlder = false;
+    /** What came while the first page was under way. */
+    this.early = null;
+    /** What was deleted while this page was open: for this account, for everyone, and with the accounts of senders. */
+    this.hidden = new Set();
+    this.tombstones = new Set();
+    this.gone = new Set();
+    this.stale = false;
+    this.staleAt = 0;
+  }
+
+  find(seq) {
+    let [low, high] = [0, this.messages.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.messages[middle].seq < seq) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** Puts a message in its place; what is known to be deleted stays so. */
+  put(message) {
+    if (this.hidden.has(message.seq)) return;
+    this.settle(message);
+    const place = this.find(message.seq);
+    const there = this.messages[place];
+    if (there?.seq !== message.seq) this.messages.splice(place, 0, message);
+    else if (!there.deleted) this.messages[place] = { ...message, clientId: message.clientId || there.clientId };
+  }
+
+  /** Makes a message what it is known to have become. */
+  settle(message) {
+    if (this.tombstones.has(message.seq) || this.gone.has(message.sender)) Object.assign(message, { deleted: true, body: "" });
+    return message;
+  }
+
+  /** Makes all that is there what it is known to have become. */
+  settleAll() {
+    for (const message of this.messages) this.settle(message);
+    if (this.last && this.hidden.has(this.last.seq)) this.last = this.messages.at(-1) ?? null;
+    if (this.last) this.settle(this.last);
+  }
+
+  /** A message that is not part of a page. Unless what is before it was loaded (or there is nothing), there would be a gap. */
+  join(message) {
+    if (this.loaded) this.put(message);
+    else if (message.seq === 1 && this.lastSeq <= 1) {
+      this.put(message);
+      Object.assign(this, { loaded: true, floor: 1 });
+    } else this.early?.push(message);
+  }
+
+  /** Lets go of what can be loaded again. */
+  trim(keep = 200) {
+    if (this.messages.length <= 2 * keep) return;
+    this.messages.splice(0, this.messages.length - keep);
+    Object.assign(this, { hasOlder: true, floor: this.messages[0].seq });
+  }
+
+  watermark(name, delivered, read) {
+    const member = this.members.get(name) ?? { delivered: 0, read: 0 };
+    this.members.set(name, { delivered: Math.max(member.delivered, delivered, read), read: Math.max(member.read, read) });
+  }
+
+  readBy(name) {
+    return this.members.get(name)?.read ?? 0;
+  }
+
+  /** How far one of the account's own messages came: "saved", "delivered" or "read", by all others. */
+  reached(message, me) {
+    const others = [...this.members].filter(([name]) => name !== me).map(([, member]) => member);
+    if (others.length && others.every((member) => member.read >= message.seq)) return "read";
+    return others.length && others.every((member) => member.delivered >= message.seq) ? "delivered" : "saved";
+  }
+}
+
+export class Store extends Events {
+  #byName = new Map();
+  #byId = new Map();
+
+  constructor(me) {
+    super();
+    this.me = me;
+  }
+
+  /** All that have something in them, newest first. */
+  get list() {
+    const there = [...this.#byName.values()].filter((conversation) => conversation.lastSeq > 0);
+    return there.sort((a, b) => (b.last?.time ?? 0) - (a.last?.time ?? 0) || b.base - a.base);
+  }
+
+  get unread() {
+    return this.list.reduce((sum, conversation) => sum + conversation.unread, 0);
+  }
+
+  get(name) {
+    return this.#byName.get(name) ?? null;
+  }
+
+  /** The conversation with somebody; an empty one if there is none yet. */
+  with(name) {
+    let conversation = this.#byName.get(name);
+    if (!conversation) {
+      conversation = new Conversation(name);
+      this.#byName.set(name, conversation);
+    }
+    return conversation;
+  }
+
+  #identify(conversation, id) {
+    if (!id || id === "0") return;
+    conversation.id = id;
+    this.#byId.set(id, conversation);
+  }
+
+  /** A row of the list, as it was at `revision`. */
+  row(json, revision) {
+    const conversation = this.with(json.username);
+    this.#identify(conversation, json.conversationId);
+    conversation.deleted = json.deleted ?? false;
+    this.#counters(conversation, json, revision);
+    if (json.lastMessage && number(json.lastMessage.seq) >= (conversation.last?.seq ?? 0)) conversation.last = messageOf(json.lastMessage);
+    this.#changed(conversation);
+  }
+
+  /** A page of a conversation. `before` is the seq it was asked to be before; 0 is the newest page. */
+  page(conversation, json, before) {
+    this.#identify(conversation, json.conversationId);
+    const revision = number(json.header?.revision);
+    const messages = (json.messages ?? []).map(messageOf);
+    // Since it was asked for, the conversation may have been trimmed.
+    if (before && before !== conversation.floor) return;
+    for (const message of [...messages, ...(conversation.early ?? [])]) conversation.put(message);
+    if (before || !conversation.loaded) {
+      conversation.floor = messages.at(-1)?.seq ?? before;
+      conversation.hasOlder = json.hasMore ?? false;
+    }
+    conversation.early = null;
+    conversation.loaded = true;
+    if (!before) this.#newest(conversation, json, messages, revision);
+    this.#changed(conversation);
+  }
+
+  /** The newest of a conversation, to correct its counters; its messages are left alone. */
+  refresh(conversation, json) {
+    const revision = number(json.header?.revision);
+    if (revision >= Math.max(conversation.base, conversation.staleAt)) conversation.stale = false;
+    this.#newest(conversation, json, (json.messages ?? []).map(messageOf), revision);
+    this.#changed(conversation);
+  }
+
+  #newest(conversation, json, messages, revision) {
+    for (const member of json.members ?? []) if (member.username === conversation.name) conversation.deleted = member.deleted ?? false;
+    const isNews = revision >= conversation.base;
+    this.#counters(conversation, json, revision);
+    if (isNews) conversation.last = messages[0] ?? null;
+    conversation.settleAll();
+  }
+
+  #counters(conversation, json, revision) {
+    for (const member of json.members ?? []) conversation.watermark(member.username, number(member.deliveredSeq), number(member.readSeq));
+    if (revision < conversation.base) return;
+    conversation.base = revision;
+    conversation.lastSeq = Math.max(conversation.lastSeq, number(json.lastSeq));
+    // Another device may have read more since.
+    conversation.unread = conversation.readBy(this.me) >= conversation.lastSeq ? 0 : number(json.unreadCount);
+  }
+
+  /** An event of the stream. Told as "arrived" when it is a message of somebody else. */
+  apply(event) {
+    if (event.message) this.#arrived(event.message, event.revision);
+    else if (event.receipt) this.#receipt(event.receipt, event.revision);
+    else if (event.deletion) this.#deletion(event.deletion, event.revision);
+    else if (event.accountDeleted) this.#accountDeleted(event.accountDeleted, event.revision);
+  }
+
+  #arrived({ message: json, members }, revision) {
+    const message = messageOf(json);
+    const name = members.find((member) => member !== this.me) ?? this.me;
+    const conversation = this.#byId.get(json.conversationId) ?? this.with(name);
+    const isNew = conversation.lastSeq === 0 && message.seq > 1;
+    this.#identify(conversation, json.conversationId);
+    for (const member of members) conversation.watermark(member, 0, 0);
+    conversation.join(message);
+    if (message.sender === this.me) this.emit("confirmed", message.clientId);
+    const isOfOther = message.sender !== this.me && !message.deleted;
+    if (message.seq > (conversation.last?.seq ?? 0)) conversation.last = conversation.settle(message);
+    conversation.lastSeq = Math.max(conversation.lastSeq, message.seq);
+    if (revision > conversation.base) {
+      conversation.base = revision;
+      if (isOfOther && message.seq > conversation.readBy(this.me)) conversation.unread += 1;
+      // Nothing is known of what was there before.
+      if (isNew) this.#stale(conversation, revision);
+    }
+    if (isOfOther) this.emit("arrived", { conversation, message });
+    this.#changed(conversation);
+  }
+
+  #receipt(json, revision) {
+    const conversation = this.#byId.get(json.conversationId);
+    if (!conversation) return;
+    const before = conversation.readBy(this.me);
+    conversation.watermark(json.member, number(json.deliveredSeq), number(json.readSeq));
+    const read = conversation.readBy(this.me);
+    if (read > before && revision > conversation.base) {
+      if (read >= conversation.lastSeq) conversation.unread = 0;
+      else this.#stale(conversation, revision);
+    }
+    this.#changed(conversation);
+  }
+
+  #deletion(json, revision) {
+    const conversation = this.#byId.get(json.conversationId);
+    if (conversation) this.delete(conversation, json.seqs.map(number), json.forEveryone ?? false, revision);
+  }
+
+  #accountDeleted(json, revision) {
+    const conversation = this.#byId.get(json.conversationId);
+    if (!conversation) return;
+    if (json.member === conversation.name) conversation.deleted = true;
+    conversation.gone.add(json.member);
+    conversation.settleAll();
+    this.#stale(conversation, revision);
+    this.#changed(conversation);
+  }
+
+  /** Messages are deleted, as of `revision`: tombstones for everyone, or gone for this account. */
+  delete(conversation, seqs, forEveryone, revision) {
+    for (const seq of seqs) (forEveryone ? conversation.tombstones : conversation.hidden).add(seq);
+    if (!forEveryone) conversation.messages = conversation.messages.filter((message) => !conversation.hidden.has(message.seq));
+    conversation.settleAll();
+    this.#stale(conversation, revision);
+    this.#changed(conversation);
+  }
+
+  /** The answer to a sent message: it is there, though the stream may not have told yet. */
+  sent(conversation, json, body, clientId) {
+    this.#identify(conversation, json.conversationId);
+    const message = messageOf({ ...json, sender: this.me, body, clientMessageId: clientId });
+    // What became of a message that was stored long ago, the history tells.
+    if (json.repeated && message.seq <= (conversation.last?.seq ?? 0)) this.#stale(conversation, number(json.revision));
+    else {
+      conversation.join(message);
+      if (message.seq > (conversation.last?.seq ?? 0)) conversation.last = message;
+      conversation.lastSeq = Math.max(conversation.lastSeq, message.seq);
+      conversation.watermark(this.me, 0, 0);
+    }
+    this.#changed(conversation);
+  }
+
+  /** The account has read up to here, and so the list must not ask for it any more. */
+  read(conversation, seq) {
+    conversation.watermark(this.me, seq, seq);
+    if (seq >= conversation.lastSeq) conversation.unread = 0;
+    this.#changed(conversation);
+  }
+
+  /** The answer to that: what is left. */
+  marked(conversation, json) {
+    const revision = number(json.revision);
+    if (revision < conversation.base) return this.#stale(conversation, revision);
+    conversation.base = revision;
+    conversation.unread = number(json.unreadCount);
+    this.#changed(conversation);
+  }
+
+  #stale(conversation, revision) {
+    conversation.stale = true;
+    conversation.staleAt = Math.max(conversation.staleAt, revision);
+    this.emit("stale", conversation);
+  }
+
+  #changed(conversation) {
+    this.emit("change", conversation);
+  }
+}

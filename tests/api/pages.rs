@@ -1,0 +1,88 @@
+//! What pages may do: hold a session without its token, and call from another node's address.
+
+use serde_json::json;
+
+use super::{
+    json::{Answer, Caller, reason},
+    node::Node,
+};
+
+const WHO: &str = r#"{"username": "alice", "password": "correct horse"}"#;
+
+/// The value of a header; `head` is in lower case.
+fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+    answer.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))
+}
+
+#[tokio::test]
+async fn a_page_holds_a_session_whose_token_it_never_sees() {
+    let node = Node::start().await;
+    let mut page = Caller::new(&node);
+    page.good("CreateAccount", serde_json::from_str(WHO).unwrap()).await;
+    page.headers = "Chat-Session: alice\r\n".into();
+    let answer = page.open("ChatService/Login", serde_json::from_str(WHO).unwrap()).await;
+    let cookie = header(&answer, "set-cookie").expect("a cookie").to_owned();
+    let (status, login) = answer.json().await;
+    assert_eq!((status, login.get("token")), (200, None), "{login}");
+    assert!(login["expiresAtMs"].is_string());
+    for part in ["chat_session.alice=", "path=/chat.v1.chatservice/", "httponly", "samesite=strict", "max-age="] {
+        assert!(cookie.contains(part), "{part} in {cookie}");
+    }
+    let pair = cookie.split(';').next().unwrap().to_owned();
+
+    // The cookie alone is what a form of another site could send: it is nothing.
+    page.headers = format!("Cookie: {pair}\r\n");
+    let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
+    assert_eq!((status, reason(&answer)), (401, "TOKEN_MISSING"));
+    // Nor does it count for somebody else.
+    page.headers = format!("Cookie: {pair}\r\nChat-Session: bob\r\n");
+    let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
+    assert_eq!((status, reason(&answer)), (401, "TOKEN_MISSING"));
+    // A header that authorizes comes first.
+    page.headers = format!("Cookie: {pair}\r\nChat-Session: alice\r\nAuthorization: Bearer 00\r\n");
+    let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
+    assert_eq!((status, reason(&answer)), (401, "TOKEN_INVALID"));
+    page.headers = "Chat-Session: Alice\r\n".into();
+    let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
+    assert_eq!((status, reason(&answer)), (400, "INVALID_REQUEST"));
+
+    page.headers = format!("Cookie: other=1; {pair}\r\nChat-Session: alice\r\n");
+    page.good("ListChatPartners", json!({})).await;
+    let answer = page.open("ChatService/Logout", json!({})).await;
+    let cookie = header(&answer, "set-cookie").expect("a cookie that ends").to_owned();
+    assert!(cookie.starts_with("chat_session.alice=;") && cookie.contains("max-age=0"), "{cookie}");
+    assert_eq!(answer.status, 200);
+    assert_eq!(page.call("ChatService/ListChatPartners", json!({})).await.0, 401);
+}
+
+#[tokio::test]
+async fn pages_of_the_clusters_nodes_may_call_and_no_others() {
+    let node = Node::start_with(&[("CHAT_WEB_ADVERTISE", "chat.example.com:8080")]).await;
+    let page = Caller::new(&node);
+    let path = "/chat.v1.ChatService/SendMessage";
+    let preflight = |origin: &str| {
+        format!(
+            "Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\n\
+             Access-Control-Request-Headers: authorization,chat-session,connect-timeout-ms,content-type\r\n"
+        )
+    };
+    let own = "http://chat.example.com:8080";
+    let answer = page.request("OPTIONS", path, &preflight(own), b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    assert_eq!(header(&answer, "access-control-allow-origin"), Some(own));
+    assert_eq!(header(&answer, "access-control-allow-credentials"), Some("true"));
+    let allowed = header(&answer, "access-control-allow-headers").unwrap();
+    for name in ["authorization", "chat-session", "connect-timeout-ms", "content-type", "traceparent"] {
+        assert!(allowed.contains(name), "{name} in {allowed}");
+    }
+    assert!(header(&answer, "vary").is_some_and(|vary| vary.contains("origin")), "{}", answer.head);
+    // An answer that a page of another node cannot read would be as good as none.
+    let headers = format!("Origin: {own}\r\nContent-Type: application/json\r\n");
+    let answer = page.request("POST", "/chat.v1.ClusterService/GetLeader", &headers, b"{}").await;
+    assert_eq!((answer.status, header(&answer, "access-control-allow-origin")), (200, Some(own)));
+
+    for other in ["http://evil.example", "http://chat.example.com", "https://chat.example.com:8081", "null"] {
+        let answer = page.request("OPTIONS", path, &preflight(other), b"").await;
+        assert_eq!(header(&answer, "access-control-allow-origin"), None, "{other}: {}", answer.head);
+    }
+}
