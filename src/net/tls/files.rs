@@ -74,7 +74,7 @@ impl Files {
 }
 
 impl Material {
-    pub(super) fn server_config(&self, protocol: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+    pub(super) fn server_config(&self, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError::Setup)?;
@@ -85,7 +85,7 @@ impl Material {
         let mut config = builder
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|source| self.unusable(source))?;
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Arc::new(config))
     }
 

@@ -52,7 +52,7 @@ const HTTP_1: &[u8] = b"http/1.1";
 pub enum Protocol {
     /// gRPC: HTTP/2.
     Grpc,
-    /// What browsers speak: HTTP/1.1.
+    /// What browsers speak: HTTP/2, in which a page's stream does not take one of six connections, and HTTP/1.1.
     Http,
 }
 
@@ -74,8 +74,8 @@ struct Current {
 
 impl Current {
     fn new(material: Material) -> Result<Self, TlsError> {
-        let grpc = material.server_config(HTTP_2)?;
-        let http = material.server_config(HTTP_1)?;
+        let grpc = material.server_config(&[HTTP_2])?;
+        let http = material.server_config(&[HTTP_2, HTTP_1])?;
         let client = material.client_config(HTTP_2)?;
         let expires_at = material.expires_at();
         Ok(Self { material, grpc, http, client, expires_at })

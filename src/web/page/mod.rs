@@ -17,7 +17,7 @@ use std::{fmt::Write as _, sync::Arc};
 use axum::{
     Router,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -71,8 +71,10 @@ struct Site {
     origins: Origins,
 }
 
-async fn page(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+async fn page(State(site): State<Arc<Site>>, uri: Uri, headers: HeaderMap) -> Response {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    // HTTP/2 has it in the address.
+    let host = host.or_else(|| uri.authority().map(Authority::as_str)).unwrap_or_default();
     let mut policy = POLICY.to_owned();
     for source in site.origins.sources(host) {
         policy.push(' ');

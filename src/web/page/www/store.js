@@ -8,7 +8,7 @@
 // - There are no gaps: `messages` is all there is from `floor` on.
 // - `base` is the revision that the counters of a conversation are of: an event that is not newer does not count again. What an
 //   event does not tell exactly (an older message deleted, read on another device) makes the conversation "stale": somebody has to
-//   read it anew, as of `staleAt` at least.
+//   read it anew. An answer from before `changedAt` does not have such an event in it, and does not count.
 // 64-bit numbers are texts in JSON; revisions and seqs are far below 2^53 and become numbers here, ids stay texts.
 
 import { Events } from "./dom.js";
@@ -44,7 +44,7 @@ class Conversation {
     this.tombstones = new Set();
     this.gone = new Set();
     this.stale = false;
-    this.staleAt = 0;
+    this.changedAt = 0;
   }
 
   find(seq) {
@@ -87,6 +87,17 @@ class Conversation {
       this.put(message);
       Object.assign(this, { loaded: true, floor: 1 });
     } else this.early?.push(message);
+  }
+
+  /** An answer of this revision knows all that is known here. */
+  isNews(revision) {
+    return revision >= Math.max(this.base, this.changedAt);
+  }
+
+  /** There is this message: it may be the newest. */
+  raise(message) {
+    this.lastSeq = Math.max(this.lastSeq, message.seq);
+    if (message.seq >= (this.last?.seq ?? 0) && !this.hidden.has(message.seq)) this.last = this.settle(message);
   }
 
   /** Lets go of what can be loaded again. */
@@ -156,9 +167,10 @@ export class Store extends Events {
   row(json, revision) {
     const conversation = this.with(json.username);
     this.#identify(conversation, json.conversationId);
-    conversation.deleted = json.deleted ?? false;
+    // For ever: no answer from before is to say otherwise.
+    conversation.deleted ||= json.deleted ?? false;
     this.#counters(conversation, json, revision);
-    if (json.lastMessage && number(json.lastMessage.seq) >= (conversation.last?.seq ?? 0)) conversation.last = messageOf(json.lastMessage);
+    if (json.lastMessage) conversation.raise(messageOf(json.lastMessage));
     this.#changed(conversation);
   }
 
@@ -183,14 +195,14 @@ export class Store extends Events {
   /** The newest of a conversation, to correct its counters; its messages are left alone. */
   refresh(conversation, json) {
     const revision = number(json.header?.revision);
-    if (revision >= Math.max(conversation.base, conversation.staleAt)) conversation.stale = false;
+    if (conversation.isNews(revision)) conversation.stale = false;
     this.#newest(conversation, json, (json.messages ?? []).map(messageOf), revision);
     this.#changed(conversation);
   }
 
   #newest(conversation, json, messages, revision) {
-    for (const member of json.members ?? []) if (member.username === conversation.name) conversation.deleted = member.deleted ?? false;
-    const isNews = revision >= conversation.base;
+    for (const member of json.members ?? []) if (member.username === conversation.name) conversation.deleted ||= member.deleted ?? false;
+    const isNews = conversation.isNews(revision);
     this.#counters(conversation, json, revision);
     if (isNews) conversation.last = messages[0] ?? null;
     conversation.settleAll();
@@ -198,7 +210,7 @@ export class Store extends Events {
 
   #counters(conversation, json, revision) {
     for (const member of json.members ?? []) conversation.watermark(member.username, number(member.deliveredSeq), number(member.readSeq));
-    if (revision < conversation.base) return;
+    if (!conversation.isNews(revision)) return;
     conversation.base = revision;
     conversation.lastSeq = Math.max(conversation.lastSeq, number(json.lastSeq));
     // Another device may have read more since.
@@ -223,8 +235,7 @@ export class Store extends Events {
     conversation.join(message);
     if (message.sender === this.me) this.emit("confirmed", message.clientId);
     const isOfOther = message.sender !== this.me && !message.deleted;
-    if (message.seq > (conversation.last?.seq ?? 0)) conversation.last = conversation.settle(message);
-    conversation.lastSeq = Math.max(conversation.lastSeq, message.seq);
+    conversation.raise(message);
     if (revision > conversation.base) {
       conversation.base = revision;
       if (isOfOther && message.seq > conversation.readBy(this.me)) conversation.unread += 1;
@@ -242,6 +253,7 @@ export class Store extends Events {
     conversation.watermark(json.member, number(json.deliveredSeq), number(json.readSeq));
     const read = conversation.readBy(this.me);
     if (read > before && revision > conversation.base) {
+      conversation.changedAt = Math.max(conversation.changedAt, revision);
       if (read >= conversation.lastSeq) conversation.unread = 0;
       else this.#stale(conversation, revision);
     }
@@ -280,8 +292,7 @@ export class Store extends Events {
     if (json.repeated && message.seq <= (conversation.last?.seq ?? 0)) this.#stale(conversation, number(json.revision));
     else {
       conversation.join(message);
-      if (message.seq > (conversation.last?.seq ?? 0)) conversation.last = message;
-      conversation.lastSeq = Math.max(conversation.lastSeq, message.seq);
+      conversation.raise(message);
       conversation.watermark(this.me, 0, 0);
     }
     this.#changed(conversation);
@@ -297,7 +308,7 @@ export class Store extends Events {
   /** The answer to that: what is left. */
   marked(conversation, json) {
     const revision = number(json.revision);
-    if (revision < conversation.base) return this.#stale(conversation, revision);
+    if (!conversation.isNews(revision)) return this.#stale(conversation, revision);
     conversation.base = revision;
     conversation.unread = number(json.unreadCount);
     this.#changed(conversation);
@@ -305,7 +316,7 @@ export class Store extends Events {
 
   #stale(conversation, revision) {
     conversation.stale = true;
-    conversation.staleAt = Math.max(conversation.staleAt, revision);
+    conversation.changedAt = Math.max(conversation.changedAt, revision);
     this.emit("stale", conversation);
   }
 
