@@ -1,0 +1,129 @@
+"""Signing up, logging in and out, staying logged in, and what of it a script could see."""
+
+import re
+import unittest
+
+from playwright.sync_api import expect
+
+from case import Case
+from person import PASSWORD
+
+TOKEN = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+class Accounts(Case):
+    def test_mistakes_are_said_before_a_node_is_asked(self):
+        person = self.visitor("alice")
+        asked = []
+        person.page.on("request", lambda request: asked.append(request.url) if "/assets/" not in request.url else None)
+        person.button("Create an account").click()
+        person.fill("Name", "Al ice!")
+        person.fill("Password", "short")
+        person.fill("Password, once more", "shorn")
+        expect(person.page.locator("#auth-strength-text")).to_have_text("Too short")
+        person.button("Create account").click()
+        expect(person.page.locator("#auth-name-hint")).to_contain_text("1 to 32 of the characters")
+        expect(person.page.get_by_label("Name", exact=True)).to_be_focused()
+        expect(person.page.locator("#auth-password-hint")).to_have_text("At least 8 characters.")
+        expect(person.page.locator("#auth-again-hint")).to_have_text("The two passwords differ.")
+        for password, strength in [("password1", "Weak"), ("kangaroo5", "Fair"), ("kangaroo-lamp", "Good"), (PASSWORD, "Strong")]:
+            person.fill("Password", password)
+            expect(person.page.locator("#auth-strength-text")).to_have_text(strength)
+        person.fill("Password", "ü" * 129)
+        expect(person.page.locator("#auth-password-hint")).to_have_text("At most 256 bytes; this has 258.")
+        self.assertEqual(asked, [])
+
+    def test_what_a_node_refuses_is_said_in_words(self):
+        first = self.join("alice")
+        second = self.visitor("alice", "n2")
+        second.log_in("wrong password")
+        notice = second.page.locator("#auth-notice")
+        expect(notice).to_have_text("The password is wrong.")
+        second.name += ".x"
+        second.log_in()
+        expect(notice).to_contain_text(f"Nobody is called {second.name}.")
+        second.name = first.name
+        second.button("Create an account").click()
+        second.fill("Password, once more", PASSWORD)
+        second.fill("Password", PASSWORD)
+        second.fill("Name", first.name.upper())
+        second.button("Create account").click()
+        expect(notice).to_have_text(f"The name {first.name} is taken. Please choose another one.")
+        second.button("Log in").click()
+        second.log_in()
+        second.is_in()
+
+    def test_a_session_survives_a_reload_and_no_script_can_read_its_token(self):
+        person = self.join("alice")
+        person.page.reload()
+        person.is_in()
+        readable = person.page.evaluate("JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])")
+        self.assertIsNone(TOKEN.search(readable), readable)
+        [cookie] = person.context.cookies(self.cluster.web("n1") + "/chat.v1.ChatService/SendMessage")
+        self.assertRegex(cookie["value"], TOKEN)
+        self.assertTrue(cookie["httpOnly"])
+        self.assertEqual((cookie["sameSite"], cookie["path"]), ("Strict", "/chat.v1.ChatService/"))
+        person.settings().get_by_role("button", name="Log out").click()
+        expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+        self.assertEqual(person.context.cookies(), [])
+        person.page.reload()
+        person.is_out()
+
+    def test_a_session_that_was_ended_elsewhere_asks_for_the_password_and_keeps_what_was_typed(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name).input.fill("half a sentence")
+        other = self.visitor("alice", "n3")
+        other.log_in()
+        other.is_in()
+        token = self.cluster.call("n3", "ChatService/Login", {"username": alice.name, "password": PASSWORD})["token"]
+        self.cluster.call("n3", "ChatService/Logout", {"allSessions": True}, token)
+        for person in (alice, other):
+            expect(person.page.locator("#auth-notice")).to_contain_text("Your session has ended.")
+            expect(person.page.get_by_label("Name", exact=True)).to_have_value(alice.name)
+        alice.fill("Password", PASSWORD)
+        alice.button("Log in").click()
+        alice.is_in()
+        expect(alice.input).to_have_value("half a sentence")
+        alice.input.press("Enter")
+        alice.has_mark("half a sentence", "Delivered")
+
+    def test_two_accounts_in_two_tabs_do_not_mix(self):
+        alice = self.join("alice")
+        bob = self.visitor("bob", context=alice.context)
+        # The second tab begins with the account that logged in last.
+        bob.settings().get_by_role("button", name="Log out")
+        bob.page.keyboard.press("Escape")
+        bob.page.evaluate("sessionStorage.clear(); localStorage.removeItem('quorum-chat/account')")
+        bob.page.reload()
+        bob.sign_up()
+        alice.open(bob.name).send("from alice")
+        bob.open(alice.name).sees("from alice")
+        bob.send("from bob")
+        alice.sees("from bob")
+        for person in (alice, bob):
+            person.page.reload()
+            person.is_in()
+
+    def test_an_account_is_deleted_only_by_its_name(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name).send("remember me")
+        bob.open(alice.name).sees("remember me")
+        alice.settings().get_by_role("button", name="Delete account").click()
+        dialog = alice.page.get_by_role("dialog", name="Delete your account?")
+        delete = dialog.get_by_role("button", name="Delete my account")
+        expect(delete).to_be_disabled()
+        dialog.get_by_role("textbox").fill(alice.name[:-1])
+        expect(delete).to_be_disabled()
+        dialog.get_by_role("textbox").fill(alice.name)
+        delete.click()
+        expect(alice.page.locator("#auth-notice")).to_have_text("Your account is deleted.")
+        expect(bob.page.locator("#chat-sub")).to_have_text("This account was deleted")
+        bob.sees("This message was deleted")
+        expect(bob.input).to_be_disabled()
+        expect(bob.row(alice.name)).to_contain_text("This message was deleted")
+        alice.log_in()
+        expect(alice.page.locator("#auth-notice")).to_contain_text("Nobody is called")
+
+
+if __name__ == "__main__":
+    unittest.main()

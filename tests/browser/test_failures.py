@@ -1,0 +1,178 @@
+"""Nodes die while people type, send and read. Nothing is lost, nothing comes twice, and the page goes on by itself."""
+
+import re
+import signal
+import unittest
+
+from playwright.sync_api import expect
+
+from case import Case
+from cluster import until
+from person import PASSWORD
+
+NOTHING_LOST = "What you send waits here"
+
+
+class Failures(Case):
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(self.mend)
+        self.down = []
+
+    def kill(self, *names):
+        self.cluster.kill(*names)
+        self.down += names
+
+    def mend(self):
+        """All five are up again for the next test."""
+        self.cluster.start(*self.down)
+        self.down = []
+
+    def followers(self):
+        leader = self.cluster.leader()
+        return [name for name in self.cluster.nodes if name != leader]
+
+    def stored(self, person, partner):
+        """What the cluster has of a conversation, in its order."""
+        who = {"username": person.name, "password": PASSWORD}
+        token = self.cluster.call(self.alive(), "ChatService/Login", who)["token"]
+        return [message["body"] for message in self.history(token, partner.name)]
+
+    def test_a_node_dies_while_one_types_and_the_other_goes_on_talking(self):
+        near, far = self.followers()[:2]
+        alice, bob = self.join("alice", near), self.join("bob", far)
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        alice.input.press_sequentially("a sentence that is be")
+        self.kill(near)
+        alice.input.press_sequentially("ing typed")
+        bob.send("while her node was dead")
+        alice.sees("while her node was dead")
+        expect(alice.input).to_have_value("a sentence that is being typed")
+        alice.status(re.compile(rf"Connected to (?!{near}\b)"))
+        alice.input.press("Enter")
+        alice.has_mark("a sentence that is being typed", "Read")
+        bob.sees("a sentence that is being typed")
+        expected = ["before", "while her node was dead", "a sentence that is being typed"]
+        self.assertEqual(self.stored(alice, bob), expected)
+        for person in (alice, bob):
+            self.assertEqual(person.bodies(), expected)
+
+    def test_a_node_dies_while_messages_are_sent(self):
+        for number, victim in enumerate([self.followers()[0], self.cluster.leader()]):
+            with self.subTest(victim=victim):
+                # So high that all of the messages are in the document.
+                tall = {"viewport": {"width": 1200, "height": 3000}}
+                alice, bob = self.join(f"alice{number}", victim, **tall), self.join(f"bob{number}", self.followers()[-1], **tall)
+                bob.page.get_by_role("searchbox").fill(alice.name)
+                bob.row(alice.name).click()
+                alice.open(bob.name)
+                sent = [f"message {at}" for at in range(40)]
+                for at, body in enumerate(sent):
+                    alice.send(body)
+                    if at == 15:
+                        self.kill(victim)
+                alice.has_mark(sent[-1], "Read")
+                for person in (alice, bob):
+                    person.sees(sent[-1])
+                    expect(person.page.locator("#messages .message")).to_have_count(40)
+                    self.assertEqual(person.bodies(), sent)
+                self.assertEqual(self.stored(alice, bob), sent)
+                self.mend()
+
+    def test_a_node_that_hangs_is_left(self):
+        near, far = self.followers()[:2]
+        alice, bob = self.join("alice", near), self.join("bob", far)
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        self.cluster.signal(near, signal.SIGSTOP)
+        try:
+            alice.send("into the silence")
+            bob.sees("into the silence")
+            alice.has_mark("into the silence", "Read")
+            alice.status(re.compile(rf"Connected to (?!{near}\b)"))
+            bob.send("and back")
+            alice.sees("and back")
+        finally:
+            self.cluster.signal(near, signal.SIGCONT)
+        self.assertEqual(self.stored(alice, bob), ["before", "into the silence", "and back"])
+
+    def test_without_a_majority_one_sees_what_there_is_and_what_is_sent_waits(self):
+        leader, followers = self.cluster.leader(), self.followers()
+        alice, bob = self.join("alice", followers[0]), self.join("bob", followers[1])
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        carol, token = self.account("carol")
+        message = {"recipient": alice.name, "body": "from carol", "clientMessageId": "0190163d-8694-739b-aea5-966c26f8ad91"}
+        self.cluster.call(followers[0], "ChatService/SendMessage", message, token)
+        expect(alice.row(carol)).to_contain_text("from carol")
+        self.kill(leader, *followers[2:])
+        for person in (alice, bob):
+            banner = person.page.locator("#banner")
+            expect(banner).to_contain_text("The cluster has no majority at the moment. You see what was known", timeout=30_000)
+            expect(banner).to_contain_text(NOTHING_LOST)
+            person.status("No majority")
+        age = lambda: int(re.search(r"known (\d+) s ago", alice.page.locator("#banner").inner_text())[1])
+        first = age()
+        until("greater age", lambda: age() > first + 1)
+        # What was not open yet can be read all the same.
+        alice.open(carol).sees("from carol")
+        alice.open(bob.name).send("waits 1")
+        alice.send("waits 2")
+        alice.has_mark("waits 1", "Waiting to be sent")
+        expect(alice.row(bob.name)).to_contain_text("waits 2")
+        alice.input.fill("not finished")
+        # The page can go, too: what waits is kept.
+        alice.page.reload()
+        alice.is_in()
+        alice.has_mark("waits 2", "Waiting to be sent")
+        alice.sees("before")
+        expect(alice.input).to_have_value("not finished")
+        self.picture(alice, "minority")
+        self.mend()
+        alice.has_mark("waits 2", "Read")
+        bob.sees("waits 2")
+        expect(alice.page.locator("#banner")).to_be_hidden(timeout=30_000)
+        expect(alice.input).to_have_value("not finished")
+        for person in (alice, bob):
+            self.assertEqual(person.bodies(), ["before", "waits 1", "waits 2"])
+        self.assertEqual(self.stored(alice, bob), ["before", "waits 1", "waits 2"])
+
+    def test_when_all_nodes_are_gone_the_page_waits_for_them(self):
+        alice, bob = self.join("alice", "n1"), self.join("bob", "n2")
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        alice.has_mark("before", "Read")
+        self.kill(*self.cluster.nodes)
+        alice.status("No connection")
+        alice.send("to nobody")
+        alice.has_mark("to nobody", "Waiting to be sent")
+        expect(alice.page.locator("#banner")).to_contain_text("No node can be reached.")
+        self.mend()
+        bob.sees("to nobody")
+        alice.has_mark("to nobody", "Read")
+        self.assertEqual(self.stored(alice, bob), ["before", "to nobody"])
+
+    def test_the_panel_tells_of_the_cluster(self):
+        leader, followers = self.cluster.leader(), self.followers()
+        alice = self.join("alice", followers[0])
+        alice.button("show the cluster", exact=False).click()
+        panel = alice.page.get_by_role("dialog", name="The cluster")
+        expect(panel.locator("#cluster-bears")).to_have_text("2 more nodes may fail, and nothing is lost.")
+        expect(panel.locator("tbody tr")).to_have_count(5)
+        row = lambda name: panel.locator("tbody tr").filter(has=alice.page.get_by_role("rowheader", name=name))
+        expect(row(leader)).to_contain_text("leader")
+        expect(row(followers[0])).to_contain_text("this page")
+        self.kill(followers[2], followers[3])
+        expect(row(followers[2])).to_contain_text("down")
+        expect(panel.locator("#cluster-bears")).to_have_text("No further node may fail.")
+        self.mend()
+        expect(panel.locator("#cluster-bears")).to_have_text("2 more nodes may fail, and nothing is lost.")
+        self.kill(followers[0])
+        expect(panel.locator("tbody .here")).to_have_count(1)
+        expect(panel.locator("tbody .here")).not_to_contain_text(followers[0])
+        panel.get_by_role("button", name="Done").click()
+
+
+if __name__ == "__main__":
+    unittest.main()

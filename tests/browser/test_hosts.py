@@ -1,0 +1,140 @@
+"""Nodes on several hosts, with and without TLS, and pages of others."""
+
+import http.server
+import re
+import threading
+import unittest
+
+from playwright.sync_api import expect
+
+from case import Case
+from cluster import Spread, until
+
+
+class SeveralHosts(Case):
+    """No cookie gets from one host to another."""
+
+    @classmethod
+    def make_cluster(cls):
+        return Spread(["127.0.0.1", "127.0.0.2", "127.0.0.3"])
+
+    def test_the_page_goes_on_with_a_node_on_another_host(self):
+        alice, bob = self.join("alice", "n1"), self.join("bob", "n3")
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        self.assertEqual(alice.context.cookies(), [], "a cookie would not be sent there")
+        self.cluster.kill("n1")
+        alice.send("from the other host")
+        bob.sees("from the other host")
+        alice.has_mark("from the other host", "Read")
+        alice.status(re.compile("Connected to n[23]"))
+        self.assertEqual(bob.bodies(), ["before", "from the other host"])
+        self.cluster.start("n1")
+        alice.page.reload()
+        alice.is_in()
+        alice.sees("from the other host")
+
+    def test_a_page_of_others_gets_nothing(self):
+        """Neither an answer nor the session of somebody who is logged in."""
+        alice = self.join("alice", "n2")
+
+        class Evil(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(b"<!doctype html><title>evil</title>")
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Evil)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        page = alice.context.new_page()
+        page.goto(f"http://127.0.0.2:{server.server_address[1]}/")
+        steal = """async ([node, name, kind]) => {
+            const ask = { method: "POST", credentials: "include", body: "{}", headers: { "Content-Type": kind, ...(name ? { "Chat-Session": name } : {}) } };
+            try {
+                return (await fetch(`${node}/chat.v1.ChatService/ListChatPartners`, ask)).status;
+            } catch (error) {
+                return error.message;
+            }
+        }"""
+        for name, kind in ((alice.name, "application/json"), ("", "application/json"), ("", "text/plain")):
+            self.assertEqual(page.evaluate(steal, [self.cluster.web("n2"), name, kind]), "Failed to fetch", kind)
+        self.assertFalse(page.evaluate("node => new Promise((done) => { const frame = document.createElement('iframe'); frame.onload = () => { let seen = false; try { seen = frame.contentDocument?.title === 'quorum-chat'; } catch { } done(seen); }; frame.src = node; document.body.append(frame); })", self.cluster.web("n2")))
+
+
+class Tls(Case):
+    @classmethod
+    def make_cluster(cls):
+        return Spread(["127.0.0.1"] * 3, tls=True)
+
+    def test_the_page_comes_over_tls_and_one_connection_bears_many_tabs(self):
+        alice = self.join("alice", "n1", ignore_https_errors=True)
+        [cookie] = alice.context.cookies(self.cluster.web("n1") + "/chat.v1.ChatService/SendMessage")
+        self.assertTrue(cookie["secure"] and cookie["httpOnly"], cookie)
+        protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol"
+        self.assertEqual(alice.page.evaluate(protocol), "h2")
+        tabs = [self.visitor("alice", "n1", context=alice.context) for _ in range(9)]
+        for tab in tabs:
+            tab.is_in()
+            tab.status("Connected to n1")
+        bob = self.join("bob", "n2", ignore_https_errors=True)
+        bob.open(alice.name).send("to all tabs")
+        for tab in (alice, *tabs):
+            expect(tab.row(bob.name)).to_contain_text("to all tabs")
+        self.cluster.kill("n1")
+        alice.open(bob.name).send("and back")
+        bob.sees("and back")
+        alice.status(re.compile("Connected to n[23]"))
+
+
+class ManyTabs(Case):
+    """Without TLS a browser has six connections to a node."""
+
+    nodes = 1
+
+    def test_tabs_that_nobody_looks_at_leave_the_connections_to_those_that_are_looked_at(self):
+        context = self.browser.new_context(locale="en-GB")
+        context.add_init_script(
+            """
+            Object.defineProperty(document, "hidden", { get: () => window.isHidden === true });
+            window.look = (isLookedAt) => { window.isHidden = !isLookedAt; document.dispatchEvent(new Event("visibilitychange")); };
+            """
+        )
+        tabs = [self.join("alice", "n1", context=context)]
+        for tab in tabs:
+            tab.page.clock.install()
+        for _ in range(7):
+            tabs[-1].page.evaluate("look(false)")
+            tab = self.visitor("alice", "n1", context=context)
+            tab.page.clock.install()
+            tab.page.reload()
+            tab.is_in()
+            for other in tabs:
+                other.page.clock.fast_forward(31_000)
+            tab.status("Connected to n1")
+            tabs.append(tab)
+        bob, token = self.account("bob")
+
+        def write(text, number):
+            message = {"recipient": tabs[0].name, "body": text, "clientMessageId": f"0190163d-8694-739b-aea5-{number:012x}"}
+            self.cluster.call("n1", "ChatService/SendMessage", message, token)
+
+        write("one", 1)
+        expect(tabs[-1].row(bob)).to_contain_text("one")
+        # One that is looked at again has missed nothing.
+        tabs[0].page.evaluate("look(true)")
+        expect(tabs[0].row(bob)).to_contain_text("one")
+        # When the one that goes on is closed, another one takes its place.
+        tabs[0].page.evaluate("look(false)")
+        tabs[0].page.close()
+        write("two", 2)
+        until("tab that tells of it", lambda: any("two" in text for tab in tabs[1:] for text in tab.row(bob).all_inner_texts()))
+
+
+if __name__ == "__main__":
+    unittest.main()

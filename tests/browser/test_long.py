@@ -1,0 +1,88 @@
+"""A conversation of ten thousand messages."""
+
+import http.client
+import json
+import unittest
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from playwright.sync_api import expect
+
+from case import Case
+
+#: Rows that may be in the document at once, whatever there is to be seen.
+DRAWN_MAX = 80
+
+
+class Long(Case):
+    # The page sees no difference, and the messages are there five times as fast.
+    nodes = 1
+
+    def fill_conversation(self, token, to, bodies):
+        """Messages of an account without a browser. Up to 16 are sent at once, so their order is any."""
+
+        def send(some):
+            connection = http.client.HTTPConnection(self.cluster.nodes["n1"]["web"])
+            for body in some:
+                message = json.dumps({"recipient": to, "body": body, "clientMessageId": str(uuid.uuid4())})
+                headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+                connection.request("POST", "/chat.v1.ChatService/SendMessage", message, headers)
+                answer = connection.getresponse()
+                assert answer.status == 200, answer.read()
+                answer.read()
+            connection.close()
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(send, [bodies[at::16] for at in range(16)]))
+
+    def test_ten_thousand_messages_scroll_and_older_ones_come_without_a_jump(self):
+        total = 10_000
+        bob, token = self.account("bob")
+        alice = self.join("alice")
+        self.fill_conversation(token, alice.name, [f"message {number} " + "and more " * (number % 23) for number in range(total)])
+        expect(alice.row(bob).locator(".badge")).to_have_text("99+ unread", timeout=60_000)
+        alice.page.reload()
+        alice.open(bob)
+        box = alice.page.locator("#messages")
+        # One scrolls up for as long as there is anything, slowly at first: what is on the screen moves by what was scrolled.
+        report = box.evaluate(
+            """async (box) => {
+                const frame = () => new Promise((done) => requestAnimationFrame(done));
+                const look = () => new Map([...box.querySelectorAll(".message")].map((row) => [row.dataset.key, row.getBoundingClientRect().bottom]));
+                const report = { jumps: [], drawn: 0, frames: [], steps: 0 };
+                box.scrollTop = box.scrollHeight;
+                await frame();
+                for (let rest = 0; rest < 300; report.steps += 1) {
+                    const by = report.steps < 300 ? 700 : 6000;
+                    const before = look();
+                    const start = performance.now();
+                    box.scrollBy(0, -by);
+                    await frame();
+                    await frame();
+                    report.frames.push(performance.now() - start);
+                    const after = look();
+                    report.drawn = Math.max(report.drawn, after.size);
+                    const moves = [...after].filter(([key]) => before.has(key)).map(([key, bottom]) => Math.round(bottom - before.get(key)));
+                    if (moves.some((move) => move !== moves[0]) || moves[0] > by || moves[0] < 0) report.jumps.push(moves.join(" "));
+                    rest = moves[0] === 0 ? rest + 1 : 0;
+                    if (!document.querySelector(".older") && box.scrollTop === 0) break;
+                }
+                report.frames.sort((a, b) => a - b);
+                report.older = document.querySelector(".older") !== null;
+                report.notes = document.querySelector("#toasts").innerText;
+                return { ...report, frames: report.frames[Math.floor(report.frames.length * 0.95)] };
+            }"""
+        )
+        self.assertEqual(report["jumps"], [])
+        self.assertFalse(report["older"], report)
+        self.assertEqual(alice.keys()[:3][-1], "seq/1", "all of them were loaded")
+        self.assertLessEqual(report["drawn"], DRAWN_MAX)
+        print(f"10,000 messages: {report['steps']} steps, two frames took at most {report['frames']:.0f} ms in 95 % of them")
+        alice.button("Go to the newest message", exact=False).click()
+        expect(alice.page.locator("#jump")).to_be_hidden()
+        alice.send("and one more")
+        alice.sees("and one more")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,242 @@
+"""The modules of the page by themselves, in the browser that they run in: what can happen in any order is tried in many."""
+
+import os
+import random
+import unittest
+
+from case import Case
+
+SEED = int(os.environ.get("SEED", random.randrange(2**32)))
+
+#: Alice's browser, in front of a cluster that is made up. What happens there, happens in one order; what the page hears of it (the list, pages, the
+#: stream, the answers to what it sent) comes in any order that the API allows. In the end the page must show what is there.
+STORY = """
+async ({ base, seed }) => {
+    const { Store } = await import(`${base}/store.js`);
+    let state = seed;
+    const random = (below) => {
+        state = (Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9) >>> 0;
+        return Math.floor((state / 2 ** 32) * below);
+    };
+    const copy = (value) => JSON.parse(JSON.stringify(value));
+
+    // The cluster.
+    let revision = 10;
+    const truth = { messages: [], delivered: { alice: 0, bob: 0 }, read: { alice: 0, bob: 0 }, bobIsGone: false };
+    const events = [];
+    const happen = (event) => events.push({ revision, ...copy(event) });
+    const write = (sender) => {
+        if (truth.bobIsGone) return null;
+        revision += 1;
+        const seq = truth.messages.length + 1;
+        const message = { messageId: String(revision), conversationId: "5", seq: String(seq), sender, body: `text ${seq}`, timeMs: String(1000 * revision), clientMessageId: `id ${seq}` };
+        truth.messages.push(message);
+        const told = sender === "alice" ? message : { ...message, clientMessageId: undefined };
+        happen({ message: { message: told, members: ["alice", "bob"] } });
+        return message;
+    };
+    const mark = (kind, member) => {
+        const last = truth.messages.length;
+        if (truth[kind][member] >= last || (member === "bob" && truth.bobIsGone)) return;
+        revision += 1;
+        truth[kind][member] += 1 + random(last - truth[kind][member]);
+        truth.delivered[member] = Math.max(truth.delivered[member], truth.read[member]);
+        happen({ receipt: { conversationId: "5", member, deliveredSeq: String(truth.delivered[member]), readSeq: String(truth.read[member]) } });
+    };
+    const remove = (forEveryone) => {
+        const some = truth.messages.filter((message) => (forEveryone ? !message.deleted && message.sender === "bob" : !message.hidden) && random(4) === 0).slice(0, 3);
+        if (!some.length) return;
+        revision += 1;
+        for (const message of some) Object.assign(message, forEveryone ? { deleted: true, body: "" } : { hidden: true });
+        happen({ deletion: { conversationId: "5", seqs: some.map((message) => message.seq), forEveryone } });
+    };
+    const leave = () => {
+        revision += 1;
+        truth.bobIsGone = true;
+        for (const message of truth.messages) if (message.sender === "bob") Object.assign(message, { deleted: true, body: "" });
+        happen({ accountDeleted: { conversationId: "5", member: "bob" } });
+    };
+    const visible = () => truth.messages.filter((message) => !message.hidden);
+    const unread = () => visible().filter((message) => message.sender === "bob" && !message.deleted && Number(message.seq) > truth.read.alice).length;
+    const members = () => ["alice", "bob"].map((name) => ({ username: name, deleted: name === "bob" && truth.bobIsGone, deliveredSeq: String(truth.delivered[name]), readSeq: String(truth.read[name]) }));
+    const common = () => ({ conversationId: "5", unreadCount: String(unread()), lastSeq: String(truth.messages.length), members: members(), header: { revision: String(revision) } });
+    const page = (before, limit) => {
+        const all = visible().filter((message) => !before || Number(message.seq) < before).reverse();
+        return copy({ ...common(), messages: all.slice(0, limit), hasMore: all.length > limit });
+    };
+    const row = () => copy({ ...common(), username: "bob", deleted: truth.bobIsGone, lastMessage: visible().at(-1) });
+
+    for (let count = random(30); count > 0; count -= 1) write(random(2) ? "alice" : "bob");
+    if (random(2)) mark("read", "alice");
+    if (random(2)) mark("read", "bob");
+
+    // The page. What is under way is heard later, in any order; the stream is heard in its own.
+    const store = new Store("alice");
+    const stale = new Set();
+    store.on("stale", (conversation) => stale.add(conversation));
+    const first = row();
+    let heard = events.length;
+    if (truth.messages.length) store.row(first, revision);
+    const conversation = store.with("bob");
+    const underWay = [];
+    let arrived = 0;
+    store.on("arrived", () => { arrived += 1; });
+    const hear = () => {
+        if (heard < events.length) store.apply(events[heard]);
+        heard = Math.min(heard + 1, events.length);
+    };
+    const checkOrder = () => {
+        const seqs = conversation.messages.map((message) => message.seq);
+        for (let at = 1; at < seqs.length; at += 1) if (seqs[at] <= seqs[at - 1]) throw new Error(`the order is ${seqs}`);
+        if (conversation.unread < 0) throw new Error("less than nothing is unread");
+    };
+    const open = () => {
+        if (conversation.loaded || conversation.early) return;
+        conversation.early = [];
+        const answer = page(0, 10);
+        underWay.push(() => store.page(conversation, answer, 0));
+    };
+    const older = () => {
+        const before = conversation.floor;
+        if (!conversation.loaded || !conversation.hasOlder) return;
+        const answer = page(before, 10);
+        underWay.push(() => store.page(conversation, answer, before));
+    };
+    const refresh = () => {
+        if (!stale.size) return;
+        const answer = page(0, 1);
+        underWay.push(() => store.refresh(conversation, answer));
+    };
+    const steps = [
+        () => write("bob"), () => write("bob"),
+        () => { const message = copy(write("alice")); if (message) underWay.push(() => store.sent(conversation, message, `text ${message.seq}`, message.clientMessageId)); },
+        () => mark("delivered", "bob"), () => mark("read", "bob"), () => mark("read", "alice"), () => remove(true), () => remove(false),
+        () => random(20) === 0 && !truth.bobIsGone && truth.messages.length && leave(),
+        hear, hear, hear, hear, open, older, older, refresh, refresh,
+        () => random(5) === 0 && conversation.trim(15),
+        () => {
+            // The end was seen.
+            if (!conversation.id || conversation.lastSeq <= truth.read.alice) return;
+            const seq = conversation.lastSeq;
+            store.read(conversation, seq);
+            revision += 1;
+            truth.read.alice = Math.max(truth.read.alice, seq);
+            truth.delivered.alice = Math.max(truth.delivered.alice, seq);
+            happen({ receipt: { conversationId: "5", member: "alice", deliveredSeq: String(truth.delivered.alice), readSeq: String(truth.read.alice) } });
+            const answer = { readSeq: String(seq), unreadCount: String(unread()), revision: String(revision) };
+            underWay.push(() => store.marked(conversation, answer));
+        },
+        () => underWay.length && underWay.splice(random(underWay.length), 1)[0](),
+        () => underWay.length && underWay.splice(random(underWay.length), 1)[0](),
+    ];
+    for (let step = 0; step < 150; step += 1) {
+        steps[random(steps.length)]();
+        checkOrder();
+    }
+
+    // It becomes quiet: all is heard, what is not exact is asked for, and everything is loaded.
+    while (heard < events.length || underWay.length) {
+        if (underWay.length && random(2)) underWay.splice(random(underWay.length), 1)[0]();
+        else hear();
+    }
+    if (!truth.messages.length) return null;
+    open();
+    for (const load of underWay.splice(0)) load();
+    while (conversation.hasOlder) {
+        older();
+        for (const load of underWay.splice(0)) load();
+    }
+    for (let tries = 0; conversation.stale && tries < 3; tries += 1) store.refresh(conversation, page(0, 1));
+    checkOrder();
+    const shown = (message) => [message.seq, message.sender, message.body, message.deleted ?? false].join(" ");
+    const seen = {
+        messages: conversation.messages.map(shown), last: conversation.last && shown(conversation.last), unread: conversation.unread, lastSeq: conversation.lastSeq,
+        read: conversation.members.get("bob").read, delivered: conversation.members.get("bob").delivered, gone: conversation.deleted, stale: conversation.stale,
+    };
+    const is = {
+        messages: visible().map(shown), last: visible().length ? shown(visible().at(-1)) : null, unread: unread(), lastSeq: truth.messages.length,
+        read: truth.read.bob, delivered: truth.delivered.bob, gone: truth.bobIsGone, stale: false,
+    };
+    return JSON.stringify(seen) === JSON.stringify(is) ? null : { seen, is };
+}
+"""
+
+
+class Modules(Case):
+    nodes = 1
+
+    def setUp(self):
+        super().setUp()
+        self.page = self.visitor("nobody").page
+        self.base = self.page.locator("script").get_attribute("src").removesuffix("/main.js")
+
+    def evaluate(self, script, argument=None):
+        return self.page.evaluate(script, argument)
+
+    def test_the_page_shows_what_is_there_in_whatever_order_it_heard_of_it(self):
+        for seed in range(SEED, SEED + 2000):
+            found = self.evaluate(STORY, {"base": self.base, "seed": seed % 2**32})
+            self.assertIsNone(found, f"SEED={seed}")
+
+    def test_ids_are_uuids_of_version_7_in_the_order_of_their_making(self):
+        ids = self.evaluate(
+            "async (base) => { const { uuid7 } = await import(`${base}/text.js`); return [0, 1, 2 ** 32 - 1, 2 ** 32, 1795564800000].map((now) => uuid7(now)); }",
+            self.base,
+        )
+        for made in ids:
+            self.assertRegex(made, r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+        self.assertEqual(ids, sorted(ids))
+        self.assertEqual(ids[4].replace("-", "")[:12], f"{1795564800000:012x}")
+
+    def test_nodes_are_found_where_the_page_can_reach_them(self):
+        found = self.evaluate(
+            """async (base) => {
+                const { baseOf } = await import(`${base}/nodes.js`);
+                const here = (address) => new URL(address);
+                return [
+                    baseOf("127.0.0.1:8082", here("http://localhost:8081/")),
+                    baseOf("localhost:8082", here("http://127.0.0.1:8081/")),
+                    baseOf("127.0.0.2:8082", here("http://localhost:8081/")),
+                    baseOf("n2.example.com:8080", here("https://n1.example.com/")),
+                    baseOf("n2.example.com:443", here("https://n1.example.com/")),
+                    baseOf("", here("http://localhost:8081/")),
+                    baseOf("n2:80/evil", here("http://localhost:8081/")),
+                    baseOf("localhost:8082", here("http://n1:8081/")),
+                ];
+            }""",
+            self.base,
+        )
+        expected = [
+            "http://localhost:8082",
+            "http://127.0.0.1:8082",
+            "http://127.0.0.2:8082",
+            "https://n2.example.com:8080",
+            "https://n2.example.com",
+            None,
+            "http://n2",
+            "http://localhost:8082",
+        ]
+        self.assertEqual(found, expected)
+
+    def test_only_web_addresses_become_links(self):
+        texts = {
+            "see https://example.com/a?b=1&c=(d). Now": ["https://example.com/a?b=1&c=(d"],
+            "javascript:alert(1) ftp://x data:text/html,x": [],
+            'http://a.example/"onclick="x': ["http://a.example/"],
+            "http://[bad https://good.example!": ["https://good.example"],
+        }
+        for text, links in texts.items():
+            found = self.evaluate(
+                """async ([base, text]) => {
+                    const { linked } = await import(`${base}/text.js`);
+                    const box = document.createElement("p");
+                    box.append(...linked(text));
+                    return [box.textContent, [...box.querySelectorAll("a")].map((link) => [link.textContent, link.rel, link.target])];
+                }""",
+                [self.base, text],
+            )
+            self.assertEqual(found, [text, [[link, "noopener noreferrer nofollow", "_blank"] for link in links]])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,256 @@
+"""Two people talk: everything that a conversation has."""
+
+import unittest
+from datetime import datetime, timedelta
+
+from playwright.sync_api import expect
+
+from case import Case
+
+
+class Talk(Case):
+    def test_a_message_goes_from_one_to_the_other_and_its_mark_tells_how_far(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name).send("Hello Bob")
+        # He is there, and has not opened it.
+        alice.has_mark("Hello Bob", "Delivered")
+        expect(bob.row(alice.name)).to_contain_text("Hello Bob")
+        expect(bob.row(alice.name).locator(".badge")).to_have_text("1 unread")
+        self.assertEqual(bob.page.title(), "(1) quorum-chat")
+        toast = bob.page.locator(".toast")
+        expect(toast).to_contain_text("Hello Bob")
+        toast.click()
+        bob.sees("Hello Bob")
+        alice.has_mark("Hello Bob", "Read")
+        expect(bob.row(alice.name).locator(".badge")).to_have_count(0)
+        expect(bob.page).to_have_title("quorum-chat")
+        bob.send("Hello Alice")
+        alice.sees("Hello Alice")
+        bob.has_mark("Hello Alice", "Read")
+        # Somebody who has never been there has nothing delivered.
+        carol, _ = self.account("carol")
+        alice.open(carol).send("Are you there?")
+        alice.has_mark("Are you there?", "Saved")
+        expect(alice.row(carol).locator(".mark")).to_have_text("Saved")
+        rows = alice.page.locator("#people a .name").all_inner_texts()
+        self.assertEqual(rows, [carol, bob.name], "the newest is the first")
+
+    def test_enter_sends_and_shift_enter_is_a_new_line(self):
+        alice = self.join("alice")
+        alice.open(alice.name)
+        alice.input.press_sequentially("one")
+        alice.input.press("Shift+Enter")
+        alice.input.press_sequentially("two")
+        expect(alice.input).to_have_value("one\ntwo")
+        alice.input.press("Enter")
+        expect(alice.input).to_have_value("")
+        alice.has_mark("one two", "Saved")
+        self.assertEqual(alice.bodies(), ["one\ntwo"])
+        alice.input.press("Enter")
+        alice.send("   ")
+        expect(alice.input).to_have_value("   ")
+        self.assertEqual(len(alice.bodies()), 1, "nothing is not a message")
+
+    def test_text_is_shown_as_text(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name)
+        bodies = {
+            "script": "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>",
+            "right to left": "שלום עולם, مرحبا بالعالم (123)",
+            "override": "\u202e‮reversed",
+            "emoji": "👩‍👩‍👧‍👦🏳️‍🌈 ¡hola! 你好",
+            "long": "long " * 3276 + "end.",
+            "unbroken": "x" * 3000,
+        }
+        self.assertEqual(len(bodies["long"].encode()), 16 * 1024)
+        for body in bodies.values():
+            alice.send(body)
+        expect(alice.page.locator("#messages .mark.pending")).to_have_count(0)
+        bob.open(alice.name)
+        expect(bob.page.locator("#messages .message").first).to_be_visible()
+        # The long ones are too high to be in the document together: one looks at all of it, from the end.
+        seen = bob.page.locator("#messages").evaluate(
+            """async (box) => {
+                const seen = new Set();
+                box.scrollTop = box.scrollHeight;
+                for (let top = -1; box.scrollTop !== top; ) {
+                    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+                    for (const text of box.querySelectorAll(".body")) seen.add(text.textContent);
+                    top = box.scrollTop;
+                    box.scrollBy(0, -300);
+                }
+                return [...seen];
+            }"""
+        )
+        self.assertEqual(set(seen), set(bodies.values()))
+        self.assertEqual(bob.page.locator("#messages .body :is(script, img, b)").count(), 0)
+        expect(bob.page).to_have_title("quorum-chat")
+        width = bob.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        self.assertLessEqual(width, 0, "nothing is wider than the page")
+        rtl = bob.message(bodies["right to left"]).locator(".body")
+        self.picture(bob, "text")
+        self.assertEqual(rtl.evaluate("text => getComputedStyle(text).direction"), "rtl")
+
+    def test_a_message_that_is_too_long_is_not_sent_and_not_lost(self):
+        alice = self.join("alice")
+        alice.open(alice.name)
+        alice.input.fill("ü" * 8193)
+        expect(alice.page.locator("#limit")).to_have_text("16,386 of 16,384 bytes: too long to send")
+        expect(alice.button("Send")).to_be_disabled()
+        alice.input.press("Enter")
+        expect(alice.input).to_have_value("ü" * 8193)
+        alice.input.press("Backspace")
+        alice.input.press("Enter")
+        expect(alice.page.locator(".message.mine")).to_have_count(1)
+
+    def test_people_are_found_by_a_part_of_their_name(self):
+        for name in ("anna", "hannah", "bert"):
+            self.account(name)
+        alice = self.join("alice")
+        expect(alice.page.locator("#people-empty")).to_contain_text("No conversations yet.")
+        search = alice.page.get_by_role("searchbox", name="Search people")
+        search.fill("ANNA")
+        found = alice.page.locator("#people a .name")
+        expect(found).to_have_text([self.called("anna"), self.called("hannah")])
+        search.press("ArrowDown")
+        alice.page.keyboard.press("ArrowDown")
+        alice.page.keyboard.press("Enter")
+        expect(alice.page.locator("#chat-name")).to_have_text(self.called("hannah"))
+        expect(alice.page.locator("#messages-empty")).to_contain_text("No messages yet. Say hello to hannah")
+        search.fill("nobody.at.all")
+        expect(alice.page.locator("#people-empty")).to_have_text("Nobody is called that.")
+        search.press("Escape")
+        expect(search).to_have_value("")
+        # Nothing was written, so there is no conversation.
+        expect(alice.page.locator("#people a")).to_have_count(0)
+        search.fill("hannah")
+        search.press("Enter")
+        alice.send("hello")
+        alice.has_mark("hello", "Saved")
+        expect(search).to_have_value("")
+        expect(alice.page.locator("#people a .name")).to_have_text([self.called("hannah")])
+
+    def test_what_is_new_is_marked_until_it_was_seen(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name).send("old one")
+        bob.open(alice.name).sees("old one")
+        alice.has_mark("old one", "Read")
+        bob.open(bob.name)
+        for number in range(3):
+            alice.send(f"new {number}")
+        expect(bob.row(alice.name).locator(".badge")).to_have_text("3 unread")
+        bob.open(alice.name)
+        bob.sees("new 0")
+        rows = bob.page.locator("#messages .space > li").all_inner_texts()
+        at = rows.index("New messages")
+        self.assertIn("old one", rows[at - 1])
+        self.assertIn("new 0", rows[at + 1])
+        alice.has_mark("new 2", "Read")
+        bob.send("thanks")
+        expect(bob.page.locator("#messages .new")).to_have_count(0)
+        # What comes while he looks elsewhere is new, and not read.
+        bob.page.evaluate("document.hasFocus = () => false; dispatchEvent(new Event('blur'))")
+        alice.send("are you there?")
+        expect(bob.page.locator("#messages .new")).to_have_count(1)
+        alice.has_mark("are you there?", "Delivered")
+        bob.page.evaluate("document.hasFocus = () => true; dispatchEvent(new Event('focus'))")
+        alice.has_mark("are you there?", "Read")
+
+    def test_days_are_named(self):
+        alice = self.join("alice")
+        alice.open(alice.name).send("first")
+        alice.has_mark("first", "Saved")
+        expect(alice.page.locator("#messages .day")).to_have_text(["Today"])
+        alice.page.clock.set_fixed_time(datetime.now() + timedelta(days=1))
+        alice.page.reload()
+        expect(alice.page.locator("#messages .day")).to_have_text(["Yesterday"])
+        expect(alice.row(alice.name).locator("time")).to_have_text("Yesterday")
+        alice.page.clock.set_fixed_time(datetime.now() + timedelta(days=400))
+        alice.page.reload()
+        expect(alice.page.locator("#messages .day")).to_contain_text(str(datetime.now().year))
+
+    def test_messages_are_deleted_for_oneself_and_for_everyone(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name)
+        for text in ("one", "two", "three"):
+            alice.send(text)
+        bob.open(alice.name).sees("three")
+        bob.send("four")
+        alice.sees("four")
+        alice.pick("one", "four")
+        expect(alice.page.locator("#pick-count")).to_have_text("2 messages selected")
+        expect(alice.button("Delete for everyone")).to_be_disabled()
+        alice.message("four").locator(".bubble").click()
+        expect(alice.page.locator("#pick-count")).to_have_text("1 message selected")
+        alice.message("two").locator(".bubble").click()
+        alice.button("Delete for everyone").click()
+        alice.confirm("Cancel")
+        alice.sees("one")
+        alice.button("Delete for everyone").click()
+        alice.confirm("Delete")
+        for person in (alice, bob):
+            expect(person.message("This message was deleted")).to_have_count(2)
+            expect(person.message("one")).to_have_count(0)
+        bob.pick("three", "four")
+        expect(bob.button("Delete for everyone")).to_be_disabled()
+        bob.button("Delete for me").click()
+        bob.confirm("Delete")
+        expect(bob.message("four")).to_have_count(0)
+        self.assertEqual(bob.bodies(), ["This message was deleted"] * 2)
+        self.assertEqual(alice.bodies(), ["This message was deleted"] * 2 + ["three", "four"])
+        expect(bob.row(alice.name)).to_contain_text("This message was deleted")
+        for person, texts in ((alice, 4), (bob, 2)):
+            person.page.reload()
+            expect(person.page.locator("#messages .message")).to_have_count(texts)
+        alice.pick("three")
+        alice.page.keyboard.press("Escape")
+        expect(alice.page.locator("#pick-bar")).to_be_hidden()
+
+    def test_several_devices_of_one_person_see_the_same(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        phone = self.visitor("alice", "n4", viewport={"width": 360, "height": 740})
+        phone.log_in()
+        phone.is_in()
+        alice.open(bob.name).send("from the desk")
+        expect(phone.row(bob.name)).to_contain_text("from the desk")
+        phone.open(bob.name).sees("from the desk")
+        phone.send("from the phone")
+        alice.has_mark("from the phone", "Delivered")
+        alice.button("Account and settings").click()
+        alice.page.keyboard.press("Escape")
+        bob.open(alice.name).send("which one are you at?")
+        alice.has_mark("from the phone", "Read")
+        phone.sees("which one are you at?")
+        phone.button("Back to the conversations").click()
+        expect(phone.row(bob.name).locator(".badge")).to_have_count(0)
+
+    def test_notifications_are_asked_for_and_tell_of_messages(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.context.grant_permissions(["notifications"], origin=self.cluster.web("n1"))
+        alice.page.evaluate(
+            """() => {
+                window.notes = [];
+                const real = window.Notification;
+                window.Notification = class extends EventTarget {
+                    static permission = "granted";
+                    static requestPermission = () => real.requestPermission();
+                    constructor(title, options) { super(); window.notes.push([title, options.body]); window.lastNote = this; }
+                    close() {}
+                };
+            }"""
+        )
+        alice.settings().get_by_role("checkbox").check()
+        alice.page.keyboard.press("Escape")
+        bob.open(alice.name).send("while she looks")
+        expect(alice.page.locator(".toast")).to_contain_text("while she looks")
+        self.assertEqual(alice.page.evaluate("notes"), [])
+        alice.page.evaluate("document.hasFocus = () => false")
+        bob.send("while she does not")
+        alice.page.wait_for_function("notes.length === 1")
+        self.assertEqual(alice.page.evaluate("notes"), [[bob.name, "while she does not"]])
+        alice.page.evaluate("lastNote.dispatchEvent(new Event('click'))")
+        alice.sees("while she does not")
+
+
+if __name__ == "__main__":
+    unittest.main()
