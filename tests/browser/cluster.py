@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -54,8 +55,21 @@ class Cluster:
     def web(self, name):
         return f"{self.scheme}://{self.nodes[name]['web']}"
 
-    def call(self, name, method, message=None, token=None, timeout=10):
-        """A call of the JSON API, to a node."""
+    def call(self, name, method, message=None, token=None):
+        """A call of the JSON API, to a node. It is made again while there is no leader: then nothing was applied."""
+
+        def attempt():
+            try:
+                return [self.ask(name, method, message, token)]
+            except urllib.error.HTTPError as error:
+                if error.code == 503:
+                    return None
+                raise
+
+        return until(f"answer to {method}", attempt)[0]
+
+    def ask(self, name, method, message=None, token=None, timeout=10):
+        """The same, once."""
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
         request = urllib.request.Request(f"{self.web(name)}/chat.v1.{method}", json.dumps(message or {}).encode(), headers)
         # The authority of the tests' certificates is nobody's but theirs.
@@ -69,7 +83,7 @@ class Cluster:
         def ask():
             for name in self.nodes:
                 try:
-                    return self.call(name, "ClusterService/GetLeader", timeout=2)["leader"]["name"]
+                    return self.ask(name, "ClusterService/GetLeader", timeout=2)["leader"]["name"]
                 except OSError:
                     continue
             return None
@@ -93,7 +107,7 @@ class Cluster:
 
     def _answers(self, name):
         try:
-            return self.call(name, "ClusterService/GetLeader", timeout=2)
+            return self.ask(name, "ClusterService/GetLeader", timeout=2)
         except OSError:
             return None
 

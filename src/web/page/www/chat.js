@@ -307,7 +307,7 @@ export class Chat {
     const what = count(messages.length, "message");
     const isSure = await confirm({
       title: forEveryone ? `Delete ${what} for everyone?` : `Delete ${what} for you?`,
-      text: forEveryone ? `${conversation.name} will see that something was deleted, and not what it was.` : `${conversation.name === this.client.me ? "You" : `${conversation.name} and you`} had them together: they go away for you only.`,
+      text: forEveryone ? `${conversation.name} will see that something was deleted, and not what it was.` : `For you only: ${conversation.name === this.client.me ? "this cannot be undone" : `${conversation.name} still has what you delete`}.`,
       action: "Delete",
     });
     if (!isSure) return;
