@@ -1,15 +1,25 @@
 """How the page looks and who can use it: widths, themes, accessibility, the keyboard alone, and how fast it is there."""
 
 import unittest
+import uuid
 from importlib.resources import files
 
 from playwright.sync_api import expect
 
 from case import Case
+from person import PASSWORD
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 #: Width and height of a small phone, a tablet and a large screen.
 SIZES = [(360, 740), (768, 1024), (1920, 1080)]
+#: What is wider than where it is shown, or shown beside the window, but for what ends in an ellipsis or can be scrolled.
+CUT = """(() => [...document.body.querySelectorAll("*")].filter((element) => {
+  if (!element.checkVisibility() || element.closest(".vh, svg")) return false;
+  const { left, right } = element.getBoundingClientRect();
+  const { overflowX, textOverflow } = getComputedStyle(element);
+  const wider = element.clientWidth > 0 && element.scrollWidth > element.clientWidth;
+  return left < 0 || right > innerWidth || (wider && textOverflow !== "ellipsis" && overflowX !== "auto");
+}).map((element) => `${element.tagName}#${element.id}.${element.className}`))()"""
 FIRST_LOAD_BYTES_MAX = 100_000
 
 
@@ -24,6 +34,8 @@ class Looks(Case):
         self.assertEqual(told, [], where)
         beside = person.page.evaluate("[document.documentElement.scrollWidth - innerWidth, document.documentElement.scrollHeight - innerHeight]")
         self.assertLessEqual(max(beside), 0, f"{where}: the page itself scrolls")
+        cut = person.page.evaluate(CUT)
+        self.assertEqual(cut, [], f"{where}: something is cut off at the side")
         self.picture(person, where)
 
     def test_every_view_is_accessible_at_every_width_in_both_themes(self):
@@ -84,6 +96,40 @@ class Looks(Case):
         alice.send("👍")
         alice.has_mark("👍", "Read")
         expect(alice.page.locator(".toast")).to_have_count(0)
+
+    def test_the_longest_names_and_words_fit_on_a_small_phone(self):
+        longest = {who: who * 32 for who in "mw"}
+        tokens = {}
+        for name in longest.values():
+            account = {"username": name, "password": PASSWORD}
+            self.cluster.call("n1", "ChatService/CreateAccount", account)
+            tokens[name] = self.cluster.call("n1", "ChatService/Login", account)["token"]
+        alice = self.visitor("alice", "n2", viewport={"width": 360, "height": 740})
+        alice.name = longest["m"]
+        alice.log_in()
+        alice.is_in()
+        # Nothing is hovered, and no toast stays for it.
+        alice.page.mouse.move(0, 0)
+
+        def write(body):
+            message = {"recipient": longest["m"], "body": body, "clientMessageId": str(uuid.uuid4())}
+            self.cluster.call("n4", "ChatService/SendMessage", message, tokens[longest["w"]])
+
+        toast = alice.page.locator(".toast")
+        write("W" * 400)
+        expect(toast).to_be_visible()
+        self.check(alice, "longest-people-with-toast")
+        # A toast is in nobody's way.
+        alice.page.get_by_role("searchbox").click(timeout=2000)
+        alice.settings()
+        self.check(alice, "longest-settings")
+        alice.button("Delete account…").click()
+        self.check(alice, "longest-delete-account")
+        alice.confirm("Cancel")
+        alice.page.keyboard.press("Escape")
+        alice.open(longest["w"])
+        alice.send("M" * 400)
+        self.check(alice, "longest-chat")
 
     def test_the_keyboard_alone_is_enough(self):
         bob = self.join("bob", "n2")

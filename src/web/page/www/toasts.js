@@ -6,6 +6,7 @@ import { oneLine } from "./text.js";
 
 const TOASTS_MAX = 3;
 const SHOWN_MS = 5000;
+const HELD_MS_MAX = 30_000;
 
 /** A note that goes away by itself; at once when it is clicked. */
 export function toast(text, { from = null, onClick = null, isError = false } = {}) {
@@ -14,9 +15,10 @@ export function toast(text, { from = null, onClick = null, isError = false } = {
   const toasts = $("toasts");
   while (toasts.children.length >= TOASTS_MAX) toasts.firstElementChild.remove();
   toasts.append(note);
+  const end = performance.now() + HELD_MS_MAX;
   const go = () => {
-    // Not while somebody is about to click it.
-    if (note.matches(":hover, :focus-visible")) setTimeout(go, 1000);
+    // Not while somebody is about to click it; but a pointer may also just have been left there.
+    if (note.matches(":hover, :focus-visible") && performance.now() < end) setTimeout(go, 1000);
     else note.remove();
   };
   setTimeout(go, SHOWN_MS);
