@@ -17,6 +17,7 @@ class Accounts(Case):
         asked = []
         person.page.on("request", lambda request: asked.append(request.url) if "/assets/" not in request.url else None)
         person.button("Create an account").click()
+        expect(person.page.locator("#auth-password-hint")).to_contain_text("At least 8 characters, at most 256 bytes.")
         person.fill("Name", "Al ice!")
         person.fill("Password", "short")
         person.fill("Password, once more", "shorn")
@@ -87,6 +88,73 @@ class Accounts(Case):
         alice.input.press("Enter")
         alice.has_mark("half a sentence", "Delivered")
 
+    def test_who_logs_out_in_one_tab_is_logged_out_in_all_and_is_asked_about_what_was_typed_in_them(self):
+        alice = self.join("alice")
+        other = self.visitor("alice", context=alice.context)
+        other.open(alice.name).input.fill("half a sentence")
+        alice.settings().get_by_role("button", name="Log out").click()
+        dialog = alice.page.get_by_role("dialog", name="Log out?")
+        expect(dialog).to_contain_text("Not sent yet, and thrown away: 1 draft.")
+        dialog.get_by_role("button", name="Cancel").click()
+        expect(other.input).to_have_value("half a sentence")
+        alice.settings().get_by_role("button", name="Log out").click()
+        alice.confirm("Log out")
+        for person in (alice, other):
+            expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+        other.log_in()
+        other.is_in()
+        expect(other.input).to_have_value("")
+
+    def test_what_was_not_sent_survives_that_the_browser_forgets_everything(self):
+        alice = self.join("alice")
+        alice.open(alice.name).send("before")
+        alice.has_mark("before", "Saved")
+        alice.context.set_offline(True)
+        alice.send("waits")
+        alice.input.fill("half a sentence")
+        alice.page.evaluate("localStorage.clear()")
+        alice.context.clear_cookies()
+        alice.context.set_offline(False)
+        expect(alice.page.locator("#auth-notice")).to_contain_text("what you have not sent yet is kept")
+        alice.log_in()
+        alice.is_in()
+        alice.has_mark("waits", "Saved")
+        expect(alice.input).to_have_value("half a sentence")
+
+    def test_nobody_is_told_of_a_deletion_that_did_not_happen(self):
+        alice = self.join("alice")
+        # The nodes are on one host, and share the cookies: the session of another page takes the place of this one's, and then ends.
+        other = self.visitor("alice", "n2", context=alice.context)
+        other.log_in()
+        other.is_in()
+        other.settings().get_by_role("button", name="Log out").click()
+        other.is_out()
+        alice.settings().get_by_role("button", name="Delete account").click()
+        alice.page.get_by_role("dialog").get_by_role("textbox").fill(alice.name)
+        alice.confirm("Delete my account")
+        expect(alice.page.locator("#auth-notice")).to_contain_text("nothing was deleted")
+        alice.log_in()
+        alice.is_in()
+
+    def test_the_name_of_a_deleted_account_is_taken(self):
+        alice = self.join("alice")
+        for _ in range(2):
+            self.delete(alice)
+            alice.button("Create an account").click()
+            alice.fill("Password", PASSWORD)
+            alice.fill("Password, once more", PASSWORD)
+            alice.button("Create account").click()
+            expect(alice.page.locator("#auth-notice")).to_contain_text("is taken")
+            alice.name += ".x"
+            alice.button("Log in").click()
+            alice.sign_up()
+
+    def delete(self, person):
+        person.settings().get_by_role("button", name="Delete account").click()
+        person.page.get_by_role("dialog").get_by_role("textbox").fill(person.name)
+        person.confirm("Delete my account")
+        expect(person.page.locator("#auth-notice")).to_have_text("Your account is deleted.")
+
     def test_two_accounts_in_two_tabs_do_not_mix(self):
         alice = self.join("alice")
         bob = self.visitor("bob", context=alice.context)
@@ -108,6 +176,7 @@ class Accounts(Case):
         alice, bob = self.join("alice"), self.join("bob", "n2")
         alice.open(bob.name).send("remember me")
         bob.open(alice.name).sees("remember me")
+        bob.input.fill("what he was about to say")
         alice.settings().get_by_role("button", name="Delete account").click()
         dialog = alice.page.get_by_role("dialog", name="Delete your account?")
         delete = dialog.get_by_role("button", name="Delete my account")
@@ -119,7 +188,10 @@ class Accounts(Case):
         expect(alice.page.locator("#auth-notice")).to_have_text("Your account is deleted.")
         expect(bob.page.locator("#chat-sub")).to_have_text("This account was deleted")
         bob.sees("This message was deleted")
-        expect(bob.input).to_be_disabled()
+        # He can still copy it.
+        expect(bob.input).not_to_be_editable()
+        expect(bob.input).to_have_value("what he was about to say")
+        expect(bob.button("Send")).to_be_disabled()
         expect(bob.row(alice.name)).to_contain_text("This message was deleted")
         alice.log_in()
         expect(alice.page.locator("#auth-notice")).to_contain_text("Nobody is called")

@@ -153,6 +153,82 @@ class Failures(Case):
         alice.has_mark("to nobody", "Read")
         self.assertEqual(self.stored(alice, bob), ["before", "to nobody"])
 
+    def test_a_node_that_lags_behind_leaves_no_gap(self):
+        leader, followers = self.cluster.leader(), self.followers()
+        near, behind = followers[:2]
+        alice, bob = self.join("alice", near), self.join("bob", leader)
+        bob.open(alice.name).send("1")
+        bob.has_mark("1", "Delivered")
+        # So that there is more in the conversation than this page has seen come.
+        alice.page.reload()
+        expect(alice.row(bob.name)).to_contain_text("1")
+        self.cluster.signal(behind, signal.SIGSTOP)
+        for text in ("2", "3", "4"):
+            bob.send(text)
+        bob.has_mark("4", "Delivered")
+        expect(alice.row(bob.name)).to_contain_text("4")
+        self.kill(*(name for name in self.cluster.nodes if name != behind))
+        self.cluster.signal(behind, signal.SIGCONT)
+        alice.status("No majority")
+        # What this node has is better than nothing.
+        alice.open(bob.name).sees("1")
+        alice.send("from the minority")
+        self.assertEqual(alice.bodies(), ["1", "from the minority"])
+        self.mend()
+        alice.has_mark("from the minority", "Read")
+        alice.sees("4")
+        self.assertEqual(alice.bodies(), ["1", "2", "3", "4", "from the minority"])
+        expect(alice.row(bob.name).locator(".badge")).to_have_count(0)
+
+    def test_without_the_cluster_one_can_log_out_here(self):
+        alice = self.join("alice", "n1")
+        alice.open(alice.name).input.fill("half a sentence")
+        self.kill(*self.cluster.nodes)
+        alice.status("No connection")
+        alice.settings().get_by_role("button", name="Log out").click()
+        alice.confirm("Log out")
+        dialog = alice.page.get_by_role("dialog", name="Log out here only?")
+        expect(dialog).to_be_visible()
+        self.picture(alice, "log-out-here")
+        dialog.get_by_role("button", name="Cancel").click()
+        alice.is_in()
+        expect(alice.input).to_have_value("half a sentence")
+        alice.settings().get_by_role("button", name="Log out").click()
+        alice.confirm("Log out")
+        alice.confirm("Log out here")
+        alice.is_out()
+        self.mend()
+        alice.page.reload()
+        alice.is_out()
+        alice.log_in()
+        alice.is_in()
+        alice.open(alice.name)
+        expect(alice.input).to_have_value("")
+
+    def test_who_closes_a_page_that_could_not_keep_what_waits_is_warned(self):
+        alice = self.join("alice", "n1")
+        alice.open(alice.name)
+        alice.page.evaluate(
+            """() => {
+                const set = Storage.prototype.setItem;
+                Storage.prototype.setItem = function (key, value) {
+                    if (value.length > 1000) throw new DOMException("full", "QuotaExceededError");
+                    return set.call(this, key, value);
+                };
+            }"""
+        )
+        alice.context.set_offline(True)
+        alice.send("long " * 1000)
+        expect(alice.page.locator(".toast")).to_contain_text("This browser does not keep what waits")
+        alice.send("short")
+        with alice.page.expect_event("dialog") as asked:
+            alice.page.close(run_before_unload=True)
+        self.assertEqual(asked.value.type, "beforeunload")
+        asked.value.dismiss()
+        alice.context.set_offline(False)
+        alice.has_mark("short", "Saved")
+        expect(alice.page.locator("#messages .mark.pending")).to_have_count(0)
+
     def test_the_panel_tells_of_the_cluster(self):
         leader, followers = self.cluster.leader(), self.followers()
         alice = self.join("alice", followers[0])

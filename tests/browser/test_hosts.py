@@ -97,8 +97,32 @@ class ManyTabs(Case):
 
     nodes = 1
 
+    def test_windows_that_are_both_looked_at_let_each_other_be(self):
+        context = self.browser.new_context(locale="en-GB")
+        self.addCleanup(context.close)
+        context.add_init_script(
+            """
+            const set = Storage.prototype.setItem;
+            window.claims = 0;
+            Storage.prototype.setItem = function (key, value) {
+                if (key.startsWith("quorum-chat/tab/")) window.claims += 1;
+                return set.call(this, key, value);
+            };
+            """
+        )
+        alice = self.join("alice", "n1", context=context)
+        other = self.visitor("alice", "n1", context=context)
+        other.is_in()
+        for number in range(5):
+            alice.open(alice.name).send(f"note {number}")
+            expect(other.row(alice.name)).to_contain_text(f"note {number}")
+        claims = [person.page.evaluate("claims") for person in (alice, other)]
+        self.assertGreater(min(claims), 0)
+        self.assertLess(max(claims), 5, "they go on claiming")
+
     def test_tabs_that_nobody_looks_at_leave_the_connections_to_those_that_are_looked_at(self):
         context = self.browser.new_context(locale="en-GB")
+        self.addCleanup(context.close)
         context.add_init_script(
             """
             Object.defineProperty(document, "hidden", { get: () => window.isHidden === true });
@@ -126,7 +150,8 @@ class ManyTabs(Case):
 
         write("one", 1)
         expect(tabs[-1].row(bob)).to_contain_text("one")
-        # One that is looked at again has missed nothing.
+        # One that is looked at again has missed nothing, and its rest was no trouble.
+        expect(tabs[0].page.locator("#banner")).to_be_hidden()
         tabs[0].page.evaluate("look(true)")
         expect(tabs[0].row(bob)).to_contain_text("one")
         # When the one that goes on is closed, another one takes its place.

@@ -65,6 +65,7 @@ class Looks(Case):
                 if width == 360:
                     alice.button("Back to the conversations").click()
                     expect(alice.row(carol)).to_be_visible()
+                    expect(alice.row(bob.name)).to_be_focused()
                     self.check(alice, f"people-{where}")
                 alice.page.get_by_role("searchbox").fill("bob")
                 expect(alice.row(bob.name)).to_be_visible()

@@ -6,6 +6,20 @@ from datetime import datetime, timedelta
 from playwright.sync_api import expect
 
 from case import Case
+from cluster import until
+
+
+#: `notes` is what a system would have shown.
+FAKE_NOTIFICATIONS = """() => {
+    window.notes = [];
+    const real = window.Notification;
+    window.Notification = class extends EventTarget {
+        static permission = "granted";
+        static requestPermission = () => real.requestPermission();
+        constructor(title, options) { super(); window.notes.push([title, options.body]); window.lastNote = this; }
+        close() {}
+    };
+}"""
 
 
 class Talk(Case):
@@ -130,6 +144,93 @@ class Talk(Case):
         expect(search).to_have_value("")
         expect(alice.page.locator("#people a .name")).to_have_text([self.called("hannah")])
 
+    def test_those_who_deleted_their_accounts_are_not_found(self):
+        alice = self.join("alice")
+        for number in range(3):
+            _, token = self.account(f"kim{number}")
+            if number:
+                self.cluster.call("n1", "ChatService/DeleteAccount", {}, token)
+        search = alice.page.get_by_role("searchbox", name="Search people")
+        search.fill("kim")
+        expect(alice.page.locator("#people .name")).to_have_text([self.called("kim0")])
+        expect(alice.page.locator("#people .people-head")).to_have_text(["People"])
+        # A key of an input method is not one of the page.
+        search.evaluate("box => box.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true }))")
+        expect(alice.page.locator("#chat")).to_have_attribute("data-open", "no")
+        search.fill("kim1")
+        expect(alice.page.locator("#people-empty")).to_have_text("Nobody is called that.")
+
+    def test_what_was_refused_can_be_tried_again_when_the_reason_is_gone(self):
+        alice = self.join("alice")
+        alice.page.evaluate("name => { location.hash = `#/${name}`; }", self.called("carol"))
+        expect(alice.page.locator("#messages-empty")).to_contain_text("cannot be loaded")
+        alice.send("hello?")
+        expect(alice.page.locator(".trouble")).to_contain_text(f"Not sent: Nobody is called {self.called('carol')}.")
+        alice.button("Try again").click()
+        expect(alice.page.locator(".trouble")).to_have_count(1)
+        carol, token = self.account("carol")
+        alice.button("Try again").click()
+        alice.has_mark("hello?", "Saved")
+        self.assertEqual([message["body"] for message in self.history(token, alice.name)], ["hello?"])
+        # It was never loaded, as it was not there; but it is read.
+        message = {"recipient": alice.name, "body": "I am here now", "clientMessageId": "0190163d-8694-739b-aea5-966c26f8ad92"}
+        self.cluster.call("n1", "ChatService/SendMessage", message, token)
+        alice.sees("I am here now")
+        ask = {"partner": alice.name, "limit": 1}
+        read = lambda: [member.get("readSeq") for member in self.cluster.call("n1", "ChatService/ReadConversation", ask, token)["members"] if member["username"] == alice.name]
+        until("mark of her reading", lambda: read() == ["2"])
+        expect(alice.row(carol).locator(".badge")).to_have_count(0)
+
+    def test_what_is_between_the_page_and_the_node_may_fail_in_words_of_its_own(self):
+        alice = self.join("alice")
+        alice.open(alice.name)
+        answers = [{"status": 502, "json": {"error": "bad gateway"}}, {"status": 500, "json": None}, {"status": 503, "body": "<h1>503</h1>"}]
+        alice.page.route("**/SendMessage", lambda route: route.fulfill(**answers.pop()) if answers else route.continue_())
+        alice.send("through all of that")
+        alice.has_mark("through all of that", "Saved")
+        self.assertEqual(answers, [])
+        refusals = [{"status": 403, "body": "forbidden"}] * 2
+        alice.page.route("**/ListChatPartners", lambda route: route.fulfill(**refusals.pop()) if refusals else route.continue_())
+        alice.page.reload()
+        expect(alice.page.locator(".toast")).to_have_text(["Not all can be loaded: The answer was 403 Forbidden."])
+        expect(alice.row(alice.name)).to_contain_text("through all of that")
+
+    def test_what_was_read_in_one_window_is_no_news_in_another(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        carol, token = self.account("carol")
+        other = self.visitor("alice", context=alice.context)
+        other.is_in()
+        alice.context.grant_permissions(["notifications"], origin=self.cluster.web("n1"))
+        other.page.evaluate(FAKE_NOTIFICATIONS)
+        other.settings().get_by_role("checkbox").check()
+        other.page.keyboard.press("Escape")
+        other.page.evaluate("document.hasFocus = () => false")
+        bob.open(alice.name).send("first")
+        until("notification", lambda: other.page.evaluate("notes.length === 1"))
+        alice.open(bob.name).sees("first")
+        bob.send("second")
+        bob.has_mark("second", "Read")
+        message = {"recipient": alice.name, "body": "from carol", "clientMessageId": "0190163d-8694-739b-aea5-966c26f8ad93"}
+        self.cluster.call("n1", "ChatService/SendMessage", message, token)
+        until("second notification", lambda: other.page.evaluate("notes.length > 1"))
+        self.assertEqual(other.page.evaluate("notes"), [[bob.name, "first"], [carol, "from carol"]])
+
+    def test_a_deletion_that_takes_long_leaves_another_conversation_alone(self):
+        alice, bob = self.join("alice"), self.join("bob", "n2")
+        alice.open(bob.name).send("one")
+        alice.pick("one")
+        held = []
+        alice.page.route("**/DeleteMessages", lambda route: held.append(route))
+        alice.button("Delete for me").click()
+        alice.confirm("Delete")
+        until("call to delete", lambda: alice.page.evaluate("1") and held)
+        alice.open(alice.name)
+        alice.input.press_sequentially("a note")
+        held[0].continue_()
+        expect(alice.page.locator("#announce")).to_have_text("1 message deleted")
+        expect(alice.input).to_be_focused()
+        expect(alice.input).to_have_value("a note")
+
     def test_what_is_new_is_marked_until_it_was_seen(self):
         alice, bob = self.join("alice"), self.join("bob", "n2")
         alice.open(bob.name).send("old one")
@@ -161,8 +262,8 @@ class Talk(Case):
         alice.open(alice.name).send("first")
         alice.has_mark("first", "Saved")
         expect(alice.page.locator("#messages .day")).to_have_text(["Today"])
+        # Midnight passes, and nothing else happens.
         alice.page.clock.set_fixed_time(datetime.now() + timedelta(days=1))
-        alice.page.reload()
         expect(alice.page.locator("#messages .day")).to_have_text(["Yesterday"])
         expect(alice.row(alice.name).locator("time")).to_have_text("Yesterday")
         alice.page.clock.set_fixed_time(datetime.now() + timedelta(days=400))
@@ -227,18 +328,7 @@ class Talk(Case):
     def test_notifications_are_asked_for_and_tell_of_messages(self):
         alice, bob = self.join("alice"), self.join("bob", "n2")
         alice.context.grant_permissions(["notifications"], origin=self.cluster.web("n1"))
-        alice.page.evaluate(
-            """() => {
-                window.notes = [];
-                const real = window.Notification;
-                window.Notification = class extends EventTarget {
-                    static permission = "granted";
-                    static requestPermission = () => real.requestPermission();
-                    constructor(title, options) { super(); window.notes.push([title, options.body]); window.lastNote = this; }
-                    close() {}
-                };
-            }"""
-        )
+        alice.page.evaluate(FAKE_NOTIFICATIONS)
         alice.settings().get_by_role("checkbox").check()
         alice.page.keyboard.press("Escape")
         bob.open(alice.name).send("while she looks")
@@ -246,7 +336,7 @@ class Talk(Case):
         self.assertEqual(alice.page.evaluate("notes"), [])
         alice.page.evaluate("document.hasFocus = () => false")
         bob.send("while she does not")
-        alice.page.wait_for_function("notes.length === 1")
+        until("notification", lambda: alice.page.evaluate("notes.length === 1"))
         self.assertEqual(alice.page.evaluate("notes"), [[bob.name, "while she does not"]])
         alice.page.evaluate("lastNote.dispatchEvent(new Event('click'))")
         alice.sees("while she does not")

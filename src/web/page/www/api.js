@@ -58,8 +58,9 @@ async function open(node, method, message, credentials, headers, signal) {
     throw new Failure({ code: "network", message: signal.aborted ? "The node did not answer in time." : `The node cannot be reached (${cause.message}).` });
   }
   // What is between the page and the node may answer, too, and in other words.
-  const error = await response.json().catch(() => ({ code: response.status >= 500 ? "unavailable" : "unknown", message: `The answer was ${response.status} ${response.statusText}.` }));
-  throw failureOf(error);
+  const error = await response.json().catch(() => null);
+  if (typeof error?.code === "string") throw failureOf(error);
+  throw new Failure({ code: response.status >= 500 ? "unavailable" : "unknown", message: `The answer was ${response.status} ${response.statusText}.` });
 }
 
 /** One answer, or a `Failure`. Gives up after `timeoutMs`, and tells the node that it will. */
@@ -91,7 +92,7 @@ export async function* stream(node, method, message, credentials, silenceMs, sto
       rest = lines.pop();
       for (const line of lines) {
         const object = parsed(line);
-        if (object.error) throw failureOf(object.error);
+        if (object?.error) throw failureOf(object.error);
         yield object;
       }
     }

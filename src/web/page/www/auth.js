@@ -97,7 +97,7 @@ export class Auth {
     [this.name, this.password, this.again].forEach((field, at) => {
       const wrong = this.#tried && problems[at];
       field.setAttribute("aria-invalid", wrong ? "true" : "false");
-      $(`${field.id}-hint`).textContent = wrong || (this.#signingUp ? ["a-z, 0-9, dot, dash, underscore; at most 32.", "", ""][at] : "");
+      $(`${field.id}-hint`).textContent = wrong || (this.#signingUp ? ["a-z, 0-9, dot, dash, underscore; at most 32.", `At least ${PASSWORD_BYTES[0]} characters, at most ${PASSWORD_BYTES[1]} bytes. Some words in a row are good.`, ""][at] : "");
     });
     const score = strength(this.password.value, this.name.value);
     $("auth-strength").hidden = !this.#signingUp || !this.password.value;

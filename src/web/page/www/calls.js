@@ -28,6 +28,8 @@ export class Calls {
         return await call(current, method, message, this.credentials(), Math.min(TRY_MS, Math.max(deadline - performance.now(), 100)));
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
+        // Else an earlier try may have been what ended the session.
+        failure.isOfFirstTry = tries === 0;
         if (failure.loggedOut) this.onLoggedOut(failure);
         if (!failure.passing || this.over) throw failure;
         await this.nodes.failed(current, failure);

@@ -3,13 +3,13 @@
 // Typing is kept with every key, for each conversation. A message counts as read when it could be seen: the page has the focus, and the message
 // is on the screen.
 
-import { $, avatar, eachFrame, el } from "./dom.js";
+import { $, avatar, eachFrame, isComposing } from "./dom.js";
 import { confirm } from "./ask.js";
 import { keep } from "./keep.js";
 import { List } from "./list.js";
 import { Picks, draw, heightOf, rowsOf } from "./messages.js";
 import { announce, toast } from "./toasts.js";
-import { bytesOf, count, duration, oneLine } from "./text.js";
+import { bytesOf, count, dayOf, duration, oneLine } from "./text.js";
 
 const BODY_BYTES_MAX = 16 * 1024;
 /** From how close to the limit on it is spoken of. */
@@ -29,6 +29,7 @@ export class Chat {
   #loadsOlder = false;
   #failedOlder = false;
   #troubleSince = 0;
+  #day = dayOf(Date.now());
   #missed = 0;
   #isHopeless = false;
 
@@ -53,7 +54,11 @@ export class Chat {
     on(this.input, "input", () => this.#typed());
     on(this.input, "keydown", (event) => this.#key(event));
     on($("composer"), "submit", (event) => { event.preventDefault(); this.#send(); });
-    on($("jump"), "click", () => this.list.show(this.list.rows, { end: true }));
+    on($("jump"), "click", () => {
+      this.list.show(this.list.rows, { end: true });
+      // The button is about to hide.
+      this.box.focus();
+    });
     on($("pick"), "click", () => (this.picks.active ? this.picks.end() : this.picks.start()));
     on($("pick-cancel"), "click", () => this.#endPicking());
     on($("pick-me"), "click", () => this.#delete(false));
@@ -91,6 +96,7 @@ export class Chat {
     this.close();
     const conversation = this.client.store.with(name);
     this.conversation = conversation;
+    conversation.isOpen = true;
     $("chat").dataset.open = "yes";
     const draft = keep.get(this.#draft(name)) ?? "";
     this.input.value = draft;
@@ -106,7 +112,7 @@ export class Chat {
     this.#loading = conversation;
     let problem = null;
     try {
-      if (!conversation.loaded) this.update({ end: true });
+      if (!conversation.loaded && !this.#isSettled) this.update({ end: true });
       await client.load(conversation);
     } catch (failure) {
       problem = failure;
@@ -115,11 +121,14 @@ export class Chat {
     if (this.#loading !== conversation) return;
     this.#loading = null;
     if (problem) {
-      this.#empty(`The messages cannot be loaded: ${problem.message}`);
+      if (!conversation.messages.length) this.#empty(`The messages cannot be loaded: ${problem.message}`);
       // When the cluster is there again, `status` tries again.
       this.#isHopeless = !problem.passing;
       return;
     }
+    this.#isHopeless = false;
+    // A node that lagged behind may have shown something already.
+    if (this.#isSettled) return this.update();
     if (conversation.unread > 0) this.#marker = conversation.readBy(client.me);
     this.#isSettled = true;
     this.update({ end: true, reveal: "new" });
@@ -127,6 +136,7 @@ export class Chat {
 
   close() {
     this.#keepDraft();
+    if (this.conversation) this.conversation.isOpen = false;
     this.conversation?.trim();
     this.#loading = null;
     this.conversation = null;
@@ -168,7 +178,8 @@ export class Chat {
     $("chat-avatar").replaceChildren(avatar(name));
     $("chat-name").textContent = name;
     $("chat-sub").textContent = isMe ? "Notes to yourself" : deleted ? "This account was deleted" : "";
-    this.input.disabled = deleted;
+    // What was typed can still be copied.
+    this.input.readOnly = deleted;
     this.input.placeholder = deleted ? "This account was deleted" : isMe ? "Write a note" : `Message ${name}`;
     this.#limits();
   }
@@ -181,6 +192,8 @@ export class Chat {
   update(where = {}) {
     const { conversation, client } = this;
     if (!conversation) return;
+    // It was not loaded by this: its first message came.
+    if (conversation.loaded && !this.#isSettled && !this.#loading) this.#loadFirst();
     this.#head();
     const waiting = client.outbox.to(conversation.name);
     let rows = rowsOf(conversation, waiting, this.#marker, this.picks, client.me);
@@ -206,7 +219,7 @@ export class Chat {
     $("jump-count").textContent = this.#missed ? String(this.#missed) : "";
     if (!this.#looking) return;
     const seen = list.rows.slice(first, last + 1).reduce((seq, row) => (row.message && row.message.seq !== Infinity ? Math.max(seq, row.message.seq) : seq), 0);
-    const upTo = isNearEnd ? Math.max(seen, conversation.lastSeq) : seen;
+    const upTo = isNearEnd ? Math.max(seen, conversation.messages.at(-1)?.seq ?? 0) : seen;
     if (conversation.id && upTo > conversation.readBy(this.client.me) && conversation.unread > 0) this.client.receipts.read(conversation, upTo);
   }
 
@@ -249,8 +262,7 @@ export class Chat {
   }
 
   #key(event) {
-    // 229: some browsers have ended the composition by then.
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
     event.preventDefault();
     this.#send();
   }
@@ -314,21 +326,30 @@ export class Chat {
     let deleted = 0;
     try {
       for await (const some of this.client.delete(conversation, messages, forEveryone)) deleted += some;
-      this.#endPicking();
+      if (this.conversation === conversation) this.#endPicking();
       toast(`${count(deleted, "message")} deleted`);
     } catch (failure) {
       toast(`${deleted ? `Only ${count(deleted, "message")} deleted` : "Nothing was deleted"}: ${failure.message}`, { isError: true });
     }
   }
 
+  /** What was today is yesterday. */
+  #tellOfMidnight() {
+    const day = dayOf(Date.now());
+    if (day !== this.#day) this.client.emit("midnight");
+    this.#day = day;
+  }
+
   /** Says how the page stands with the cluster, once it is worth a word. */
   status() {
     const { client } = this;
-    const { status } = client;
+    this.#tellOfMidnight();
+    // While nobody looks the stream may rest.
+    const status = client.isAsleep ? "online" : client.status;
     if (status === "online") this.#troubleSince = 0;
     else this.#troubleSince ||= Date.now();
     const isQuiet = status === "online" || Date.now() - this.#troubleSince < QUIET_MS;
-    if (status === "online" && this.conversation && !this.conversation.loaded && !this.#isHopeless) this.#loadFirst();
+    if (client.status === "online" && this.conversation && !this.conversation.loaded && !this.#isHopeless) this.#loadFirst();
     const known = client.age === null ? "It is not known how old what you see is." : `You see what was known ${duration(client.age)} ago.`;
     const sending = "What you send waits here, and goes out by itself.";
     const words = { connecting: `Reconnecting… ${sending}`, minority: `The cluster has no majority at the moment. ${known} ${sending}`, offline: `No node can be reached. ${known} ${sending}` };

@@ -19,6 +19,10 @@ const NEWEST = 50;
 const NEWEST_MAX = 200;
 const OLDER = 100;
 const DELETE_MAX = 1000;
+/** How many people a search shows, how many accounts it asks for at once, and how often. */
+const FOUND = 20;
+const FOUND_ROWS = 100;
+const SEARCH_PAGES_MAX = 5;
 /** How often the cluster is looked at, and how often when somebody watches. */
 const LOOK_MS = 30_000;
 const WATCH_MS = 2000;
@@ -50,6 +54,7 @@ export class Client extends Events {
     this.isAsleep = false;
     this.feed.on("event", (event) => this.#onEvent(event));
     this.feed.on("lost", () => this.#load());
+    this.feed.on("refused", (failure) => this.emit("trouble", failure));
     this.feed.on("change", () => this.#onStatus());
     this.outbox.on("saved", ({ entry, answer }) => this.store.sent(this.store.with(entry.to), answer, entry.body, entry.id));
     this.offNodes = nodes.on("change", () => this.#onStatus());
@@ -153,7 +158,8 @@ export class Client extends Events {
     this.feed.stop();
     const first = this.ready;
     if (first) this.#newStore();
-    const page = await this.#persist(() => this.calls.read("ListChatPartners", { pageSize: ROWS }));
+    const { store } = this;
+    const page = await this.#persist(store, () => this.calls.read("ListChatPartners", { pageSize: ROWS }));
     if (!page) return;
     this.#rows(page);
     const age = page.header?.ageMs;
@@ -166,7 +172,7 @@ export class Client extends Events {
     this.emit(first ? "anew" : "ready");
     this.look();
     for (let token = page.nextPageToken; token; ) {
-      const next = await this.#persist(() => this.calls.read("ListChatPartners", { pageSize: ROWS, pageToken: token }));
+      const next = await this.#persist(store, () => this.calls.read("ListChatPartners", { pageSize: ROWS, pageToken: token }));
       if (!next) return;
       this.#rows(next);
       token = next.nextPageToken;
@@ -186,19 +192,20 @@ export class Client extends Events {
     if (conversation.id && mine && mine.delivered < conversation.lastSeq) this.receipts.delivered(conversation, conversation.lastSeq);
   }
 
-  /** Tries until it is answered. `null` when the session is over, or the page is done with. */
-  async #persist(work) {
-    while (!this.#over) {
+  /** Tries until it is answered. `null` when the session is over, or the page or the store is done with. */
+  async #persist(store, work) {
+    for (let misses = 0; ; misses += 1) {
       try {
-        return await work();
+        const answer = await work();
+        return this.#over || store !== this.store ? null : answer;
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
         if (failure.loggedOut) return null;
-        this.emit("trouble", failure);
-        await pause(1000);
+        if (!failure.passing) this.emit("trouble", failure);
+        await pause(failure.passing ? 1000 : Math.min(1000 * 2 ** misses, 30_000));
+        if (this.#over || store !== this.store) return null;
       }
     }
-    return null;
   }
 
   async #refresh(conversation) {
@@ -208,7 +215,7 @@ export class Client extends Events {
     try {
       while (conversation.stale && !this.#over && store === this.store) {
         await pause(100);
-        const answer = await this.#persist(() => this.calls.read("ReadConversation", { conversationId: conversation.id, limit: 1 }));
+        const answer = await this.#persist(store, () => this.calls.read("ReadConversation", { conversationId: conversation.id, limit: 1 }));
         if (answer) store.refresh(conversation, answer);
         if (conversation.stale) await Promise.all([pause(900), this.nodes.online()]);
       }
@@ -229,6 +236,7 @@ export class Client extends Events {
 
   async #loadPage(conversation, older) {
     const { store } = this;
+    const since = this.feed.revision;
     const before = older ? conversation.floor : 0;
     // So much that what is new is among it, if it can be.
     const limit = older ? OLDER : Math.min(Math.max(NEWEST, conversation.unread + 10), NEWEST_MAX);
@@ -241,7 +249,8 @@ export class Client extends Events {
       throw failure;
     }
     if (store !== this.store) return;
-    store.page(conversation, answer, before);
+    store.page(conversation, answer, before, since);
+    if (older && Number(answer.header?.revision ?? 0) < since) throw new Failure({ code: "unavailable", message: "This node lags behind." });
     this.#acknowledge(conversation);
   }
 
@@ -255,10 +264,17 @@ export class Client extends Events {
     }
   }
 
-  /** People whose names contain this. */
-  async search(query, pageSize = 20) {
-    const answer = await this.calls.read("ListAccounts", { query, pageSize });
-    return { people: (answer.accounts ?? []).filter((account) => !account.deleted), total: Number(answer.totalCount ?? 0) };
+  /** People whose names contain this, and whether there are more. */
+  async search(query) {
+    const people = [];
+    let pageToken = "";
+    // Those who have deleted their accounts are among the answers. There may be many.
+    for (let pages = 0; pages < SEARCH_PAGES_MAX && people.length < FOUND && (pages === 0 || pageToken); pages += 1) {
+      const answer = await this.calls.read("ListAccounts", { query, pageSize: FOUND_ROWS, pageToken });
+      people.push(...(answer.accounts ?? []).filter((account) => !account.deleted));
+      pageToken = answer.nextPageToken ?? "";
+    }
+    return { people: people.slice(0, FOUND), hasMore: pageToken !== "" || people.length > FOUND };
   }
 
   /** Looks at the cluster. */
@@ -299,18 +315,18 @@ export class Client extends Events {
   async #leave(method, message) {
     this.#leaving = true;
     try {
-      await this.calls.chat(method, message, 15_000);
+      await this.calls.chat(method, message);
     } catch (failure) {
-      // The answer to a call that was made again: the session is gone.
-      if (!failure.loggedOut) throw failure;
+      // The answer to a call that was made again: the session is gone. But if it was gone before, nothing was deleted.
+      if (!failure.loggedOut || (method === "DeleteAccount" && failure.isOfFirstTry)) throw failure;
     } finally {
       this.#leaving = false;
     }
-    this.#forget();
+    this.forget();
   }
 
   /** What this account wrote and did not send goes with it. */
-  #forget() {
+  forget() {
     this.stop();
     keep.clear(`outbox/${this.me}/`);
     keep.clear(`draft/${this.me}/`);

@@ -38,6 +38,9 @@ export function avatar(name) {
   return circle;
 }
 
+/** The key is one of an input method, which goes on with it. 229: some browsers have ended the composition by then. */
+export const isComposing = (event) => event.isComposing || event.keyCode === 229;
+
 /** Calls `draw` once in the next frame, however often it is asked to. A page in the background is drawn, too. */
 export function eachFrame(draw) {
   let asked = false;

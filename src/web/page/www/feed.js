@@ -68,7 +68,9 @@ export class Feed extends Events {
         if (!(failure instanceof Failure)) throw failure;
         if (failure.loggedOut) return this.#calls.onLoggedOut(failure);
         if (failure.code === "out_of_range") return this.emit("lost", failure);
-        // A stream that was too slow, or one too many, says nothing against the node.
+        // Why it is not going to be better by itself, somebody has to be told.
+        if (!failure.passing && failure.reason !== "SLOW_SUBSCRIBER") this.emit("refused", failure);
+        // A stream that was too slow says nothing against the node. One too many does: others may have room.
         if (!this.#moved.signal.aborted && failure.reason !== "SLOW_SUBSCRIBER") await nodes.failed(node, failure);
         await pause(PAUSE_MS[Math.min(misses, PAUSE_MS.length - 1)]);
       }

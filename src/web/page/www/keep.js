@@ -47,6 +47,11 @@ export const keep = {
     return [...new Set([...stored, ...inMemory.keys()])].filter((key) => key.startsWith(prefix)).sort();
   },
 
+  /** Something that begins so will not be there when the page is closed. */
+  isFleeting(prefix) {
+    return [...inMemory.keys()].some((key) => key.startsWith(prefix));
+  },
+
   /** Forgets what begins so. */
   clear(prefix) {
     for (const key of this.keys(prefix)) this.remove(key);

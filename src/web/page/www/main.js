@@ -14,10 +14,12 @@ import { keep } from "./keep.js";
 import { Nodes } from "./nodes.js";
 import { People } from "./people.js";
 import { Session } from "./session.js";
-import { announce, dismiss, notifications, toast } from "./toasts.js";
+import { clearToasts, dismiss, notifications, toast } from "./toasts.js";
 import { count, oneLine } from "./text.js";
 
 const TITLE = "quorum-chat";
+/** So long it takes until what was read elsewhere (another window, another device) is known to be read. */
+const ELSEWHERE_MS = 600;
 const nodes = new Nodes();
 const session = new Session(nodes);
 const auth = new Auth(session, enter);
@@ -33,6 +35,7 @@ function named() {
 function route() {
   if (!app) return;
   const name = named();
+  const left = app.chat.conversation?.name;
   $("app").dataset.view = name ? "chat" : "people";
   if (name) {
     dismiss(name);
@@ -40,6 +43,8 @@ function route() {
     if (matchMedia("(pointer: fine)").matches) $("input").focus();
   } else app.chat.close();
   app.people.current(name);
+  // The button that led back is hidden now.
+  if (!name && left && [document.body, $("back")].includes(document.activeElement)) $("people").querySelector(`a[href="#/${left}"]`)?.focus();
 }
 
 function go(name) {
@@ -53,26 +58,41 @@ function drawTitle() {
 }
 
 function onArrived(arrival) {
-  const { conversation, message } = arrival;
   if (app.chat.arrived(arrival)) return;
-  const open = () => go(conversation.name);
-  const isOpen = conversation === app.chat.conversation;
-  if (document.hidden || !document.hasFocus()) notifications.show(message.sender, message.body, open);
-  else if (!isOpen) {
-    toast(oneLine(message.body), { from: message.sender, onClick: open });
-    announce(`New message of ${message.sender}: ${oneLine(message.body)}`);
+  const { client, news } = app;
+  if (!news.size) setTimeout(() => app?.client === client && tellOfNews(), ELSEWHERE_MS);
+  // The last of a conversation stands for all.
+  news.set(arrival.conversation, arrival.message);
+}
+
+function tellOfNews() {
+  const { client, chat, news } = app;
+  for (const [conversation, { seq, sender, body, deleted }] of news) {
+    if (deleted || seq <= conversation.readBy(client.me)) continue;
+    const open = () => go(conversation.name);
+    if (document.hidden || !document.hasFocus()) notifications.show(sender, body, open);
+    else if (conversation !== chat.conversation) toast(oneLine(body), { from: sender, onClick: open });
   }
+  news.clear();
+}
+
+/** What does not get better by itself is told once. */
+function onTrouble({ message }) {
+  const { troubles } = app;
+  if (troubles.has(message)) return;
+  troubles.add(message);
+  toast(`Not all can be loaded: ${message}`, { isError: true });
 }
 
 function enter() {
   auth.hide();
   $("app").hidden = false;
   $("me").textContent = session.name;
-  const client = new Client(nodes, session, () => leave("Your session has ended. Please log in again: what you have not sent yet is kept."));
+  const client = new Client(nodes, session, onLoggedOut);
   const people = new People(client);
   const chat = new Chat(client);
   const cluster = new Cluster(client);
-  app = { client, people, chat, cluster };
+  app = { client, people, chat, cluster, news: new Map(), troubles: new Set() };
   const soon = eachFrame(() => {
     if (app?.client !== client) return;
     people.update();
@@ -83,18 +103,35 @@ function enter() {
   client.on("ready", soon);
   client.on("anew", () => { chat.reopen(); soon(); });
   client.on("arrived", onArrived);
-  client.on("status", () => { chat.status(); cluster.update(); });
+  client.on("trouble", onTrouble);
+  client.on("midnight", () => { chat.soon(); soon(); });
+  client.on("status", () => {
+    if (client.status === "online") app?.troubles.clear();
+    chat.status();
+    cluster.update();
+  });
   client.on("cluster", () => cluster.update());
   client.start();
   cluster.update();
   route();
 }
 
+function onLoggedOut() {
+  const { left } = session;
+  if (left !== null) return leave(left);
+  // Before the client has stopped: after that nothing is kept any more.
+  app.chat.stop();
+  app.client.outbox.keepAll();
+  leave("Your session has ended. Please log in again: what you have not sent yet is kept.");
+}
+
 function leave(notice) {
   const { name } = session;
   session.end();
-  for (const part of Object.values(app ?? {})) part.stop();
+  const { client, people, chat, cluster } = app;
+  for (const part of [client, people, chat, cluster]) part.stop();
   app = null;
+  clearToasts();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("app").hidden = true;
   drawTitle();
@@ -105,9 +142,13 @@ async function logOut() {
   // With those of other tabs.
   app.client.outbox.adopt();
   const waiting = app.client.outbox.size;
-  const text = `${count(waiting, "message")} ${waiting === 1 ? "is" : "are"} not sent yet and will be thrown away.`;
-  if (waiting && !(await confirm({ title: "Log out?", text, action: "Log out" }))) return;
-  await parting(() => app.client.logOut(false), "You are logged out.");
+  const drafts = keep.keys(`draft/${session.name}/`).length;
+  const unsent = [waiting && count(waiting, "message that waits", "messages that wait"), drafts && count(drafts, "draft")].filter(Boolean).join(" and ");
+  if (unsent && !(await confirm({ title: "Log out?", text: `Not sent yet, and thrown away: ${unsent}.`, action: "Log out" }))) return;
+  await parting(() => app.client.logOut(false), "You are logged out.", async () => {
+    const text = "The cluster cannot be told at the moment. You can leave this page all the same; the session stays open at the cluster until it expires.";
+    return confirm({ title: "Log out here only?", text, action: "Log out here" });
+  });
 }
 
 async function deleteAccount() {
@@ -116,12 +157,25 @@ async function deleteAccount() {
   await parting(() => app.client.deleteAccount(), "Your account is deleted.");
 }
 
-async function parting(work, notice) {
+/** Ends the session by `work`. When the cluster cannot be told, `anyway` decides whether that is done without. */
+async function parting(work, notice, anyway = async () => false) {
+  const { client } = app;
+  session.leaving(notice);
+  $("app").setAttribute("aria-busy", "true");
   try {
     await work();
   } catch (failure) {
-    toast(`That did not work: ${failure.message}`, { isError: true });
-    return;
+    if (app?.client !== client) return;
+    if (failure.loggedOut) return leave("Your session had ended before, and nothing was deleted. Please log in again.");
+    if (!failure.passing || !(await anyway())) {
+      if (app?.client !== client) return;
+      session.leaving(null);
+      toast(`That did not work: ${failure.message}`, { isError: true });
+      return;
+    }
+    client.forget();
+  } finally {
+    $("app").removeAttribute("aria-busy");
   }
   location.hash = "";
   leave(notice);
@@ -159,8 +213,7 @@ setUpSettings();
 addEventListener("hashchange", route);
 addEventListener("unhandledrejection", (event) => toast(`Something went wrong in the page: ${event.reason?.message ?? event.reason}`, { isError: true }));
 addEventListener("beforeunload", (event) => {
-  const outbox = app?.client.outbox;
-  if (outbox?.size && !outbox.isKept) event.preventDefault();
+  if (app && [`outbox/${session.name}/`, `draft/${session.name}/`].some(keep.isFleeting)) event.preventDefault();
 });
 $("back").addEventListener("click", () => { location.hash = ""; });
 $("boot").remove();

@@ -14,7 +14,9 @@ const STILL_PX = 10;
  * ones begin (null: none are). */
 export function rowsOf(conversation, waiting, marker, picks, me) {
   const rows = [];
-  let [day, latest, previous, isMarked] = [0, 0, null, false];
+  let [day, latest, previous] = [0, 0, null];
+  // Where it belongs may not be loaded yet.
+  let isMarked = marker === null || (conversation.hasOlder && marker + 1 < conversation.floor);
   if (conversation.hasOlder) rows.push({ key: "older", version: "", kind: "older", isLoose: true });
   const add = (message, row) => {
     // The clock here may be behind that of the cluster, and there is no way back to yesterday.
@@ -25,7 +27,7 @@ export function rowsOf(conversation, waiting, marker, picks, me) {
       rows.push({ key: `day/${day}`, version: dayName(time), kind: "day", isLoose: true, name: dayName(time) });
       previous = null;
     }
-    if (marker !== null && !isMarked && message.seq > marker && message.sender !== me) {
+    if (!isMarked && message.seq > marker && message.sender !== me) {
       isMarked = true;
       rows.push({ key: "new", version: "", kind: "new", isLoose: true });
       previous = null;

@@ -13,6 +13,8 @@ import { bytesOf, uuid7 } from "./text.js";
 /** What browsers let a page keep is about 5 MB, and drafts need some of it. */
 export const WAITING_BYTES_MAX = 2_000_000;
 const PAUSE_MS = [300, 600, 1200, 2500, 5000];
+/** The cluster remembers that it refused a message for such a reason, and answers the same to its id for ever. */
+const REFUSED = ["not_found", "failed_precondition"];
 
 export class Outbox extends Events {
   #calls;
@@ -26,15 +28,21 @@ export class Outbox extends Events {
     super();
     this.#calls = calls;
     this.#prefix = `outbox/${account}/`;
-    /** The browser keeps what waits, also when the page is closed. */
-    this.isKept = true;
+  }
+
+  /** The browser keeps what waits, also when the page is closed. */
+  get isKept() {
+    return !keep.isFleeting(this.#prefix);
   }
 
   /** Takes over what was left by an earlier page, or by a tab that was closed. */
   adopt() {
     for (const key of keep.keys(this.#prefix)) {
       const entry = keep.get(key);
-      if (entry && !this.#entries.has(entry.id)) this.#entries.set(entry.id, { ...entry, problem: null });
+      if (!entry || this.#entries.has(entry.id)) continue;
+      this.#lastTime = Math.max(this.#lastTime, entry.time);
+      this.#entries.set(entry.id, { ...entry, problem: null });
+      this.emit("change", entry.to);
     }
     for (const name of this.names) this.#pump(name);
   }
@@ -57,21 +65,35 @@ export class Outbox extends Events {
   send(to, body) {
     const waiting = [...this.#entries.values()].reduce((sum, entry) => sum + bytesOf(entry.body), 0);
     if (waiting + bytesOf(body) > WAITING_BYTES_MAX) return false;
+    this.#add(to, body);
+    return true;
+  }
+
+  #add(to, body) {
     // In the order in which they were written, whatever is done to the clock.
     const time = Math.max(Date.now(), this.#lastTime + 1);
     this.#lastTime = time;
     const entry = { id: uuid7(time), to, body, time };
-    this.isKept = keep.set(this.#prefix + entry.id, entry);
+    keep.set(this.#prefix + entry.id, entry);
     this.#entries.set(entry.id, { ...entry, problem: null });
     this.emit("change", to);
     this.#pump(to);
-    return true;
+  }
+
+  /** Keeps what waits once more: something else may have removed it. */
+  keepAll() {
+    for (const { id, to, body, time } of this.#entries.values()) keep.set(this.#prefix + id, { id, to, body, time });
   }
 
   /** Tries one again that a node refused. */
   retry(id) {
     const entry = this.#entries.get(id);
     if (!entry) return;
+    if (REFUSED.includes(entry.problem?.code)) {
+      this.done(id);
+      this.#add(entry.to, entry.body);
+      return;
+    }
     entry.problem = null;
     this.emit("change", entry.to);
     this.#pump(entry.to);

@@ -1,6 +1,6 @@
 // The list of conversations, and the search for people.
 
-import { $, avatar, el, icon } from "./dom.js";
+import { $, avatar, el, icon, isComposing } from "./dom.js";
 import { announce } from "./toasts.js";
 import { List } from "./list.js";
 import { count, exactly, oneLine, when } from "./text.js";
@@ -75,15 +75,15 @@ export class People {
     let found;
     try {
       const fits = new TextEncoder().encode(query).length <= QUERY_MAX;
-      found = fits ? await this.client.search(query) : { people: [], total: 0 };
+      found = fits ? await this.client.search(query) : { people: [], hasMore: false };
     } catch (failure) {
-      found = { people: [], total: 0, problem: failure.message };
+      found = { people: [], hasMore: false, problem: failure.message };
     }
-    if (query !== this.#query) return;
+    if (query !== this.#query || this.stopping.signal.aborted) return;
     this.#found = found;
     this.update();
     if (this.#isImpatient) return $("people").querySelector("a")?.click();
-    announce(found.problem ?? `${count(found.total, "person", "people")} found`);
+    announce(found.problem ?? `${count(found.people.length, "person", "people")} found${found.hasMore ? ", and there are more" : ""}`);
   }
 
   update() {
@@ -102,8 +102,7 @@ export class People {
     const rows = known.length ? [{ key: "head/known", version: "", head: "Conversations" }, ...known.map((conversation) => this.#row(conversation))] : [];
     if (others.length) rows.push({ key: "head/others", version: "", head: "People" });
     for (const { username } of others) rows.push({ key: `person/${username}`, version: String(username === this.client.me), name: username });
-    const hidden = (this.#found?.total ?? 0) - (this.#found?.people.length ?? 0);
-    if (hidden > 0) rows.push({ key: "head/more", version: String(hidden), head: `${count(hidden, "more person", "more people")}: type more of the name` });
+    if (this.#found?.hasMore) rows.push({ key: "head/more", version: "", head: "There are more: type more of the name" });
     return rows;
   }
 
@@ -137,6 +136,7 @@ export class People {
 
   /** Down and up go through the list, Escape ends the search, Enter opens the first that was found. */
   #key(event) {
+    if (isComposing(event)) return;
     const links = [...$("people").querySelectorAll("a")];
     const at = links.indexOf(document.activeElement);
     if (event.key === "Escape" && this.#query) {

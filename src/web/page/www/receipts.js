@@ -7,6 +7,7 @@ import { pause } from "./calls.js";
 
 const GATHER_MS = 150;
 const AGAIN_MS = 1000;
+const AGAIN_MS_MAX = 60_000;
 /** Of one call. */
 const RECEIPTS_MAX = 1000;
 
@@ -51,13 +52,15 @@ export class Receipts {
   }
 
   async #tellAll() {
-    while (!this.#over && this.#delivered.size + this.#read.size) {
+    for (let misses = 0; !this.#over && this.#delivered.size + this.#read.size; misses += 1) {
       try {
         await this.#tell();
+        misses = 0;
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
         if (failure.loggedOut) return;
-        await Promise.all([pause(AGAIN_MS), this.#calls.nodes.online()]);
+        const wait = failure.passing ? AGAIN_MS : Math.min(AGAIN_MS * 2 ** misses, AGAIN_MS_MAX);
+        await Promise.all([pause(wait), this.#calls.nodes.online()]);
       }
     }
   }

@@ -43,10 +43,25 @@ export class Session {
     const cookies = !(await this.#reachesOthers());
     const credentials = cookies ? { headers: { "Chat-Session": username }, cookies } : NOBODY;
     const answer = await new Calls(this.#nodes, () => credentials).chat("Login", { username, password }, 15_000);
+    this.#wish = null;
     this.#take({ name: username, token: cookies ? null : answer.token, id: uuid7() });
+    keep.remove(`left/${username}`);
     keep.set(`session/${username}`, { name: username, token: this.token, id: this.#id });
     keep.set("account", username);
     this.#tab()?.setItem("account", username);
+  }
+
+  /** Whoever is logged in is about to end the session: other tabs will hear from the nodes that it is over, and have to know that it
+   * was meant so. `null`: it came to nothing. */
+  leaving(notice) {
+    if (notice === null) keep.remove(`left/${this.name}`);
+    else keep.set(`left/${this.name}`, { id: this.#id, notice });
+  }
+
+  /** What the tab that ended this session says of it; `null` when it was none. */
+  get left() {
+    const left = keep.get(`left/${this.name}`);
+    return left?.id === this.#id ? left.notice : null;
   }
 
   /** Forgets the session here; the node has closed it, or will never know it again. */

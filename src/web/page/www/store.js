@@ -5,7 +5,8 @@
 // - A message is there once: its place is its seq.
 // - What is deleted stays deleted, whatever an older answer says.
 // - Watermarks (delivered, read) only grow.
-// - There are no gaps: `messages` is all there is from `floor` on.
+// - There are no gaps: `messages` is all there is from `floor` on. Before it is `loaded`, it may be what a node that lags behind
+//   has: that is only shown, and makes way for the first page that is not older than what the stream has told of.
 // - `base` is the revision that the counters of a conversation are of: an event that is not newer does not count again. What an
 //   event does not tell exactly (an older message deleted, read on another device) makes the conversation "stale": somebody has to
 //   read it anew. An answer from before `changedAt` does not have such an event in it, and does not count.
@@ -35,6 +36,8 @@ class Conversation {
     /** By seq, as far as they were loaded. */
     this.messages = [];
     this.loaded = false;
+    /** Somebody looks at it, and so it is not cut. */
+    this.isOpen = false;
     this.floor = 0;
     this.hasOlder = false;
     /** What came while the first page was under way. */
@@ -102,7 +105,7 @@ class Conversation {
 
   /** Lets go of what can be loaded again. */
   trim(keep = 200) {
-    if (this.messages.length <= 2 * keep) return;
+    if (this.isOpen || this.messages.length <= 2 * keep) return;
     this.messages.splice(0, this.messages.length - keep);
     Object.assign(this, { hasOlder: true, floor: this.messages[0].seq });
   }
@@ -174,13 +177,17 @@ export class Store extends Events {
     this.#changed(conversation);
   }
 
-  /** A page of a conversation. `before` is the seq it was asked to be before; 0 is the newest page. */
-  page(conversation, json, before) {
+  /** A page of a conversation. `before` is the seq it was asked to be before; 0 is the newest page. `since` is how far the stream had
+   * told when it was asked for: what an older answer does not have would never come. */
+  page(conversation, json, before, since = 0) {
     this.#identify(conversation, json.conversationId);
     const revision = number(json.header?.revision);
     const messages = (json.messages ?? []).map(messageOf);
     // Since it was asked for, the conversation may have been trimmed.
     if (before && before !== conversation.floor) return;
+    if (revision < since && before) return;
+    if (!conversation.loaded) conversation.messages = [];
+    if (revision < since) return this.#preview(conversation, json, messages);
     for (const message of [...messages, ...(conversation.early ?? [])]) conversation.put(message);
     if (before || !conversation.loaded) {
       conversation.floor = messages.at(-1)?.seq ?? before;
@@ -190,6 +197,18 @@ export class Store extends Events {
     conversation.loaded = true;
     if (!before) this.#newest(conversation, json, messages, revision);
     this.#changed(conversation);
+  }
+
+  #preview(conversation, json, messages) {
+    conversation.early = null;
+    if (conversation.loaded) return;
+    for (const message of messages) conversation.put(message);
+    this.#watermarks(conversation, json);
+    this.#changed(conversation);
+  }
+
+  #watermarks(conversation, json) {
+    for (const member of json.members ?? []) conversation.watermark(member.username, number(member.deliveredSeq), number(member.readSeq));
   }
 
   /** The newest of a conversation, to correct its counters; its messages are left alone. */
@@ -209,7 +228,7 @@ export class Store extends Events {
   }
 
   #counters(conversation, json, revision) {
-    for (const member of json.members ?? []) conversation.watermark(member.username, number(member.deliveredSeq), number(member.readSeq));
+    this.#watermarks(conversation, json);
     if (!conversation.isNews(revision)) return;
     conversation.base = revision;
     conversation.lastSeq = Math.max(conversation.lastSeq, number(json.lastSeq));
@@ -242,6 +261,7 @@ export class Store extends Events {
       // Nothing is known of what was there before.
       if (isNew) this.#stale(conversation, revision);
     }
+    conversation.trim();
     if (isOfOther) this.emit("arrived", { conversation, message });
     this.#changed(conversation);
   }
@@ -305,12 +325,13 @@ export class Store extends Events {
     this.#changed(conversation);
   }
 
-  /** The answer to that: what is left. */
+  /** The answer to that. What is left was counted a little after the revision, and may have in it what the stream has still to tell of. */
   marked(conversation, json) {
     const revision = number(json.revision);
-    if (!conversation.isNews(revision)) return this.#stale(conversation, revision);
+    const isLeft = number(json.unreadCount) > 0 && conversation.readBy(this.me) < conversation.lastSeq;
+    if (isLeft || !conversation.isNews(revision)) return this.#stale(conversation, revision);
     conversation.base = revision;
-    conversation.unread = number(json.unreadCount);
+    conversation.unread = 0;
     this.#changed(conversation);
   }
 

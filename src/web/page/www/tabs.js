@@ -19,7 +19,7 @@ export class Tabs {
     this.#key = PREFIX + account;
     const on = (target, event, action) => target.addEventListener(event, action, { signal: this.#stopping.signal });
     on(document, "visibilitychange", () => this.#look());
-    on(window, "storage", (event) => event.key === this.#key && this.#look());
+    on(window, "storage", (event) => event.key === this.#key && this.#settle());
     // The others have to know that nobody tells of messages any more.
     on(window, "pagehide", () => this.#last === this.#id && this.#claim(null));
     on(window, "pageshow", () => this.#look());
@@ -50,9 +50,15 @@ export class Tabs {
   }
 
   #look() {
+    if (!document.hidden) this.#claim(this.#id);
+    this.#settle();
+  }
+
+  /** What another tab claims is not claimed back: two windows that are both looked at would go on so for ever. */
+  #settle() {
     clearTimeout(this.#timer);
-    if (!document.hidden || !this.#last) this.#claim(this.#id);
-    if (this.#last === this.#id) this.wake();
-    else if (document.hidden) this.#timer = setTimeout(this.sleep, HIDDEN_MS);
+    if (!this.#last) this.#claim(this.#id);
+    if (!document.hidden || this.#last === this.#id) this.wake();
+    else this.#timer = setTimeout(this.sleep, HIDDEN_MS);
   }
 }

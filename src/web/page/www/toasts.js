@@ -15,6 +15,7 @@ export function toast(text, { from = null, onClick = null, isError = false } = {
   const toasts = $("toasts");
   while (toasts.children.length >= TOASTS_MAX) toasts.firstElementChild.remove();
   toasts.append(note);
+  announce(from ? `New message of ${from}: ${text}` : text);
   const end = performance.now() + HELD_MS_MAX;
   const go = () => {
     // Not while somebody is about to click it; but a pointer may also just have been left there.
@@ -22,6 +23,11 @@ export function toast(text, { from = null, onClick = null, isError = false } = {
     else note.remove();
   };
   setTimeout(go, SHOWN_MS);
+}
+
+/** Takes all away. */
+export function clearToasts() {
+  $("toasts").replaceChildren();
 }
 
 /** What somebody wrote is seen now. */
