@@ -115,8 +115,12 @@ async ({ base, seed }) => {
     const steps = [
         () => write("bob"), () => write("bob"),
         () => { const message = copy(write("alice")); if (message) underWay.push(() => store.sent(conversation, message, `text ${message.seq}`, message.clientMessageId)); },
-        () => mark("delivered", "bob"), () => mark("read", "bob"), () => mark("read", "alice"), () => remove(true), () => remove(false),
-        () => random(20) === 0 && !truth.bobIsGone && truth.messages.length && leave(),
+        () => mark("delivered", "bob"), () => mark("read", "bob"),
+        // After these the page asks for the counters, which would hide that it had counted wrongly.
+        ...(random(2) ? [] : [
+            () => mark("read", "alice"), () => remove(true), () => remove(false),
+            () => random(20) === 0 && !truth.bobIsGone && truth.messages.length && leave(),
+        ]),
         hear, hear, hear, hear, open, older, older, refresh, refresh,
         () => random(5) === 0 && conversation.trim(15),
         () => { lagging = page(0, 10); },

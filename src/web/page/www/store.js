@@ -328,8 +328,10 @@ export class Store extends Events {
   /** The answer to that. What is left was counted a little after the revision, and may have in it what the stream has still to tell of. */
   marked(conversation, json) {
     const revision = number(json.revision);
-    const isLeft = number(json.unreadCount) > 0 && conversation.readBy(this.me) < conversation.lastSeq;
-    if (isLeft || !conversation.isNews(revision)) return this.#stale(conversation, revision);
+    conversation.changedAt = Math.max(conversation.changedAt, revision);
+    // All that is known was read, and what comes is counted as it comes.
+    if (conversation.readBy(this.me) >= conversation.lastSeq) return;
+    if (number(json.unreadCount) > 0 || !conversation.isNews(revision)) return this.#stale(conversation, revision);
     conversation.base = revision;
     conversation.unread = 0;
     this.#changed(conversation);
