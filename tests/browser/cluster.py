@@ -97,11 +97,14 @@ class Cluster:
         for name in names:
             self.signal(name, signal.SIGKILL)
 
+    def launch(self, *names):
+        """The same, but does not wait until they answer."""
+        for name in names:
+            self.nodes[name]["pid"] = self._run("--start", name).pid
+
     def start(self, *names):
         """Brings nodes back that were killed."""
-        for name in names:
-            process = self._run("--start", name)
-            self.nodes[name]["pid"] = process.pid
+        self.launch(*names)
         for name in names:
             until(f"answer of {name}", lambda name=name: self._answers(name))
 

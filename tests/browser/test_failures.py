@@ -162,13 +162,14 @@ class Failures(Case):
         # So that there is more in the conversation than this page has seen come.
         alice.page.reload()
         expect(alice.row(bob.name)).to_contain_text("1")
-        self.cluster.signal(behind, signal.SIGSTOP)
+        self.kill(behind)
         for text in ("2", "3", "4"):
             bob.send(text)
         bob.has_mark("4", "Delivered")
         expect(alice.row(bob.name)).to_contain_text("4")
         self.kill(*(name for name in self.cluster.nodes if name != behind))
-        self.cluster.signal(behind, signal.SIGCONT)
+        self.cluster.launch(behind)
+        self.down.remove(behind)
         alice.status("No majority")
         # What this node has is better than nothing.
         alice.open(bob.name).sees("1")
@@ -182,7 +183,9 @@ class Failures(Case):
 
     def test_without_the_cluster_one_can_log_out_here(self):
         alice = self.join("alice", "n1")
+        other = self.visitor("alice", "n1", context=alice.context)
         alice.open(alice.name).input.fill("half a sentence")
+        other.is_in()
         self.kill(*self.cluster.nodes)
         alice.status("No connection")
         alice.settings().get_by_role("button", name="Log out").click()
@@ -196,7 +199,8 @@ class Failures(Case):
         alice.settings().get_by_role("button", name="Log out").click()
         alice.confirm("Log out")
         alice.confirm("Log out here")
-        alice.is_out()
+        for person in (alice, other):
+            expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
         self.mend()
         alice.page.reload()
         alice.is_out()

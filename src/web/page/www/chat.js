@@ -25,6 +25,8 @@ export class Chat {
   #marker = null;
   /** What is shown is what the person is meant to see: not just the end of what was there before the first page came. */
   #isSettled = false;
+  /** What is shown is what a node had that lags behind. */
+  #isPreview = false;
   #loading = null;
   #loadsOlder = false;
   #failedOlder = false;
@@ -112,7 +114,7 @@ export class Chat {
     this.#loading = conversation;
     let problem = null;
     try {
-      if (!conversation.loaded && !this.#isSettled) this.update({ end: true });
+      if (!conversation.loaded && !this.#isPreview) this.update({ end: true });
       await client.load(conversation);
     } catch (failure) {
       problem = failure;
@@ -127,11 +129,12 @@ export class Chat {
       return;
     }
     this.#isHopeless = false;
-    // A node that lagged behind may have shown something already.
-    if (this.#isSettled) return this.update();
+    // Nothing moves under somebody who has begun to read.
+    const isBeingRead = this.#isPreview && !this.list.atEnd;
+    this.#isPreview = !conversation.loaded;
     if (conversation.unread > 0) this.#marker = conversation.readBy(client.me);
-    this.#isSettled = true;
-    this.update({ end: true, reveal: "new" });
+    this.#isSettled = conversation.loaded;
+    this.update(isBeingRead ? {} : { end: true, reveal: "new" });
   }
 
   close() {
@@ -144,6 +147,7 @@ export class Chat {
     this.#missed = 0;
     this.#failedOlder = false;
     this.#isSettled = false;
+    this.#isPreview = false;
     this.#isHopeless = false;
     this.picks.end();
     this.list.clear();
@@ -192,8 +196,8 @@ export class Chat {
   update(where = {}) {
     const { conversation, client } = this;
     if (!conversation) return;
-    // It was not loaded by this: its first message came.
-    if (conversation.loaded && !this.#isSettled && !this.#loading) this.#loadFirst();
+    // It did not have to be loaded: its first message came.
+    if (conversation.loaded && !this.#loading) this.#isSettled = true;
     this.#head();
     const waiting = client.outbox.to(conversation.name);
     let rows = rowsOf(conversation, waiting, this.#marker, this.picks, client.me);

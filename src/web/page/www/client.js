@@ -35,6 +35,8 @@ export class Client extends Events {
   #timers = new Set();
   #refreshing = new Set();
   #loading = new Map();
+  /** Resolves when it is known from which revision on the stream tells. */
+  #listed = null;
 
   constructor(nodes, session, onLoggedOut) {
     super();
@@ -159,6 +161,8 @@ export class Client extends Events {
     const first = this.ready;
     if (first) this.#newStore();
     const { store } = this;
+    let listed;
+    this.#listed = new Promise((resolve) => { listed = resolve; });
     const page = await this.#persist(store, () => this.calls.read("ListChatPartners", { pageSize: ROWS }));
     if (!page) return;
     this.#rows(page);
@@ -166,6 +170,7 @@ export class Client extends Events {
     if (this.nodes.state !== "online") this.knownAt = age === undefined ? null : Date.now() - Number(age);
     this.ready = true;
     this.feed.revision = Number(page.header?.revision ?? 0);
+    listed();
     if (!this.isAsleep) this.feed.start();
     this.tabs ??= new Tabs(this.me, () => this.#sleep(), () => this.#wake());
     this.outbox.adopt();
@@ -200,10 +205,11 @@ export class Client extends Events {
         return this.#over || store !== this.store ? null : answer;
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
-        if (failure.loggedOut) return null;
+        const isDone = () => this.#over || store !== this.store;
+        if (failure.loggedOut || isDone()) return null;
         if (!failure.passing) this.emit("trouble", failure);
         await pause(failure.passing ? 1000 : Math.min(1000 * 2 ** misses, 30_000));
-        if (this.#over || store !== this.store) return null;
+        if (isDone()) return null;
       }
     }
   }
@@ -236,6 +242,9 @@ export class Client extends Events {
 
   async #loadPage(conversation, older) {
     const { store } = this;
+    // What is between a page and the beginning of the stream would never come.
+    await this.#listed;
+    if (store !== this.store) return;
     const since = this.feed.revision;
     const before = older ? conversation.floor : 0;
     // So much that what is new is among it, if it can be.
@@ -318,7 +327,11 @@ export class Client extends Events {
       await this.calls.chat(method, message);
     } catch (failure) {
       // The answer to a call that was made again: the session is gone. But if it was gone before, nothing was deleted.
-      if (!failure.loggedOut || (method === "DeleteAccount" && failure.isOfFirstTry)) throw failure;
+      if (!failure.loggedOut || (method === "DeleteAccount" && failure.isOfFirstTry)) {
+        // It may have been told meanwhile that the session is over, and was not to say so.
+        if (this.ready && !this.isAsleep && !this.#over) this.feed.start();
+        throw failure;
+      }
     } finally {
       this.#leaving = false;
     }

@@ -52,6 +52,12 @@ export const keep = {
     return [...inMemory.keys()].some((key) => key.startsWith(prefix));
   },
 
+  /** Calls with the key of what another tab removed, until `signal`. When the browser forgets everything, nothing was removed. */
+  onRemoved(tell, signal) {
+    const isOne = ({ key, newValue }) => key?.startsWith(PREFIX) && newValue === null;
+    addEventListener("storage", (event) => isOne(event) && tell(event.key.slice(PREFIX.length)), { signal });
+  },
+
   /** Forgets what begins so. */
   clear(prefix) {
     for (const key of this.keys(prefix)) this.remove(key);

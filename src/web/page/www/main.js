@@ -86,13 +86,15 @@ function onTrouble({ message }) {
 
 function enter() {
   auth.hide();
+  // A page may have been closed in the middle of leaving.
+  session.leaving(null);
   $("app").hidden = false;
   $("me").textContent = session.name;
   const client = new Client(nodes, session, onLoggedOut);
   const people = new People(client);
   const chat = new Chat(client);
   const cluster = new Cluster(client);
-  app = { client, people, chat, cluster, news: new Map(), troubles: new Set() };
+  app = { client, people, chat, cluster, news: new Map(), troubles: new Set(), isParting: false };
   const soon = eachFrame(() => {
     if (app?.client !== client) return;
     people.update();
@@ -139,6 +141,7 @@ function leave(notice) {
 }
 
 async function logOut() {
+  if (app.isParting) return;
   // With those of other tabs.
   app.client.outbox.adopt();
   const waiting = app.client.outbox.size;
@@ -152,6 +155,7 @@ async function logOut() {
 }
 
 async function deleteAccount() {
+  if (app.isParting) return;
   const text = "Your account, your sessions and the text of all your messages will be deleted, for everyone. This cannot be undone, and nobody can take the name again.";
   if (!(await confirm({ title: "Delete your account?", text, action: "Delete my account", type: session.name }))) return;
   await parting(() => app.client.deleteAccount(), "Your account is deleted.");
@@ -159,24 +163,29 @@ async function deleteAccount() {
 
 /** Ends the session by `work`. When the cluster cannot be told, `anyway` decides whether that is done without. */
 async function parting(work, notice, anyway = async () => false) {
-  const { client } = app;
+  // The confirmation of one may have waited for the end of another.
+  if (!app || app.isParting) return;
+  const parted = app;
+  parted.isParting = true;
   session.leaving(notice);
   $("app").setAttribute("aria-busy", "true");
   try {
     await work();
   } catch (failure) {
-    if (app?.client !== client) return;
-    if (failure.loggedOut) return leave("Your session had ended before, and nothing was deleted. Please log in again.");
-    if (!failure.passing || !(await anyway())) {
-      if (app?.client !== client) return;
+    const isDone = failure.passing && app === parted && (await anyway());
+    if (app !== parted) return;
+    if (!isDone) {
       session.leaving(null);
+      if (failure.loggedOut) return leave("Your session had ended before, and nothing was deleted. Please log in again.");
       toast(`That did not work: ${failure.message}`, { isError: true });
       return;
     }
-    client.forget();
+    parted.client.forget();
   } finally {
+    parted.isParting = false;
     $("app").removeAttribute("aria-busy");
   }
+  if (app !== parted) return;
   location.hash = "";
   leave(notice);
 }
@@ -210,6 +219,7 @@ function setUpSettings() {
 
 drawTheme();
 setUpSettings();
+session.onLeft((notice) => app && leave(notice));
 addEventListener("hashchange", route);
 addEventListener("unhandledrejection", (event) => toast(`Something went wrong in the page: ${event.reason?.message ?? event.reason}`, { isError: true }));
 addEventListener("beforeunload", (event) => {

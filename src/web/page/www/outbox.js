@@ -21,13 +21,22 @@ export class Outbox extends Events {
   #prefix;
   #entries = new Map();
   #busy = new Set();
-  #over = false;
+  #stopping = new AbortController();
   #lastTime = 0;
 
   constructor(calls, account) {
     super();
     this.#calls = calls;
     this.#prefix = `outbox/${account}/`;
+    // What was refused, another tab has discarded, or sent in another way. What waits, both send, and the stream tells both.
+    keep.onRemoved((key) => {
+      const id = key.slice(this.#prefix.length);
+      if (key.startsWith(this.#prefix) && this.#entries.get(id)?.problem) this.done(id);
+    }, this.#stopping.signal);
+  }
+
+  get #over() {
+    return this.#stopping.signal.aborted;
   }
 
   /** The browser keeps what waits, also when the page is closed. */
@@ -110,7 +119,7 @@ export class Outbox extends Events {
 
   /** Sends nothing more; what waits stays kept. */
   stop() {
-    this.#over = true;
+    this.#stopping.abort();
   }
 
   async #pump(name) {

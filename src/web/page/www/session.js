@@ -64,6 +64,11 @@ export class Session {
     return left?.id === this.#id ? left.notice : null;
   }
 
+  /** Calls with what another tab says that has ended this session. Where no node could be told, nobody else will say so. */
+  onLeft(tell) {
+    keep.onRemoved((key) => this.name && key === `session/${this.name}` && this.left !== null && tell(this.left));
+  }
+
   /** Forgets the session here; the node has closed it, or will never know it again. */
   end() {
     // It may be that of a later login, in another tab.
