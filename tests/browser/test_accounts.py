@@ -27,6 +27,10 @@ class Accounts(Case):
         expect(person.page.get_by_label("Name", exact=True)).to_be_focused()
         expect(person.page.locator("#auth-password-hint")).to_have_text("At least 8 characters.")
         expect(person.page.locator("#auth-again-hint")).to_have_text("The two passwords differ.")
+        person.fill("Password", PASSWORD)
+        colours = [person.page.locator(f"#auth-{field}-hint").evaluate("hint => getComputedStyle(hint).color") for field in ("name", "password", "again")]
+        self.assertEqual(colours[0], colours[2], "both are wrong")
+        self.assertNotEqual(colours[0], colours[1], "what is right looks wrong")
         for password, strength in [("password1", "Weak"), ("kangaroo5", "Fair"), ("kangaroo-lamp", "Good"), (PASSWORD, "Strong")]:
             person.fill("Password", password)
             expect(person.page.locator("#auth-strength-text")).to_have_text(strength)
