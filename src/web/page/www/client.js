@@ -258,8 +258,7 @@ export class Client extends Events {
       throw failure;
     }
     if (store !== this.store) return;
-    store.page(conversation, answer, before, since);
-    if (older && Number(answer.header?.revision ?? 0) < since) throw new Failure({ code: "unavailable", message: "This node lags behind." });
+    if (!store.page(conversation, answer, before, since)) throw new Failure({ code: "unavailable", message: "This node lags behind." });
     this.#acknowledge(conversation);
   }
 
@@ -338,10 +337,25 @@ export class Client extends Events {
     this.forget();
   }
 
+  /** What this account wrote and did not send: where it is kept. */
+  get #unsent() {
+    return [`outbox/${this.me}/`, `draft/${this.me}/`];
+  }
+
+  /** The browser keeps it, also when the page is closed. */
+  get isKept() {
+    return !this.#unsent.some(keep.isFleeting);
+  }
+
+  /** How many messages wait, and how many are being typed, in all tabs. */
+  countUnsent() {
+    this.outbox.adopt();
+    return this.#unsent.map((prefix) => keep.keys(prefix).length);
+  }
+
   /** What this account wrote and did not send goes with it. */
   forget() {
     this.stop();
-    keep.clear(`outbox/${this.me}/`);
-    keep.clear(`draft/${this.me}/`);
+    for (const prefix of this.#unsent) keep.clear(prefix);
   }
 }

@@ -94,7 +94,7 @@ function enter() {
   const people = new People(client);
   const chat = new Chat(client);
   const cluster = new Cluster(client);
-  app = { client, people, chat, cluster, news: new Map(), troubles: new Set(), isParting: false };
+  app = { client, people, chat, cluster, news: new Map(), troubles: new Set() };
   const soon = eachFrame(() => {
     if (app?.client !== client) return;
     people.update();
@@ -141,11 +141,7 @@ function leave(notice) {
 }
 
 async function logOut() {
-  if (app.isParting) return;
-  // With those of other tabs.
-  app.client.outbox.adopt();
-  const waiting = app.client.outbox.size;
-  const drafts = keep.keys(`draft/${session.name}/`).length;
+  const [waiting, drafts] = app.client.countUnsent();
   const unsent = [waiting && count(waiting, "message that waits", "messages that wait"), drafts && count(drafts, "draft")].filter(Boolean).join(" and ");
   if (unsent && !(await confirm({ title: "Log out?", text: `Not sent yet, and thrown away: ${unsent}.`, action: "Log out" }))) return;
   await parting(() => app.client.logOut(false), "You are logged out.", async () => {
@@ -155,7 +151,6 @@ async function logOut() {
 }
 
 async function deleteAccount() {
-  if (app.isParting) return;
   const text = "Your account, your sessions and the text of all your messages will be deleted, for everyone. This cannot be undone, and nobody can take the name again.";
   if (!(await confirm({ title: "Delete your account?", text, action: "Delete my account", type: session.name }))) return;
   await parting(() => app.client.deleteAccount(), "Your account is deleted.");
@@ -163,18 +158,17 @@ async function deleteAccount() {
 
 /** Ends the session by `work`. When the cluster cannot be told, `anyway` decides whether that is done without. */
 async function parting(work, notice, anyway = async () => false) {
-  // The confirmation of one may have waited for the end of another.
-  if (!app || app.isParting) return;
   const parted = app;
-  parted.isParting = true;
   session.leaving(notice);
   $("app").setAttribute("aria-busy", "true");
+  // One leaves once.
+  $("settings-open").disabled = true;
   try {
     await work();
   } catch (failure) {
-    const isDone = failure.passing && app === parted && (await anyway());
+    const isMeant = failure.passing && app === parted && (await anyway());
     if (app !== parted) return;
-    if (!isDone) {
+    if (!isMeant) {
       session.leaving(null);
       if (failure.loggedOut) return leave("Your session had ended before, and nothing was deleted. Please log in again.");
       toast(`That did not work: ${failure.message}`, { isError: true });
@@ -182,8 +176,9 @@ async function parting(work, notice, anyway = async () => false) {
     }
     parted.client.forget();
   } finally {
-    parted.isParting = false;
     $("app").removeAttribute("aria-busy");
+    $("settings-open").disabled = false;
+    if (app === parted) $("settings-open").focus();
   }
   if (app !== parted) return;
   location.hash = "";
@@ -223,7 +218,7 @@ session.onLeft((notice) => app && leave(notice));
 addEventListener("hashchange", route);
 addEventListener("unhandledrejection", (event) => toast(`Something went wrong in the page: ${event.reason?.message ?? event.reason}`, { isError: true }));
 addEventListener("beforeunload", (event) => {
-  if (app && [`outbox/${session.name}/`, `draft/${session.name}/`].some(keep.isFleeting)) event.preventDefault();
+  if (app && !app.client.isKept) event.preventDefault();
 });
 $("back").addEventListener("click", () => { location.hash = ""; });
 $("boot").remove();

@@ -66,10 +66,6 @@ export class Outbox extends Events {
     return [...new Set([...this.#entries.values()].map((entry) => entry.to))];
   }
 
-  get size() {
-    return this.#entries.size;
-  }
-
   /** False when too much is waiting already. */
   send(to, body) {
     const waiting = [...this.#entries.values()].reduce((sum, entry) => sum + bytesOf(entry.body), 0);

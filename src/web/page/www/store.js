@@ -92,6 +92,11 @@ class Conversation {
     } else this.early?.push(message);
   }
 
+  /** Something changed that an answer from before does not know. */
+  changedAs(revision) {
+    this.changedAt = Math.max(this.changedAt, revision);
+  }
+
   /** An answer of this revision knows all that is known here. */
   isNews(revision) {
     return revision >= Math.max(this.base, this.changedAt);
@@ -178,14 +183,14 @@ export class Store extends Events {
   }
 
   /** A page of a conversation. `before` is the seq it was asked to be before; 0 is the newest page. `since` is how far the stream had
-   * told when it was asked for: what an older answer does not have would never come. */
+   * told when it was asked for: what an older answer does not have would never come. False when it is of no use for that. */
   page(conversation, json, before, since = 0) {
     this.#identify(conversation, json.conversationId);
     const revision = number(json.header?.revision);
     const messages = (json.messages ?? []).map(messageOf);
     // Since it was asked for, the conversation may have been trimmed.
-    if (before && before !== conversation.floor) return;
-    if (revision < since && before) return;
+    if (before && before !== conversation.floor) return true;
+    if (revision < since && before) return false;
     if (!conversation.loaded) conversation.messages = [];
     if (revision < since) return this.#preview(conversation, json, messages);
     for (const message of [...messages, ...(conversation.early ?? [])]) conversation.put(message);
@@ -197,14 +202,16 @@ export class Store extends Events {
     conversation.loaded = true;
     if (!before) this.#newest(conversation, json, messages, revision);
     this.#changed(conversation);
+    return true;
   }
 
   #preview(conversation, json, messages) {
     conversation.early = null;
-    if (conversation.loaded) return;
+    if (conversation.loaded) return true;
     for (const message of messages) conversation.put(message);
     this.#watermarks(conversation, json);
     this.#changed(conversation);
+    return true;
   }
 
   #watermarks(conversation, json) {
@@ -273,7 +280,7 @@ export class Store extends Events {
     conversation.watermark(json.member, number(json.deliveredSeq), number(json.readSeq));
     const read = conversation.readBy(this.me);
     if (read > before && revision > conversation.base) {
-      conversation.changedAt = Math.max(conversation.changedAt, revision);
+      conversation.changedAs(revision);
       if (read >= conversation.lastSeq) conversation.unread = 0;
       else this.#stale(conversation, revision);
     }
@@ -328,7 +335,7 @@ export class Store extends Events {
   /** The answer to that. What is left was counted a little after the revision, and may have in it what the stream has still to tell of. */
   marked(conversation, json) {
     const revision = number(json.revision);
-    conversation.changedAt = Math.max(conversation.changedAt, revision);
+    conversation.changedAs(revision);
     // All that is known was read, and what comes is counted as it comes.
     if (conversation.readBy(this.me) >= conversation.lastSeq) return;
     if (number(json.unreadCount) > 0 || !conversation.isNews(revision)) return this.#stale(conversation, revision);
@@ -339,7 +346,7 @@ export class Store extends Events {
 
   #stale(conversation, revision) {
     conversation.stale = true;
-    conversation.changedAt = Math.max(conversation.changedAt, revision);
+    conversation.changedAs(revision);
     this.emit("stale", conversation);
   }
 
