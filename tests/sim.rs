@@ -6,7 +6,7 @@
 //! same, `run` puts it together. Everything of a run happens on one thread, so a seed always gives the same run.
 //!
 //! Each seed runs in a process of its own: libraries count and seed things once for the life of a process, and an assertion of
-//! theirs ends it (panics abort). `docs/simulation.md` tells how to use it, and what it does not reach.
+//! theirs ends it. `docs/simulation.md` tells how to use it, and what it does not reach.
 //!
 //! ```sh
 //! cargo test --profile sim --test sim -- --random --seeds 1000   # from a random one on
@@ -29,9 +29,11 @@ mod sim {
 
 use std::process::ExitCode;
 
+use quorum_chat::cli::panics;
 use sim::{run, sweep};
 
 fn main() -> ExitCode {
+    panics::abort_on_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match sweep::Task::of(&arguments) {
         Ok(sweep::Task::Nothing) => ExitCode::SUCCESS,

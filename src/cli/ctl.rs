@@ -15,6 +15,7 @@ use super::{
     ctl_args::{Cli, Command, Global},
     ctl_backup, ctl_certs, ctl_chat, ctl_cluster, drill,
     output::{self, Output},
+    panics,
     session_file::{Session, SessionFile, Sessions},
     verify,
 };
@@ -237,6 +238,7 @@ pub(super) struct LoggedIn {
 
 /// `chatctl`: reads the arguments, runs the command, says how it went.
 pub fn main() -> ExitCode {
+    panics::abort_on_panic();
     let cli = Cli::parse();
     let format = cli.global.output;
     // One thread: a command waits for one thing at a time, and `bench` must leave the processors to the nodes.

@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     health::{self, HealthArguments},
     local::{self, LocalArguments, LocalError},
+    panics,
     rescue::{self, RecoverArguments},
 };
 use crate::{
@@ -69,6 +70,7 @@ enum Command {
 
 /// Runs `chatd` with the process's arguments and environment. Returns what the process exits with.
 pub fn main() -> std::process::ExitCode {
+    panics::abort_on_panic();
     let code = match Arguments::parse().command {
         None => load(environment()).and_then(run_node),
         Some(Command::Config) => load(environment()).map(|config| print_config(&config)),

@@ -5,7 +5,7 @@
 //!
 //! `chatctl`: `ctl_args` says what can be typed and `ctl` runs it; one file per group of commands (`ctl_account`,
 //! `ctl_chat`, `ctl_cluster`, `ctl_admin`, `ctl_backup`, `ctl_certs`, `bench`, `verify`, `drill`). `output` is the only one that prints, `session_file` the only one
-//! that keeps anything. Exit codes are part of the interface: see [`ctl::Exit`].
+//! that keeps anything. `panics` ends either of them on a panic. Exit codes are part of the interface: see [`ctl::Exit`].
 
 pub mod bench;
 pub mod ctl;
@@ -22,6 +22,7 @@ mod health;
 mod histogram;
 pub mod local;
 pub mod output;
+pub mod panics;
 mod rescue;
 pub mod session_file;
 mod verify;

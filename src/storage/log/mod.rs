@@ -462,7 +462,7 @@ fn wait_for(receiver: &mpsc::Receiver<Result<(), Arc<StorageError>>>) -> Result<
     }
 }
 
-/// A panic while a lock is held aborts the process (`panic = "abort"`), so a poisoned lock only ever shows up in tests.
+/// A panic while a lock is held ends the process, so a poisoned lock only ever shows up in tests.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
