@@ -145,6 +145,10 @@ mod tests {
         for answer in [answer.as_str(), &file] {
             assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{answer}");
         }
+        // What fits every version is there under the address of each, but not for good under another's.
+        let boot = get(server.address, "/assets/0123456789abcdef/boot.js").await;
+        assert!(boot.starts_with("HTTP/1.1 200") && boot.contains("cache-control: no-cache\r\n"), "{boot}");
+        assert!(boot.ends_with(include_str!("page/www/boot.js")), "{boot}");
         // Another version's file is not there: it does not fit to the rest.
         for missing in ["/assets/0123456789abcdef/main.js", "/main.js", &script.replace("main.js", "index.html")] {
             assert!(get(server.address, missing).await.starts_with("HTTP/1.1 404"), "{missing}");

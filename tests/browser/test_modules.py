@@ -182,7 +182,7 @@ class Modules(Case):
     def setUp(self):
         super().setUp()
         self.page = self.visitor("nobody").page
-        self.base = self.page.locator("script").get_attribute("src").removesuffix("/main.js")
+        self.base = self.page.locator("script").get_attribute("src").removesuffix("/boot.js")
 
     def evaluate(self, script, argument=None):
         return self.page.evaluate(script, argument)

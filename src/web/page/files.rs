@@ -44,9 +44,12 @@ macro_rules! files {
 const FILES: &[File] = files! {
     "text/css; charset=utf-8" => "style.css";
     "image/svg+xml" => "icon.svg";
-    SCRIPT => "api.js" "ask.js" "auth.js" "calls.js" "chat.js" "client.js" "cluster.js" "dom.js" "feed.js" "keep.js" "list.js"
+    SCRIPT => "api.js" "ask.js" "auth.js" "boot.js" "calls.js" "chat.js" "client.js" "cluster.js" "dom.js" "feed.js" "keep.js" "list.js"
         "main.js" "messages.js" "nodes.js" "outbox.js" "people.js" "receipts.js" "session.js" "store.js" "tabs.js" "text.js" "toasts.js";
 };
+
+/// What brings up the rest, or says that it is missing: every version has one that does, so any is better than none.
+const BOOT: &str = "boot.js";
 
 /// The page, in which the address of the files has to be filled in.
 const PAGE: &str = include_str!("www/index.html");
@@ -83,10 +86,11 @@ impl Files {
         &self.page
     }
 
-    /// A file of this version.
-    pub(super) fn get(&self, version: &str, name: &str) -> Option<&Content> {
-        let (_, content) = self.files.iter().find(|file| version == self.version && file.0 == name)?;
-        Some(content)
+    /// A file, and whether it is the one of that version for good. Files of another version do not fit to the rest of a page.
+    pub(super) fn get(&self, version: &str, name: &str) -> Option<(&Content, bool)> {
+        let is_own = version == self.version;
+        let (_, content) = self.files.iter().find(|file| file.0 == name && (is_own || name == BOOT))?;
+        Some((content, is_own))
     }
 }
 
@@ -123,6 +127,14 @@ mod tests {
         for file in FILES {
             assert!(PAGE.contains(&format!("\"{ADDRESS}/{}\"", file.name)), "{} is not in index.html", file.name);
         }
+    }
+
+    #[test]
+    fn what_brings_up_the_page_needs_nothing_of_its_own_version() {
+        let boot = FILES.iter().find(|file| file.name == BOOT).map(text).unwrap();
+        assert!(PAGE.contains(&format!("<script type=\"module\" src=\"{ADDRESS}/{BOOT}\"></script>")));
+        // What is missing must not keep it from running: it asks for what it needs when it runs.
+        assert!(boot.lines().all(|line| !line.starts_with("import")) && boot.contains("await import(\"./main.js\")"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Owns the files in `www/`, the addresses they are found under and the headers that they are sent with. The page itself does
 //! everything over the JSON API, from whichever node answers. Invariants:
 //! - The files of a version are under an address of their own, made of their hash, and never change there: they are kept by
-//!   browsers for good. The address of the page itself never changes, and it is asked for each time.
+//!   browsers for good. The address of the page itself never changes, and it is asked for each time. While nodes are updated, it
+//!   may come from one and its files from another: then `boot.js`, which fits every version, loads it again.
 //! - Nothing runs in the page but these files: no inline script, no other origin, no text made into markup. It talks to the
 //!   cluster's nodes and to nobody else.
 //!
@@ -96,9 +97,9 @@ async fn file(
     Path((version, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    // Files of another version do not fit to the rest of the page.
     match site.files.get(&version, &name) {
-        Some(content) => sent(content, &headers, KEPT),
+        Some((content, true)) => sent(content, &headers, KEPT),
+        Some((content, false)) => sent(content, &headers, ASKED),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
