@@ -41,7 +41,7 @@ impl Origins {
         CorsLayer::new()
             .allow_origin(allowed)
             .allow_credentials(true)
-            .allow_methods([Method::POST])
+            .allow_methods([Method::POST, Method::DELETE])
             .allow_headers(request_headers.to_vec())
             .expose_headers(response_headers.to_vec())
             .max_age(MaxAge::exact(REMEMBERED))

@@ -56,6 +56,30 @@ async fn a_page_holds_a_session_whose_token_it_never_sees() {
 }
 
 #[tokio::test]
+async fn a_browser_can_forget_a_session_that_stays_open() {
+    let node = Node::start().await;
+    let mut page = Caller::new(&node);
+    page.good("CreateAccount", serde_json::from_str(WHO).unwrap()).await;
+    page.headers = "Chat-Session: alice\r\n".into();
+    let answer = page.open("ChatService/Login", serde_json::from_str(WHO).unwrap()).await;
+    let cookie = header(&answer, "set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    page.headers = format!("Cookie: {cookie}\r\nChat-Session: alice\r\n");
+    let answer = page.request("DELETE", "/session", "", b"").await;
+    assert_eq!((answer.status, header(&answer, "cache-control")), (204, Some("no-store")));
+    let removal = header(&answer, "set-cookie").expect("a cookie that ends");
+    for part in ["chat_session.alice=;", "path=/chat.v1.chatservice/", "max-age=0"] {
+        assert!(removal.contains(part), "{part} in {removal}");
+    }
+    page.good("ListChatPartners", json!({})).await;
+    // Whose, has to be said by what no other site can send.
+    page.headers = format!("Cookie: {cookie}\r\n");
+    let answer = page.request("DELETE", "/session", "", b"").await;
+    assert_eq!(header(&answer, "set-cookie"), None);
+    let (status, answer) = answer.json().await;
+    assert_eq!((status, reason(&answer)), (400, "INVALID_REQUEST"));
+}
+
+#[tokio::test]
 async fn pages_of_the_clusters_nodes_may_call_and_no_others() {
     let node = Node::start_with(&[("CHAT_WEB_ADVERTISE", "chat.example.com:8080")]).await;
     let page = Caller::new(&node);
@@ -76,6 +100,8 @@ async fn pages_of_the_clusters_nodes_may_call_and_no_others() {
         assert!(allowed.contains(name), "{name} in {allowed}");
     }
     assert!(header(&answer, "vary").is_some_and(|vary| vary.contains("origin")), "{}", answer.head);
+    let methods = header(&answer, "access-control-allow-methods").unwrap();
+    assert!(["post", "delete"].iter().all(|method| methods.contains(method)), "{methods}");
     // An answer that a page of another node cannot read would be as good as none.
     let headers = format!("Origin: {own}\r\nContent-Type: application/json\r\n");
     let answer = page.request("POST", "/chat.v1.ClusterService/GetLeader", &headers, b"{}").await;

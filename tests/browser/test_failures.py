@@ -181,6 +181,40 @@ class Failures(Case):
         self.assertEqual(alice.bodies(), ["1", "2", "3", "4", "from the minority"])
         expect(alice.row(bob.name).locator(".badge")).to_have_count(0)
 
+    def test_a_page_half_of_which_is_of_another_version_comes_up_by_itself(self):
+        """As it happens behind one address while the nodes are updated."""
+        for missing in ("main.js", "store.js", "style.css"):
+            with self.subTest(missing):
+                context = self.browser.new_context()
+                context.route(f"**/assets/*/{missing}", lambda route: route.fulfill(status=404))
+                alice = self.visitor("alice", "n1", context=context)
+                boot = alice.page.locator("#boot")
+                expect(boot).to_have_text(re.compile("Trying again"))
+                # The next try comes to nothing, too.
+                with alice.page.expect_navigation():
+                    pass
+                expect(boot).to_have_text(re.compile("Trying again"))
+                context.unroute(f"**/assets/*/{missing}")
+                alice.is_out()
+                expect(boot).to_have_count(0)
+                self.assertIsNone(alice.page.evaluate("sessionStorage.getItem('boot-tries')"))
+
+    def test_a_node_that_dies_in_the_middle_of_loading_is_waited_for(self):
+        [node] = self.followers()[:1]
+        context = self.browser.new_context()
+
+        def die(request):
+            if request.url.endswith("/boot.js") and not self.down:
+                self.kill(node)
+
+        context.on("requestfinished", die)
+        # What else it asked for may have been on its way already.
+        context.route("**/assets/*/main.js", lambda route: route.abort(), times=1)
+        alice = self.visitor("alice", node, context=context)
+        expect(alice.page.locator("#boot")).to_have_text(re.compile("Trying again"))
+        self.mend()
+        alice.is_out()
+
     def test_without_the_cluster_one_can_log_out_here(self):
         alice = self.join("alice", "n1")
         other = self.visitor("alice", "n1", context=alice.context)
@@ -200,7 +234,7 @@ class Failures(Case):
         alice.confirm("Log out")
         alice.confirm("Log out here")
         for person in (alice, other):
-            expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+            expect(person.page.locator("#auth-notice")).to_contain_text("only one can have the browser forget your session")
         self.mend()
         alice.page.reload()
         alice.is_out()
@@ -208,6 +242,22 @@ class Failures(Case):
         alice.is_in()
         alice.open(alice.name)
         expect(alice.input).to_have_value("")
+
+    def test_without_a_majority_the_browser_forgets_the_session(self):
+        alice = self.join("alice", "n1")
+        other = self.visitor("alice", "n1", context=alice.context)
+        other.is_in()
+        [cookie] = alice.context.cookies(self.cluster.web("n1") + "/chat.v1.ChatService/SendMessage")
+        self.kill(*[name for name in self.cluster.nodes if name not in (self.cluster.leader(), "n2")][:3])
+        alice.status("No majority")
+        alice.settings().get_by_role("button", name="Log out").click()
+        alice.confirm("Log out here")
+        for person in (alice, other):
+            expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+        self.assertEqual(alice.context.cookies(), [])
+        self.mend()
+        # It is open all the same, for who has its token.
+        self.cluster.call("n1", "ChatService/ListChatPartners", {}, cookie["value"])
 
     def test_who_closes_a_page_that_could_not_keep_what_waits_is_warned(self):
         alice = self.join("alice", "n1")

@@ -48,6 +48,10 @@ impl Refusal {
         Self::here(StatusCode::BAD_REQUEST, Code::InvalidArgument, "INVALID_REQUEST", &message)
     }
 
+    pub(super) fn no_session() -> Self {
+        Self::unreadable(&"Chat-Session has to name the account")
+    }
+
     pub(super) fn starting() -> Self {
         let message = "this node does not belong to a cluster yet; ask another one";
         Self::here(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "NODE_STARTING", message)

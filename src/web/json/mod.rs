@@ -7,7 +7,7 @@
 //! - What cannot be read is refused before it reaches a service, with the place of the mistake.
 //! - A request is bounded before it is read, an answer by the services' own limits.
 //!
-//! A page can have its token kept from it, in a cookie (`session`). Left out: who may call (the token goes along), deadlines,
+//! A page can have its token kept from it, in a cookie (`session`); `DELETE /session` removes that cookie and asks no service. Left out: who may call (the token goes along), deadlines,
 //! limits and metrics, which are those of the services.
 
 mod failure;
@@ -26,8 +26,8 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode, header},
-    response::Response,
-    routing::post,
+    response::{IntoResponse as _, Response},
+    routing::{delete, post},
     serve::IncomingStream,
 };
 use futures_util::stream;
@@ -50,6 +50,8 @@ const JSON_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// What a stream is: an object in each line.
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// For what is the caller's alone, and of now.
+const NEVER_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 /// Headers of the request that mean the same to the services.
 const REQUEST_HEADERS: [&str; 2] = ["authorization", "traceparent"];
 /// Headers of their answer that mean the same to the caller.
@@ -79,7 +81,10 @@ pub fn json_router(services: Services, origins: &Origins) -> Router {
     let mut asked: Vec<HeaderName> = REQUEST_HEADERS.map(HeaderName::from_static).into();
     asked.extend([header::CONTENT_TYPE, HeaderName::from_static(SESSION), HeaderName::from_static(TIMEOUT)]);
     let cors = origins.cors(&asked, &RESPONSE_HEADERS.map(HeaderName::from_static));
-    Router::new().route("/{service}/{method}", post(answer).with_state(api)).layer(cors)
+    Router::new()
+        .route("/{service}/{method}", post(answer).with_state(Arc::clone(&api)))
+        .route("/session", delete(forget).with_state(api))
+        .layer(cors)
 }
 
 struct Api {
@@ -94,6 +99,17 @@ async fn answer(
 ) -> Response {
     match api.call(&service, &method, request).await {
         Ok(response) => response,
+        Err(refusal) => refusal.into_response(&api.protocol),
+    }
+}
+
+/// Removes the cookie of an account. The session that it was for stays what it is: this needs nobody but the node that is asked, and is
+/// for a browser that is to forget it while there is no majority to close it.
+async fn forget(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    let session = Session::of(&headers).and_then(|session| session.ok_or_else(Refusal::no_session));
+    match session.and_then(|session| session.removed().map_err(Refusal::Service)) {
+        Ok(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, NEVER_KEPT)])
+            .into_response(),
         Err(refusal) => refusal.into_response(&api.protocol),
     }
 }
@@ -177,8 +193,7 @@ impl Api {
             }
             response
         };
-        // What it says is the caller's alone, and of now.
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.headers_mut().insert(header::CACHE_CONTROL, NEVER_KEPT);
         copy(&RESPONSE_HEADERS, &head.headers, response.headers_mut());
         Ok(response)
     }
@@ -219,7 +234,7 @@ impl Refusal {
         let mut response = Response::new(Body::from(failure.json()));
         *response.status_mut() = http;
         response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.headers_mut().insert(header::CACHE_CONTROL, NEVER_KEPT);
         if http == StatusCode::UNSUPPORTED_MEDIA_TYPE {
             response.headers_mut().insert("accept-post", JSON);
         }

@@ -62,9 +62,14 @@ impl Session {
                 let seconds = login.expires_at_ms.saturating_sub(now_ms) / 1000;
                 Ok((login.encode_to_vec().into(), Some(self.set(&token, seconds)?)))
             }
-            "Logout" | "DeleteAccount" => Ok((message, Some(self.set("", 0)?))),
+            "Logout" | "DeleteAccount" => Ok((message, Some(self.removed()?))),
             _ => Ok((message, None)),
         }
+    }
+
+    /// What removes the cookie.
+    pub(super) fn removed(&self) -> Result<HeaderValue, Status> {
+        self.set("", 0)
     }
 
     fn set(&self, token: &str, seconds: u64) -> Result<HeaderValue, Status> {

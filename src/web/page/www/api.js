@@ -74,6 +74,12 @@ export async function call(node, method, message, credentials, timeoutMs) {
   }
 }
 
+/** Has the browser forget the cookie of `credentials`; resolves to whether it has. */
+export async function forgetCookie(node, credentials, timeoutMs) {
+  const ask = { method: "DELETE", headers: credentials.headers, credentials: "include", signal: AbortSignal.timeout(timeoutMs) };
+  return fetch(`${node}/session`, ask).then(({ ok }) => ok, () => false);
+}
+
 /** The objects of a stream, for as long as there is one at least every `silenceMs`. Ends with a `Failure`, always. */
 export async function* stream(node, method, message, credentials, silenceMs, stop) {
   const silence = new AbortController();

@@ -1,4 +1,4 @@
-// Where the page starts: decides between logging in and chatting, and ties the views to the client.
+// Where the page starts, once boot.js has everything: decides between logging in and chatting, and ties the views to the client.
 //
 // From the bottom up: api.js (one call), nodes.js and calls.js (which node, again and again), feed.js (the stream), store.js (what is
 // known), outbox.js and receipts.js (what the cluster has to be told), client.js (all of them, for one account); then the views,
@@ -20,6 +20,8 @@ import { count, oneLine } from "./text.js";
 const TITLE = "quorum-chat";
 /** So long it takes until what was read elsewhere (another window, another device) is known to be read. */
 const ELSEWHERE_MS = 600;
+/** Of a logout that no node heard of. */
+const STILL_THERE = "You are logged out of this page. But no node answered, and only one can have the browser forget your session: until it expires, it is there.";
 const nodes = new Nodes();
 const session = new Session(nodes);
 const auth = new Auth(session, enter);
@@ -145,7 +147,7 @@ async function logOut() {
   const unsent = [waiting && count(waiting, "message that waits", "messages that wait"), drafts && count(drafts, "draft")].filter(Boolean).join(" and ");
   if (unsent && !(await confirm({ title: "Log out?", text: `Not sent yet, and thrown away: ${unsent}.`, action: "Log out" }))) return;
   await parting(() => app.client.logOut(false), "You are logged out.", async () => {
-    const text = "The cluster cannot be told at the moment. You can leave this page all the same; the session stays open at the cluster until it expires.";
+    const text = "The cluster cannot be told at the moment. This browser can forget you all the same; the session stays open at the cluster until it expires.";
     return confirm({ title: "Log out here only?", text, action: "Log out here" });
   });
 }
@@ -175,6 +177,9 @@ async function parting(work, notice, anyway = async () => false) {
       return;
     }
     parted.client.forget();
+    if (!(await session.forget())) notice = STILL_THERE;
+    if (app !== parted) return;
+    session.leaving(notice);
   } finally {
     $("app").removeAttribute("aria-busy");
     $("settings-open").disabled = false;

@@ -51,6 +51,11 @@ export class Nodes extends Events {
     return this.all.filter((base) => new URL(base).hostname !== location.hostname);
   }
 
+  /** Those that it does. */
+  get near() {
+    return this.all.filter((base) => new URL(base).hostname === location.hostname);
+  }
+
   /** What ListNodes answered. The page's own address stays, whatever it leads to: it may be that of a load balancer. */
   learn(answer) {
     const bases = (answer.nodes ?? []).map((node) => [baseOf(node.webAddress, location), node.name]).filter(([base]) => base);
@@ -92,7 +97,7 @@ export class Nodes extends Events {
   async #choose(avoid) {
     this.#change({ looking: true });
     const answered = new Set();
-    const bases = this.isBound ? this.all.filter((base) => !this.elsewhere.includes(base)) : this.all;
+    const bases = this.isBound ? this.near : this.all;
     const leaderKnown = new Map(bases.map((base) => [base, this.#knowsLeader(base, answered)]));
     const last = leaderKnown.get(avoid);
     leaderKnown.delete(avoid);

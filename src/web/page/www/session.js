@@ -4,7 +4,7 @@
 // no script can read. Where nodes on other hosts can be reached, no cookie of this page would get there, and the page could not go on
 // with them when its own node dies: then it keeps the token itself.
 
-import { call } from "./api.js";
+import { call, forgetCookie } from "./api.js";
 import { Calls } from "./calls.js";
 import { keep } from "./keep.js";
 import { uuid7 } from "./text.js";
@@ -67,6 +67,14 @@ export class Session {
   /** Calls with what another tab says that has ended this session. Where no node could be told, nobody else will say so. */
   onLeft(tell) {
     keep.onRemoved((key) => this.name && key === `session/${this.name}` && this.left !== null && tell(this.left));
+  }
+
+  /** Has the browser forget the token, though the session is not closed. Resolves to whether it has: a cookie goes only when a node says
+   * so, whichever. */
+  async forget() {
+    if (!this.#nodes.isBound) return true;
+    const tried = this.#nodes.near.map(async (base) => (await forgetCookie(base, this.credentials(), PROBE_MS)) || Promise.reject());
+    return Promise.any(tried).then(() => true, () => false);
   }
 
   /** Forgets the session here; the node has closed it, or will never know it again. */
