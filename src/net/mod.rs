@@ -1,8 +1,10 @@
 //! How connections are made and taken: over TCP, or TLS ([`tls`]), unless whoever puts the parts together says otherwise.
 //!
 //! The simulation says otherwise: it runs nodes and clients on a network of its own. Left out: what is spoken on a
-//! connection, time-outs and limits, which are those of the endpoint and of the servers.
+//! connection, and time-outs and limits of calls, which are those of the endpoint and of the servers. Connections themselves are
+//! limited in [`bounded`].
 
+pub mod bounded;
 pub mod tls;
 
 use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};

@@ -6,7 +6,6 @@
 //! nothing here knows the consensus or the metrics.
 
 mod json;
-mod listener;
 mod origins;
 mod page;
 mod routes;

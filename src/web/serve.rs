@@ -1,15 +1,17 @@
 //! Serving a router until told to stop.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
 
-use super::{
-    json::Caller,
-    listener::{BoundedListener, PATIENCE},
+use super::json::Caller;
+use crate::net::{
+    Listener,
+    bounded::{Bounded, Connection, Demand},
 };
-use crate::net::Listener;
 
+/// How long a connection may go without anything written by this side.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest wait for the answers under way after `shutdown`. They are small; whoever takes longer is not reading.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -23,11 +25,26 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_bounded(BoundedListener::new(listener, connections, PATIENCE), router, shutdown).await
+    serve_bounded(Bounded::new(listener, connections, Demand::Writes { within: PATIENCE }), router, shutdown).await
+}
+
+impl<L: Listener> axum::serve::Listener for Bounded<L> {
+    type Io = Connection<L::Stream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection<L::Stream>, SocketAddr) {
+        let connection = Bounded::accept(self).await;
+        let from = connection.from();
+        (connection, from)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Bounded::local_addr(self)
+    }
 }
 
 async fn serve_bounded(
-    listener: BoundedListener<impl Listener>,
+    listener: Bounded<impl Listener>,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -71,7 +88,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let listener = BoundedListener::new(listener, connections, patience);
+        let listener = Bounded::new(listener, connections, Demand::Writes { within: patience });
         let running = tokio::spawn(serve_bounded(listener, router, async {
             let _ = stopped.await;
         }));

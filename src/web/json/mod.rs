@@ -41,8 +41,12 @@ use self::{
     protocol::{Method, Protocol},
     session::{SESSION, Session},
 };
-use super::{listener::BoundedListener, origins::Origins};
-use crate::{chat::limits::REQUEST_BYTES_MAX, net, proto::framed};
+use super::origins::Origins;
+use crate::{
+    chat::limits::REQUEST_BYTES_MAX,
+    net::{self, bounded::Bounded},
+    proto::framed,
+};
 
 /// Largest request: JSON may need six bytes for one of the message's, but those that do are few.
 const JSON_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
@@ -63,8 +67,8 @@ const TIMEOUT: &str = "connect-timeout-ms";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller(SocketAddr);
 
-impl<L: net::Listener> axum::extract::connect_info::Connected<IncomingStream<'_, BoundedListener<L>>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, BoundedListener<L>>) -> Self {
+impl<L: net::Listener> axum::extract::connect_info::Connected<IncomingStream<'_, Bounded<L>>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Bounded<L>>) -> Self {
         Self(*stream.remote_addr())
     }
 }
