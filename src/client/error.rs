@@ -54,6 +54,11 @@ impl ClientError {
         !self.outcome_unknown && (unavailable || self.has_reason("OVERLOADED"))
     }
 
+    /// Whether nobody said anything in time.
+    pub(super) fn is_silence(&self) -> bool {
+        self.reason.is_none() && matches!(self.code, Code::DeadlineExceeded | Code::Cancelled)
+    }
+
     /// Whether the service gave this reason.
     pub fn has_reason(&self, reason: &str) -> bool {
         self.reason.as_deref() == Some(reason)

@@ -89,7 +89,7 @@ impl Client {
         let nodes = Arc::new(Nodes::new(addresses, options.clone())?);
         let deadline = Instant::now() + options.deadline;
         let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
-        let mut error = ClientError::local(Code::Unavailable, "no node answered");
+        let mut error = None;
         while Instant::now() < deadline {
             let targets = nodes.all();
             let limit = options.attempt_timeout.min(deadline.duration_since(Instant::now()));
@@ -101,12 +101,15 @@ impl Client {
                         nodes.find_leader(deadline).await;
                         return Ok(Self { nodes, options: Arc::new(options), session: Arc::default() });
                     }
-                    Err(failure) => error = failure,
+                    // The last to be asked may have had no time left: its silence tells less than what was said before.
+                    Err(failure) if error.is_some() && failure.is_silence() => {}
+                    Err(failure) => error = Some(failure),
                 }
             }
             sleep(backoff.next(None)).await;
         }
-        let message = format!("no node answered (the last one: {})", error.message);
+        let error = error.unwrap_or_else(|| ClientError::local(Code::Unavailable, "there was no time to ask"));
+        let message = format!("no node answered (one of them: {})", error.message);
         Err(ClientError { message, code: Code::Unavailable, ..error })
     }
 

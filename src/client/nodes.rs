@@ -18,7 +18,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, transport::Endpoint};
 
-use super::{ClientError, Options, random::Random};
+use super::{ClientError, Options, random::Random, retry::silence};
 use crate::proto::{
     Channel,
     chat::v1::{
@@ -286,10 +286,7 @@ impl Nodes {
         let mut client = ClusterServiceClient::new(target.channel.clone());
         let mut request = tonic::Request::new(ListNodesRequest {});
         request.set_timeout(limit);
-        let answer = timeout(limit, client.list_nodes(request))
-            .await
-            .map_err(|_| ClientError::local(Code::Unavailable, format!("{} did not answer", target.address)))??
-            .into_inner();
+        let answer = timeout(limit, client.list_nodes(request)).await.map_err(|_| silence(target))??.into_inner();
         self.learn_nodes(&answer);
         Ok(answer)
     }

@@ -153,7 +153,7 @@ fn error_after_doubt(error: ClientError) -> ClientError {
     ClientError { outcome_unknown: error.code == Code::Unauthenticated, ..error }
 }
 
-fn silence(target: &Target) -> ClientError {
+pub(super) fn silence(target: &Target) -> ClientError {
     ClientError::local(Code::DeadlineExceeded, format!("{} did not answer in time", target.address))
 }
 

@@ -123,8 +123,17 @@ async fn says_whether_anything_may_have_been_applied() {
 
     nodes[0].kill();
     let options = Options { deadline: 300 * MS, ..options() };
-    let error = Client::connect([nodes[0].address.clone()], options).await.err().expect("nobody there");
+    let error = Client::connect([nodes[0].address.clone()], options.clone()).await.err().expect("nobody there");
     assert!(error.is_unavailable(), "{error:?}");
+
+    // What one node said tells more than that another one says nothing, which is known last.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let addresses = [nodes[0].address.clone(), silent.local_addr().expect("bound").to_string()];
+    let error = Client::connect(addresses, options.clone()).await.err().expect("nobody there");
+    assert!(error.is_unavailable() && !error.message.contains("did not answer"), "{error:?}");
+    let alone = [silent.local_addr().expect("bound").to_string()];
+    let error = Client::connect(alone, options).await.err().expect("nobody there");
+    assert!(error.is_unavailable() && error.message.contains("did not answer"), "{error:?}");
 }
 
 #[tokio::test]
