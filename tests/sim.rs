@@ -27,7 +27,7 @@ mod sim {
     pub mod world;
 }
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use quorum_chat::cli::panics;
 use sim::{run, sweep};
@@ -56,7 +56,10 @@ fn one(seed: u64) -> ExitCode {
         });
         set_up.join().expect("logs are set up");
     }
-    let verdict = run::run(seed);
+    let verdict = match std::env::var_os(sweep::DISKS) {
+        Some(disks) => run::run(seed, Path::new(&disks)),
+        None => run::run(seed, run::disks().path()),
+    };
     println!("{}", verdict.line());
     for violation in &verdict.violations {
         println!("VIOLATION {violation}");

@@ -1,11 +1,13 @@
 //! One run: the cluster, its clients, the faults, and the verdict.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, path::Path, rc::Rc, time::Duration};
 
 use quorum_chat::client::{
     ClientError, Options,
     verify::{checker, history::History, workload},
 };
+
+use tempfile::TempDir;
 
 use super::{
     dice::Dice,
@@ -58,13 +60,18 @@ struct Run<'a> {
     ticks: u64,
 }
 
-/// Runs a seed.
-pub fn run(seed: u64) -> Verdict {
+/// Where a run may have its disks, in memory if that can be. Whoever starts a run in another process makes it there: a run that
+/// panics, or is killed, removes nothing.
+pub fn disks() -> TempDir {
+    let root = tempfile::Builder::new().prefix("quorum-sim-").tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    root.expect("a directory for the simulated disks")
+}
+
+/// Runs a seed, with its disks in an empty directory.
+pub fn run(seed: u64, disks: &Path) -> Verdict {
     let mut dice = Dice::new(seed);
     entropy::start(dice.split("entropy"));
-    let root = tempfile::Builder::new().prefix("quorum-sim-").tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-    let root = root.expect("a directory for the simulated disks");
-    let world = World::new(seed, root.path(), &mut dice);
+    let world = World::new(seed, disks, &mut dice);
     let mut run = Run { world, invariants: invariants::all(), verdict: Verdict::default(), ticks: 0 };
     if let Err(violation) = run.play(&mut dice) {
         run.verdict.violations.push(violation);

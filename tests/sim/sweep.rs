@@ -10,12 +10,17 @@ use std::{
     time::Instant,
 };
 
+use super::run;
+
 /// Seeds of a plain `cargo test`.
 const SEEDS: u64 = 6;
 /// Runs at a time: as many as the machine has cores.
 const JOBS_MAX: usize = 64;
 /// A run that takes so long of the machine's time stands still: no simulated time passes any more.
 const RUN_SECONDS_MAX: u64 = 300;
+
+/// The environment variable that tells a run where its disks are.
+pub const DISKS: &str = "SIM_DISKS";
 
 /// What the arguments ask for.
 pub enum Task {
@@ -157,7 +162,8 @@ fn start(seed: u64, bug: Option<&str>) -> Output {
     // `timeout` is part of every Linux: a run that stands still is ended, and fails.
     let mut command = Command::new("timeout");
     command.arg(RUN_SECONDS_MAX.to_string()).arg(program).args(["--seed", &seed.to_string()]);
-    command.stdin(Stdio::null());
+    let disks = run::disks();
+    command.stdin(Stdio::null()).env(DISKS, disks.path());
     if let Some(bug) = bug {
         command.env(quorum_chat::planted::VARIABLE, bug);
     }
