@@ -62,7 +62,8 @@ impl<L: Listener> Bounded<L> {
             match self.listener.accept().await {
                 Ok((stream, from)) => return Connection::new(stream, from, place, self.demand),
                 Err(error) => {
-                    tracing::warn!(%error, "A connection could not be accepted");
+                    let port = self.listener.local_addr().map(|address| address.port()).unwrap_or_default();
+                    tracing::warn!(%error, port, "A connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -122,31 +123,31 @@ impl<S> Connection<S> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_pending() {
-            return self.wait(cx);
+    fn done<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_pending() { self.wait(cx) } else { result }
+    }
+
+    fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            self.has_written();
         }
-        self.has_written();
-        written
+        self.done(cx, result)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if read.is_pending() {
-            return self.wait(cx);
-        }
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
         self.has_read(buffer.filled().len() - before);
-        read
+        self.done(cx, result)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.write(cx, written)
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, result)
     }
 
     fn poll_write_vectored(
@@ -154,20 +155,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.write(cx, written)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.written(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    // TLS takes what is written into a buffer: there it is the flush, and the farewell, that wait for the other side.
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.done(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.done(cx, result)
     }
 }
 
@@ -238,6 +243,18 @@ mod tests {
             }
         };
         assert_eq!(fails::<()>(everything).await, io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_reads_nothing_of_what_tls_keeps_for_them_is_cut_off() {
+        let (ours, _theirs) = tokio::io::duplex(1);
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let from = SocketAddr::from(([127, 0, 0, 1], 1));
+        let buffered = tokio::io::BufWriter::new(ours);
+        let mut connection = Connection::new(buffered, from, place, Demand::Writes { within: SOON });
+        connection.write_all(&[1; 100]).await.unwrap();
+        assert_eq!(fails(connection.flush()).await, io::ErrorKind::TimedOut);
+        assert_eq!(fails(connection.shutdown()).await, io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
