@@ -170,6 +170,9 @@ mod tests {
         for missing in ["/assets/0123456789abcdef/main.js", "/main.js", &script.replace("main.js", "index.html")] {
             assert!(get(server.address, missing).await.starts_with("HTTP/1.1 404"), "{missing}");
         }
+        for other in ["/assets/0123456789abcdef/main.js", "/assets/0123456789abcdef/style.css"] {
+            assert!(get(server.address, other).await.contains("cache-control: no-cache\r\n"), "{other}");
+        }
     }
 
     #[tokio::test]

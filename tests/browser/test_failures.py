@@ -199,19 +199,45 @@ class Failures(Case):
                 expect(boot).to_have_count(0)
                 self.assertIsNone(alice.page.evaluate("sessionStorage.getItem('boot-tries')"))
 
+    def test_a_page_that_cannot_run_is_not_loaded_again(self):
+        """Another try would hide a bug, and help nobody."""
+
+        def answer_with(script):
+            return lambda route: route.fulfill(content_type="text/javascript", body=script)
+
+        for script, text in (("export function start() { throw new Error('as planned'); }", "Loading"), ("let let;", "This browser is too old")):
+            with self.subTest(text):
+                context = self.browser.new_context()
+                context.route("**/assets/*/main.js", answer_with(script))
+                alice = self.visitor("alice", "n1", context=context)
+                expect(alice.page.locator("#boot")).to_contain_text(text)
+                if text == "Loading":
+                    with alice.page.expect_event("pageerror", lambda error: "as planned" in str(error)):
+                        alice.page.reload()
+                    alice.faults.clear()
+                self.assertIsNone(alice.page.evaluate("sessionStorage.getItem('boot-tries')"))
+
     def test_a_node_that_dies_in_the_middle_of_loading_is_waited_for(self):
         [node] = self.followers()[:1]
         context = self.browser.new_context()
 
         def die(request):
-            if request.url.endswith("/boot.js") and not self.down:
+            if request.url.endswith("/boot.js"):
+                context.remove_listener("requestfinished", die)
                 self.kill(node)
 
         context.on("requestfinished", die)
         # What else it asked for may have been on its way already.
         context.route("**/assets/*/main.js", lambda route: route.abort(), times=1)
         alice = self.visitor("alice", node, context=context)
-        expect(alice.page.locator("#boot")).to_have_text(re.compile("Trying again"))
+        boot = alice.page.locator("#boot")
+        expect(boot).to_have_text(re.compile("Trying again"))
+        self.assertEqual(self.down, [node])
+        # It asks again before it leaves what it has: the browser would show a page of its own.
+        for _ in range(2):
+            with alice.page.expect_event("requestfailed", lambda request: request.url == f"{self.cluster.web(node)}/"):
+                pass
+        expect(boot).to_have_text(re.compile("Trying again"))
         self.mend()
         alice.is_out()
 

@@ -9,7 +9,7 @@
 //!   cluster's nodes and to nobody else.
 //!
 //! Left out: who is let in (the services decide), and what the page does ([`www/main.js`](../../../src/web/page/www/main.js) is where it
-//! starts).
+//! starts, once [`www/boot.js`](../../../src/web/page/www/boot.js) has all of it).
 
 mod files;
 
@@ -100,7 +100,8 @@ async fn file(
     match site.files.get(&version, &name) {
         Some((content, true)) => sent(content, &headers, KEPT),
         Some((content, false)) => sent(content, &headers, ASKED),
-        None => StatusCode::NOT_FOUND.into_response(),
+        // A cache on the way must not think so any longer than the node does.
+        None => (StatusCode::NOT_FOUND, [(header::CACHE_CONTROL, ASKED)]).into_response(),
     }
 }
 

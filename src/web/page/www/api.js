@@ -75,9 +75,11 @@ export async function call(node, method, message, credentials, timeoutMs) {
 }
 
 /** Has the browser forget the cookie of `credentials`; resolves to whether it has. */
-export async function forgetCookie(node, credentials, timeoutMs) {
-  const ask = { method: "DELETE", headers: credentials.headers, credentials: "include", signal: AbortSignal.timeout(timeoutMs) };
-  return fetch(`${node}/session`, ask).then(({ ok }) => ok, () => false);
+export async function forgetCookie(node, credentials, timeoutMs, stop) {
+  const signal = AbortSignal.any([AbortSignal.timeout(timeoutMs), stop]);
+  const ask = { method: "DELETE", headers: credentials.headers, credentials: "include", signal };
+  // Any other answer is not a node's.
+  return fetch(`${node}/session`, ask).then(({ status }) => status === 204, () => false);
 }
 
 /** The objects of a stream, for as long as there is one at least every `silenceMs`. Ends with a `Failure`, always. */

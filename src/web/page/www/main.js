@@ -176,8 +176,10 @@ async function parting(work, notice, anyway = async () => false) {
       toast(`That did not work: ${failure.message}`, { isError: true });
       return;
     }
-    parted.client.forget();
+    parted.client.stop();
     if (!(await session.forget())) notice = STILL_THERE;
+    // Only now: meanwhile somebody may have gone on typing.
+    parted.client.forget();
     if (app !== parted) return;
     session.leaving(notice);
   } finally {
@@ -217,15 +219,18 @@ function setUpSettings() {
   });
 }
 
-drawTheme();
-setUpSettings();
-session.onLeft((notice) => app && leave(notice));
-addEventListener("hashchange", route);
-addEventListener("unhandledrejection", (event) => toast(`Something went wrong in the page: ${event.reason?.message ?? event.reason}`, { isError: true }));
-addEventListener("beforeunload", (event) => {
-  if (app && !app.client.isKept) event.preventDefault();
-});
-$("back").addEventListener("click", () => { location.hash = ""; });
-$("boot").remove();
-if (session.name) enter();
-else auth.show();
+/** Brings the page up. Once: boot.js calls it. */
+export function start() {
+  drawTheme();
+  setUpSettings();
+  session.onLeft((notice) => app && leave(notice));
+  addEventListener("hashchange", route);
+  addEventListener("unhandledrejection", (event) => toast(`Something went wrong in the page: ${event.reason?.message ?? event.reason}`, { isError: true }));
+  addEventListener("beforeunload", (event) => {
+    if (app && !app.client.isKept) event.preventDefault();
+  });
+  $("back").addEventListener("click", () => { location.hash = ""; });
+  $("boot").remove();
+  if (session.name) enter();
+  else auth.show();
+}

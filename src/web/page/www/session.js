@@ -73,8 +73,10 @@ export class Session {
    * so, whichever. */
   async forget() {
     if (!this.#nodes.isBound) return true;
-    const tried = this.#nodes.near.map(async (base) => (await forgetCookie(base, this.credentials(), PROBE_MS)) || Promise.reject());
-    return Promise.any(tried).then(() => true, () => false);
+    // Who answers later must not remove the cookie of a later login.
+    const enough = new AbortController();
+    const tried = this.#nodes.near.map(async (base) => (await forgetCookie(base, this.credentials(), PROBE_MS, enough.signal)) || Promise.reject());
+    return Promise.any(tried).then(() => true, () => false).finally(() => enough.abort());
   }
 
   /** Forgets the session here; the node has closed it, or will never know it again. */
