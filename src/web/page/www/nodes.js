@@ -24,6 +24,8 @@ export function baseOf(address, here) {
   return url.origin;
 }
 
+const isNear = (base) => new URL(base).hostname === location.hostname;
+
 export class Nodes extends Events {
   #names = new Map();
   #choosing = null;
@@ -46,14 +48,14 @@ export class Nodes extends Events {
     return this.#names.get(base) ?? new URL(base).host;
   }
 
-  /** Nodes that a cookie of this page does not reach. */
-  get elsewhere() {
-    return this.all.filter((base) => new URL(base).hostname !== location.hostname);
+  /** Nodes that a cookie of this page reaches. */
+  get near() {
+    return this.all.filter(isNear);
   }
 
-  /** Those that it does. */
-  get near() {
-    return this.all.filter((base) => new URL(base).hostname === location.hostname);
+  /** Those that it does not. */
+  get elsewhere() {
+    return this.all.filter((base) => !isNear(base));
   }
 
   /** What ListNodes answered. The page's own address stays, whatever it leads to: it may be that of a load balancer. */
