@@ -14,13 +14,19 @@ fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
     answer.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))
 }
 
-#[tokio::test]
-async fn a_page_holds_a_session_whose_token_it_never_sees() {
-    let node = Node::start().await;
-    let mut page = Caller::new(&node);
+/// A page of somebody new, and the answer to its login.
+async fn log_in(node: &Node) -> (Caller, Answer) {
+    let mut page = Caller::new(node);
     page.good("CreateAccount", serde_json::from_str(WHO).unwrap()).await;
     page.headers = "Chat-Session: alice\r\n".into();
     let answer = page.open("ChatService/Login", serde_json::from_str(WHO).unwrap()).await;
+    (page, answer)
+}
+
+#[tokio::test]
+async fn a_page_holds_a_session_whose_token_it_never_sees() {
+    let node = Node::start().await;
+    let (mut page, answer) = log_in(&node).await;
     let cookie = header(&answer, "set-cookie").expect("a cookie").to_owned();
     let (status, login) = answer.json().await;
     assert_eq!((status, login.get("token")), (200, None), "{login}");
@@ -58,10 +64,7 @@ async fn a_page_holds_a_session_whose_token_it_never_sees() {
 #[tokio::test]
 async fn a_browser_can_forget_a_session_that_stays_open() {
     let node = Node::start().await;
-    let mut page = Caller::new(&node);
-    page.good("CreateAccount", serde_json::from_str(WHO).unwrap()).await;
-    page.headers = "Chat-Session: alice\r\n".into();
-    let answer = page.open("ChatService/Login", serde_json::from_str(WHO).unwrap()).await;
+    let (mut page, answer) = log_in(&node).await;
     let cookie = header(&answer, "set-cookie").unwrap().split(';').next().unwrap().to_owned();
     page.headers = format!("Cookie: {cookie}\r\nChat-Session: alice\r\n");
     let answer = page.request("DELETE", "/session", "", b"").await;

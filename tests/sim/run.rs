@@ -6,7 +6,6 @@ use quorum_chat::client::{
     ClientError, Options,
     verify::{checker, history::History, workload},
 };
-
 use tempfile::TempDir;
 
 use super::{
