@@ -286,7 +286,10 @@ impl Nodes {
         let mut client = ClusterServiceClient::new(target.channel.clone());
         let mut request = tonic::Request::new(ListNodesRequest {});
         request.set_timeout(limit);
-        let answer = timeout(limit, client.list_nodes(request)).await.map_err(|_| silence(target))??.into_inner();
+        // Tonic watches the time, too, and says only that it is over: whose silence it was has to be told, whoever is first.
+        let answer =
+            timeout(limit, client.list_nodes(request)).await.map_err(|_| silence(target))?.map_err(ClientError::from);
+        let answer = answer.map_err(|error| if error.is_silence() { silence(target) } else { error })?.into_inner();
         self.learn_nodes(&answer);
         Ok(answer)
     }
