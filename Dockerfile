@@ -1,4 +1,10 @@
 # The image of a node: chatd and chatctl on distroless, no shell. Builds with BuildKit and with the classic builder.
+#
+# A release names both base images by digest, so that its image can be made again from the same bytes. Read the digests with
+# `docker buildx imagetools inspect IMAGE --format '{{.Manifest.Digest}}'`, put them behind the tags, and note them here:
+#   rust:1.95-slim-bookworm@sha256:<digest>
+#   gcr.io/distroless/cc-debian12:nonroot@sha256:<digest>
+# Between releases the tags bring the fixes of the base images.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
@@ -17,14 +23,21 @@ COPY src src
 # Cargo goes by time stamps, and those of the sources are older than the empty ones.
 RUN find build.rs proto src -type f -exec touch {} + \
     && CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bins \
-    && mkdir -p /image/bin /image/data \
+    && mkdir -p /image/bin /image/data /image/secret \
     && cp target/release/chatd target/release/chatctl /image/bin/
+
+# What the programs are made of, for whoever looks for a crate with a known fault.
+COPY tools/sbom tools/sbom
+RUN mkdir -p /image/share && tools/sbom > /image/share/sbom.cdx.json
 
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /image/bin/ /usr/local/bin/
+COPY --from=build /image/share/ /usr/share/quorum-chat/
 # An empty directory that belongs to the user: a new volume takes that over.
 COPY --from=build --chown=65532:65532 /image/data /data
+# For a volume with the peer secret: a new one takes over its owner.
+COPY --from=build --chown=65532:65532 /image/secret /secret
 
 # SQLite puts what does not fit into memory next to the data: nothing else needs to be writable.
 ENV CHAT_DATA_DIR=/data \

@@ -4,10 +4,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "chat/v1/chat.proto",
     "chat/v1/cluster.proto",
     "chat/v1/admin.proto",
+    "chat/v1/accounts.proto",
     "raft/v1/raft.proto",
     "log/v1/command.proto",
 ];

@@ -16,6 +16,9 @@
 //!
 //! `docs/architecture.md` follows one message through all of it.
 
+// They panic when nobody reads. Programs say what they have to say by `cli::say`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod api;
 pub mod blocking;
 pub mod chat;

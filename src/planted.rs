@@ -21,6 +21,13 @@ pub const NAMES: &[&str] = &[
     NO_READ_INDEX,
     REVISION_SKIPPED_ON_RESUME,
     PURGED_TOO_FAR,
+    MALFORMED_NOT_IN_DIGEST,
+    MALFORMED_WITHOUT_OUTCOME,
+    UNFIT_FORWARDED,
+    ERASURE_NOT_RESUMED,
+    DELETED_ACCOUNT_SHOWN,
+    ENDED_SESSION_REMEMBERED,
+    USAGE_NOT_STORED,
 ];
 /// The bugs that are compiled in.
 #[cfg(not(feature = "planted-bugs"))]
@@ -42,6 +49,21 @@ pub const NO_READ_INDEX: &str = "no-read-index";
 pub const REVISION_SKIPPED_ON_RESUME: &str = "revision-skipped-on-resume";
 /// The log is cut at its end, not where the snapshot ends.
 pub const PURGED_TOO_FAR: &str = "purged-too-far";
+
+/// Of several malformed commands that are applied in one call, only the first goes into the digest.
+pub const MALFORMED_NOT_IN_DIGEST: &str = "malformed-not-in-digest";
+/// A malformed command has no outcome, so the outcomes of those after it in its batch move up.
+pub const MALFORMED_WITHOUT_OUTCOME: &str = "malformed-without-outcome";
+/// The leader does not check the commands that a member forwards.
+pub const UNFIT_FORWARDED: &str = "unfit-forwarded";
+/// A new leader does not continue the erasures that began before it led.
+pub const ERASURE_NOT_RESUMED: &str = "erasure-not-resumed";
+/// A page shows the messages of a deleted account until they are overwritten.
+pub const DELETED_ACCOUNT_SHOWN: &str = "deleted-account-shown";
+/// A session that ended stays in the caches of the nodes.
+pub const ENDED_SESSION_REMEMBERED: &str = "ended-session-remembered";
+/// The counters of the quotas are not written to the state.
+pub const USAGE_NOT_STORED: &str = "usage-not-stored";
 
 /// Whether this process is to commit a bug.
 #[cfg(feature = "planted-bugs")]

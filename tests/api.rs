@@ -14,6 +14,7 @@ mod api {
     mod node;
     mod pages;
     mod person;
+    mod privacy;
     mod requests;
     mod sessions;
     mod subscriptions;

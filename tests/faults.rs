@@ -2,7 +2,7 @@
 //! read stale, the healthy ones go on, and who was broken comes back.
 //!
 //! Disks and clocks are broken by a library that is loaded into the nodes (`preload.c` beside the modules), links by
-//! proxies between them; full volumes are real ones.
+//! proxies between them; full volumes and readers that do not read are real ones.
 
 #[path = "faults/changes.rs"]
 mod changes;
@@ -12,6 +12,8 @@ mod clocks;
 mod disks;
 #[path = "faults/links.rs"]
 mod links;
+#[path = "faults/readers.rs"]
+mod readers;
 #[path = "faults/slow_disks.rs"]
 mod slow_disks;
 mod support;

@@ -58,7 +58,7 @@ fn entries() -> Vec<pb::Entry> {
                     traceparent: script::TRACEPARENT.into(),
                     command: Some(codec::encode_command(command)),
                 };
-                let batch = pb::Batch { proposals: commands.iter().map(proposal).collect() };
+                let batch = pb::Batch { proposals: commands.iter().map(proposal).collect(), ..Default::default() };
                 pb::entry::Payload::Batch(batch.encode_to_vec().into())
             }
         };
@@ -231,6 +231,38 @@ fn the_log_file_holds_what_was_put_into_it() {
     assert_eq!(log.bounds(), (Some(purged(&expected)), Some(last(&expected))));
     assert_eq!(log.read(0..u64::MAX, usize::MAX).expect("read"), expected[2..]);
     log.close();
+}
+
+/// Every row of every table; without the id of the last entry.
+fn dump(dir: &Path) -> Vec<String> {
+    let conn = rusqlite::Connection::open(dir.join("chat.db")).expect("open");
+    let mut tables = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").expect("tables");
+    let tables: Vec<String> =
+        tables.query_map([], |row| row.get(0)).expect("tables").collect::<Result<_, _>>().expect("tables");
+    let mut rows = Vec::new();
+    for table in tables {
+        let mut statement = conn.prepare(&format!("SELECT * FROM {table}")).expect("select");
+        let count = statement.column_count();
+        let read = |row: &rusqlite::Row<'_>| {
+            (0..count).map(|at| row.get(at)).collect::<Result<Vec<rusqlite::types::Value>, _>>()
+        };
+        for row in statement.query_map([], read).expect("rows") {
+            rows.push(format!("{table}: {:?}", row.expect("row")));
+        }
+    }
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn an_upgraded_file_has_the_rows_that_the_log_makes() {
+    let upgraded = copy(&[("chat.db", "chat.db")]);
+    drop(StateMachine::open(upgraded.path()).expect("opens"));
+    let replayed = tempfile::tempdir().expect("a folder");
+    let mut machine = StateMachine::open(replayed.path()).expect("opens");
+    machine.apply(entries().into_iter().map(applied).collect()).expect("applied");
+    drop(machine);
+    assert_eq!(dump(upgraded.path()), dump(replayed.path()));
 }
 
 #[test]

@@ -17,14 +17,36 @@ use rusqlite::types::Value;
 /// A command in terms of what there was before it: the nth session, conversation, message.
 #[derive(Debug, Clone)]
 enum Op {
-    Create { name: usize, request: Option<u8> },
-    Open { account: usize, token: u8, lifetime_ms: u64 },
+    Create { name: usize, request: Option<u8>, invitation: Option<u8> },
+    Open { account: usize, token: u8, lifetime_ms: u64, idle_ms: u64, device: Option<u8> },
+    ChangePassword { session: usize, verified: u64, hash: u8 },
+    Operate(Operation, usize),
+    Revoke { session: usize, target: usize },
+    Touch(Vec<usize>),
+    Privacy { session: usize, change: PrivacyChange },
+    Registration(Registration),
+    Invite { code: u8, uses: u32, lifetime_ms: u64 },
+    RevokeInvitation { nth: usize },
+    RemoveExpired { before: u64, limit: u32 },
     Close { session: usize, all: bool },
     DeleteAccount { session: usize },
+    BeginAccountDeletion { session: usize },
+    Erase { account: usize, limit: u32 },
     SendTo { session: usize, name: usize, client: u8, body: u8 },
     SendIn { session: usize, conversation: usize, client: u8, body: u8 },
     Receipts(Vec<(usize, usize, u64, bool)>),
     Delete { session: usize, messages: Vec<usize>, for_everyone: bool },
+    IssueJoinToken { token: u8, lifetime_ms: u64 },
+    RedeemJoinToken { token: u8, admission: u64 },
+}
+
+/// What an operator does with an account.
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    ResetPassword(u8),
+    SetDisabled(bool),
+    EndSessions,
+    Purge,
 }
 
 const NAMES: [&str; 4] = ["ann", "bob", "cem", "dora"];
@@ -32,11 +54,17 @@ const NAMES: [&str; 4] = ["ann", "bob", "cem", "dora"];
 fn op() -> impl Strategy<Value = Op> {
     let receipt = (0..8_usize, 0..5_usize, prop_oneof![0..6_u64, Just(u64::MAX)], any::<bool>());
     prop_oneof![
-        2 => (0..4_usize, prop::option::of(0..3_u8)).prop_map(|(name, request)| Op::Create { name, request }),
-        3 => (0..5_usize, any::<u8>(), 50..2000_u64)
-            .prop_map(|(account, token, lifetime_ms)| Op::Open { account, token, lifetime_ms }),
+        2 => (0..4_usize, prop::option::of(0..3_u8), prop::option::of(0..3_u8))
+            .prop_map(|(name, request, invitation)| Op::Create { name, request, invitation }),
+        3 => (0..5_usize, any::<u8>(), 50..2000_u64, prop_oneof![Just(0_u64), 20..500_u64], prop::option::of(0..40_u8))
+            .prop_map(|(account, token, lifetime_ms, idle_ms, device)| {
+                Op::Open { account, token, lifetime_ms, idle_ms, device }
+            }),
+        3 => op_on_accounts(),
         1 => (0..8_usize, any::<bool>()).prop_map(|(session, all)| Op::Close { session, all }),
         1 => (0..8_usize).prop_map(|session| Op::DeleteAccount { session }),
+        1 => (0..8_usize).prop_map(|session| Op::BeginAccountDeletion { session }),
+        3 => (0..4_usize, 0..7_u32).prop_map(|(account, limit)| Op::Erase { account, limit }),
         8 => (0..8_usize, 0..4_usize, 0..24_u8, 0..2_u8)
             .prop_map(|(session, name, client, body)| Op::SendTo { session, name, client, body }),
         4 => (0..8_usize, 0..5_usize, 0..24_u8, 0..2_u8)
@@ -44,7 +72,39 @@ fn op() -> impl Strategy<Value = Op> {
         4 => prop::collection::vec(receipt, 1..4).prop_map(Op::Receipts),
         3 => (0..8_usize, prop::collection::vec(0..12_usize, 1..5), any::<bool>())
             .prop_map(|(session, messages, for_everyone)| Op::Delete { session, messages, for_everyone }),
+        1 => (0..3_u8, 1..100_u64).prop_map(|(token, lifetime_ms)| Op::IssueJoinToken { token, lifetime_ms }),
+        2 => (0..3_u8, 0..3_u64).prop_map(|(token, admission)| Op::RedeemJoinToken { token, admission }),
     ]
+}
+
+/// Commands about accounts, sessions, invitations and settings.
+fn op_on_accounts() -> impl Strategy<Value = Op> {
+    let operation = prop_oneof![
+        2 => (0..3_u8).prop_map(Operation::ResetPassword),
+        2 => any::<bool>().prop_map(Operation::SetDisabled),
+        1 => Just(Operation::EndSessions),
+        1 => Just(Operation::Purge),
+    ];
+    let registration = prop_oneof![2 => Just(Registration::Open), 2 => Just(Registration::Invitation), 1 => Just(Registration::Closed)];
+    prop_oneof![
+        2 => (0..8_usize, prop_oneof![Just(0_u64), 1..80_u64], 0..3_u8)
+            .prop_map(|(session, verified, hash)| Op::ChangePassword { session, verified, hash }),
+        2 => (operation, 0..4_usize).prop_map(|(operation, name)| Op::Operate(operation, name)),
+        1 => (0..8_usize, 0..8_usize).prop_map(|(session, target)| Op::Revoke { session, target }),
+        2 => prop::collection::vec(0..8_usize, 1..5).prop_map(Op::Touch),
+        3 => op_on_privacy(0..8_usize),
+        1 => registration.prop_map(Op::Registration),
+        1 => (0..3_u8, 0..3_u32, 10..500_u64)
+            .prop_map(|(code, uses, lifetime_ms)| Op::Invite { code, uses, lifetime_ms }),
+        1 => (0..4_usize).prop_map(|nth| Op::RevokeInvitation { nth }),
+        2 => (900..2500_u64, 0..3_u32).prop_map(|(before, limit)| Op::RemoveExpired { before, limit }),
+    ]
+}
+
+fn op_on_privacy(session: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
+    let change = (any::<Option<bool>>(), any::<Option<bool>>());
+    let change = change.prop_map(|(read_receipts, session_activity)| PrivacyChange { read_receipts, session_activity });
+    (session, change).prop_map(|(session, change)| Op::Privacy { session, change })
 }
 
 /// Commands of two people in one conversation: what is deep in its history.
@@ -54,26 +114,36 @@ fn op_of_two() -> impl Strategy<Value = Op> {
         8 => (0..2_usize, any::<u8>(), 0..2_u8)
             .prop_map(|(session, client, body)| Op::SendIn { session, conversation: 0, client, body }),
         4 => prop::collection::vec(receipt, 1..3).prop_map(Op::Receipts),
+        1 => op_on_privacy(0..2),
         4 => (0..2_usize, prop::collection::vec(0..20_usize, 1..4), any::<bool>())
             .prop_map(|(session, messages, for_everyone)| Op::Delete { session, messages, for_everyone }),
     ]
+}
+
+fn erase() -> impl Strategy<Value = Op> {
+    (0..2_usize, 1..7_u32).prop_map(|(account, limit)| Op::Erase { account, limit })
 }
 
 /// Random commands with the steps of the clock before them, after a start that makes something possible.
 fn ops() -> impl Strategy<Value = Vec<(i64, Op)>> {
     let of_all = prop::collection::vec((-20..40_i64, op()), 1..60);
     let of_two = prop::collection::vec((-5..5_i64, op_of_two()), 1..60);
-    let deletion = prop::option::of(0..2_usize);
-    let of_two = (of_two, deletion).prop_map(|(mut ops, deletion)| {
+    let deletion = prop::option::of((0..2_usize, any::<bool>()));
+    let after = prop::collection::vec((-5..5_i64, prop_oneof![op_of_two(), erase()]), 0..12);
+    let of_two = (of_two, deletion, after).prop_map(|(mut ops, deletion, after)| {
         ops.insert(0, (1, Op::SendTo { session: 0, name: 1, client: 0, body: 0 }));
-        ops.extend(deletion.map(|session| (1, Op::DeleteAccount { session })));
+        ops.extend(deletion.map(|(session, at_once)| match at_once {
+            true => (1, Op::DeleteAccount { session }),
+            false => (1, Op::BeginAccountDeletion { session }),
+        }));
+        ops.extend(after);
         ops
     });
     prop_oneof![of_all, of_two].prop_map(|mut ops| {
         let mut all = Vec::new();
         for account in 0..3 {
-            all.push((1, Op::Create { name: account, request: None }));
-            all.push((1, Op::Open { account, token: account as u8, lifetime_ms: 1500 }));
+            all.push((1, Op::Create { name: account, request: None, invitation: None }));
+            all.push((1, Op::Open { account, token: account as u8, lifetime_ms: 1500, idle_ms: 0, device: None }));
         }
         all.append(&mut ops);
         all
@@ -87,6 +157,7 @@ struct Given {
     sessions: Vec<SessionId>,
     conversations: Vec<ConversationId>,
     messages: Vec<u64>,
+    invitations: Vec<Revision>,
 }
 
 impl Given {
@@ -96,17 +167,39 @@ impl Given {
         let conversation = |n: &usize| self.conversations.get(*n).copied().unwrap_or(ConversationId(77_777));
         let client_id = |n: u8| ClientId([n; 16]);
         match op {
-            Op::Create { name, request } => Command::CreateAccount {
+            Op::Create { name, request, invitation } => Command::CreateAccount {
                 username: NAMES[*name].into(),
                 password_hash: "hash".into(),
                 request_id: request.map(client_id),
+                invitation: invitation.map(|code| TokenHash([code; 32])),
             },
-            Op::Open { account, token, lifetime_ms } => Command::OpenSession {
+            Op::Open { account, token, lifetime_ms, idle_ms, device } => Command::OpenSession {
                 account: self.accounts.get(*account).copied().unwrap_or(AccountId(u64::MAX)),
                 token_hash: TokenHash([*token; 32]),
                 lifetime_ms: *lifetime_ms,
+                login: Login {
+                    idle_ms: *idle_ms,
+                    // Right until the password is changed; not checked for every third.
+                    password_revision: (token % 3 != 0).then_some(Revision(0)),
+                    device: device.map(|device| TokenHash([device; 32])),
+                    rehash: (token % 16 == 1).then(|| "rehashed".to_owned()),
+                },
             },
+            Op::ChangePassword { .. }
+            | Op::Operate(..)
+            | Op::Revoke { .. }
+            | Op::Touch(_)
+            | Op::Privacy { .. }
+            | Op::Registration(_)
+            | Op::Invite { .. }
+            | Op::RevokeInvitation { .. }
+            | Op::RemoveExpired { .. } => Command::Account(self.account_command(op)),
             Op::Close { session: n, all } => Command::CloseSession { session: session(n), all: *all },
+            Op::BeginAccountDeletion { session: n } => Command::BeginAccountDeletion { session: session(n) },
+            Op::Erase { account, limit } => Command::EraseAccount {
+                account: self.accounts.get(*account).copied().unwrap_or(AccountId(u64::MAX)),
+                limit: *limit,
+            },
             Op::DeleteAccount { session: n } => Command::DeleteAccount { session: session(n) },
             Op::SendTo { session: n, name, client, body } => Command::SendMessage {
                 session: session(n),
@@ -129,6 +222,12 @@ impl Given {
                 };
                 Command::Receipts(items.iter().map(item).collect())
             }
+            Op::IssueJoinToken { token, lifetime_ms } => {
+                Command::IssueJoinToken { token_hash: TokenHash([*token; 32]), lifetime_ms: *lifetime_ms }
+            }
+            Op::RedeemJoinToken { token, admission } => {
+                Command::RedeemJoinToken { token_hash: TokenHash([*token; 32]), admission: *admission }
+            }
             Op::Delete { session: n, messages, for_everyone } => Command::DeleteMessages {
                 session: session(n),
                 messages: messages.iter().map(|m| self.messages.get(*m).copied().unwrap_or(u64::MAX)).collect(),
@@ -137,8 +236,50 @@ impl Given {
         }
     }
 
+    fn account_command(&self, op: &Op) -> AccountCommand {
+        let session = |n: &usize| self.sessions.get(*n).copied().unwrap_or(SessionId(u64::MAX));
+        match op {
+            Op::ChangePassword { session: n, verified, hash } => AccountCommand::ChangePassword {
+                session: session(n),
+                password_revision: Revision(*verified),
+                password_hash: format!("hash {hash}"),
+            },
+            Op::Operate(operation, name) => {
+                let username = NAMES[*name].to_owned();
+                match operation {
+                    Operation::ResetPassword(hash) => {
+                        AccountCommand::ResetPassword { username, password_hash: format!("hash {hash}") }
+                    }
+                    Operation::SetDisabled(disabled) => AccountCommand::SetDisabled { username, disabled: *disabled },
+                    Operation::EndSessions => AccountCommand::EndSessions { username },
+                    Operation::Purge => AccountCommand::Purge { username },
+                }
+            }
+            Op::Revoke { session: n, target } => {
+                AccountCommand::RevokeSession { session: session(n), target: session(target) }
+            }
+            Op::Touch(sessions) => AccountCommand::TouchSessions(sessions.iter().map(session).collect()),
+            Op::Privacy { session: n, change } => AccountCommand::SetPrivacy { session: session(n), change: *change },
+            Op::Registration(registration) => AccountCommand::SetRegistration(*registration),
+            Op::Invite { code, uses, lifetime_ms } => AccountCommand::CreateInvitation {
+                code_hash: TokenHash([*code; 32]),
+                uses: *uses,
+                lifetime_ms: *lifetime_ms,
+            },
+            Op::RevokeInvitation { nth } => {
+                let invitation = self.invitations.get(*nth).copied().unwrap_or(Revision(77_777));
+                AccountCommand::RevokeInvitation { invitation }
+            }
+            Op::RemoveExpired { before, limit } => {
+                AccountCommand::RemoveExpired { before: TimeMs(*before), limit: *limit }
+            }
+            other => unreachable!("{other:?} is about something else"),
+        }
+    }
+
     fn note(&mut self, outcome: &Outcome) {
         match outcome {
+            Outcome::InvitationCreated { revision, .. } => self.invitations.push(*revision),
             Outcome::AccountCreated { account, repeated: false, .. } => self.accounts.push(*account),
             Outcome::SessionOpened { session, .. } if !self.sessions.contains(session) => self.sessions.push(*session),
             Outcome::MessageSent(sent) if !sent.repeated => {
@@ -156,11 +297,17 @@ impl Given {
 struct Script {
     proposals: Vec<pb::Proposal>,
     outcomes: Vec<Outcome>,
+    quota: (u64, u64),
     model: Model,
 }
 
-fn script(ops: &[(i64, Op)]) -> Script {
-    let (mut model, mut given, mut time) = (Model::default(), Given::default(), 1000_i64);
+/// What an account may store: mostly anything.
+fn quota() -> impl Strategy<Value = (u64, u64)> {
+    prop_oneof![2 => Just((0, 0)), 1 => (3..9_u64, Just(0)), 1 => (Just(0), 20..400_u64)]
+}
+
+fn script(ops: &[(i64, Op)], quota: (u64, u64)) -> Script {
+    let (mut model, mut given, mut time) = (Model { quota, ..Model::default() }, Given::default(), 1000_i64);
     let (mut proposals, mut outcomes) = (Vec::new(), Vec::new());
     for (step, op) in ops {
         time += step;
@@ -171,7 +318,7 @@ fn script(ops: &[(i64, Op)]) -> Script {
         proposals.push(pb::Proposal { time_ms, traceparent: String::new(), command });
         outcomes.push(outcome);
     }
-    Script { proposals, outcomes, model }
+    Script { proposals, outcomes, quota, model }
 }
 
 /// What a state machine said.
@@ -192,11 +339,11 @@ fn stage(machine: &mut StateMachine, said: &mut Said, entries: &[AppliedEntry]) 
 }
 
 /// Entries of one to three proposals, cut by the numbers of `cuts`.
-fn entries(proposals: &[pb::Proposal], cuts: &[usize]) -> Vec<AppliedEntry> {
+fn entries(proposals: &[pb::Proposal], (quota_messages, quota_bytes): (u64, u64), cuts: &[usize]) -> Vec<AppliedEntry> {
     let (mut rest, mut cuts, mut entries) = (proposals, cuts.iter().cycle(), Vec::new());
     while !rest.is_empty() {
         let (head, tail) = rest.split_at((cuts.next().expect("cycles") % 3 + 1).min(rest.len()));
-        let batch = pb::Batch { proposals: head.to_vec() };
+        let batch = pb::Batch { proposals: head.to_vec(), quota_messages, quota_bytes };
         let log_id = pb::LogId { term: 1, node_id: 1, index: entries.len() as u64 + 1 };
         entries.push(AppliedEntry { log_id, payload: AppliedPayload::Batch(batch.encode_to_vec().into()) });
         rest = tail;
@@ -239,7 +386,7 @@ fn run(script: &Script, cuts: &[usize], calls: &[usize], moves: Move) -> (Said, 
     let (first, second) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let mut machine = StateMachine::open(first.path()).expect("open");
     let (mut said, mut dir) = (Said::default(), first.path());
-    let entries = entries(&script.proposals, cuts);
+    let entries = entries(&script.proposals, script.quota, cuts);
     let mut calls = calls.iter().cycle();
     // Whatever else was applied: a revision has one digest.
     let mut at_revisions = std::collections::BTreeMap::from([(Revision(0), StateDigest::default())]);
@@ -293,6 +440,7 @@ fn compare_answers(dir: &Path, model: &Model) {
         let me = account.id;
         readers
             .read(|query| {
+                compare_account(query, model, account)?;
                 for after in (0..=model.revision.0).step_by(3).map(Revision) {
                     let expected = model.events_for(me, after, model.revision);
                     // In pages, as subscriptions ask.
@@ -330,6 +478,33 @@ fn compare_answers(dir: &Path, model: &Model) {
     }
 }
 
+fn compare_account(
+    query: &quorum_chat::storage::Query<'_>,
+    model: &Model,
+    account: &model::Account,
+) -> Result<(), quorum_chat::storage::StorageError> {
+    for device in (0..40_u8).map(|device| TokenHash([device; 32])) {
+        assert_eq!(query.is_known_device(account.id, &device)?, account.devices.contains(&device));
+    }
+    let row = query.account_by_name(&account.name)?.expect("accounts stay");
+    assert_eq!((row.deleted, row.disabled), (account.deleted, account.disabled));
+    assert_eq!(row.password_revision, account.password_revision);
+    if !row.deleted {
+        assert_eq!(row.password_hash, account.hash);
+    }
+    let mut open: Vec<_> =
+        model.sessions.iter().filter(|(_, s)| s.account == account.id && s.ends > model.clock).collect();
+    open.sort_by_key(|(id, session)| (session.used, **id));
+    let rows = query.sessions_of(account.id)?;
+    let rows: Vec<_> = rows.iter().rev().map(|row| (row.id, row.used_at, row.ends_at)).collect();
+    let used = |s: &model::Session| account.privacy.session_activity.then_some(s.used);
+    assert_eq!(rows, open.into_iter().map(|(id, s)| (*id, used(s), s.ends)).collect::<Vec<_>>());
+    assert_eq!(query.privacy(account.id)?, account.privacy);
+    assert_eq!(query.registration()?, model.registration);
+    assert_eq!(query.invitations()?.len(), model.invitations.len());
+    Ok(())
+}
+
 fn compare_pages(
     query: &quorum_chat::storage::Query<'_>,
     model: &Model,
@@ -344,13 +519,17 @@ fn compare_pages(
         let page = query.conversation_page(me, id, before, 2)?;
         assert_eq!((page.total, page.unread), (visible.len() as u64, model.unread(me, id)));
         assert_eq!(page.last_seq.0, conversation.messages.len() as u64);
+        for row in &page.members {
+            let seen = (conversation.marks[&row.account].0, conversation.read_as_seen_by(me, row.account));
+            assert_eq!((row.delivered, row.read), seen);
+        }
         for row in &page.messages {
             let (seq, message) = &visible[at];
             assert_eq!((row.seq, row.id, row.sender), (*seq, message.revision, message.sender));
             assert_eq!((row.body.as_str(), row.deleted), (message.body.as_str(), message.deleted));
             assert_eq!(row.sender_name, model.name(message.sender));
             let others = || conversation.marks.iter().filter(|(member, _)| **member != message.sender);
-            let expected = if others().all(|(_, mark)| mark.1 >= *seq) {
+            let expected = if others().all(|(member, _)| conversation.read_as_seen_by(me, *member) >= *seq) {
                 MessageProgress::Read
             } else if others().all(|(_, mark)| mark.0 >= *seq) {
                 MessageProgress::Delivered
@@ -372,12 +551,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn outcomes_and_events_are_the_models(ops in ops(), cuts in prop::collection::vec(0..3_usize, 1..9)) {
-        let script = script(&ops);
+    fn outcomes_and_events_are_the_models(
+        ops in ops(),
+        quota in quota(),
+        cuts in prop::collection::vec(0..3_usize, 1..9),
+    ) {
+        let script = script(&ops, quota);
         let dir = tempfile::tempdir().expect("tempdir");
         let mut machine = StateMachine::open(dir.path()).expect("open");
         let mut said = Said::default();
-        stage(&mut machine, &mut said, &entries(&script.proposals, &cuts));
+        stage(&mut machine, &mut said, &entries(&script.proposals, quota, &cuts));
         machine.commit().expect("commit");
         prop_assert_eq!(&said.outcomes, &script.outcomes);
         prop_assert_eq!(&said.events, &script.model.events);
@@ -389,11 +572,12 @@ proptest! {
     #[test]
     fn any_batching_and_any_copy_gives_the_same(
         ops in ops(),
+        quota in quota(),
         cuts in prop::collection::vec(0..3_usize, 1..9),
         calls in prop::collection::vec(0..10_usize, 1..9),
         move_at in 1..6_usize,
     ) {
-        let script = script(&ops);
+        let script = script(&ops, quota);
         let one_by_one = run(&script, &[0], &[0], Move::Never);
         let in_batches = run(&script, &cuts, &calls, Move::Never);
         let moved = run(&script, &cuts, &calls, Move::BySnapshot(move_at));

@@ -21,6 +21,8 @@ mod sim {
     pub mod faults;
     pub mod host;
     pub mod invariants;
+    pub mod member;
+    pub mod people;
     pub mod run;
     pub mod sweep;
     pub mod worker;

@@ -24,8 +24,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("telemetry", &["net", "proto", "trace"]),
     ("storage", &["planted", "trace", "chat", "proto"]),
     ("raft", &["blocking", "net", "planted", "trace", "chat", "proto", "storage"]),
-    ("delivery", &["trace", "chat"]),
-    ("api", &["blocking", "planted", "trace", "chat", "proto", "storage", "raft", "delivery"]),
+    ("delivery", &["net", "trace", "chat"]),
+    ("api", &["blocking", "net", "planted", "trace", "chat", "proto", "storage", "raft", "delivery"]),
     ("web", &["net", "chat", "proto", "storage", "raft", "delivery"]),
     (
         "server",
@@ -58,7 +58,12 @@ const TRACED_ONCE: &str = "the parts of the node record steps with `trace`, whoe
 const CONFINED: [(&str, &[&str], &str); 9] = [
     ("openraft", &["raft"], "an alpha that changes between releases must be replaceable in one place"),
     ("rusqlite", &["storage"], "what is on disk is decided in one place"),
-    ("argon2", &["api"], "passwords are hashed in one place, with bounded parallelism"),
+    (
+        "argon2",
+        &["api", "net"],
+        "passwords are hashed in one place, with bounded parallelism; `net` stretches the peer secret, because a public key \
+         derived from it allows offline guessing",
+    ),
     ("rustls", &["net"], "what a connection is secured with is decided in one place"),
     ("rcgen", &["net"], "certificates are made in one place"),
     ("opentelemetry", &["telemetry"], TRACED_ONCE),

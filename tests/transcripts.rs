@@ -53,17 +53,56 @@ impl World {
             ["create", name, rest @ ..] => Command::CreateAccount {
                 username: (*name).into(),
                 password_hash: "hash".into(),
-                request_id: rest.first().map(|word| id(word)),
+                request_id: rest.first().filter(|word| word.starts_with("id=")).map(|word| id(word)),
+                invitation: rest.last().and_then(|word| word.strip_prefix("code=")).map(code),
             },
+            ["registration", mode] => Command::Account(AccountCommand::SetRegistration(match *mode {
+                "open" => Registration::Open,
+                "invitation" => Registration::Invitation,
+                _ => Registration::Closed,
+            })),
+            ["invite", word, uses, lifetime] => Command::Account(AccountCommand::CreateInvitation {
+                code_hash: code(word),
+                uses: uses.parse().expect("a number"),
+                lifetime_ms: number(lifetime),
+            }),
+            ["disable" | "enable", name] => Command::Account(AccountCommand::SetDisabled {
+                username: (*name).into(),
+                disabled: words[0] == "disable",
+            }),
+            ["reset", name, hash] => Command::Account(AccountCommand::ResetPassword {
+                username: (*name).into(),
+                password_hash: (*hash).into(),
+            }),
+            ["purge", name] => Command::Account(AccountCommand::Purge { username: (*name).into() }),
+            ["remove", "expired", before] => {
+                Command::Account(AccountCommand::RemoveExpired { before: TimeMs(number(before)), limit: 100 })
+            }
+            [who, "changes", "password", hash, verified] => Command::Account(AccountCommand::ChangePassword {
+                session: self.session(who),
+                password_revision: Revision(number(verified)),
+                password_hash: (*hash).into(),
+            }),
             [who, "logs", "in", rest @ ..] => Command::OpenSession {
                 account: self.accounts.get(*who).copied().unwrap_or(AccountId(999)),
                 token_hash: TokenHash([self.index as u8 + 1; 32]),
                 lifetime_ms: rest.last().map_or(1_000_000, |ms| number(ms)),
+                login: quorum_chat::chat::Login::default(),
             },
             [who, "logs", "out", rest @ ..] => {
                 Command::CloseSession { session: self.session(who), all: rest == ["everywhere"] }
             }
+            [who, what @ ("shows" | "hides"), setting] => {
+                let set = |name| (*setting == name).then_some(*what == "shows");
+                let change = PrivacyChange { read_receipts: set("reads"), session_activity: set("activity") };
+                Command::Account(AccountCommand::SetPrivacy { session: self.session(who), change })
+            }
             [who, "deletes", "account"] => Command::DeleteAccount { session: self.session(who) },
+            [who, "begins", "deletion"] => Command::BeginAccountDeletion { session: self.session(who) },
+            ["erase", who, limit] => Command::EraseAccount {
+                account: self.accounts.get(*who).copied().unwrap_or(AccountId(999)),
+                limit: number(limit) as u32,
+            },
             [who, "deletes", messages, rest @ ..] => Command::DeleteMessages {
                 session: self.session(who),
                 messages: messages.split(',').map(number).collect(),
@@ -94,8 +133,8 @@ impl World {
     fn apply(&mut self, command: &Command) -> Applied {
         self.index += 1;
         let command = Some(codec::encode_command(command));
-        let batch =
-            pb::Batch { proposals: vec![pb::Proposal { time_ms: self.time, traceparent: String::new(), command }] };
+        let proposals = vec![pb::Proposal { time_ms: self.time, traceparent: String::new(), command }];
+        let batch = pb::Batch { proposals, ..Default::default() };
         let log_id = pb::LogId { term: 1, node_id: 1, index: self.index };
         let payload = AppliedPayload::Batch(batch.encode_to_vec().into());
         self.machine.apply(vec![AppliedEntry { log_id, payload }]).expect("apply")
@@ -195,6 +234,11 @@ fn outcome(outcome: &Outcome) -> String {
             format!("session {session} of account {account} at {revision} until {expires_at} ms")
         }
         Outcome::SessionsClosed { count, revision } => format!("{count} closed at {revision}"),
+        Outcome::JoinTokenIssued { expires_at } => format!("join token until {expires_at} ms"),
+        Outcome::JoinTokenRedeemed => "join token used".into(),
+        Outcome::AccountErased { revision, done } => {
+            format!("{} at {revision}", if *done { "erased" } else { "erased in part" })
+        }
         Outcome::AccountDeleted { revision, deleted_messages } => {
             format!("account and {deleted_messages} messages deleted at {revision}")
         }
@@ -211,6 +255,10 @@ fn outcome(outcome: &Outcome) -> String {
         Outcome::MessagesDeleted { deleted, ignored, revision } => {
             format!("{deleted} deleted, {ignored} ignored at {revision}")
         }
+        Outcome::Changed { count, revision } => format!("{count} changed at {revision}"),
+        Outcome::InvitationCreated { expires_at, revision } => {
+            format!("invitation at {revision} until {expires_at} ms")
+        }
         Outcome::DigestNoted => "noted".to_owned(),
     }
 }
@@ -219,6 +267,9 @@ fn event(event: &Event) -> String {
     let what = match &event.kind {
         EventKind::Message { seq, sender_name, deleted: true, .. } => format!("seq {seq} {sender_name}: (deleted)"),
         EventKind::Message { seq, sender_name, body, .. } => format!("seq {seq} {sender_name}: \"{body}\""),
+        EventKind::Receipt { member_name, delivered, read, shown: Some(shown), .. } if shown != read => {
+            format!("{member_name} delivered {delivered} read {read}, shown {shown}")
+        }
         EventKind::Receipt { member_name, delivered, read, .. } => {
             format!("{member_name} delivered {delivered} read {read}")
         }
@@ -264,4 +315,9 @@ fn transcripts_are_as_they_were() {
             assert_eq!(now, text, "{} differs: UPDATE=1 writes it anew", file.display());
         }
     }
+}
+
+/// Hash of the code of an invitation.
+fn code(word: &str) -> TokenHash {
+    TokenHash([word.as_bytes()[0]; 32])
 }

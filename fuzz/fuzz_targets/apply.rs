@@ -1,7 +1,9 @@
-//! `storage::StateMachine`: any sequence of commands that can be decoded.
+//! `storage::StateMachine`: any sequence of commands that can be decoded, and of bytes that are no command in any
+//! version.
 //!
-//! None of them fails: each has an outcome. In one batch, or one by one with commits, restarts and snapshots between
-//! them, they come to the same outcomes, events, digest and answers; and the answers agree with each other.
+//! None of them fails: each has an outcome, and exactly the malformed ones are rejected as such. In one batch, or one
+//! by one with commits, restarts and snapshots between them, they come to the same outcomes, events, digest and
+//! answers; and the answers agree with each other.
 
 #![no_main]
 
@@ -9,9 +11,12 @@ use std::{path::Path, sync::LazyLock};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use quorum_chat::storage::{AppliedState, Readers, StateMachine};
+use quorum_chat::{
+    chat::{Outcome, Rejection},
+    storage::{AppliedState, Readers, StateMachine},
+};
 use quorum_chat_fuzz::{
-    commands::{self, Step},
+    commands::{self, Step, Verdict},
     questions::{self, Answers, Trust},
     scratch::Scratch,
 };
@@ -34,6 +39,12 @@ fuzz_target!(|input: (Vec<Step>, Vec<Then>)| {
 
     let mut whole = open(&dir.join("whole"));
     let at_once = whole.apply(entries.clone()).expect("every command has an outcome");
+    let rejected = |outcome: &Outcome| matches!(outcome, Outcome::Rejected(Rejection::Malformed));
+    for (entry, outcomes) in entries.iter().zip(&at_once.outcomes) {
+        let expected: Vec<bool> = commands::verdicts(entry).into_iter().map(|it| it == Verdict::Malformed).collect();
+        assert_eq!(outcomes.iter().map(rejected).collect::<Vec<bool>>(), expected, "{entry:?}: {outcomes:?}");
+    }
+    assert_eq!(at_once.malformed, at_once.outcomes.iter().flatten().filter(|outcome| rejected(outcome)).count() as u64);
 
     let mut parts = open(&dir.join("parts"));
     let (mut outcomes, mut events, mut closed, mut noted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

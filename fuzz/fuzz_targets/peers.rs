@@ -29,8 +29,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 enum Input<'a> {
     Message(u8, &'a [u8]),
     Call {
-        name: [Word<'a>; 3],
-        secret: bool,
+        name: [Word<'a>; 2],
     },
     Snapshot(Snapshot),
     /// The stream as it comes.
@@ -61,7 +60,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> =
 
 fuzz_target!(|input: Input| match input {
     Input::Message(kind, bytes) => message(kind, bytes),
-    Input::Call { name, secret } => call(name, secret),
+    Input::Call { name } => call(name),
     Input::Snapshot(snapshot) => receive(&snapshot),
     Input::Stream(bytes) => {
         let dir = SCRATCH.emptied();
@@ -95,22 +94,17 @@ where
     assert_eq!(understand(sent_on).ok(), Some(understood), "the same once more");
 }
 
-const SECRET: &str = "the secret of the peers";
-
-fn call(name: [Word<'_>; 3], with_secret: bool) {
-    let own = Credentials::new("c1", 2, with_secret.then_some(SECRET)).expect("plain text");
+fn call(name: [Word<'_>; 2]) {
+    let own = Credentials::new("c1", 2, "n2", "n2:50052").expect("plain text");
     let mut metadata = MetadataMap::new();
     let mut right = true;
-    for ((key, expected), word) in
-        [("quorum-cluster", "c1"), ("quorum-target", "2"), ("quorum-secret", SECRET)].into_iter().zip(name)
-    {
+    for ((key, expected), word) in [("quorum-cluster", "c1"), ("quorum-target", "2")].into_iter().zip(name) {
         let given = match word {
             Word::Right => expected.as_bytes(),
             Word::Absent => b"",
             Word::Bytes(bytes) => bytes,
         };
-        let matters = key != "quorum-secret" || with_secret;
-        right &= given == expected.as_bytes() || !matters;
+        right &= given == expected.as_bytes();
         let Ok(value) = AsciiMetadataValue::try_from(given) else { return };
         if !matches!(word, Word::Absent) {
             metadata.insert(key, value);

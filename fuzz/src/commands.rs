@@ -1,11 +1,12 @@
-//! Sequences of log entries, made from an input: few ids and names, so that commands meet each other.
+//! Sequences of log entries, made from an input: few ids and names, so that commands meet each other. Among them are
+//! malformed commands and batches. What only a later version may have written is left out, because it stops a node.
 
 use arbitrary::Arbitrary;
 use prost::Message as _;
 use quorum_chat::{
     chat::{
-        AccountId, ClientId, Command, ConversationId, Destination, DigestReport, ReceiptItem, Seq, SessionId,
-        StateDigest, TokenHash,
+        AccountCommand, AccountId, ClientId, Command, ConversationId, Destination, DigestReport, Login, PrivacyChange,
+        ReceiptItem, Seq, SessionId, StateDigest, TokenHash,
     },
     proto::log::v1 as pb,
     storage::{AppliedEntry, AppliedPayload, codec},
@@ -22,6 +23,8 @@ pub enum Step {
     Membership(u8),
     /// The leader's clock, against the entry before, and the commands.
     Batch(i16, Vec<Do>),
+    /// An entry whose payload is these bytes.
+    Bytes(Vec<u8>),
 }
 
 /// A small number that is the id of something, or an absurd one.
@@ -58,6 +61,13 @@ pub enum Do {
     DeleteAccount {
         session: Id,
     },
+    BeginAccountDeletion {
+        session: Id,
+    },
+    EraseAccount {
+        account: Id,
+        limit: u8,
+    },
     Send {
         session: Id,
         to: To,
@@ -70,14 +80,29 @@ pub enum Do {
         messages: Vec<Id>,
         for_everyone: bool,
     },
+    IssueJoinToken {
+        token: u8,
+        lifetime: Lifetime,
+    },
+    RedeemJoinToken {
+        token: u8,
+        admission: Id,
+    },
     NoteDigest,
     ReportDigest {
         node: Id,
         mark: Id,
         digest: u8,
     },
-    /// Whatever these bytes are, when they are a command.
+    SetPrivacy {
+        session: Id,
+        read_receipts: Option<bool>,
+        session_activity: Option<bool>,
+    },
+    /// These bytes in the place of a command.
     Bytes(Vec<u8>),
+    /// A proposal without a command.
+    Absent,
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
@@ -85,6 +110,16 @@ pub enum Lifetime {
     Short(u8),
     Long,
     Endless,
+}
+
+impl Lifetime {
+    fn ms(self) -> u64 {
+        match self {
+            Self::Short(ms) => u64::from(ms) * 64,
+            Self::Long => 1 << 40,
+            Self::Endless => u64::MAX,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
@@ -97,26 +132,101 @@ fn name(number: u8) -> String {
     format!("n{}", number % 6)
 }
 
+/// A `log.v1.Batch` whose commands are bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RawBatch {
+    #[prost(message, repeated, tag = "1")]
+    proposals: Vec<RawProposal>,
+    #[prost(uint64, tag = "20")]
+    quota_messages: u64,
+    #[prost(uint64, tag = "21")]
+    quota_bytes: u64,
+}
+
+/// A `log.v1.Proposal` whose command is bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RawProposal {
+    #[prost(uint64, tag = "1")]
+    time_ms: u64,
+    #[prost(string, tag = "2")]
+    traceparent: String,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    command: Option<Vec<u8>>,
+}
+
+/// What the bytes of a command are, by the rules of decision 0025.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Command,
+    /// No command in any version: rejected.
+    Malformed,
+    /// Perhaps a command of a later version: it stops the node.
+    Later,
+}
+
+fn verdict(bytes: Option<&[u8]>) -> Verdict {
+    let shape = |mut rest: &[u8]| {
+        let key = prost::decode_length_delimiter(&mut rest).ok()?;
+        let length = prost::decode_length_delimiter(&mut rest).ok()?;
+        (key & 7 == 2 && length == rest.len()).then_some(key >> 3)
+    };
+    let Some((bytes, number)) = bytes.and_then(|bytes| Some((bytes, shape(bytes)?))) else { return Verdict::Malformed };
+    match pb::Command::decode(bytes).map(codec::decode_command) {
+        Ok(Ok(_)) => Verdict::Command,
+        Ok(Err(codec::DecodeError::UnknownKind(_))) if (1..=1023).contains(&number) => Verdict::Later,
+        _ => Verdict::Malformed,
+    }
+}
+
+/// One verdict for each outcome that an entry has to have.
+pub fn verdicts(entry: &AppliedEntry) -> Vec<Verdict> {
+    let AppliedPayload::Batch(bytes) = &entry.payload else { return Vec::new() };
+    match RawBatch::decode(bytes.clone()) {
+        Ok(batch) if !batch.proposals.is_empty() => {
+            batch.proposals.iter().map(|proposal| verdict(proposal.command.as_deref())).collect()
+        }
+        _ => vec![Verdict::Malformed],
+    }
+}
+
 impl Do {
-    /// The command; nothing for bytes that are none.
-    pub fn command(&self) -> Option<Command> {
+    /// The bytes of its command, if it has one.
+    fn bytes(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.clone()),
+            other => other.command().map(|command| codec::encode_command(&command).encode_to_vec()),
+        }
+    }
+
+    /// The command; nothing for bytes, and where there is none.
+    fn command(&self) -> Option<Command> {
         Some(match self {
             Self::Create { name: number, request } => Command::CreateAccount {
                 username: name(*number),
                 password_hash: "hash".into(),
                 request_id: (*request > 0).then_some(ClientId([*request % 8; 16])),
+                invitation: None,
             },
             Self::Open { account, token, lifetime } => Command::OpenSession {
                 account: AccountId(account.number()),
                 token_hash: TokenHash([*token; 32]),
-                lifetime_ms: match lifetime {
-                    Lifetime::Short(ms) => u64::from(*ms) * 64,
-                    Lifetime::Long => 1 << 40,
-                    Lifetime::Endless => u64::MAX,
-                },
+                lifetime_ms: lifetime.ms(),
+                login: Login::default(),
             },
+            Self::IssueJoinToken { token, lifetime } => {
+                Command::IssueJoinToken { token_hash: TokenHash([*token; 32]), lifetime_ms: lifetime.ms() }
+            }
+            Self::RedeemJoinToken { token, admission } => {
+                Command::RedeemJoinToken { token_hash: TokenHash([*token; 32]), admission: admission.number() }
+            }
             Self::Close { session, all } => Command::CloseSession { session: SessionId(session.number()), all: *all },
             Self::DeleteAccount { session } => Command::DeleteAccount { session: SessionId(session.number()) },
+            Self::BeginAccountDeletion { session } => {
+                Command::BeginAccountDeletion { session: SessionId(session.number()) }
+            }
+            Self::EraseAccount { account, limit } => {
+                Command::EraseAccount { account: AccountId(account.number()), limit: u32::from(*limit) }
+            }
             Self::Send { session, to, client, body } => Command::SendMessage {
                 session: SessionId(session.number()),
                 to: match to {
@@ -146,14 +256,17 @@ impl Do {
                 mark: mark.number(),
                 digest: StateDigest([*digest; 32]),
             }),
-            Self::Bytes(bytes) => {
-                return pb::Command::decode(bytes.as_slice()).ok().and_then(|c| codec::decode_command(c).ok());
+            Self::SetPrivacy { session, read_receipts, session_activity } => {
+                let (read_receipts, session_activity) = (*read_receipts, *session_activity);
+                let change = PrivacyChange { read_receipts, session_activity };
+                Command::Account(AccountCommand::SetPrivacy { session: SessionId(session.number()), change })
             }
+            Self::Bytes(_) | Self::Absent => return None,
         })
     }
 }
 
-/// The entries after the one at `after`, and how many commands each has. Clocks begin at `clock`.
+/// The entries after the one at `after`. Clocks begin at `clock`.
 pub fn entries(steps: &[Step], after: u64, clock: u64) -> Vec<AppliedEntry> {
     let mut time = clock;
     let entry = |(step, index): (&Step, u64)| {
@@ -165,16 +278,19 @@ pub fn entries(steps: &[Step], after: u64, clock: u64) -> Vec<AppliedEntry> {
             }
             Step::Batch(later, commands) => {
                 time = time.saturating_add_signed((*later).into());
-                let proposal = |command: Command| pb::Proposal {
-                    time_ms: time,
-                    traceparent: String::new(),
-                    command: Some(codec::encode_command(&command)),
-                };
-                let proposals = commands.iter().take(COMMANDS_MAX).filter_map(Do::command).map(proposal).collect();
-                AppliedPayload::Batch(pb::Batch { proposals }.encode_to_vec().into())
+                let proposal = |command| RawProposal { time_ms: time, traceparent: String::new(), command };
+                let commands = commands.iter().take(COMMANDS_MAX).map(Do::bytes);
+                let fit = commands.filter(|bytes| verdict(bytes.as_deref()) != Verdict::Later);
+                let batch = RawBatch { proposals: fit.map(proposal).collect(), ..Default::default() };
+                AppliedPayload::Batch(batch.encode_to_vec().into())
             }
+            Step::Bytes(bytes) => AppliedPayload::Batch(bytes.clone().into()),
         };
-        AppliedEntry { log_id: pb::LogId { term: 1, node_id: 1, index }, payload }
+        let entry = AppliedEntry { log_id: pb::LogId { term: 1, node_id: 1, index }, payload };
+        match verdicts(&entry).contains(&Verdict::Later) {
+            true => AppliedEntry { payload: AppliedPayload::Blank, ..entry },
+            false => entry,
+        }
     };
     steps.iter().take(ENTRIES_MAX).zip(after + 1..).map(entry).collect()
 }

@@ -2,8 +2,11 @@
 
 use tonic::Status;
 
-use super::{ChatApi, call::Call, status};
-use crate::proto::chat::v1 as pb;
+use super::{ChatApi, auth::Token, call::Call, status, unexpected};
+use crate::{
+    chat::{Command, Outcome, limits::JOIN_TOKEN_LIFETIME_MS},
+    proto::chat::v1 as pb,
+};
 
 impl ChatApi {
     pub(super) async fn transfer_leadership(
@@ -49,6 +52,18 @@ impl ChatApi {
     ) -> Result<pb::RemoveNodeResponse, Status> {
         let removed = self.inner.node.remove_member(&request.name, call.deadline).await;
         Ok(pb::RemoveNodeResponse { node_ids: removed.map_err(|error| status::member(&error, &request.name))? })
+    }
+
+    pub(super) async fn issue_join_token(&self, call: &Call) -> Result<pb::IssueJoinTokenResponse, Status> {
+        let token = Token::random()?;
+        let command = Command::IssueJoinToken { token_hash: token.hash(), lifetime_ms: JOIN_TOKEN_LIFETIME_MS };
+        match self.propose(call, command).await? {
+            Ok(Outcome::JoinTokenIssued { expires_at }) => {
+                Ok(pb::IssueJoinTokenResponse { token: token.text(), expires_at_ms: expires_at.0 })
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(rejection) => Err(status::rejection(rejection, "", "")),
+        }
     }
 
     pub(super) async fn snapshot(&self, call: &Call) -> Result<pb::SnapshotResponse, Status> {

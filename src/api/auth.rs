@@ -5,7 +5,10 @@
 //! *was*: a change carries the session and is checked on apply, a read checks it in its own transaction.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -24,18 +27,67 @@ use crate::{
 const SESSIONS_MAX: usize = 20_000;
 const TOKEN_BYTES: usize = 32;
 
+/// A session's use is noted at most this often, or eight times in the time after which it ends unused.
+const TOUCH_MS: u64 = 3600 * 1000;
+
+/// When the use of a session is to be noted next. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct TouchDue {
+    at_ms: Arc<AtomicU64>,
+    every_ms: u64,
+}
+
+impl TouchDue {
+    fn new(used_at: TimeMs, idle_ms: u64) -> Self {
+        let every_ms = if idle_ms == 0 { TOUCH_MS } else { TOUCH_MS.min(idle_ms / 8) };
+        Self { at_ms: Arc::new(AtomicU64::new(used_at.0.saturating_add(every_ms))), every_ms }
+    }
+
+    /// Whether the use has to be noted now. Says so once.
+    fn take(&self, now: TimeMs) -> bool {
+        let due = self.at_ms.load(Ordering::Relaxed);
+        let next = now.0.saturating_add(self.every_ms);
+        now.0 >= due && self.at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl Default for TouchDue {
+    /// Never.
+    fn default() -> Self {
+        Self { at_ms: Arc::new(AtomicU64::new(u64::MAX)), every_ms: 0 }
+    }
+}
+
+impl PartialEq for TouchDue {
+    /// Says nothing of who calls.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for TouchDue {}
+
 /// The person behind a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) session: SessionId,
     pub(super) account: AccountId,
     pub(super) username: Arc<str>,
+    /// When the session ends if it is not used again.
     pub(super) expires_at: TimeMs,
+    pub(super) touch_due: TouchDue,
 }
 
 impl From<SessionRow> for Caller {
     fn from(row: SessionRow) -> Self {
-        Self { session: row.id, account: row.account, username: row.username.into(), expires_at: row.expires_at }
+        let touch_due = TouchDue::new(row.used_at, row.idle_ms);
+        Self {
+            session: row.id,
+            account: row.account,
+            username: row.username.into(),
+            expires_at: row.expires_at,
+            touch_due,
+        }
     }
 }
 
@@ -50,7 +102,7 @@ impl Token {
     }
 
     /// 64 hex digits, or nothing.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; TOKEN_BYTES];
         super::pages::from_hex(text, &mut bytes).then_some(Self(bytes))
     }
@@ -67,7 +119,15 @@ impl Token {
 /// The token in `authorization: Bearer <token>`.
 pub(super) fn bearer(metadata: &MetadataMap) -> Result<Token, Status> {
     let value = metadata.get("authorization").ok_or_else(status::token_missing)?;
-    let text = value.to_str().map_err(|_| status::token_invalid())?;
+    parse(value.to_str().map_err(|_| status::token_invalid())?)
+}
+
+/// The same from the headers of a request; `None` when there is none.
+pub(super) fn bearer_in(headers: &axum::http::HeaderMap) -> Option<Token> {
+    parse(headers.get("authorization")?.to_str().ok()?).ok()
+}
+
+fn parse(text: &str) -> Result<Token, Status> {
     let (scheme, token) = text.trim().split_once(' ').ok_or_else(status::token_missing)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(status::token_missing());
@@ -128,6 +188,11 @@ impl Sessions {
         (caller, cache.closings)
     }
 
+    /// The account of a session that was looked up lately.
+    pub(super) fn recent_account(&self, hash: &TokenHash) -> Option<AccountId> {
+        self.remembered(hash).0.map(|caller| caller.account)
+    }
+
     /// Remembers a look-up that began when there had been `closings`.
     fn remember(&self, hash: TokenHash, caller: &Caller, closings: u64) {
         let mut cache = lock(&self.cache);
@@ -135,6 +200,27 @@ impl Sessions {
             cache.callers.insert(hash, caller.clone());
             cache.hashes.insert(caller.session, hash);
         }
+    }
+
+    /// A session lasts longer than was remembered.
+    fn extend(&self, hash: TokenHash, expires_at: TimeMs) {
+        if let Some(caller) = lock(&self.cache).callers.get_mut(&hash) {
+            caller.expires_at = expires_at;
+        }
+    }
+
+    /// The account of the open session that a token belongs to, as far as this node knows.
+    pub(super) async fn account_of(
+        &self,
+        hash: TokenHash,
+        database: &Database,
+        deadline: Instant,
+    ) -> Result<Option<(SessionId, AccountId)>, Status> {
+        let row = database.read(deadline, move |query| {
+            let Some(row) = query.session_by_token(&hash)? else { return Ok(None) };
+            Ok(Some(row).filter(|row| query.clock().is_ok_and(|clock| !is_expired(row.expires_at, clock))))
+        });
+        Ok(row.await?.map(|row| (row.id, row.account)))
     }
 
     /// The session of a token, from the cache or this node's database.
@@ -154,7 +240,11 @@ impl Sessions {
 impl ChatApi {
     /// The caller, or why not.
     pub(super) async fn authenticate(&self, metadata: &MetadataMap, deadline: Instant) -> Result<Caller, Status> {
-        let hash = bearer(metadata)?.hash();
+        self.identify(bearer(metadata)?.hash(), deadline).await
+    }
+
+    /// The caller with a token of this hash, or why there is none.
+    pub(super) async fn identify(&self, hash: TokenHash, deadline: Instant) -> Result<Caller, Status> {
         let inner = &self.inner;
         let mut found = inner.sessions.find(hash, &inner.database, deadline).await?;
         if found.is_none() {
@@ -162,9 +252,14 @@ impl ChatApi {
             self.barrier(deadline).await?;
             found = inner.sessions.find(hash, &inner.database, deadline).await?;
         }
-        let caller = found.ok_or_else(status::token_invalid)?;
-        if is_expired(caller.expires_at, now(&inner.hub)) {
-            self.settle_clock(caller.expires_at, deadline).await?;
+        let mut caller = found.ok_or_else(status::token_invalid)?;
+        let now = now(&inner.hub);
+        if is_expired(caller.expires_at, now) {
+            caller.expires_at = self.settle_clock(&caller, deadline).await?;
+            inner.sessions.extend(hash, caller.expires_at);
+        }
+        if caller.touch_due.take(now) {
+            inner.touches.note(caller.session);
         }
         Ok(caller)
     }
@@ -173,9 +268,12 @@ impl ChatApi {
     /// decides, and what it decides goes through the log: otherwise a session that was refused here would be accepted
     /// by a node whose clock is behind.
     ///
-    /// Ok: it has not.
-    pub(super) async fn settle_clock(&self, expires_at: TimeMs, deadline: Instant) -> Result<(), Status> {
+    /// Ok: it has not, and ends then if it is not used again: a session that was used meanwhile lasts longer than was known.
+    pub(super) async fn settle_clock(&self, caller: &Caller, deadline: Instant) -> Result<TimeMs, Status> {
         let inner = &self.inner;
+        let session = caller.session;
+        let row = inner.database.read(deadline, move |query| query.session(session)).await?;
+        let expires_at = row.map_or(caller.expires_at, |row| row.expires_at);
         if !is_expired(expires_at, inner.hub.current().1) {
             // Any command brings the leader's time. This one does nothing else.
             let nothing = Command::Receipts(Vec::new());
@@ -183,7 +281,7 @@ impl ChatApi {
             proposed.map_err(|error| status::propose(&error, deadline))?;
             self.barrier(deadline).await?;
         }
-        if is_expired(expires_at, inner.hub.current().1) { Err(status::token_expired()) } else { Ok(()) }
+        if is_expired(expires_at, inner.hub.current().1) { Err(status::token_expired()) } else { Ok(expires_at) }
     }
 }
 
@@ -216,7 +314,13 @@ mod tests {
     }
 
     fn caller(session: u64) -> Caller {
-        Caller { session: SessionId(session), account: AccountId(1), username: "alice".into(), expires_at: TimeMs(100) }
+        Caller {
+            session: SessionId(session),
+            account: AccountId(1),
+            username: "alice".into(),
+            expires_at: TimeMs(100),
+            touch_due: TouchDue::default(),
+        }
     }
 
     #[test]

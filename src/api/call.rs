@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
-use tonic::{Request, metadata::MetadataMap};
+use tonic::{Request, codegen::http::HeaderMap};
 
 use crate::trace::{self, TraceContext};
 
@@ -24,7 +24,7 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn of<T>(request: &Request<T>, limit: Duration) -> Self {
-        let asked = timeout(request.metadata());
+        let asked = patience(request.metadata().as_ref());
         let limit = asked.map_or(limit, |asked| (asked - MARGIN_MAX.min(asked / 10)).min(limit));
         Self {
             deadline: Instant::now() + limit,
@@ -35,8 +35,8 @@ impl Call {
 }
 
 /// The caller's `grpc-timeout`: up to eight digits and a unit. What cannot be read counts as not given.
-fn timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+pub(super) fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -55,14 +55,14 @@ fn timeout(metadata: &MetadataMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use tonic::codegen::http::HeaderName;
+
     use super::*;
 
     #[test]
     fn timeouts() {
         let parse = |text: &'static str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().unwrap());
-            timeout(&metadata)
+            patience(&HeaderMap::from_iter([(HeaderName::from_static("grpc-timeout"), text.parse().unwrap())]))
         };
         assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
         assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
@@ -73,7 +73,7 @@ mod tests {
         for bad in ["", "S", "5", "-5S", "5s", "123456789S", "1.5S"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
-        assert_eq!(timeout(&MetadataMap::new()), None);
+        assert_eq!(patience(&HeaderMap::new()), None);
     }
 
     #[tokio::test]

@@ -1,9 +1,13 @@
 //! What a client may know about the cluster.
+//!
+//! Names, client and web addresses, roles and health are for everybody: clients follow the leader by them, before they have a
+//! session. Peer addresses, the cluster's id and digests are for callers with a session and for operators: they help nobody
+//! else, and tell a stranger where to attack. A caller whose token is not valid gets what a stranger gets.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::{ChatApi, call::Call, status};
 use crate::{
@@ -14,19 +18,71 @@ use crate::{
 /// The leader is asked for the others' health; whoever lists the nodes does not wait longer than this for it.
 const OVERVIEW_MAX: Duration = Duration::from_secs(1);
 
+/// Marks the requests of the operator's socket, as an extension.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Operator;
+
+/// For whom an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Anybody who reaches the port.
+    Everybody,
+    /// A caller with a session, or an operator.
+    Known,
+}
+
 impl ChatApi {
-    pub(super) fn get_leader(&self) -> Result<pb::GetLeaderResponse, Status> {
-        let node = self.inner.node.status();
-        let leader = node.leader.as_ref().ok_or_else(status::no_leader)?;
-        Ok(pb::GetLeaderResponse { leader: Some(describe(leader, &node)), term: node.term })
+    /// For whom the answer to `request` is.
+    pub(super) async fn audience<T>(&self, call: &Call, request: &Request<T>) -> Audience {
+        if request.extensions().get::<Operator>().is_some() {
+            return Audience::Known;
+        }
+        if !request.metadata().contains_key("authorization") {
+            return Audience::Everybody;
+        }
+        // A token that this node does not know is a question to the leader, which may not answer.
+        let deadline = call.deadline.min(Instant::now() + OVERVIEW_MAX);
+        match self.authenticate(request.metadata(), deadline).await {
+            Ok(_) => Audience::Known,
+            Err(_) => Audience::Everybody,
+        }
     }
 
-    pub(super) async fn list_nodes(&self, call: &Call) -> pb::ListNodesResponse {
+    pub(super) fn get_leader(&self, audience: Audience) -> Result<pb::GetLeaderResponse, Status> {
+        let node = self.inner.node.status();
+        let leader = node.leader.as_ref().ok_or_else(status::no_leader)?;
+        let mut leader = describe(leader, &node);
+        if audience == Audience::Everybody {
+            restrict(&mut leader);
+        }
+        Ok(pb::GetLeaderResponse { leader: Some(leader), term: node.term })
+    }
+
+    pub(super) async fn list_nodes(&self, call: &Call, audience: Audience) -> pb::ListNodesResponse {
         let patience = call.deadline.min(Instant::now() + OVERVIEW_MAX);
         let overview = self.inner.node.overview(patience).await.ok();
         let node = self.inner.node.status();
-        list(&node, overview.as_ref(), self.inner.settings.election_timeout, &self.inner.node.digests())
+        let timeout = self.inner.settings.election_timeout;
+        let mut answer = list(&node, overview.as_ref(), timeout, &self.inner.node.digests());
+        if audience == Audience::Everybody {
+            restrict_list(&mut answer);
+        }
+        answer
     }
+}
+
+fn restrict(info: &mut pb::NodeInfo) {
+    info.peer_address.clear();
+    info.digest = None;
+}
+
+/// Takes out what is not for everybody, and says so.
+fn restrict_list(answer: &mut pb::ListNodesResponse) {
+    answer.nodes.iter_mut().for_each(restrict);
+    answer.cluster_id.clear();
+    answer.digest.clear();
+    answer.compared = None;
+    answer.restricted = true;
 }
 
 fn describe(peer: &Peer, node: &NodeStatus) -> pb::NodeInfo {
@@ -89,6 +145,7 @@ fn list(
             .comparison
             .as_ref()
             .map(|comparison| pb::DigestComparison { log_index: comparison.mark, revision: comparison.revision.0 }),
+        restricted: false,
     }
 }
 
@@ -170,6 +227,20 @@ mod tests {
         assert_eq!(response.compared, Some(pb::DigestComparison { log_index: 31, revision: 5 }));
         let digests: Vec<_> = response.nodes.iter().map(|info| info.digest.clone()).collect();
         assert_eq!(digests[..3], [Some(vec![7; 32]), Some(vec![8; 32]), None]);
+    }
+
+    #[test]
+    fn strangers_are_told_what_it_takes_to_follow_the_leader() {
+        let mut answer = list(&node(), None, Duration::from_millis(600), &digests());
+        for info in &mut answer.nodes {
+            (info.peer_address, info.client_address) = ("peer:2".into(), "client:1".into());
+        }
+        restrict_list(&mut answer);
+        assert!(answer.restricted && answer.cluster_id.is_empty() && answer.digest.is_empty());
+        assert_eq!((answer.compared, answer.revision, answer.term), (None, 9, 7));
+        let info = &answer.nodes[0];
+        assert_eq!((info.name.as_str(), info.client_address.as_str()), ("n1", "client:1"));
+        assert!(answer.nodes.iter().all(|info| info.peer_address.is_empty() && info.digest.is_none()));
     }
 
     #[test]

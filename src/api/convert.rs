@@ -85,13 +85,16 @@ pub(super) fn event(event: &Event, me: AccountId, cursor: Revision) -> pb::Subsc
             let members = event.members.iter().map(|m| m.username.to_string()).collect();
             Wire::Message(pb::MessageEvent { message: Some(message), members })
         }
-        EventKind::Receipt { member: _, member_name, delivered, read } => Wire::Receipt(pb::ReceiptEvent {
-            conversation_id,
-            member: member_name.to_string(),
-            delivered_seq: delivered.0,
-            read_seq: read.0,
-            time_ms: event.time.0,
-        }),
+        EventKind::Receipt { member, member_name, delivered, read, shown } => {
+            let read = if *member == me { *read } else { shown.unwrap_or_default() };
+            Wire::Receipt(pb::ReceiptEvent {
+                conversation_id,
+                member: member_name.to_string(),
+                delivered_seq: delivered.0,
+                read_seq: read.0,
+                time_ms: event.time.0,
+            })
+        }
         EventKind::DeletedForEveryone { seqs: gone } => {
             Wire::Deletion(pb::DeletionEvent { conversation_id, seqs: seqs(gone), for_everyone: true })
         }

@@ -21,6 +21,10 @@ use crate::{
 /// Reads on blocking threads at once.
 const READS_AT_ONCE_MAX: usize = 16;
 
+/// Of these, reads that look at many rows: lists, totals, what a subscription catches up with. One connection at least is
+/// left for the reads that every call needs.
+const SCANS_AT_ONCE_MAX: usize = 3;
+
 /// Backups that are made or sent at once: each takes the space of the whole state.
 const BACKUPS_AT_ONCE_MAX: usize = 1;
 
@@ -29,13 +33,19 @@ const BACKUPS_AT_ONCE_MAX: usize = 1;
 pub(super) struct Database {
     readers: Arc<Readers>,
     slots: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
     backups: Arc<Semaphore>,
 }
 
 impl Database {
     pub(super) fn new(readers: Arc<Readers>) -> Self {
         let slots = |count| Arc::new(Semaphore::new(count));
-        Self { readers, slots: slots(READS_AT_ONCE_MAX), backups: slots(BACKUPS_AT_ONCE_MAX) }
+        Self {
+            readers,
+            slots: slots(READS_AT_ONCE_MAX),
+            scans: slots(SCANS_AT_ONCE_MAX),
+            backups: slots(BACKUPS_AT_ONCE_MAX),
+        }
     }
 
     /// The right to make a backup, for as long as it is kept.
@@ -49,6 +59,23 @@ impl Database {
         let made = blocking::run(move || readers.back_up(&cluster_id, &node, now)).await;
         made.map_err(|error| status::internal("a backup did not finish", &error))?
             .map_err(|error| status::backup(&error))
+    }
+
+    /// The same for a read that may look at many rows.
+    pub(super) async fn scan<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&Query<'_>) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let Ok(Ok(scan)) = timeout_at(deadline, self.scans.clone().acquire_owned()).await else {
+            return Err(status::overloaded("too many reads of lists are waiting"));
+        };
+        self.read(deadline, move |query| {
+            let result = read(query);
+            drop(scan);
+            result
+        })
+        .await
     }
 
     /// Runs `read` in one read transaction. The deadline is for the wait before it starts.

@@ -25,14 +25,17 @@ use super::{
     convert, status,
 };
 use crate::{
-    chat::{Event, Revision, TimeMs},
+    chat::{Event, Revision, TimeMs, limits::fitting},
     delivery::{Cut, Hub, Subscription},
+    net::shares::Share,
     planted,
     proto::chat::v1 as pb,
 };
 
-/// Events on a page from the database. With bodies of 16 KiB that is 1 MiB for each subscriber that catches up.
+/// Events on a page from the database.
 pub(super) const PAGE_EVENTS: usize = 64;
+/// Bytes of them that a subscriber keeps until they are sent; one event at least. What is beyond is read again.
+const PAGE_BYTES_MAX: usize = 128 * 1024;
 
 /// The replicated clock may be ahead of this machine's and stand still: then the end of a session comes no nearer by
 /// waiting for it, and the waits must not become ever shorter.
@@ -59,7 +62,7 @@ pub(super) trait Backlog: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Event>, Status>> + Send;
 
     /// Fails when a session that ends at this time, which has come by this machine's clock, has expired for the cluster.
-    fn settle_clock(&self, expires_at: TimeMs) -> impl Future<Output = Result<(), Status>> + Send;
+    fn settle_clock(&self, caller: &Caller) -> impl Future<Output = Result<TimeMs, Status>> + Send;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +82,8 @@ struct Page {
     events: vec::IntoIter<Event>,
     /// Nothing follows it, as far as it was asked for.
     last: bool,
+    /// What it holds of the bytes that may wait for the account.
+    _share: Option<Share>,
 }
 
 /// One subscriber's stream. Dropping it closes the subscription.
@@ -183,13 +188,25 @@ impl<B: Backlog> Feed<B> {
             return Ok(Some(convert::event(&event, self.caller.account, Revision(0))));
         }
         if !self.page.last {
-            self.page = page(&self.backlog, Which::Undelivered, after, up_to).await?;
+            self.page = self.page(Which::Undelivered, after, up_to).await?;
             return Ok(None);
         }
         self.cursor = up_to;
         self.page = Page::default();
         self.phase = Phase::History;
         Ok(Some(self.say_cursor(up_to)))
+    }
+
+    /// The next page, as much of it as may wait.
+    async fn page(&self, which: Which, after: Revision, up_to: Revision) -> Result<Page, Status> {
+        let mut events = self.backlog.page(which, after, up_to).await?;
+        let fitting = fitting(events.iter().map(Event::size), PAGE_BYTES_MAX);
+        let bytes = events.iter().take(fitting).map(Event::size).sum();
+        let share = self.hub.reserve(self.caller.account, bytes);
+        let kept = if share.is_some() { fitting } else { 1 };
+        let last = events.len() < PAGE_EVENTS && kept >= events.len();
+        events.truncate(kept);
+        Ok(Page { events: events.into_iter(), last, _share: share })
     }
 
     async fn history(&mut self) -> Result<Option<pb::SubscribeResponse>, Status> {
@@ -199,7 +216,7 @@ impl<B: Backlog> Feed<B> {
         }
         let up_to = self.subscription.start;
         if !self.page.last {
-            self.page = page(&self.backlog, Which::All, self.cursor, up_to).await?;
+            self.page = self.page(Which::All, self.cursor, up_to).await?;
             return Ok(None);
         }
         self.cursor = self.cursor.max(up_to);
@@ -238,7 +255,7 @@ impl<B: Backlog> Feed<B> {
         let asked_lately = self.clock_settled.is_some_and(|at| at.elapsed() < self.heartbeat);
         let decided = auth::is_expired(self.caller.expires_at, self.hub.current().1);
         if decided || !asked_lately && auth::is_expired(self.caller.expires_at, auth::now(&self.hub)) {
-            self.backlog.settle_clock(self.caller.expires_at).await?;
+            self.caller.expires_at = self.backlog.settle_clock(&self.caller).await?;
             self.clock_settled = Some(Instant::now());
         }
         Ok(())
@@ -261,12 +278,6 @@ impl<B: Backlog> Feed<B> {
         let event = Some(pb::subscribe_response::Event::Heartbeat(heartbeat));
         pb::SubscribeResponse { revision: cursor.0, event, traceparent: String::new() }
     }
-}
-
-async fn page(backlog: &impl Backlog, which: Which, after: Revision, up_to: Revision) -> Result<Page, Status> {
-    let events = backlog.page(which, after, up_to).await?;
-    let last = events.len() < PAGE_EVENTS;
-    Ok(Page { events: events.into_iter(), last })
 }
 
 #[cfg(test)]

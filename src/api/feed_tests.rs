@@ -66,14 +66,19 @@ impl World {
 
     /// Bob's feed.
     fn open(&self, after: Option<u64>, heartbeat: Duration) -> Feed<World> {
-        let caller =
-            Caller { session: SessionId(1), account: BOB, username: "bob".into(), expires_at: TimeMs(u64::MAX) };
+        let caller = Caller {
+            session: SessionId(1),
+            account: BOB,
+            username: "bob".into(),
+            expires_at: TimeMs(u64::MAX),
+            touch_due: crate::api::auth::TouchDue::default(),
+        };
         Feed::open(self.hub.clone(), self.clone(), caller, after.map(Revision), heartbeat).unwrap()
     }
 }
 
 impl Backlog for World {
-    async fn settle_clock(&self, _expires_at: TimeMs) -> Result<(), Status> {
+    async fn settle_clock(&self, _caller: &Caller) -> Result<TimeMs, Status> {
         Err(status::token_expired())
     }
 

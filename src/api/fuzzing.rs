@@ -24,8 +24,13 @@ pub const SESSION: SessionId = SessionId(7);
 
 /// The command of a request.
 pub fn send(request: pb::SendMessageRequest) -> Result<Command, Invalid> {
-    let caller =
-        Caller { session: SESSION, account: AccountId(1), username: "alice".into(), expires_at: TimeMs(u64::MAX) };
+    let caller = Caller {
+        session: SESSION,
+        account: AccountId(1),
+        username: "alice".into(),
+        expires_at: TimeMs(u64::MAX),
+        touch_due: super::auth::TouchDue::default(),
+    };
     messages::send_command(&caller, request).map(|(command, _)| command)
 }
 

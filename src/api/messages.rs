@@ -7,18 +7,22 @@ use super::{
     ChatApi,
     auth::{Caller, still_open},
     call::Call,
-    convert,
+    convert, judged,
     reads::{Found, Target},
     status, unexpected,
 };
 use crate::{
     chat::{
-        Command, ConversationId, Destination, Outcome, ReceiptItem, Rejection, Seq,
+        AccountId, Command, ConversationId, Destination, Outcome, ReceiptItem, ReceiptResult, Rejection, Seq,
         limits::{self, Invalid},
     },
     proto::chat::v1 as pb,
+    raft::{ProposeError, Refusal},
     storage::Query,
 };
+
+/// Messages that one command deletes: each may be in a conversation of its own. A longer list becomes several commands.
+const DELETIONS_PER_COMMAND_MAX: usize = 128;
 
 impl ChatApi {
     pub(super) async fn send_message(
@@ -28,7 +32,7 @@ impl ChatApi {
         request: pb::SendMessageRequest,
     ) -> Result<pb::SendMessageResponse, Status> {
         let (command, recipient) = send_command(&caller, request).map_err(status::invalid)?;
-        match self.propose(call, command).await? {
+        match self.propose_as(call, caller.account, command).await? {
             Ok(Outcome::MessageSent(sent)) => {
                 if sent.repeated {
                     self.inner.observer.repeated();
@@ -55,14 +59,60 @@ impl ChatApi {
     ) -> Result<pb::DeleteMessagesResponse, Status> {
         let pb::DeleteMessagesRequest { message_ids: messages, for_everyone } = request;
         limits::check_count("message_ids", messages.len(), limits::DELETE_IDS_MAX).map_err(status::invalid)?;
-        let command = Command::DeleteMessages { session: caller.session, messages, for_everyone };
-        match self.propose(call, command).await? {
-            Ok(Outcome::MessagesDeleted { deleted, ignored, revision }) => {
-                Ok(pb::DeleteMessagesResponse { deleted_count: deleted, ignored_count: ignored, revision: revision.0 })
+        let mut answer = pb::DeleteMessagesResponse::default();
+        for (at, messages) in messages.chunks(DELETIONS_PER_COMMAND_MAX).enumerate() {
+            let messages = messages.to_vec();
+            let command = Command::DeleteMessages { session: caller.session, messages, for_everyone };
+            // What came before stays deleted. The same call again deletes the rest.
+            let proposed = match at {
+                0 => self.propose_as(call, caller.account, command).await?,
+                _ => self.propose_rest(call, caller.account, command).await.map_err(status::after_apply)?,
+            };
+            match proposed {
+                Ok(Outcome::MessagesDeleted { deleted, ignored, revision }) => {
+                    answer.deleted_count += deleted;
+                    answer.ignored_count += ignored;
+                    answer.revision = revision.0;
+                }
+                Ok(other) => return Err(unexpected(&other)),
+                Err(rejection) => return Err(status::rejection(rejection, &caller.username, "")),
             }
-            Ok(other) => Err(unexpected(&other)),
-            Err(rejection) => Err(status::rejection(rejection, &caller.username, "")),
         }
+        Ok(answer)
+    }
+
+    /// Proposes a later part of a call. It waits until the account's rate allows it: the parts before are applied, so that a
+    /// refusal, which says that nothing was, would be untrue.
+    async fn propose_rest(
+        &self,
+        call: &Call,
+        account: AccountId,
+        command: Command,
+    ) -> Result<Result<Outcome, Rejection>, Status> {
+        loop {
+            let proposed = self.inner.node.propose_for(account, command.clone(), call.trace, call.deadline).await;
+            match proposed {
+                Err(ProposeError::Refused(Refusal::RateLimited { retry, .. }))
+                    if Instant::now() + retry < call.deadline =>
+                {
+                    tokio::time::sleep(retry).await;
+                }
+                settled => return judged(settled, call),
+            }
+        }
+    }
+
+    /// Applies receipts of the caller, which count for the account's rate.
+    async fn submit(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        items: Vec<ReceiptItem>,
+    ) -> Result<Vec<ReceiptResult>, Status> {
+        let charged = self.inner.node.charge(caller.account, items.len()).map_err(ProposeError::Refused);
+        charged.map_err(|error| status::propose(&error, call.deadline))?;
+        let results = self.inner.receipts.submit(items, call.trace, call.deadline).await;
+        results.map_err(|error| status::receipts(&error, call.deadline))
     }
 
     pub(super) async fn mark_read(
@@ -82,9 +132,7 @@ impl ChatApi {
         };
         let up_to = if request.up_to_seq == 0 { Seq(u64::MAX) } else { Seq(request.up_to_seq) };
         let item = ReceiptItem { session: caller.session, conversation, up_to, read: true };
-        let results = self.inner.receipts.submit(vec![item], call.trace, call.deadline).await;
-        let results = results.map_err(|error| status::receipts(&error, call.deadline))?;
-        let Some(result) = results.into_iter().next() else {
+        let Some(result) = self.submit(call, &caller, vec![item]).await?.into_iter().next() else {
             return Err(status::internal("a receipt without a result", &"none"));
         };
         let (read_seq, revision) = result.map_err(|rejection| status::rejection(rejection, &caller.username, ""))?;
@@ -136,10 +184,8 @@ impl ChatApi {
             read: false,
         };
         let items = request.receipts.into_iter().map(item).collect();
-        let results = self.inner.receipts.submit(items, call.trace, call.deadline).await;
-        let results = results.map_err(|error| status::receipts(&error, call.deadline))?;
         let mut newest = None;
-        for result in results {
+        for result in self.submit(call, &caller, items).await? {
             match result {
                 Ok((_, revision)) => newest = newest.max(Some(revision)),
                 Err(Rejection::ConversationUnknown) => {}
@@ -182,6 +228,7 @@ mod tests {
             account: AccountId(1),
             username: "alice".into(),
             expires_at: TimeMs(u64::MAX),
+            touch_due: crate::api::auth::TouchDue::default(),
         };
         let request = pb::SendMessageRequest { to, body: body.into(), client_message_id: id.into() };
         send_command(&caller, request).err().map(|invalid| invalid.field)

@@ -10,10 +10,14 @@
 //! - Every call has a deadline, every queue a bound, and database and hashing work is never on an async thread.
 //! - UNAVAILABLE means that nothing was applied.
 //!
-//! Left out: TLS, connection limits and keep-alive (the server's), and the peers' service.
+//! - Nothing of a call runs before its request is complete and has a place (`admission`).
+//!
+//! Does not cover: TLS, connections and keepalive (`net`), and the service for peers.
 
+mod account_admin;
 mod accounts;
 mod admin;
+mod admission;
 mod aging;
 mod auth;
 mod backup;
@@ -24,10 +28,12 @@ mod database;
 mod feed;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod housekeeping;
 mod messages;
 mod observe;
 mod pages;
 mod passwords;
+mod privacy;
 mod reads;
 mod receipts;
 mod routes;
@@ -44,22 +50,24 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    chat::{Command, Outcome, Rejection},
+    chat::{AccountId, Command, Outcome, Rejection},
     delivery::Hub,
-    raft::Node,
+    net::receive::Receiver,
+    raft::{Node, ProposeError},
     storage::Readers,
     trace::Tracer,
 };
 use auth::Sessions;
 use call::Call;
 use database::Database;
+use housekeeping::Touches;
 use passwords::Passwords;
 use receipts::Receipts;
-use throttle::Throttle;
+use throttle::{Rates, Throttle};
 
 pub use observe::{ApiObserver, METHODS, OTHER};
 pub use routes::{admin_routes, client_routes};
-pub use status::DOMAIN;
+pub use status::{DOMAIN, Fault};
 
 /// What the services can be told.
 #[derive(Debug, Clone)]
@@ -68,12 +76,18 @@ pub struct ApiSettings {
     pub node_name: String,
     /// How long a session lasts after its login.
     pub session_lifetime: Duration,
+    /// A session that is not used for this long ends; zero: never for that.
+    pub session_idle: Duration,
+    /// Accounts that may be created from one address, and in the cluster, in an hour.
+    pub registrations_per_hour: (u32, u32),
     /// Passwords that are hashed at once.
     pub hash_parallelism: usize,
     /// A node that the leader has not heard from for longer counts as down.
     pub election_timeout: Duration,
     /// A subscriber is sent a heartbeat after this long without anything else.
     pub subscription_heartbeat: Duration,
+    /// Whether the client port serves gRPC reflection.
+    pub reflection: bool,
     /// Longest time that a call may take, also when its caller gives it more.
     pub deadline: Duration,
 }
@@ -89,9 +103,12 @@ impl ApiSettings {
         Self {
             node_name,
             session_lifetime,
+            session_idle: Duration::ZERO,
+            registrations_per_hour: (200, 2000),
             hash_parallelism,
             election_timeout,
             subscription_heartbeat: Duration::from_secs(15),
+            reflection: true,
             deadline: Duration::from_secs(10),
         }
     }
@@ -111,6 +128,8 @@ pub struct ApiParts {
     pub observer: Arc<dyn ApiObserver>,
     /// Records them.
     pub tracer: Tracer,
+    /// Receives the bodies of requests.
+    pub receiver: Arc<Receiver>,
 }
 
 /// All services of a node for clients and operators. Clones share everything.
@@ -125,28 +144,35 @@ struct Inner {
     database: Database,
     sessions: Sessions,
     passwords: Passwords,
-    throttle: Throttle,
+    touches: Touches,
     receipts: Receipts,
     settings: ApiSettings,
     observer: Arc<dyn ApiObserver>,
     tracer: Tracer,
+    receiver: Arc<Receiver>,
 }
 
 impl ChatApi {
     /// Builds the services. Needs a tokio runtime, for the task that gathers receipts; it ends with the last clone.
     pub fn new(parts: ApiParts) -> Self {
-        let ApiParts { node, readers, hub, settings, observer, tracer } = parts;
+        let ApiParts { node, readers, hub, settings, observer, tracer, receiver } = parts;
+        let (per_address, per_cluster) = settings.registrations_per_hour;
+        node.limit_attempts(Arc::new(Throttle::new(Rates { per_address, per_cluster })));
+        let database = Database::new(readers);
+        housekeeping::remove_expired(node.clone(), &hub, database.clone());
+        let touches = Touches::start(node.clone(), database.clone());
         let inner = Inner {
-            database: Database::new(readers),
+            database,
             sessions: Sessions::new(&hub),
             passwords: Passwords::new(settings.hash_parallelism),
-            throttle: Throttle::new(),
+            touches,
             receipts: Receipts::start(node.clone()),
             node,
             hub,
             settings,
             observer,
             tracer,
+            receiver,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -156,13 +182,20 @@ impl ChatApi {
         Call::of(request, self.inner.settings.deadline)
     }
 
-    /// Proposes a change. A rejection comes back as `Err` of the inner result, for the caller to give it words.
+    /// Proposes a change of the caller, which counts for the rates of the account.
+    async fn propose_as(
+        &self,
+        call: &Call,
+        account: AccountId,
+        command: Command,
+    ) -> Result<Result<Outcome, Rejection>, Status> {
+        let outcome = self.inner.node.propose_for(account, command, call.trace, call.deadline).await;
+        judged(outcome, call)
+    }
+
+    /// Proposes a change that counts for nobody's rates. A rejection comes back as `Err` of the inner result, for the caller to give it words.
     async fn propose(&self, call: &Call, command: Command) -> Result<Result<Outcome, Rejection>, Status> {
-        let outcome = self.inner.node.propose(command, call.trace, call.deadline).await;
-        match outcome.map_err(|error| status::propose(&error, call.deadline))? {
-            Outcome::Rejected(rejection) => Ok(Err(rejection)),
-            other => Ok(Ok(other)),
-        }
+        self.propose_as(call, AccountId(0), command).await
     }
 
     /// After it, this node has everything that was acknowledged before the call.
@@ -174,6 +207,14 @@ impl ChatApi {
 impl fmt::Debug for ChatApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChatApi").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
+
+/// What became of a proposal, with a rejection apart.
+fn judged(outcome: Result<Outcome, ProposeError>, call: &Call) -> Result<Result<Outcome, Rejection>, Status> {
+    match outcome.map_err(|error| status::propose(&error, call.deadline))? {
+        Outcome::Rejected(rejection) => Ok(Err(rejection)),
+        other => Ok(Ok(other)),
     }
 }
 

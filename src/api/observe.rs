@@ -16,11 +16,14 @@ use axum::{
 };
 use tonic::{Code, Status};
 
-use super::{Inner, status};
+use super::{
+    Inner, call,
+    status::{self, Fault},
+};
 use crate::{
     proto::chat::v1::{
-        admin_service_server::SERVICE_NAME as ADMIN, chat_service_server::SERVICE_NAME as CHAT,
-        cluster_service_server::SERVICE_NAME as CLUSTER,
+        account_admin_service_server::SERVICE_NAME as ACCOUNT_ADMIN, admin_service_server::SERVICE_NAME as ADMIN,
+        chat_service_server::SERVICE_NAME as CHAT, cluster_service_server::SERVICE_NAME as CLUSTER,
     },
     trace::{Call, TraceContext},
 };
@@ -30,7 +33,7 @@ pub trait ApiObserver: Send + Sync + 'static {
     /// A call arrived. `method` is one of [`METHODS`], or [`OTHER`].
     fn began(&self, method: &'static str);
     /// The call was answered, or its stream began; `CANCELLED` when the caller went before that.
-    fn ended(&self, method: &'static str, code: &'static str, took: Duration);
+    fn ended(&self, method: &'static str, code: &'static str, fault: Fault, took: Duration);
     /// A message was sent again, and answered as the first time.
     fn repeated(&self);
     /// A subscriber wanted to go on after a revision that this cluster does not have: it missed events, or is from elsewhere.
@@ -40,7 +43,7 @@ pub trait ApiObserver: Send + Sync + 'static {
 }
 
 /// Every method of `chat.v1`, by its own name: the names differ.
-pub const METHODS: [&str; 19] = [
+pub const METHODS: [&str; 37] = [
     "CreateAccount",
     "Login",
     "Logout",
@@ -58,11 +61,29 @@ pub const METHODS: [&str; 19] = [
     "TransferLeadership",
     "AddNode",
     "RemoveNode",
+    "IssueJoinToken",
     "Backup",
     "Snapshot",
+    "GetRegistration",
+    "ListSessions",
+    "RevokeSession",
+    "ChangePassword",
+    "GetSettings",
+    "SetRegistration",
+    "CreateInvitation",
+    "ListInvitations",
+    "RevokeInvitation",
+    "FindAccounts",
+    "ShowAccount",
+    "ResetPassword",
+    "SetAccountDisabled",
+    "EndSessions",
+    "PurgeAccount",
+    "GetPrivacy",
+    "SetPrivacy",
 ];
 /// The services that they are of.
-const SERVICES: [&str; 3] = [CHAT, CLUSTER, ADMIN];
+const SERVICES: [&str; 4] = [CHAT, CLUSTER, ADMIN, ACCOUNT_ADMIN];
 /// All else: health, reflection, what does not exist.
 pub const OTHER: &str = "other";
 
@@ -77,18 +98,22 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
     let call = api.tracer.call(name, trace(request.headers()));
     api.observer.began(method);
     let context = call.context();
-    let mut running = Running { observer: &*api.observer, method, began: Instant::now(), code: Code::Cancelled, call };
+    let (began, code, fault) = (Instant::now(), Code::Cancelled, Fault::Caller);
+    let mut running = Running { observer: &*api.observer, method, began, code, fault, call };
+    let patience = call::patience(request.headers());
     let answering = async {
         let response = next.run(request).await;
         // A good answer says so after its body.
         let refusal = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
-        if let Some(refusal) = refusal.as_ref().filter(|refusal| status::is_our_fault(refusal.code())) {
+        let fault = refusal.as_ref().map_or(Fault::None, |refusal| status::fault(refusal, patience));
+        if let Some(refusal) = refusal.as_ref().filter(|_| fault == Fault::Service) {
             let (code, reason) = (status::name_of(refusal.code()), refusal.message());
             tracing::warn!(method, code, reason, "A call failed");
         }
-        (response, refusal)
+        (response, refusal, fault)
     };
-    let (mut response, refusal) = running.call.run(answering).await;
+    let (mut response, refusal, fault) = running.call.run(answering).await;
+    running.fault = fault;
     running.code = refusal.as_ref().map_or(Code::Ok, Status::code);
     if let Some(refusal) = refusal.filter(|_| context.is_some()) {
         response = status::traced(refusal, context).into_http();
@@ -112,14 +137,15 @@ struct Running<'a> {
     method: &'static str,
     began: Instant,
     code: Code,
+    fault: Fault,
     call: Call,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let code = status::name_of(self.code);
-        self.observer.ended(self.method, code, self.began.elapsed());
-        self.call.end(code, status::is_our_fault(self.code));
+        self.observer.ended(self.method, code, self.fault, self.began.elapsed());
+        self.call.end(code, self.fault == Fault::Service);
     }
 }
 
@@ -139,10 +165,11 @@ mod tests {
 
     #[test]
     fn all_methods_are_known() {
-        const FILES: [&str; 3] = [
+        const FILES: [&str; 4] = [
             include_str!("../../proto/chat/v1/chat.proto"),
             include_str!("../../proto/chat/v1/cluster.proto"),
             include_str!("../../proto/chat/v1/admin.proto"),
+            include_str!("../../proto/chat/v1/accounts.proto"),
         ];
         let declared = FILES.iter().flat_map(|file| file.lines()).filter_map(|line| line.strip_prefix("  rpc "));
         let methods: Vec<&str> = declared.filter_map(|rest| rest.split('(').next()).collect();

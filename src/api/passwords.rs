@@ -1,7 +1,13 @@
 //! Argon2id, off the async threads and with bounded parallelism.
 //!
 //! One hash takes 19 MiB and some tens of milliseconds of a core, so at most a few are worked on at once, some more
-//! may wait, and the rest is refused at once: logins must not starve the chat.
+//! may wait, and the rest is refused at once: logins must not starve the chat. There are two lanes with slots of their own: the
+//! passwords of accounts that exist, whose attempts are counted before they get here, and new passwords of registrations. So no
+//! number of registrations delays a login, but for the processor time of the slots of their lane.
+//!
+//! Passwords are compared in one form (NFKC): keyboards write the same letter as one character or as two, and spaces that look
+//! alike. RFC 8265 asks for a normalization, too. Hashes of passwords as they were typed stay good, and are replaced when they
+//! are met.
 
 use std::{fmt, sync::Arc};
 
@@ -14,8 +20,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use unicode_normalization::UnicodeNormalization as _;
+
 use crate::blocking;
 
+/// Slots of the lane of registrations, for each of the other.
+const REGISTRATION_SHARE: usize = 4;
 /// Callers that may wait for their turn, for each that is worked on.
 const WAITERS_PER_SLOT: usize = 256;
 const MEMORY_KIB: u32 = 19_456;
@@ -42,6 +52,13 @@ impl PasswordError {
 /// The hashing workers. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Passwords {
+    known: Workers,
+    registrations: Workers,
+}
+
+/// The workers of one lane.
+#[derive(Debug, Clone)]
+struct Workers {
     /// Those who are worked on.
     slots: Arc<Semaphore>,
     /// Those, and those who wait.
@@ -50,21 +67,52 @@ pub(super) struct Passwords {
 
 impl Passwords {
     pub(super) fn new(parallelism: usize) -> Self {
-        let slots = parallelism.max(1);
+        let registrations = Workers::new((parallelism / REGISTRATION_SHARE).max(1));
+        Self { known: Workers::new(parallelism.max(1)), registrations }
+    }
+
+    /// The PHC string of a new hash, for an account that exists.
+    pub(super) async fn hash(&self, password: String, deadline: Instant) -> Result<String, PasswordError> {
+        self.known.work(deadline, move || hash_now(&password)).await
+    }
+
+    /// The PHC string of a new hash, for a registration.
+    pub(super) async fn hash_for_registration(
+        &self,
+        password: String,
+        deadline: Instant,
+    ) -> Result<String, PasswordError> {
+        self.registrations.work(deadline, move || hash_now(&password)).await
+    }
+
+    /// Whether `password` is the one that `phc` was made of.
+    pub(super) async fn verify(
+        &self,
+        password: String,
+        phc: String,
+        deadline: Instant,
+    ) -> Result<Verified, PasswordError> {
+        self.known.work(deadline, move || verify_now(&password, &phc)).await
+    }
+}
+
+/// What came of a verification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verified {
+    /// It is the password.
+    Right,
+    /// It is the password, and here is a hash of it with the parameters of today, which are stronger.
+    RightAndRehashed(String),
+    /// It is another one.
+    Wrong,
+}
+
+impl Workers {
+    fn new(slots: usize) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(slots)),
             admitted: Arc::new(Semaphore::new(slots.saturating_mul(1 + WAITERS_PER_SLOT))),
         }
-    }
-
-    /// The PHC string of a new hash.
-    pub(super) async fn hash(&self, password: String, deadline: Instant) -> Result<String, PasswordError> {
-        self.work(deadline, move || hash_now(&password)).await
-    }
-
-    /// Whether `password` is the one that `phc` was made of.
-    pub(super) async fn verify(&self, password: String, phc: String, deadline: Instant) -> Result<bool, PasswordError> {
-        self.work(deadline, move || verify_now(&password, &phc)).await
     }
 
     async fn work<T: Send + 'static>(
@@ -97,7 +145,16 @@ fn argon2() -> Result<Argon2<'static>, PasswordError> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
+/// A password in the form that is hashed.
+fn normalized(password: &str) -> String {
+    password.nfkc().collect()
+}
+
 fn hash_now(password: &str) -> Result<String, PasswordError> {
+    hash_exactly(&normalized(password))
+}
+
+fn hash_exactly(password: &str) -> Result<String, PasswordError> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(PasswordError::failed)?;
     let salt = SaltString::encode_b64(&salt).map_err(PasswordError::failed)?;
@@ -105,14 +162,35 @@ fn hash_now(password: &str) -> Result<String, PasswordError> {
     Ok(hash.to_string())
 }
 
-fn verify_now(password: &str, phc: &str) -> Result<bool, PasswordError> {
+fn verify_now(password: &str, phc: &str) -> Result<Verified, PasswordError> {
     let hash = PasswordHash::new(phc).map_err(PasswordError::failed)?;
-    // The parameters are those in the hash: old hashes stay good when the constants above change.
-    match argon2()?.verify_password(password.as_bytes(), &hash) {
+    let usual = normalized(password);
+    if fits(&usual, &hash)? {
+        let weak = is_weaker(&hash);
+        return Ok(if weak { Verified::RightAndRehashed(hash_exactly(&usual)?) } else { Verified::Right });
+    }
+    // Hashed as it was typed, before passwords were normalized.
+    if usual != password && fits(password, &hash)? {
+        return Ok(Verified::RightAndRehashed(hash_exactly(&usual)?));
+    }
+    Ok(Verified::Wrong)
+}
+
+/// Whether a hash was made of exactly this. The parameters are those in the hash: old hashes stay good when the constants above
+/// change.
+fn fits(password: &str, hash: &PasswordHash<'_>) -> Result<bool, PasswordError> {
+    match argon2()?.verify_password(password.as_bytes(), hash) {
         Ok(()) => Ok(true),
         Err(password_hash::Error::Password) => Ok(false),
         Err(error) => Err(PasswordError::failed(error)),
     }
+}
+
+/// Whether a hash was made with less work or memory than the parameters of today ask for.
+fn is_weaker(hash: &PasswordHash<'_>) -> bool {
+    let argon2id = hash.algorithm == Algorithm::Argon2id.ident();
+    let parameter = |name| hash.params.get_decimal(name).unwrap_or_default();
+    !argon2id || parameter("m") < MEMORY_KIB || parameter("t") < PASSES
 }
 
 #[cfg(test)]
@@ -130,8 +208,10 @@ mod tests {
         let passwords = Passwords::new(2);
         let phc = passwords.hash("correct horse".into(), soon()).await.unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
-        assert!(passwords.verify("correct horse".into(), phc.clone(), soon()).await.unwrap());
-        assert!(!passwords.verify("Correct horse".into(), phc.clone(), soon()).await.unwrap());
+        let right = passwords.verify("correct horse".into(), phc.clone(), soon()).await.unwrap();
+        assert_eq!(right, Verified::Right);
+        let wrong = passwords.verify("Correct horse".into(), phc.clone(), soon()).await.unwrap();
+        assert_eq!(wrong, Verified::Wrong);
         assert_ne!(phc, passwords.hash("correct horse".into(), soon()).await.unwrap(), "salted");
         let unreadable = passwords.verify("x".into(), "plain".into(), soon()).await;
         assert!(matches!(unreadable, Err(PasswordError::Failed(_))));
@@ -140,15 +220,51 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_are_bounded() {
         let passwords = Passwords::new(1);
-        let _all = passwords.admitted.clone().try_acquire_many_owned(1 + WAITERS_PER_SLOT as u32).unwrap();
+        let _all = passwords.known.admitted.clone().try_acquire_many_owned(1 + WAITERS_PER_SLOT as u32).unwrap();
         assert!(matches!(passwords.hash("password".into(), soon()).await, Err(PasswordError::Overloaded)));
     }
 
     #[tokio::test]
     async fn the_turn_has_a_deadline() {
         let passwords = Passwords::new(1);
-        let _slot = passwords.slots.clone().try_acquire_owned().unwrap();
+        let _slot = passwords.known.slots.clone().try_acquire_owned().unwrap();
         assert!(matches!(passwords.hash("password".into(), Instant::now()).await, Err(PasswordError::Overloaded)));
-        assert_eq!(passwords.admitted.available_permits(), 1 + WAITERS_PER_SLOT, "the place is given back");
+        assert_eq!(passwords.known.admitted.available_permits(), 1 + WAITERS_PER_SLOT, "the place is given back");
+    }
+
+    #[tokio::test]
+    async fn registrations_do_not_take_the_slots_of_logins() {
+        let passwords = Passwords::new(1);
+        let _slot = passwords.registrations.slots.clone().try_acquire_owned().unwrap();
+        let refused = passwords.hash_for_registration("password".into(), Instant::now()).await;
+        assert!(matches!(refused, Err(PasswordError::Overloaded)));
+        assert!(passwords.hash("password".into(), soon()).await.is_ok());
+    }
+
+    #[test]
+    fn a_password_is_the_same_however_its_letters_are_composed() {
+        let (composed, decomposed) = ("gr\u{fc}\u{df}e aus K\u{f6}ln", "gru\u{308}\u{df}e\u{a0}aus Ko\u{308}ln");
+        for (registered, typed) in [(composed, decomposed), (decomposed, composed)] {
+            let phc = hash_now(registered).unwrap();
+            assert_eq!(verify_now(typed, &phc).unwrap(), Verified::Right);
+            assert_eq!(verify_now("gruse aus Koln", &phc).unwrap(), Verified::Wrong);
+        }
+        // An account of before: what was typed then still opens it, and from then on what is the same.
+        let before = hash_exactly(decomposed).unwrap();
+        assert_eq!(verify_now(composed, &before).unwrap(), Verified::Wrong);
+        let Verified::RightAndRehashed(now) = verify_now(decomposed, &before).unwrap() else { panic!("not replaced") };
+        assert_eq!(verify_now(composed, &now).unwrap(), Verified::Right);
+    }
+
+    #[test]
+    fn a_hash_with_weaker_parameters_is_replaced() {
+        let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).unwrap());
+        let salt = SaltString::encode_b64(&[7; 16]).unwrap();
+        let weak = weak.hash_password(b"correct horse", &salt).unwrap().to_string();
+        let Verified::RightAndRehashed(strong) = verify_now("correct horse", &weak).unwrap() else {
+            panic!("was not replaced");
+        };
+        assert_eq!(verify_now("correct horse", &strong).unwrap(), Verified::Right);
+        assert_eq!(verify_now("wrong horse", &weak).unwrap(), Verified::Wrong);
     }
 }

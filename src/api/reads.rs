@@ -99,10 +99,11 @@ impl ChatApi {
         }
     }
 
-    /// Reads for `caller`. What `read` refuses is told as it is.
+    /// Reads for `caller`. What `read` refuses is told as it is. `scans`: it may look at many rows.
     async fn read<T: Send + 'static>(
         &self,
         caller: &Caller,
+        scans: bool,
         consistency: Option<pb::ReadConsistency>,
         deadline: Instant,
         read: impl FnOnce(&Query<'_>) -> Result<Result<T, Status>, StorageError> + Send + 'static,
@@ -123,7 +124,10 @@ impl ChatApi {
             let revision = query.revision()?;
             Ok(read(query)?.map(|value| (value, revision)))
         };
-        let (value, revision) = self.inner.database.read(deadline, in_transaction).await??;
+        let (value, revision) = match scans {
+            true => self.inner.database.scan(deadline, in_transaction).await??,
+            false => self.inner.database.read(deadline, in_transaction).await??,
+        };
         let millis = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let age_ms =
             if awaited == Awaited::Everything { Some(0) } else { age.map(|age| millis(age + started.elapsed())) };
@@ -167,7 +171,7 @@ impl ChatApi {
                 header: None,
             }))
         };
-        let (mut response, header) = self.read(&caller, request.consistency, call.deadline, read).await?;
+        let (mut response, header) = self.read(&caller, false, request.consistency, call.deadline, read).await?;
         response.header = Some(header);
         Ok(response)
     }
@@ -184,8 +188,10 @@ impl ChatApi {
         let me = caller.account;
         // One more than asked for says whether there is a next page.
         let read = move |query: &Query<'_>| query.conversations(me, before, limit + 1).map(Ok);
-        let ((mut rows, total), header) = self.read(&caller, request.consistency, call.deadline, read).await?;
-        let next = truncated(&mut rows, limit).map(|last| pages::before_revision(last.last_revision));
+        let ((mut rows, total), header) = self.read(&caller, true, request.consistency, call.deadline, read).await?;
+        let sizes = rows.iter().map(|row| row.last_message.as_ref().map_or(0, |message| message.body.len()));
+        let fitting = u32::try_from(limits::fitting(sizes, limits::PAGE_BYTES_MAX)).unwrap_or(u32::MAX);
+        let next = truncated(&mut rows, fitting.min(limit)).map(|last| pages::before_revision(last.last_revision));
         Ok(pb::ListChatPartnersResponse {
             partners: rows.into_iter().map(|row| convert::partner(row, me)).collect(),
             next_page_token: next.unwrap_or_default(),
@@ -209,7 +215,7 @@ impl ChatApi {
         }
         let contains = request.query;
         let read = move |query: &Query<'_>| query.accounts(&contains, after.as_deref(), limit + 1).map(Ok);
-        let ((mut rows, total), header) = self.read(&caller, request.consistency, call.deadline, read).await?;
+        let ((mut rows, total), header) = self.read(&caller, true, request.consistency, call.deadline, read).await?;
         let next = truncated(&mut rows, limit).map(|last| pages::after_account(&last.username));
         Ok(pb::ListAccountsResponse {
             accounts: rows.into_iter().map(convert::account).collect(),
@@ -221,7 +227,7 @@ impl ChatApi {
 }
 
 /// Cuts `rows` to `limit`. The last that stays, if there were more.
-fn truncated<T>(rows: &mut Vec<T>, limit: u32) -> Option<&T> {
+pub(super) fn truncated<T>(rows: &mut Vec<T>, limit: u32) -> Option<&T> {
     let limit = limit as usize;
     let more = rows.len() > limit;
     rows.truncate(limit);

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Items in one command.
-const ITEMS_PER_COMMAND_MAX: usize = 500;
+const ITEMS_PER_COMMAND_MAX: usize = 256;
 /// Callers' parts that may wait for the next command.
 const QUEUE_PARTS_MAX: usize = 4096;
 
@@ -55,6 +55,9 @@ pub(super) enum ReceiptsError {
     /// The task has ended: the node goes down.
     #[error("the node is stopping")]
     Stopped,
+    /// One of several parts failed. The others may be applied.
+    #[error("{0}")]
+    Begun(Box<ReceiptsError>),
     /// The command came to no outcome. Shared: it was for many callers.
     #[error("{0}")]
     Propose(Arc<ProposeError>),
@@ -100,22 +103,28 @@ impl Receipts {
         trace: Option<TraceContext>,
         deadline: Instant,
     ) -> Answer {
-        let mut answers = Vec::new();
+        let mut answers: Vec<oneshot::Receiver<Answer>> = Vec::new();
+        // When one part is queued, another one's failure does not say that nothing was applied.
+        let doubtful = |error, parts: usize| if parts > 0 { ReceiptsError::Begun(Box::new(error)) } else { error };
         for chunk in items.chunks(ITEMS_PER_COMMAND_MAX) {
             let (answer, answered) = oneshot::channel();
             let part = Part { items: chunk.to_vec(), trace, deadline, answer };
-            self.queue.try_send(part).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ReceiptsError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => ReceiptsError::Stopped,
+            self.queue.try_send(part).map_err(|error| {
+                let error = match error {
+                    mpsc::error::TrySendError::Full(_) => ReceiptsError::Overloaded,
+                    mpsc::error::TrySendError::Closed(_) => ReceiptsError::Stopped,
+                };
+                doubtful(error, answers.len())
             })?;
             answers.push(answered);
         }
+        let others = answers.len().saturating_sub(1);
         let mut results = Vec::with_capacity(items.len());
         for answered in answers {
             match timeout_at(deadline, answered).await {
                 Err(_) => return Err(ReceiptsError::Deadline),
-                Ok(Err(_)) => return Err(ReceiptsError::Stopped),
-                Ok(Ok(answer)) => results.extend(answer?),
+                Ok(Err(_)) => return Err(doubtful(ReceiptsError::Stopped, others)),
+                Ok(Ok(answer)) => results.extend(answer.map_err(|error| doubtful(error, others))?),
             }
         }
         Ok(results)
@@ -262,7 +271,7 @@ mod tests {
         gate.add_permits(10);
         let results = receipts.submit((1..=1200).map(item).collect(), None, soon()).await.unwrap();
         assert_eq!(results.len(), 1200);
-        assert_eq!(*sizes.lock().unwrap(), [500, 500, 200]);
+        assert_eq!(*sizes.lock().unwrap(), [256, 256, 256, 256, 176]);
     }
 
     #[tokio::test]
@@ -281,5 +290,13 @@ mod tests {
         gate.add_permits(1);
         assert!(receipts.submit(vec![item(1), item(2)], None, soon()).await.is_ok());
         assert_eq!(*sizes.lock().unwrap(), [2]);
+    }
+
+    #[tokio::test]
+    async fn the_failure_of_one_of_several_parts_is_not_that_nothing_was_applied() {
+        let (receipts, gate, _) = start(true);
+        gate.add_permits(10);
+        let error = receipts.submit((1..=300).map(item).collect(), None, soon()).await.unwrap_err();
+        assert!(matches!(error, ReceiptsError::Begun(_)), "{error}");
     }
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::Request,
-    middleware::{Next, from_fn, map_response},
-    response::Response,
+    Extension,
+    middleware::{from_fn, map_response},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{ChatApi, observe::observe, status, wire};
+use super::{ChatApi, admission::Admission, cluster::Operator, observe::observe, wire};
 use crate::{
-    chat::limits::{REQUEST_BYTES_MAX, REQUESTS_AT_ONCE_MAX},
+    chat::limits::REQUEST_BYTES_MAX,
     proto::{
         PUBLIC_DESCRIPTORS,
         chat::v1::{
+            account_admin_service_server::AccountAdminServiceServer,
             admin_service_server::AdminServiceServer,
             chat_service_server::{ChatServiceServer, SERVICE_NAME as CHAT},
             cluster_service_server::ClusterServiceServer,
@@ -24,8 +24,11 @@ use crate::{
     },
 };
 
-/// Everything for the client port: chat, cluster, health, reflection. `ready` is what health says, of the server
-/// and of the chat service; when its sender is gone, both are not serving. Needs a tokio runtime.
+/// Largest request of health and reflection, whose streams stay open: the name of a service or of a file.
+const SMALL_BYTES_MAX: usize = 4096;
+
+/// Everything for the client port: chat, cluster, health, and reflection if the settings have it. `ready` is what health says,
+/// of the server and of the chat service; when its sender is gone, both are not serving. Needs a tokio runtime.
 ///
 /// Fails only when the descriptors that were compiled in are broken.
 pub async fn client_routes(
@@ -47,33 +50,31 @@ pub async fn client_routes(
     let v1alpha = reflection().register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     let routes = Routes::new(ChatServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(ClusterServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(health)
-        .add_service(v1.build_v1()?)
-        .add_service(v1alpha.build_v1alpha()?);
-    Ok(guarded(routes, api))
+        .add_service(health.max_decoding_message_size(SMALL_BYTES_MAX));
+    if !api.inner.settings.reflection {
+        return Ok(guarded(routes, api));
+    }
+    let v1 = v1.build_v1()?.max_decoding_message_size(SMALL_BYTES_MAX);
+    let v1alpha = v1alpha.build_v1alpha()?.max_decoding_message_size(SMALL_BYTES_MAX);
+    Ok(guarded(routes.add_service(v1).add_service(v1alpha), api))
 }
 
 /// Everything for the operator's socket.
 pub fn admin_routes(api: &ChatApi) -> Routes {
     let admin = AdminServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let cluster = ClusterServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
-    guarded(Routes::new(admin).add_service(cluster), api)
+    let accounts = AccountAdminServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let routes = Routes::new(admin).add_service(cluster).add_service(accounts);
+    let routes = routes.into_axum_router().layer(Extension(Operator));
+    guarded(routes.into(), api)
 }
 
 fn guarded(routes: Routes, api: &ChatApi) -> Routes {
-    let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX));
-    let bounded = from_fn(move |request, next| admit(places.clone(), request, next));
+    let admission = Admission::new(api.clone());
+    let bounded = from_fn(move |request, next| Arc::clone(&admission).admit(request, next));
     let inner = Arc::clone(&api.inner);
     let observed = from_fn(move |request, next| observe(Arc::clone(&inner), request, next));
     routes.into_axum_router().layer(map_response(wire::rename_refusals)).layer(bounded).layer(observed).into()
-}
-
-/// Refuses a request when there are too many, before its body is received: connections alone do not bound memory.
-async fn admit(places: Arc<Semaphore>, request: Request, next: Next) -> Response {
-    match places.try_acquire() {
-        Ok(_place) => next.run(request).await,
-        Err(_) => status::overloaded("the node has too many requests at once").into_http(),
-    }
 }
 
 async fn report(reporter: &HealthReporter, ready: bool) {

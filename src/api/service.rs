@@ -1,12 +1,22 @@
 //! Joins the calls to the generated service traits: authentication first, then the body.
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use super::{ChatApi, auth::Caller, backup::BackupStream, call::Call, subscribe::EventStream};
+use super::{
+    ChatApi,
+    auth::{self, Caller},
+    backup::BackupStream,
+    call::Call,
+    status,
+    subscribe::EventStream,
+};
 use crate::proto::chat::v1::{
     self as pb, admin_service_server::AdminService, chat_service_server::ChatService,
     cluster_service_server::ClusterService,
 };
+
+/// Names the account that the session of the call has to be of.
+const SESSION: &str = "chat-session";
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -15,7 +25,16 @@ impl ChatApi {
     async fn admit<T>(&self, request: Request<T>) -> Result<(Call, Caller, T), Status> {
         let call = self.call(&request);
         let caller = self.authenticate(request.metadata(), call.deadline).await?;
+        check_session(request.metadata(), &caller)?;
         Ok((call, caller, request.into_inner()))
+    }
+}
+
+/// A request may name the account that its session has to be of: a page does, whose browser may send a planted cookie.
+fn check_session(metadata: &MetadataMap, caller: &Caller) -> Result<(), Status> {
+    match metadata.get(SESSION) {
+        Some(name) if name.as_bytes() != caller.username.as_bytes() => Err(status::session_mismatch()),
+        _ => Ok(()),
     }
 }
 
@@ -28,7 +47,9 @@ impl ChatService for ChatApi {
 
     async fn login(&self, request: Request<pb::LoginRequest>) -> Answer<pb::LoginResponse> {
         let call = self.call(&request);
-        ChatApi::login(self, &call, request.into_inner()).await.map(Response::new)
+        // A token that is none shows nothing.
+        let session = auth::bearer(request.metadata()).ok().map(|token| token.hash());
+        ChatApi::login(self, &call, session, request.into_inner()).await.map(Response::new)
     }
 
     async fn logout(&self, request: Request<pb::LogoutRequest>) -> Answer<pb::LogoutResponse> {
@@ -37,8 +58,43 @@ impl ChatService for ChatApi {
     }
 
     async fn delete_account(&self, request: Request<pb::DeleteAccountRequest>) -> Answer<pb::DeleteAccountResponse> {
+        let session = auth::bearer(request.metadata())?.hash();
+        let (call, caller, request) = self.admit(request).await?;
+        ChatApi::delete_account(self, &call, caller, session, request).await.map(Response::new)
+    }
+
+    async fn get_registration(
+        &self,
+        request: Request<pb::GetRegistrationRequest>,
+    ) -> Answer<pb::GetRegistrationResponse> {
+        let call = self.call(&request);
+        ChatApi::get_registration(self, &call).await.map(Response::new)
+    }
+
+    async fn change_password(&self, request: Request<pb::ChangePasswordRequest>) -> Answer<pb::ChangePasswordResponse> {
+        let session = auth::bearer(request.metadata())?.hash();
+        let (call, caller, request) = self.admit(request).await?;
+        ChatApi::change_password(self, &call, caller, session, request).await.map(Response::new)
+    }
+
+    async fn list_sessions(&self, request: Request<pb::ListSessionsRequest>) -> Answer<pb::ListSessionsResponse> {
         let (call, caller, _) = self.admit(request).await?;
-        ChatApi::delete_account(self, &call, caller).await.map(Response::new)
+        ChatApi::list_sessions(self, &call, caller).await.map(Response::new)
+    }
+
+    async fn revoke_session(&self, request: Request<pb::RevokeSessionRequest>) -> Answer<pb::RevokeSessionResponse> {
+        let (call, caller, request) = self.admit(request).await?;
+        ChatApi::revoke_session(self, &call, caller, request).await.map(Response::new)
+    }
+
+    async fn get_privacy(&self, request: Request<pb::GetPrivacyRequest>) -> Answer<pb::GetPrivacyResponse> {
+        let (call, caller, _) = self.admit(request).await?;
+        ChatApi::get_privacy(self, &call, caller).await.map(Response::new)
+    }
+
+    async fn set_privacy(&self, request: Request<pb::SetPrivacyRequest>) -> Answer<pb::SetPrivacyResponse> {
+        let (call, caller, request) = self.admit(request).await?;
+        ChatApi::set_privacy(self, &call, caller, request).await.map(Response::new)
     }
 
     async fn list_accounts(&self, request: Request<pb::ListAccountsRequest>) -> Answer<pb::ListAccountsResponse> {
@@ -95,13 +151,16 @@ impl ChatService for ChatApi {
 
 #[tonic::async_trait]
 impl ClusterService for ChatApi {
-    async fn get_leader(&self, _: Request<pb::GetLeaderRequest>) -> Answer<pb::GetLeaderResponse> {
-        ChatApi::get_leader(self).map(Response::new)
+    async fn get_leader(&self, request: Request<pb::GetLeaderRequest>) -> Answer<pb::GetLeaderResponse> {
+        let call = self.call(&request);
+        let audience = self.audience(&call, &request).await;
+        ChatApi::get_leader(self, audience).map(Response::new)
     }
 
     async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
         let call = self.call(&request);
-        Ok(Response::new(ChatApi::list_nodes(self, &call).await))
+        let audience = self.audience(&call, &request).await;
+        Ok(Response::new(ChatApi::list_nodes(self, &call, audience).await))
     }
 }
 
@@ -123,6 +182,14 @@ impl AdminService for ChatApi {
     async fn remove_node(&self, request: Request<pb::RemoveNodeRequest>) -> Answer<pb::RemoveNodeResponse> {
         let call = self.call(&request);
         ChatApi::remove_node(self, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn issue_join_token(
+        &self,
+        request: Request<pb::IssueJoinTokenRequest>,
+    ) -> Answer<pb::IssueJoinTokenResponse> {
+        let call = self.call(&request);
+        ChatApi::issue_join_token(self, &call).await.map(Response::new)
     }
 
     type BackupStream = BackupStream;

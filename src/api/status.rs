@@ -11,12 +11,42 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{passwords::PasswordError, receipts::ReceiptsError};
 use crate::{
-    chat::{Rejection, limits::Invalid},
+    chat::{
+        Rejection,
+        limits::{Invalid, JOIN_TOKENS_MAX},
+    },
     delivery::{Cut, TooManySubscriptions},
-    raft::{MemberError, ProposeError, ReadError, TransferError},
+    raft::{MemberError, ProposeError, ReadError, Refusal, TransferError},
     storage::StorageError,
     trace::TraceContext,
 };
+
+/// Who is to blame for the end of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody: it went well.
+    None,
+    /// Its caller.
+    Caller,
+    /// The node, or the cluster.
+    Service,
+}
+
+impl Fault {
+    /// As metrics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Caller => "caller",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// A call that its caller gives less time proves nothing about the service: it takes about as long to find out who leads.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
+/// Reasons of DEADLINE_EXCEEDED that are the caller's doing.
+const ASKED_TOO_MUCH: [&str; 2] = ["REQUEST_INCOMPLETE", "REVISION_NOT_REACHED"];
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "quorum-chat";
@@ -25,8 +55,13 @@ pub const DOMAIN: &str = "quorum-chat";
 const RETRY_LEADER: Duration = Duration::from_millis(250);
 /// A full queue drains in less.
 const RETRY_OVERLOADED: Duration = Duration::from_millis(100);
+/// Join tokens expire within an hour, one by one.
+const RETRY_JOIN_TOKENS: Duration = Duration::from_secs(60);
 /// Another node can be asked at once; this one is back in some seconds.
 const RETRY_STOPPING: Duration = Duration::from_millis(100);
+
+/// Space comes back when somebody makes it.
+const RETRY_STORAGE: Duration = Duration::from_secs(5);
 
 fn status(code: Code, reason: &str, message: impl Into<String>, retry: Option<Duration>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, [] as [(String, String); 0]);
@@ -65,17 +100,28 @@ pub(super) fn name_of(code: Code) -> &'static str {
     }
 }
 
-/// Whether the server is to blame for such an end of a call, rather than its caller.
-pub(super) fn is_our_fault(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-    )
+/// Whose fault the end of a call is. Nothing that a caller alone can bring about is the service's: one that hangs up, sends half a
+/// request, asks for a revision that there is not, or gives the call no time, pages no operator.
+///
+/// `patience` is the time that the caller has given the call, if any.
+pub(super) fn fault(status: &Status, patience: Option<Duration>) -> Fault {
+    let is_patient = patience.is_none_or(|given| given >= PATIENCE_MIN);
+    match status.code() {
+        Code::Ok => Fault::None,
+        Code::Unknown | Code::Internal | Code::DataLoss => Fault::Service,
+        Code::Unavailable | Code::Aborted if is_patient => Fault::Service,
+        Code::DeadlineExceeded if is_patient && !is_of(status, &ASKED_TOO_MUCH) => Fault::Service,
+        _ => Fault::Caller,
+    }
+}
+
+fn is_of(status: &Status, reasons: &[&str]) -> bool {
+    status.get_error_details().error_info().is_some_and(|info| reasons.contains(&info.reason.as_str()))
+}
+
+/// The caller is gone: nobody reads this.
+pub(super) fn broken_off() -> Status {
+    Status::cancelled("the request broke off")
 }
 
 /// The status with the id of its trace, if it has one, in `RequestInfo`: what the caller quotes when it asks why.
@@ -105,6 +151,11 @@ pub(super) fn too_large(problem: &str) -> Status {
     status(Code::ResourceExhausted, "REQUEST_TOO_LARGE", problem, None)
 }
 
+/// The request did not arrive in time, or broke off; nothing was done.
+pub(super) fn request_incomplete() -> Status {
+    status(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", "the request did not arrive as a whole in time", None)
+}
+
 /// There is no `authorization: Bearer` entry.
 pub(super) fn token_missing() -> Status {
     status(Code::Unauthenticated, "TOKEN_MISSING", "the call needs `authorization: Bearer <token>`; see Login", None)
@@ -113,6 +164,12 @@ pub(super) fn token_missing() -> Status {
 /// The token is not one of a session.
 pub(super) fn token_invalid() -> Status {
     status(Code::Unauthenticated, "TOKEN_INVALID", "the token belongs to no open session", None)
+}
+
+/// The session is of another account than the request names.
+pub(super) fn session_mismatch() -> Status {
+    let text = "the session belongs to another account than Chat-Session names; log in again";
+    status(Code::Unauthenticated, "SESSION_MISMATCH", text, None)
 }
 
 /// The session's time is over.
@@ -134,6 +191,17 @@ pub(super) fn password_wrong() -> Status {
 pub(super) fn login_throttled(wait: Duration) -> Status {
     let text = format!("too many failed logins; try again in {} ms", wait.as_millis());
     status(Code::ResourceExhausted, "LOGIN_THROTTLED", text, Some(wait))
+}
+
+/// Too many registrations; the next is looked at after `wait`.
+pub(super) fn registration_throttled(wait: Duration) -> Status {
+    let text = format!("too many accounts were created lately; try again in {} ms", wait.as_millis());
+    status(Code::ResourceExhausted, "REGISTRATION_THROTTLED", text, Some(wait))
+}
+
+/// An operator has forbidden the logins of the account.
+pub(super) fn account_disabled() -> Status {
+    status(Code::FailedPrecondition, "ACCOUNT_DISABLED", "an operator has disabled the account", None)
 }
 
 /// The conversation does not exist, or the caller is not a member.
@@ -210,12 +278,31 @@ pub(super) fn after_apply(cause: Status) -> Status {
     }
 }
 
+/// The account exceeds one of its rates. Nothing was applied.
+fn rate_limited(limit: &str, retry: Duration) -> Status {
+    let metadata = [("limit".to_owned(), limit.to_owned())];
+    let mut details = ErrorDetails::with_error_info("RATE_LIMITED", DOMAIN, metadata);
+    details.set_retry_info(Some(retry));
+    let text = format!("the account exceeds its rate of {limit}; nothing was applied");
+    Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
+/// The volumes are low on space. Nothing was applied.
+fn storage_low() -> Status {
+    let text = "the cluster is low on space: it takes no messages and accounts now; deletions and reads go on";
+    status(Code::ResourceExhausted, "STORAGE_LOW", text, Some(RETRY_STORAGE))
+}
+
 /// A proposal that came to no outcome. `deadline` is the call's.
 pub(super) fn propose(error: &ProposeError, deadline: tokio::time::Instant) -> Status {
     match error {
         ProposeError::NoLeader => no_leader(),
         ProposeError::Overloaded => overloaded("the queue of changes is full; nothing was applied"),
+        ProposeError::Refused(Refusal::RateLimited { rate, retry }) => rate_limited(rate.name(), *retry),
+        ProposeError::Refused(Refusal::StorageLow) => storage_low(),
         ProposeError::OutcomeUnknown(cause) => outcome_unknown(cause, tokio::time::Instant::now() >= deadline),
+        // The fields were checked before: this is a fault of the node's own.
+        ProposeError::Unfit(cause) => internal("the change was refused", cause),
         ProposeError::Stopped => stopping(),
     }
 }
@@ -225,6 +312,7 @@ pub(super) fn receipts(error: &ReceiptsError, deadline: tokio::time::Instant) ->
     match error {
         ReceiptsError::Overloaded => overloaded("the queue of receipts is full; nothing was applied"),
         ReceiptsError::Deadline => outcome_unknown("the deadline passed", true),
+        ReceiptsError::Begun(error) => after_apply(receipts(error, deadline)),
         ReceiptsError::Stopped => stopping(),
         ReceiptsError::Propose(error) => propose(error, deadline),
         ReceiptsError::Outcome(outcome) => internal("a receipt has the outcome of another command", outcome),
@@ -234,7 +322,11 @@ pub(super) fn receipts(error: &ReceiptsError, deadline: tokio::time::Instant) ->
 /// A read that the leader did not confirm. Whatever the cause, another attempt may succeed.
 pub(super) fn read(error: &ReadError) -> Status {
     match error {
-        ReadError::NoLeader | ReadError::Deadline => no_leader(),
+        ReadError::NoLeader => no_leader(),
+        ReadError::Deadline => {
+            let text = "the leader did not confirm in time that this node has everything that was acknowledged";
+            status(Code::DeadlineExceeded, "NOT_CONFIRMED", text, None)
+        }
         ReadError::Stopped => stopping(),
     }
 }
@@ -281,6 +373,9 @@ pub(super) fn member(error: &MemberError, name: &str) -> Status {
 
 /// This node's database failed. Other nodes have theirs.
 pub(super) fn storage(error: &StorageError) -> Status {
+    if matches!(error, StorageError::ReadTooLong(_)) {
+        return status(Code::ResourceExhausted, "READ_TOO_LONG", "the read looks at more than one read may", None);
+    }
     tracing::error!(error = %error, "the database could not be read");
     let text = "this node cannot read its database; ask another one";
     status(Code::Unavailable, "STORAGE_FAILED", text, Some(RETRY_STOPPING))
@@ -325,6 +420,37 @@ pub(super) fn rejection(rejection: Rejection, name: &str, id_field: &'static str
             status(Code::FailedPrecondition, "USER_DELETED", format!("the account {name:?} was deleted"), None)
         }
         Rejection::ConversationUnknown => conversation_unknown(),
+        Rejection::QuotaExceeded => {
+            let text = "the account has stored as much as it may; delete large messages, and send with a new id";
+            status(Code::ResourceExhausted, "QUOTA_EXCEEDED", text, None)
+        }
+        Rejection::RegistrationClosed => {
+            status(Code::PermissionDenied, "REGISTRATION_CLOSED", "nobody may create an account here", None)
+        }
+        Rejection::InvitationNeeded => {
+            status(Code::PermissionDenied, "INVITATION_NEEDED", "creating an account needs an invitation", None)
+        }
+        Rejection::InvitationInvalid => {
+            let text = "the invitation is unknown, expired or used up";
+            status(Code::PermissionDenied, "INVITATION_INVALID", text, None)
+        }
+        Rejection::TooManyInvitations => {
+            let text = "there are too many invitations; revoke some first";
+            status(Code::ResourceExhausted, "TOO_MANY_INVITATIONS", text, None)
+        }
+        Rejection::AccountDisabled => account_disabled(),
+        // The password was the account's a moment ago.
+        Rejection::PasswordOutdated => password_wrong(),
+        Rejection::TargetUnknown => status(Code::NotFound, "SESSION_UNKNOWN", "the account has no such session", None),
+        // The node checks what it proposes: another one put these bytes into the log.
+        Rejection::Malformed => internal("the change was rejected as malformed", &name),
+        Rejection::JoinTokenInvalid => {
+            status(Code::PermissionDenied, "JOIN_TOKEN_INVALID", "the join token is not valid", None)
+        }
+        Rejection::JoinTokensFull => {
+            let text = format!("{JOIN_TOKENS_MAX} join tokens exist already; each expires within an hour");
+            status(Code::ResourceExhausted, "JOIN_TOKENS_FULL", text, Some(RETRY_JOIN_TOKENS))
+        }
         Rejection::ClientIdReused => {
             field("CLIENT_MESSAGE_ID_REUSED", id_field, "was used before, for something else; make a new UUID")
         }
@@ -365,6 +491,8 @@ mod tests {
         is(map(Rejection::RecipientUnknown), Code::NotFound, "USER_UNKNOWN", false);
         is(map(Rejection::RecipientDeleted), Code::FailedPrecondition, "USER_DELETED", false);
         is(map(Rejection::ConversationUnknown), Code::NotFound, "CONVERSATION_UNKNOWN", false);
+        is(map(Rejection::JoinTokenInvalid), Code::PermissionDenied, "JOIN_TOKEN_INVALID", false);
+        is(map(Rejection::JoinTokensFull), Code::ResourceExhausted, "JOIN_TOKENS_FULL", true);
         let reused = map(Rejection::ClientIdReused);
         is(reused.clone(), Code::InvalidArgument, "CLIENT_MESSAGE_ID_REUSED", false);
         assert!(reused.get_error_details().has_bad_request_violations());
@@ -387,9 +515,10 @@ mod tests {
     #[test]
     fn the_rest() {
         is(read(&ReadError::NoLeader), Code::Unavailable, "NO_LEADER", true);
-        is(read(&ReadError::Deadline), Code::Unavailable, "NO_LEADER", true);
+        is(read(&ReadError::Deadline), Code::DeadlineExceeded, "NOT_CONFIRMED", false);
         is(read(&ReadError::Stopped), Code::Unavailable, "NODE_STOPPING", true);
         is(login_throttled(Duration::from_secs(2)), Code::ResourceExhausted, "LOGIN_THROTTLED", true);
+        is(session_mismatch(), Code::Unauthenticated, "SESSION_MISMATCH", false);
         is(cut(Cut::Slow), Code::Aborted, "SLOW_SUBSCRIBER", false);
         is(cut(Cut::SessionClosed), Code::Unauthenticated, "TOKEN_INVALID", false);
         is(cut(Cut::Stopping), Code::Unavailable, "NODE_STOPPING", true);

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     chat::{AccountId, Event, Revision, SessionId, TimeMs},
     proto::chat::v1 as pb,
+    raft::ReadError,
     storage::Query,
 };
 
@@ -72,7 +73,12 @@ impl ChatApi {
         if self.await_revision(after, patience).await.is_ok() {
             return Ok(());
         }
-        self.barrier(deadline).await?;
+        match self.inner.node.read_barrier(deadline).await {
+            Ok(()) => {}
+            // The cluster may have the revision. This node does not.
+            Err(ReadError::Deadline) => return self.await_revision(after, deadline).await,
+            Err(error) => return Err(status::read(&error)),
+        }
         let newest = self.inner.database.read(deadline, |query| query.revision()).await?;
         if newest < after {
             self.inner.observer.cursor_refused();
@@ -103,10 +109,10 @@ impl Backlog for StoredEvents {
             };
             Ok(Ok(events))
         };
-        self.api.inner.database.read(Instant::now() + PAGE_WAIT_MAX, read).await?
+        self.api.inner.database.scan(Instant::now() + PAGE_WAIT_MAX, read).await?
     }
 
-    async fn settle_clock(&self, expires_at: TimeMs) -> Result<(), Status> {
-        self.api.settle_clock(expires_at, Instant::now() + PAGE_WAIT_MAX).await
+    async fn settle_clock(&self, caller: &Caller) -> Result<TimeMs, Status> {
+        self.api.settle_clock(caller, Instant::now() + PAGE_WAIT_MAX).await
     }
 }

@@ -1,194 +1,189 @@
-//! Slows down those who guess passwords: per account and per peer address.
+//! Slows down those who guess passwords or create accounts. Lives on the leader, which counts for the whole cluster.
 //!
-//! A number of failures is free; each further one doubles the time until the next attempt is looked at, from 1 s to
-//! 60 s. Failures are forgotten one by one as time goes by. A success forgives the account's, not the address's: else
-//! an attacker with one account of its own could guess for ever.
+//! Token buckets: an attempt takes a token before it is made, and a success gives it back. So attempts in flight count as failures
+//! until their end is known, and an attempt whose end is never reported stays counted.
 //!
-//! Attempts under way are counted too, so that a thousand guesses at once are not all looked at before the first has
-//! failed. State is per node, in memory and bounded: an attacker gets the allowance on each node.
+//! - A *known device* of an account has a bucket of its own, and is subject to no other: the failures of strangers never lock it out.
+//! - All other attempts on an account share a bucket of the account; each address has, in addition, a smaller one for each account,
+//!   so that one address cannot use up what the account allows to strangers.
+//! - All attempts of an address that are not those of known devices share a bucket of the address.
+//!
+//! A success gives back what the account's buckets lost, not what the address lost: else an attacker with one account of its own
+//! could guess for ever. State is in memory and bounded; what was not touched for the longest time goes first. After a failover
+//! the buckets are full, or as old as this node's last leadership: `docs/decisions/0030` says what that gives an attacker.
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::aging::AgingMap;
-use crate::chat::AccountId;
+use crate::{
+    chat::{AccountId, TokenHash},
+    raft::{AttemptKey, AttemptLimiter},
+};
 
-/// Accounts, and addresses, remembered.
+/// Buckets of each kind that are remembered.
 const ENTRIES_MAX: usize = 20_000;
-const DELAY_MIN: Duration = Duration::from_secs(1);
-const DELAY_MAX: Duration = Duration::from_secs(60);
-/// Doublings until `DELAY_MAX` is reached: failures beyond are not counted, so that they are forgotten in time.
-const DOUBLINGS_MAX: u32 = 6;
+const HOUR: Duration = Duration::from_secs(3600);
 
-/// Allowances of one kind of key.
+/// What a bucket allows.
 #[derive(Debug, Clone, Copy)]
 struct Allowance {
-    /// Failures without a delay.
-    free: u32,
-    /// One failure is forgotten after this long.
-    forget: Duration,
-    /// Attempts under way at once, while failures are free. Afterwards: one.
-    at_once: u32,
+    /// Tokens of a full bucket.
+    burst: u32,
+    /// A token comes back after this long.
+    refill: Duration,
 }
 
-const ACCOUNT: Allowance = Allowance { free: 5, forget: DELAY_MAX, at_once: 64 };
-// Many people may share an address, so it has a wider one.
-const ADDRESS: Allowance = Allowance { free: 100, forget: Duration::from_secs(6), at_once: 4096 };
+/// Attempts of strangers on one account.
+const ACCOUNT: Allowance = Allowance { burst: 20, refill: Duration::from_secs(60) };
+/// Those of one address.
+const ACCOUNT_FROM_ADDRESS: Allowance = Allowance { burst: 10, refill: Duration::from_secs(120) };
+/// Attempts of one known device of an account.
+const DEVICE: Allowance = Allowance { burst: 10, refill: Duration::from_secs(60) };
+/// Attempts of strangers from one address. Many people may share it.
+const ADDRESS: Allowance = Allowance { burst: 100, refill: Duration::from_secs(6) };
+
+/// Registrations in an hour; also how many are allowed at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    /// From one address.
+    pub(super) per_address: u32,
+    /// In the cluster.
+    pub(super) per_cluster: u32,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     Account(AccountId),
+    AccountFromAddress(AccountId, IpAddr),
+    Device(AccountId, TokenHash),
     Address(IpAddr),
+    RegistrationsFrom(IpAddr),
+    Registrations,
 }
 
-impl Key {
-    fn allowance(self) -> Allowance {
-        match self {
-            Key::Account(_) => ACCOUNT,
-            Key::Address(_) => ADDRESS,
-        }
-    }
-}
-
-#[derive(Debug)]
+/// When the bucket will be full again. Each token that is taken moves it by one refill.
+#[derive(Debug, Clone, Copy)]
 struct Bucket {
-    failures: u32,
-    under_way: u32,
-    /// Up to when failures were forgotten.
-    counted: Instant,
-    blocked_until: Instant,
+    full_at: Instant,
 }
 
-impl Bucket {
-    fn forget(&mut self, allowance: Allowance, now: Instant) {
-        let periods = now.saturating_duration_since(self.counted).as_nanos() / allowance.forget.as_nanos();
-        let periods = u32::try_from(periods).unwrap_or(u32::MAX);
-        if periods >= self.failures {
-            self.failures = 0;
-            self.counted = now;
-        } else {
-            self.failures -= periods;
-            self.counted += allowance.forget * periods;
+#[derive(Debug)]
+struct Buckets {
+    accounts: AgingMap<Key, Bucket>,
+    addresses: AgingMap<Key, Bucket>,
+}
+
+impl Buckets {
+    fn map(&mut self, key: &Key) -> &mut AgingMap<Key, Bucket> {
+        match key {
+            Key::Account(_) | Key::AccountFromAddress(..) | Key::Device(..) => &mut self.accounts,
+            Key::Address(_) | Key::RegistrationsFrom(_) | Key::Registrations => &mut self.addresses,
         }
     }
 }
 
-type Buckets = AgingMap<Key, Bucket>;
-
-/// Who failed lately. Clones share it.
-#[derive(Debug, Clone)]
-pub(super) struct Throttle {
-    accounts: Arc<Mutex<Buckets>>,
-    addresses: Arc<Mutex<Buckets>>,
-}
-
-/// An attempt under way. Dropped without a word, it does not count.
+/// Counts attempts while this node leads.
 #[derive(Debug)]
-pub(super) struct Attempt {
-    throttle: Throttle,
-    key: Key,
+pub(super) struct Throttle {
+    rates: Rates,
+    buckets: Mutex<Buckets>,
 }
 
 impl Throttle {
-    pub(super) fn new() -> Self {
-        let map = || Arc::new(Mutex::new(AgingMap::new(ENTRIES_MAX)));
-        Self { accounts: map(), addresses: map() }
+    pub(super) fn new(rates: Rates) -> Self {
+        let buckets = Buckets { accounts: AgingMap::new(2 * ENTRIES_MAX), addresses: AgingMap::new(ENTRIES_MAX) };
+        Self { rates, buckets: Mutex::new(buckets) }
     }
 
-    fn buckets(&self, key: Key) -> MutexGuard<'_, Buckets> {
-        let map = match key {
-            Key::Account(_) => &self.accounts,
-            Key::Address(_) => &self.addresses,
-        };
-        map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn allowance(&self, key: &Key) -> Allowance {
+        let per_hour = |count: u32| Allowance { burst: count.max(1), refill: HOUR / count.max(1) };
+        match key {
+            Key::Account(_) => ACCOUNT,
+            Key::AccountFromAddress(..) => ACCOUNT_FROM_ADDRESS,
+            Key::Device(..) => DEVICE,
+            Key::Address(_) => ADDRESS,
+            Key::RegistrationsFrom(_) => per_hour(self.rates.per_address),
+            Key::Registrations => per_hour(self.rates.per_cluster),
+        }
     }
 
-    /// Starts an attempt on an account; or says how long to wait.
-    pub(super) fn account(&self, account: AccountId, now: Instant) -> Result<Attempt, Duration> {
-        self.begin(Key::Account(account), now)
-    }
-
-    /// Starts an attempt from an address; or says how long to wait. A home has a whole /64 of IPv6, so that counts as
-    /// one address.
-    pub(super) fn address(&self, address: IpAddr, now: Instant) -> Result<Attempt, Duration> {
-        let address = match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-                Some(v4) => IpAddr::V4(v4),
-                None => {
-                    let [a, b, c, d, ..] = v6.segments();
-                    IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-                }
-            },
-        };
-        self.begin(Key::Address(address), now)
-    }
-
-    fn begin(&self, key: Key, now: Instant) -> Result<Attempt, Duration> {
-        let allowance = key.allowance();
-        let mut buckets = self.buckets(key);
-        match buckets.get_mut(&key) {
-            None => {
-                buckets.insert(key, Bucket { failures: 0, under_way: 1, counted: now, blocked_until: now });
-            }
-            Some(bucket) => {
-                let wait = bucket.blocked_until.saturating_duration_since(now);
-                if !wait.is_zero() {
-                    return Err(wait);
-                }
-                bucket.forget(allowance, now);
-                let at_once = if bucket.failures >= allowance.free { 1 } else { allowance.at_once };
-                if bucket.under_way >= at_once {
-                    return Err(DELAY_MIN);
-                }
-                bucket.under_way += 1;
+    /// Takes a token of every bucket that the attempt is subject to, or of none: then the time until all have one.
+    fn take(&self, key: &AttemptKey, now: Instant) -> Result<(), Duration> {
+        let keys = keys(key);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wait = Duration::ZERO;
+        for key in &keys {
+            let Allowance { burst, refill } = self.allowance(key);
+            if let Some(bucket) = buckets.map(key).get_mut(key) {
+                // With one token left, the bucket is full after all others have come back.
+                let has_token_at = bucket.full_at.checked_sub(refill * (burst - 1)).unwrap_or(now);
+                wait = wait.max(has_token_at.saturating_duration_since(now));
             }
         }
-        drop(buckets);
-        Ok(Attempt { throttle: self.clone(), key })
-    }
-}
-
-impl Attempt {
-    /// The password was wrong, or the user unknown.
-    pub(super) fn failed(self, now: Instant) {
-        let allowance = self.key.allowance();
-        let mut buckets = self.throttle.buckets(self.key);
-        // Forgotten when there were too many others: then it is not known, and starts anew.
-        let Some(bucket) = buckets.get_mut(&self.key) else { return };
-        bucket.forget(allowance, now);
-        if bucket.failures == 0 {
-            bucket.counted = now;
+        if !wait.is_zero() {
+            return Err(wait);
         }
-        bucket.failures = (bucket.failures + 1).min(allowance.free + 1 + DOUBLINGS_MAX);
-        if bucket.failures > allowance.free {
-            let doublings = bucket.failures - allowance.free - 1;
-            let delay = (DELAY_MIN * 2u32.pow(doublings)).min(DELAY_MAX);
-            bucket.blocked_until = bucket.blocked_until.max(now + delay);
+        for key in keys {
+            let refill = self.allowance(&key).refill;
+            let map = buckets.map(&key);
+            match map.get_mut(&key) {
+                Some(bucket) => bucket.full_at = bucket.full_at.max(now) + refill,
+                None => map.insert(key, Bucket { full_at: now + refill }),
+            }
         }
+        Ok(())
     }
 
-    /// The password was right.
-    pub(super) fn succeeded(self) {
-        if matches!(self.key, Key::Account(_))
-            && let Some(bucket) = self.throttle.buckets(self.key).get_mut(&self.key)
-        {
-            bucket.failures = 0;
+    fn give_back(&self, key: &AttemptKey) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys(key) {
+            if matches!(key, Key::Address(_)) {
+                continue;
+            }
+            let refill = self.allowance(&key).refill;
+            if let Some(bucket) = buckets.map(&key).get_mut(&key) {
+                bucket.full_at = bucket.full_at.checked_sub(refill).unwrap_or(bucket.full_at);
+            }
         }
     }
 }
 
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        let mut buckets = self.throttle.buckets(self.key);
-        let Some(bucket) = buckets.get_mut(&self.key) else { return };
-        bucket.under_way = bucket.under_way.saturating_sub(1);
-        if bucket.under_way == 0 && bucket.failures == 0 {
-            buckets.remove(&self.key);
+/// The buckets that an attempt is subject to.
+fn keys(key: &AttemptKey) -> Vec<Key> {
+    let address = key.address.map(network);
+    if key.registration {
+        return [Some(Key::Registrations), address.map(Key::RegistrationsFrom)].into_iter().flatten().collect();
+    }
+    if let (Some(account), Some(device)) = (key.account, key.device) {
+        return vec![Key::Device(account, device)];
+    }
+    let on_account = key.account.map(Key::Account);
+    let from_address = key.account.zip(address).map(|(account, address)| Key::AccountFromAddress(account, address));
+    [on_account, from_address, address.map(Key::Address)].into_iter().flatten().collect()
+}
+
+/// What counts as one address: a home has a whole /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
         }
+        v4 => v4,
+    }
+}
+
+impl AttemptLimiter for Throttle {
+    fn begin(&self, key: &AttemptKey) -> Result<(), Duration> {
+        self.take(key, Instant::now())
+    }
+
+    fn refund(&self, key: &AttemptKey) {
+        self.give_back(key);
     }
 }
 
@@ -196,82 +191,111 @@ impl Drop for Attempt {
 mod tests {
     use super::*;
 
-    const ALICE: AccountId = AccountId(1);
+    const RATES: Rates = Rates { per_address: 3, per_cluster: 5 };
 
-    fn fail(throttle: &Throttle, now: Instant) {
-        throttle.account(ALICE, now).expect("not throttled").failed(now);
-    }
-
-    #[test]
-    fn five_failures_are_free_then_the_wait_doubles_up_to_a_minute() {
-        let throttle = Throttle::new();
-        let mut now = Instant::now();
-        (0..5).for_each(|_| fail(&throttle, now));
-        let mut waits = Vec::new();
-        for _ in 0..9 {
-            fail(&throttle, now);
-            let wait = throttle.account(ALICE, now).expect_err("throttled");
-            waits.push(wait.as_secs());
-            now += wait;
+    fn attempt(account: u64, address: [u8; 4], device: Option<u8>) -> AttemptKey {
+        AttemptKey {
+            account: Some(AccountId(account)),
+            device: device.map(|device| TokenHash([device; 32])),
+            address: Some(IpAddr::from(address)),
+            registration: false,
         }
-        // After the first minute of waiting, one failure is forgotten: so there are two waits of 32 s.
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32, 60, 60]);
-        assert!(throttle.account(AccountId(2), now).is_ok(), "others are not slowed down");
+    }
+
+    /// How many attempts are allowed from `now` on, made each second.
+    fn allowed(throttle: &Throttle, keys: &[AttemptKey], now: Instant, seconds: u64) -> usize {
+        let tries = (0..seconds).flat_map(|second| keys.iter().map(move |key| (second, key)));
+        tries.filter(|(second, key)| throttle.take(key, now + Duration::from_secs(*second)).is_ok()).count()
     }
 
     #[test]
-    fn success_forgives_the_account() {
-        let throttle = Throttle::new();
-        let now = Instant::now();
-        (0..5).for_each(|_| fail(&throttle, now));
-        throttle.account(ALICE, now).expect("not throttled").succeeded();
-        (0..5).for_each(|_| fail(&throttle, now));
-        assert!(throttle.account(ALICE, now).is_ok());
+    fn an_hour_of_guessing_from_everywhere_is_bounded() {
+        let throttle = Throttle::new(RATES);
+        let keys: Vec<_> = (0..100).map(|address| attempt(1, [10, 0, 0, address], None)).collect();
+        let first = allowed(&throttle, &keys, Instant::now(), 3600);
+        assert!((70..=80).contains(&first), "{first}");
     }
 
     #[test]
-    fn time_forgives() {
-        let throttle = Throttle::new();
+    fn one_address_leaves_something_to_the_others() {
+        let throttle = Throttle::new(RATES);
         let now = Instant::now();
-        (0..6).for_each(|_| fail(&throttle, now));
-        assert!(throttle.account(ALICE, now).is_err());
-        let later = now + Duration::from_secs(600);
-        (0..5).for_each(|_| fail(&throttle, later));
-        assert!(throttle.account(ALICE, later).is_ok());
+        let first = allowed(&throttle, &[attempt(1, [10, 0, 0, 1], None)], now, 3600);
+        assert!((35..=40).contains(&first), "{first}");
+        let now = now + HOUR;
+        assert!(throttle.take(&attempt(1, [10, 0, 0, 2], None), now).is_ok());
     }
 
     #[test]
-    fn guesses_at_once_are_bounded() {
-        let throttle = Throttle::new();
+    fn a_known_device_is_never_locked_out_by_others() {
+        let throttle = Throttle::new(RATES);
         let now = Instant::now();
-        let open: Vec<_> = (0..1000).map_while(|_| throttle.account(ALICE, now).ok()).collect();
-        assert_eq!(open.len(), 64);
-        open.into_iter().for_each(|attempt| attempt.failed(now));
-        assert_eq!(throttle.account(ALICE, now).expect_err("throttled"), DELAY_MAX);
-        let later = now + Duration::from_secs(61);
-        let _one = throttle.account(ALICE, later).expect("one at a time");
-        assert_eq!(throttle.account(ALICE, later).expect_err("one is under way"), DELAY_MIN);
-    }
-
-    #[test]
-    fn an_address_has_a_wider_allowance_and_success_does_not_clear_it() {
-        let throttle = Throttle::new();
-        let now = Instant::now();
-        let home = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
-        for host in 0..101 {
-            throttle.address(home(host), now).expect("not throttled").failed(now);
-            if host < 100 {
-                throttle.address(home(host), now).expect("not throttled").succeeded();
+        // Of this account, of others behind the same address, and of another device.
+        for key in
+            [attempt(1, [10, 0, 0, 1], None), attempt(2, [10, 0, 0, 1], None), attempt(1, [10, 0, 0, 1], Some(2))]
+        {
+            for _ in 0..200 {
+                let _ = throttle.take(&key, now);
             }
         }
-        assert_eq!(throttle.address(home(7), now).expect_err("throttled"), DELAY_MIN);
-        assert!(throttle.address(IpAddr::from([127, 0, 0, 1]), now).is_ok());
+        let mine = attempt(1, [10, 0, 0, 1], Some(1));
+        for _ in 0..10 {
+            assert!(throttle.take(&mine, now).is_ok());
+        }
+        let wait = throttle.take(&mine, now).expect_err("its own failures count");
+        assert_eq!(wait, DEVICE.refill);
+        throttle.give_back(&mine);
+        assert!(throttle.take(&mine, now).is_ok());
     }
 
     #[test]
-    fn an_attempt_that_came_to_nothing_leaves_nothing() {
-        let throttle = Throttle::new();
-        drop(throttle.account(ALICE, Instant::now()));
-        assert!(throttle.buckets(Key::Account(ALICE)).get_mut(&Key::Account(ALICE)).is_none());
+    fn a_refused_attempt_takes_nothing() {
+        let throttle = Throttle::new(RATES);
+        let now = Instant::now();
+        let (here, there) = (attempt(1, [10, 0, 0, 1], None), attempt(1, [10, 0, 0, 2], None));
+        assert_eq!(allowed(&throttle, &[here], now, 1000), 10 + 8);
+        // The account had 20 and a token each minute: what the address was refused is still there.
+        assert!(throttle.take(&there, now + Duration::from_secs(1000)).is_ok());
+    }
+
+    #[test]
+    fn success_does_not_clear_the_address() {
+        let throttle = Throttle::new(RATES);
+        let now = Instant::now();
+        for account in 0..100 {
+            let key = attempt(account, [10, 0, 0, 1], None);
+            throttle.take(&key, now).expect("allowed");
+            throttle.give_back(&key);
+        }
+        assert_eq!(throttle.take(&attempt(7, [10, 0, 0, 1], None), now).expect_err("throttled"), ADDRESS.refill);
+    }
+
+    #[test]
+    fn registrations_are_bounded_for_an_address_and_the_cluster() {
+        let throttle = Throttle::new(RATES);
+        let now = Instant::now();
+        let from = |last| AttemptKey { account: None, registration: true, ..attempt(0, [10, 0, 0, last], None) };
+        (0..3).for_each(|_| throttle.take(&from(1), now).expect("allowed"));
+        assert_eq!(throttle.take(&from(1), now).expect_err("throttled"), HOUR / 3);
+        (0..2).for_each(|_| throttle.take(&from(2), now).expect("allowed"));
+        assert_eq!(throttle.take(&from(3), now).expect_err("throttled"), HOUR / 5);
+        throttle.give_back(&from(2));
+        assert!(throttle.take(&from(3), now).is_ok());
+    }
+
+    #[test]
+    fn a_home_is_one_address() {
+        let here = "2001:db8:1:2::5".parse().unwrap();
+        assert_eq!(network(here), network("2001:db8:1:2:ffff::1".parse().unwrap()));
+        assert_ne!(network(here), network("2001:db8:1:3::5".parse().unwrap()));
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), IpAddr::from([10, 0, 0, 1]));
+    }
+
+    #[test]
+    fn an_unknown_user_counts_for_the_address() {
+        let throttle = Throttle::new(RATES);
+        let now = Instant::now();
+        let key = AttemptKey { account: None, ..attempt(0, [10, 0, 0, 1], None) };
+        assert_eq!((0..200).filter(|_| throttle.take(&key, now).is_ok()).count(), 100);
     }
 }

@@ -3,7 +3,7 @@
 //! A command carries everything that is not in the state: hashes, ids and lifetimes are made by the node that
 //! proposes it. The time is added by the leader, outside of the command.
 
-use super::{AccountId, ClientId, ConversationId, Seq, SessionId, StateDigest, TokenHash};
+use super::{AccountCommand, AccountId, ClientId, ConversationId, Login, Seq, SessionId, StateDigest, TokenHash};
 
 /// A change to the replicated state. Applied by every node, in the same order, with the same outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Command {
         password_hash: String,
         /// Makes a retry recognizable.
         request_id: Option<ClientId>,
+        /// Hash of the code of an invitation.
+        invitation: Option<TokenHash>,
     },
     /// Open a session for an account whose password was verified.
     OpenSession {
@@ -25,6 +27,8 @@ pub enum Command {
         token_hash: TokenHash,
         /// Milliseconds from the command's time until the session expires.
         lifetime_ms: u64,
+        /// What else the login brings.
+        login: Login,
     },
     /// Close a session, or all sessions of its account.
     CloseSession {
@@ -33,10 +37,24 @@ pub enum Command {
         /// Close the account's other sessions too.
         all: bool,
     },
-    /// Delete the account of a session.
+    /// Delete the account of a session with all its messages at once. Not proposed any more, because its work has no
+    /// bound: see [`Self::BeginAccountDeletion`].
     DeleteAccount {
         /// The caller's session.
         session: SessionId,
+    },
+    /// Delete the account of a session. Its messages are tombstones from then on; [`Self::EraseAccount`] does the rest.
+    BeginAccountDeletion {
+        /// The caller's session.
+        session: SessionId,
+    },
+    /// Do a bounded part of what is left of the deletion of an account: tell the members of its conversations, overwrite
+    /// the bodies of its messages. Proposed by the leader until it is done.
+    EraseAccount {
+        /// The deleted account.
+        account: AccountId,
+        /// Most units of work: conversations told, messages looked at.
+        limit: u32,
     },
     /// Store a message.
     SendMessage {
@@ -60,10 +78,26 @@ pub enum Command {
         /// Tombstones for all, instead of hiding for the caller.
         for_everyone: bool,
     },
+    /// Change accounts, sessions, invitations or settings.
+    Account(AccountCommand),
     /// Have every node note the digest of its state at this place in the log: a *mark*. Changes nothing.
     NoteDigest,
     /// Tell all nodes what one of them noted at a mark. Changes nothing.
     ReportDigest(DigestReport),
+    /// Allow one node that the cluster does not know to join.
+    IssueJoinToken {
+        /// Hash of the token that the operator was given.
+        token_hash: TokenHash,
+        /// Milliseconds from the command's time until the token expires.
+        lifetime_ms: u64,
+    },
+    /// Use a join token. A repeat with the same admission number succeeds until the token expires.
+    RedeemJoinToken {
+        /// Hash of the token that the joining node has.
+        token_hash: TokenHash,
+        /// Number that the joining node chose at its start; never 0.
+        admission: u64,
+    },
 }
 
 /// The digest that a node had at a mark.

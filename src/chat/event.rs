@@ -60,6 +60,8 @@ pub enum EventKind {
         delivered: Seq,
         /// Read up to here.
         read: Seq,
+        /// Read up to here as the other members see it. `None`: the change concerns the member alone.
+        shown: Option<Seq>,
     },
     /// Messages became tombstones for all members.
     DeletedForEveryone {
@@ -83,10 +85,23 @@ pub enum EventKind {
 }
 
 impl Event {
+    /// About how many bytes it takes in memory.
+    pub fn size(&self) -> usize {
+        const FIXED_BYTES: usize = 256;
+        let content = match &self.kind {
+            EventKind::Message { body, .. } => body.len(),
+            EventKind::DeletedForEveryone { seqs } | EventKind::DeletedForMember { seqs, .. } => seqs.len() * 8,
+            EventKind::Receipt { .. } | EventKind::AccountDeleted { .. } => 0,
+        };
+        FIXED_BYTES + content
+    }
+
     /// Whether `account` is told.
     pub fn concerns(&self, account: AccountId) -> bool {
         match &self.kind {
-            EventKind::DeletedForMember { member, .. } => *member == account,
+            EventKind::DeletedForMember { member, .. } | EventKind::Receipt { member, shown: None, .. } => {
+                *member == account
+            }
             _ => self.members.iter().any(|m| m.account == account),
         }
     }

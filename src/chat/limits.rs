@@ -8,6 +8,10 @@ pub const USERNAME_CHARS_MAX: usize = 32;
 pub const PASSWORD_BYTES_MIN: usize = 8;
 /// Longest password, in bytes.
 pub const PASSWORD_BYTES_MAX: usize = 256;
+/// Longest text of a password's hash, in bytes.
+pub const PASSWORD_HASH_BYTES_MAX: usize = 512;
+/// Longest lifetime of a session, in milliseconds: a hundred years.
+pub const SESSION_LIFETIME_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
 /// Longest message body, in bytes of UTF-8.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Most items on a page.
@@ -24,6 +28,20 @@ pub const DELETE_IDS_MAX: usize = 1000;
 pub const RECEIPTS_MAX: usize = 1000;
 /// Sessions that an account keeps; a further login closes the oldest.
 pub const SESSIONS_PER_ACCOUNT_MAX: usize = 64;
+/// Join tokens that have not expired. An operator adds nodes one by one.
+pub const JOIN_TOKENS_MAX: usize = 64;
+/// How long a join token is good for.
+pub const JOIN_TOKEN_LIFETIME_MS: u64 = 60 * 60 * 1000;
+/// Most units of work (a conversation that is told, a message looked at) in one step of the erasure of an account.
+pub const ERASE_UNITS_MAX: u32 = 1024;
+/// Devices that an account is known by; a further login forgets the one that was not used for the longest time.
+pub const DEVICES_PER_ACCOUNT_MAX: usize = 16;
+/// Invitations of the cluster that were not removed yet.
+pub const INVITATIONS_MAX: u32 = 1000;
+/// Sessions that one command notes as used.
+pub const TOUCHES_MAX: usize = 512;
+/// Expired rows of each kind that one command removes.
+pub const REMOVED_MAX: u32 = 256;
 /// Open subscriptions of one account on one node.
 pub const SUBSCRIPTIONS_PER_ACCOUNT_MAX: usize = 64;
 /// Largest request that a client may send, in bytes.
@@ -81,6 +99,22 @@ pub fn check_password(field: &'static str, password: &str) -> Result<(), Invalid
     Ok(())
 }
 
+/// Checks the text of a password's hash: 1-512 bytes of printable ASCII.
+pub fn check_password_hash(field: &'static str, hash: &str) -> Result<(), Invalid> {
+    if hash.is_empty() || hash.len() > PASSWORD_HASH_BYTES_MAX || !hash.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Invalid::new(field, format!("must be 1-{PASSWORD_HASH_BYTES_MAX} bytes of printable ASCII")));
+    }
+    Ok(())
+}
+
+/// Checks the lifetime of a session: at most a hundred years.
+pub fn check_lifetime(field: &'static str, lifetime_ms: u64) -> Result<(), Invalid> {
+    if lifetime_ms > SESSION_LIFETIME_MS_MAX {
+        return Err(Invalid::new(field, format!("must be at most {SESSION_LIFETIME_MS_MAX} ms, is {lifetime_ms}")));
+    }
+    Ok(())
+}
+
 /// Checks a message body: 1 byte to 16 KiB.
 pub fn check_body(field: &'static str, body: &str) -> Result<(), Invalid> {
     if body.is_empty() {
@@ -92,6 +126,9 @@ pub fn check_body(field: &'static str, body: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Bytes of bodies at which a page ends early: whoever asks for pages and takes none must not cost much memory.
+pub const PAGE_BYTES_MAX: usize = 256 * 1024;
+
 /// The page size to use: `default` for 0, an error above [`PAGE_SIZE_MAX`].
 pub fn page_size(field: &'static str, asked: u32, default: u32) -> Result<u32, Invalid> {
     match asked {
@@ -99,6 +136,24 @@ pub fn page_size(field: &'static str, asked: u32, default: u32) -> Result<u32, I
         1..=PAGE_SIZE_MAX => Ok(asked),
         _ => Err(Invalid::new(field, format!("must be 1-{PAGE_SIZE_MAX}, is {asked}"))),
     }
+}
+
+/// How many items fit on a page of `bytes_max`, by their sizes: at least one, so that every page leads on.
+pub fn fitting(sizes: impl IntoIterator<Item = usize>, bytes_max: usize) -> usize {
+    let mut bytes = 0_usize;
+    let whole = sizes.into_iter().take_while(|size| {
+        bytes = bytes.saturating_add(*size);
+        bytes <= bytes_max
+    });
+    whole.count().max(1)
+}
+
+/// Checks the number of items of a list that may be empty: at most `max`.
+pub fn check_count_at_most(field: &'static str, count: usize, max: usize) -> Result<(), Invalid> {
+    if count > max {
+        return Err(Invalid::new(field, format!("must have at most {max} items, has {count}")));
+    }
+    Ok(())
 }
 
 /// Checks the number of items of a list: 1 to `max`.
@@ -122,6 +177,12 @@ mod tests {
             let error = check_username("username", bad).expect_err(bad);
             assert_eq!(error.field, "username");
         }
+    }
+
+    #[test]
+    fn a_page_has_what_fits_and_at_least_one() {
+        assert_eq!([fitting([5, 5, 1], 10), fitting([5, 5], 10), fitting([5, 6, 1], 10)], [2, 2, 1]);
+        assert_eq!([fitting([11, 1], 10), fitting([usize::MAX, usize::MAX], 10)], [1, 1]);
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //!
 //! Left out: what a command does to the state (that is `storage::apply`), and every wire or disk format.
 
+mod accounts;
 mod command;
 mod event;
 mod ids;
 pub mod limits;
 mod outcome;
 
+pub use accounts::{AccountCommand, Login, Privacy, PrivacyChange, Registration};
 pub use command::{Command, Destination, DigestReport, ReceiptItem};
 pub use event::{Event, EventKind, Member};
 pub use ids::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash};

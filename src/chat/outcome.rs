@@ -36,10 +36,17 @@ pub enum Outcome {
     },
     /// An account was deleted.
     AccountDeleted {
-        /// The last revision of the deletion.
+        /// The revision from which on its messages are tombstones.
         revision: Revision,
-        /// Messages that lost their body.
+        /// Messages that became tombstones.
         deleted_messages: u64,
+    },
+    /// A part of what was left of a deleted account was worked through.
+    AccountErased {
+        /// The revision afterwards.
+        revision: Revision,
+        /// Nothing is left.
+        done: bool,
     },
     /// A message was stored, now or by an earlier command with the same client id.
     MessageSent(MessageSent),
@@ -54,8 +61,29 @@ pub enum Outcome {
         /// The revision afterwards.
         revision: Revision,
     },
+    /// Accounts, sessions, invitations or settings were changed.
+    Changed {
+        /// Sessions that were closed, or rows that were removed.
+        count: u64,
+        /// The revision of the state afterwards.
+        revision: Revision,
+    },
+    /// An invitation was made, now or by an earlier command with the same code.
+    InvitationCreated {
+        /// When it expires.
+        expires_at: TimeMs,
+        /// The revision that made it: also its id.
+        revision: Revision,
+    },
     /// A digest was noted or reported. The state is as before.
     DigestNoted,
+    /// A join token exists, now or since an earlier command with the same hash.
+    JoinTokenIssued {
+        /// When it expires.
+        expires_at: TimeMs,
+    },
+    /// The join token belongs to the admission number of the command.
+    JoinTokenRedeemed,
 }
 
 /// Where a message was stored.
@@ -95,4 +123,26 @@ pub enum Rejection {
     ConversationUnknown,
     /// The client id belongs to a message with another text or recipient.
     ClientIdReused,
+    /// The join token does not exist, has expired, or was used by another node.
+    JoinTokenInvalid,
+    /// As many join tokens exist as there may be.
+    JoinTokensFull,
+    /// The sender has stored as much as an account may.
+    QuotaExceeded,
+    /// Nobody may create an account.
+    RegistrationClosed,
+    /// Only holders of an invitation may create an account.
+    InvitationNeeded,
+    /// The invitation is unknown, expired or used up.
+    InvitationInvalid,
+    /// There are as many invitations as there may be.
+    TooManyInvitations,
+    /// An operator has disabled the account.
+    AccountDisabled,
+    /// The password was changed after it was verified.
+    PasswordOutdated,
+    /// The account has no such session.
+    TargetUnknown,
+    /// The bytes in the log are no command in any version.
+    Malformed,
 }

@@ -24,6 +24,7 @@ use super::{
     ctl::{Context, Failure},
     ctl_args::BenchArgs,
     histogram::Histogram,
+    say::tell,
 };
 use crate::{
     client::{Client, ClientError, Options, random::Random, unary::Connection},
@@ -72,7 +73,7 @@ pub(super) async fn run(context: &mut Context, args: BenchArgs) -> Result<(), Fa
     let detour = match connect_to(&leader, &options).await {
         Ok(_) => None,
         Err(error) => {
-            eprintln!(
+            tell!(
                 "The leader's address, {leader}, does not lead to it from here ({error}): sends go to {}, and are passed on",
                 nodes.join(", ")
             );

@@ -11,11 +11,12 @@ use clap::Parser as _;
 use serde_json::Value;
 
 use super::{
-    bench, ctl_account, ctl_admin,
+    bench, ctl_account, ctl_accounts, ctl_admin,
     ctl_args::{Cli, Command, Global},
     ctl_backup, ctl_certs, ctl_chat, ctl_cluster, drill,
     output::{self, Output},
     panics,
+    say::tell,
     session_file::{Session, SessionFile, Sessions},
     verify,
 };
@@ -193,10 +194,20 @@ impl Context {
         Ok(Client::connect(self.nodes(None), self.options(None)?).await?)
     }
 
-    /// A client that needs no session, for the cluster that the session belongs to if there is one.
+    /// A client that needs no session, for the cluster that the session belongs to if there is one. It has the session when the
+    /// nodes are those that it was opened with, or `--user` names it: the token must not get to another cluster.
     pub(super) async fn connect_to_cluster(&self) -> Result<Client, Failure> {
         let (nodes, options) = self.cluster()?;
-        Ok(Client::connect(nodes, options).await?)
+        let sessions = self.sessions().unwrap_or_default();
+        let session = sessions.find(self.global.user.as_deref()).map(|(_, session)| session);
+        let is_known = |session: &&Session| nodes.iter().all(|node| session.nodes.contains(node));
+        let token =
+            session.filter(|session| self.global.user.is_some() || is_known(session)).map(|it| it.token.clone());
+        let client = Client::connect(nodes, options).await?;
+        match token {
+            Some(token) => Ok(client.with_token(&token)?),
+            None => Ok(client),
+        }
     }
 
     /// The nodes of the cluster that the session belongs to if there is one, and how to talk to them.
@@ -273,10 +284,10 @@ fn new_trace() -> Option<TraceContext> {
 async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
     let context = &mut context;
     if let (true, Some(trace)) = (context.global.trace, context.trace) {
-        eprintln!("trace {}", trace.trace_id_text());
+        tell!("trace {}", trace.trace_id_text());
     }
     match command {
-        Command::Register { name } => ctl_account::register(context, &name).await,
+        Command::Register { name, invitation } => ctl_account::register(context, &name, &invitation).await,
         Command::Login { name } => ctl_account::login(context, &name).await,
         Command::Logout { all } => ctl_account::logout(context, all).await,
         Command::DeleteAccount { yes } => ctl_account::delete_account(context, yes).await,
@@ -285,12 +296,18 @@ async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
             ctl_chat::read(context, &partner, limit, before, freshness).await
         }
         Command::Listen { after, count, no_ack } => ctl_chat::listen(context, after, count, !no_ack).await,
-        Command::Accounts { query } => ctl_chat::accounts(context, &query).await,
+        Command::Accounts { query, action: None } => ctl_chat::accounts(context, &query).await,
+        Command::Accounts { action: Some(action), .. } => ctl_accounts::accounts(context, action).await,
+        Command::Password => ctl_account::password(context).await,
+        Command::Sessions { action } => ctl_account::sessions(context, action).await,
+        Command::Privacy { action } => ctl_account::privacy(context, action).await,
+        Command::Settings { action, socket } => ctl_accounts::settings(context, action, &socket).await,
+        Command::Invites { action, socket } => ctl_accounts::invites(context, action, &socket).await,
         Command::Partners => ctl_chat::partners(context).await,
         Command::MarkRead { partner, up_to } => ctl_chat::mark_read(context, &partner, up_to).await,
         Command::DeleteMessages { ids, for_everyone } => ctl_chat::delete(context, ids, for_everyone).await,
         Command::Leader => ctl_cluster::leader(context).await,
-        Command::Status => ctl_cluster::status(context).await,
+        Command::Status { socket } => ctl_cluster::status(context, socket.as_deref()).await,
         Command::Health { one } => ctl_cluster::health(context, one).await,
         Command::Members { change, socket } => ctl_admin::members(context, change, &socket).await,
         Command::Snapshot { socket } => ctl_admin::snapshot(context, &socket).await,
@@ -308,10 +325,15 @@ async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
 
 /// A password, from the terminal without echo or from the first line of standard input.
 pub(super) fn read_password(twice: bool) -> Result<String, Failure> {
+    prompt_password("Password: ", twice)
+}
+
+/// The same, with words of one's own; a further call reads the next line of standard input.
+pub(super) fn prompt_password(prompt: &str, twice: bool) -> Result<String, Failure> {
     if !io::stdin().is_terminal() {
         return first_line(limits::PASSWORD_BYTES_MAX + 2);
     }
-    let password = rpassword::prompt_password("Password: ")?;
+    let password = rpassword::prompt_password(prompt)?;
     if twice && rpassword::prompt_password("Once more: ")? != password {
         return Err(Failure::Usage("the two passwords differ".to_owned()));
     }
@@ -320,8 +342,7 @@ pub(super) fn read_password(twice: bool) -> Result<String, Failure> {
 
 /// Asks on the terminal (or reads what was piped).
 pub(super) fn ask(question: &str) -> Result<String, Failure> {
-    eprint!("{question}");
-    io::stderr().flush()?;
+    write!(io::stderr().lock(), "{question}")?;
     first_line(limits::USERNAME_CHARS_MAX + 2)
 }
 

@@ -15,12 +15,17 @@ use super::{
 use crate::{
     client::ClientError,
     proto::chat::v1::{
-        AddNodeRequest, RemoveNodeRequest, SnapshotRequest, TransferLeadershipRequest,
+        AddNodeRequest, IssueJoinTokenRequest, RemoveNodeRequest, SnapshotRequest, TransferLeadershipRequest,
         admin_service_client::AdminServiceClient,
     },
 };
 
 pub(super) async fn connect(context: &Context, socket: &Path) -> Result<AdminServiceClient<Channel>, Failure> {
+    Ok(AdminServiceClient::new(channel(context, socket).await?))
+}
+
+/// A connection to a node's admin socket.
+pub(super) async fn channel(context: &Context, socket: &Path) -> Result<Channel, Failure> {
     let path = socket.to_str().ok_or_else(|| Failure::Usage("the socket's path is not UTF-8".to_owned()))?;
     let unreachable = |error: &dyn std::error::Error| {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -28,7 +33,7 @@ pub(super) async fn connect(context: &Context, socket: &Path) -> Result<AdminSer
     };
     let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.connect_timeout(context.global.timeout).timeout(context.global.timeout);
-    Ok(AdminServiceClient::new(endpoint.connect().await.map_err(|error| unreachable(&error))?))
+    Ok(endpoint.connect().await.map_err(|error| unreachable(&error))?)
 }
 
 pub(super) fn request<T>(context: &Context, message: T) -> Request<T> {
@@ -41,6 +46,7 @@ pub(super) async fn members(context: &mut Context, change: Members, socket: &Pat
     match change {
         Members::Add { peer_address } => add(context, peer_address, socket).await,
         Members::Remove { name } => remove(context, name, socket).await,
+        Members::Token => token(context, socket).await,
         Members::Transfer { name } => transfer(context, name, socket).await,
     }
 }
@@ -61,6 +67,17 @@ async fn remove(context: &mut Context, name: String, socket: &Path) -> Result<()
     let message = RemoveNodeRequest { name: name.clone() };
     let answer = client.remove_node(request(context, message)).await.map_err(admin_error)?.into_inner();
     context.output.print(|| json!({ "node_ids": answer.node_ids }), || format!("{name} was removed"))?;
+    Ok(())
+}
+
+async fn token(context: &mut Context, socket: &Path) -> Result<(), Failure> {
+    let mut client = connect(context, socket).await?;
+    let answer = client.issue_join_token(request(context, IssueJoinTokenRequest {})).await;
+    let answer = answer.map_err(admin_error)?.into_inner();
+    // The token alone, so that it can go straight into a file.
+    context
+        .output
+        .print(|| json!({ "token": answer.token, "expires_at_ms": answer.expires_at_ms }), || answer.token.clone())?;
     Ok(())
 }
 

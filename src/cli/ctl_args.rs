@@ -5,6 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
+pub use super::ctl_args_accounts::{
+    Accounts, Invites, OneAccount, Privacy, RegistrationMode, Sessions, Settings, Switch,
+};
+
 /// Chat from the command line, and look after the cluster.
 #[derive(Debug, Parser)]
 #[command(name = "chatctl", version, max_term_width = 110)]
@@ -24,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Addresses of nodes, host:port, separated by commas; some are enough [env: CHAT_NODES] [default: those of the
-    /// session, or 127.0.0.1:50051 to 50055]
+    /// session; for `login` and `register`, and without one, 127.0.0.1:50051 to 50055]
     #[arg(long, global = true, value_delimiter = ',', value_name = "ADDRESSES")]
     pub nodes: Option<Vec<String>>,
     /// Talk TLS to the nodes, and trust the certificate authorities in this file (PEM) [env: CHAT_TLS_CA] [default: that of
@@ -62,6 +66,9 @@ pub enum Command {
     Register {
         /// 1-32 characters of [a-z0-9_.-]
         name: String,
+        /// Code of an invitation, where one is needed
+        #[arg(long, value_name = "CODE", default_value = "")]
+        invitation: String,
     },
     /// Log in and keep the session
     Login {
@@ -110,11 +117,48 @@ pub enum Command {
         #[arg(long)]
         no_ack: bool,
     },
-    /// List accounts
+    /// List accounts; or, as an operator, look after them (through the admin.sock in a node's data directory)
+    #[command(args_conflicts_with_subcommands = true)]
     Accounts {
         /// Part of the name
         #[arg(default_value = "")]
         query: String,
+        /// What an operator does
+        #[command(subcommand)]
+        action: Option<Accounts>,
+    },
+    /// Change the password; the account's other sessions end. Standard input, when it is no terminal, has the old one in its first
+    /// line and the new one in its second
+    Password,
+    /// Show the sessions of the account, or end one
+    Sessions {
+        /// What to do
+        #[command(subcommand)]
+        action: Sessions,
+    },
+    /// Show or set what others see of the account, and what is kept of it
+    Privacy {
+        /// What to do
+        #[command(subcommand)]
+        action: Privacy,
+    },
+    /// Show or set who may create an account (through the admin.sock in a node's data directory)
+    Settings {
+        /// What to do
+        #[command(subcommand)]
+        action: Settings,
+        /// The admin socket of any node
+        #[arg(long, global = true, value_name = "PATH", default_value = "admin.sock")]
+        socket: PathBuf,
+    },
+    /// Make, list and withdraw invitations (through the admin.sock in a node's data directory)
+    Invites {
+        /// What to do
+        #[command(subcommand)]
+        action: Invites,
+        /// The admin socket of any node
+        #[arg(long, global = true, value_name = "PATH", default_value = "admin.sock")]
+        socket: PathBuf,
     },
     /// List the people you chat with
     Partners,
@@ -143,8 +187,12 @@ pub enum Command {
     },
     /// Show which node leads
     Leader,
-    /// Show the nodes and how they are
-    Status,
+    /// Show the nodes and how they are; cluster id, digests and peer addresses only with a session or a socket
+    Status {
+        /// Ask one node, through its admin socket
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Ask each node whether it serves; exit code 1 when one does not
     Health {
         /// Ask only this address
@@ -238,6 +286,8 @@ pub enum Members {
         /// Its name
         name: String,
     },
+    /// Make a token with which one node of any name may join (CHAT_JOIN_TOKEN); valid for an hour
+    Token,
     /// Move leadership to another node
     Transfer {
         /// Its name; the leader chooses when absent
@@ -388,6 +438,22 @@ mod tests {
             "listen --after 3 --count 2 --no-ack",
             "accounts",
             "accounts ali",
+            "accounts list ali --socket /tmp/admin.sock",
+            "accounts show alice --socket /tmp/admin.sock",
+            "accounts reset-password alice --socket /tmp/admin.sock",
+            "accounts disable alice --socket /tmp/admin.sock",
+            "accounts enable alice --socket /tmp/admin.sock",
+            "accounts logout alice --socket /tmp/admin.sock",
+            "accounts delete alice --yes --socket /tmp/admin.sock",
+            "register alice --invitation 0123456789abcdef",
+            "password",
+            "sessions list",
+            "sessions revoke 7",
+            "settings get registration --socket /tmp/admin.sock",
+            "settings set registration invitation --socket /tmp/admin.sock",
+            "invites create --uses 3 --hours 24 --socket /tmp/admin.sock",
+            "invites list --socket /tmp/admin.sock",
+            "invites revoke 7 --socket /tmp/admin.sock",
             "partners",
             "mark-read bob --up-to 4",
             "delete-messages 1 2 3 --for-everyone",
@@ -398,6 +464,7 @@ mod tests {
             "health --one 127.0.0.1:50051",
             "members add n6.example.org:50052 --socket /tmp/admin.sock",
             "members remove n6 --socket /tmp/admin.sock",
+            "members token --socket /tmp/admin.sock",
             "members transfer --socket /tmp/admin.sock",
             "snapshot --socket /tmp/admin.sock",
             "backup /tmp/chat.backup --socket /tmp/admin.sock --force --local",

@@ -1,6 +1,6 @@
 //! The cluster as a client may see it: leader, status, health.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 use super::{
     ctl::{Context, Failure},
+    ctl_admin,
     output::table,
 };
 use crate::{
@@ -17,7 +18,10 @@ use crate::{
         nodes::endpoint,
         types::{ListNodesResponse, NodeInfo, NodeRole},
     },
-    proto::Channel,
+    proto::{
+        Channel,
+        chat::v1::{ListNodesRequest, cluster_service_client::ClusterServiceClient},
+    },
 };
 
 /// How long one node has to say how it is.
@@ -59,14 +63,21 @@ pub(super) async fn leader(context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
-    let answer = context.connect_to_cluster().await?.nodes().await?;
+pub(super) async fn status(context: &mut Context, socket: Option<&Path>) -> Result<(), Failure> {
+    let answer = match socket {
+        Some(socket) => {
+            let mut client = ClusterServiceClient::new(ctl_admin::channel(context, socket).await?);
+            let answer = client.list_nodes(ctl_admin::request(context, ListNodesRequest {})).await;
+            answer.map_err(ctl_admin::admin_error)?.into_inner()
+        }
+        None => context.connect_to_cluster().await?.nodes().await?,
+    };
     context.output.print(
         || {
             json!({ "nodes": answer.nodes.iter().map(node_json).collect::<Vec<_>>(),
                     "cluster_id": answer.cluster_id, "term": answer.term, "revision": answer.revision,
                     "answered_by": answer.answered_by, "failures_tolerated": answer.failures_tolerated,
-                    "digest": hex(&answer.digest),
+                    "digest": hex(&answer.digest), "restricted": answer.restricted,
                     "compared": answer.compared.map(|at| json!({ "log_index": at.log_index, "revision": at.revision })) })
         },
         || status_text(&answer),
@@ -76,6 +87,7 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
 
 fn status_text(answer: &ListNodesResponse) -> String {
     let mut rows = vec![["NODE", "ID", "ROLE", "ADDRESS", "HEALTHY", "LAG", "DIGEST"].map(str::to_owned).to_vec()];
+    let unknown_digest = if answer.restricted { "-" } else { "unknown" };
     for node in &answer.nodes {
         let healthy = node.healthy.map_or("unknown", |healthy| if healthy { "yes" } else { "NO" });
         let lag = node.lag_entries.map_or("unknown".to_owned(), |lag| lag.to_string());
@@ -86,7 +98,7 @@ fn status_text(answer: &ListNodesResponse) -> String {
             node.client_address.clone(),
             healthy.to_owned(),
             lag,
-            node.digest.as_deref().map_or("unknown".to_owned(), hex_start),
+            node.digest.as_deref().map_or(unknown_digest.to_owned(), hex_start),
         ]);
     }
     let tolerated = match answer.failures_tolerated {
@@ -94,6 +106,16 @@ fn status_text(answer: &ListNodesResponse) -> String {
         Some(count) => format!("{count} more nodes may fail"),
         None => "no leader was reached: the health of the nodes is not known".to_owned(),
     };
+    if answer.restricted {
+        return format!(
+            "{}\n{tolerated}\nterm {}, revision {} (on {})\n\
+             cluster id, digests and peer addresses are for sessions (chatctl login NAME) and operators (--socket PATH)",
+            table(&rows),
+            answer.term,
+            answer.revision,
+            answer.answered_by
+        );
+    }
     let compared = match answer.compared {
         Some(at) => format!("digests of the nodes at revision {} (log index {})", at.revision, at.log_index),
         None => "the nodes have not compared their digests yet".to_owned(),
@@ -168,6 +190,7 @@ mod tests {
             failures_tolerated: Some(1),
             digest: vec![0xab; 32],
             compared: Some(DigestComparison { log_index: 31, revision: 5 }),
+            restricted: false,
         };
         let expected = "\
 NODE  ID  ROLE      ADDRESS          HEALTHY  LAG      DIGEST
@@ -176,6 +199,16 @@ b     2   follower                   unknown  unknown  unknown
 one more node may fail
 digests of the nodes at revision 5 (log index 31)
 cluster c1, term 3, revision 9, digest abababababababab (on a)";
+        assert_eq!(status_text(&answer), expected);
+        let nodes = answer.nodes.into_iter().map(|node| NodeInfo { digest: None, ..node }).collect();
+        let expected = "\
+NODE  ID  ROLE      ADDRESS          HEALTHY  LAG      DIGEST
+a     1   leader    127.0.0.1:50051  yes      0        -
+b     2   follower                   unknown  unknown  -
+one more node may fail
+term 3, revision 9 (on a)
+cluster id, digests and peer addresses are for sessions (chatctl login NAME) and operators (--socket PATH)";
+        let answer = ListNodesResponse { nodes, restricted: true, compared: None, ..answer };
         assert_eq!(status_text(&answer), expected);
     }
 }

@@ -6,7 +6,11 @@
 use std::{io, path::PathBuf, thread, time::Duration};
 
 use clap::{Parser, Subcommand};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::{
+    fs::Mode,
+    process::{Signal, getpid, kill_process, umask},
+    thread::disable_transparent_huge_pages,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
@@ -14,6 +18,8 @@ use super::{
     local::{self, LocalArguments, LocalError},
     panics,
     rescue::{self, RecoverArguments},
+    say::{show, tell},
+    secret::{self, SecretArguments},
 };
 use crate::{
     config::{Config, ConfigErrors, LogFormat, keys},
@@ -25,6 +31,8 @@ use crate::{
     trace::Tracer,
 };
 
+/// What `chatd config` exits with when its output is lost, after `sysexits.h`.
+const CANNOT_PRINT: u8 = 74;
 /// How much longer than its drain a node may take to stop once its parent is gone, before it is ended.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// For the last spans to reach their collector when the node has ended.
@@ -57,6 +65,9 @@ enum Command {
     Restore {
         /// What `chatctl backup` has written.
         file: PathBuf,
+        /// End all sessions of the backup: its tokens open nothing in the new cluster, and everybody logs in anew.
+        #[arg(long)]
+        end_sessions: bool,
     },
     /// Make this node the start of a new cluster when most of the others are lost for good.
     ///
@@ -64,6 +75,8 @@ enum Command {
     /// asks. The other nodes join by themselves when they are started with empty data directories. Nodes of the old cluster
     /// cannot.
     Recover(RecoverArguments),
+    /// Make the secret that the nodes of a cluster share (CHAT_PEER_SECRET_FILE), unless the file holds one.
+    Secret(SecretArguments),
     /// Run a cluster of several nodes on this machine.
     Local(LocalArguments),
 }
@@ -71,17 +84,26 @@ enum Command {
 /// Runs `chatd` with the process's arguments and environment. Returns what the process exits with.
 pub fn main() -> std::process::ExitCode {
     panics::abort_on_panic();
+    keep_files_private();
     let code = match Arguments::parse().command {
         None => load(environment()).and_then(run_node),
         Some(Command::Config) => load(environment()).map(|config| print_config(&config)),
         Some(Command::Health(arguments)) => Ok(health::run(&arguments, environment())),
-        Some(Command::Restore { file }) => load(environment()).and_then(|config| rescue::restore(&config, &file)),
+        Some(Command::Restore { file, end_sessions }) => {
+            load(environment()).and_then(|config| rescue::restore(&config, &file, end_sessions))
+        }
         Some(Command::Recover(arguments)) => {
             load(environment()).and_then(|config| rescue::recover(&config, &arguments))
         }
+        Some(Command::Secret(arguments)) => secret::run(&arguments, &environment()),
         Some(Command::Local(arguments)) => run_local(&arguments),
     };
     code.unwrap_or_else(|code| code).into()
+}
+
+/// What this process and its children make is for its user alone, also what is made without a mode of its own: SQLite's files, sockets.
+pub(super) fn keep_files_private() {
+    umask(Mode::RWXG | Mode::RWXO);
 }
 
 /// The environment as text. What is not UTF-8 is marked by the replacement character, which the configuration refuses.
@@ -92,24 +114,32 @@ fn environment() -> Vec<(String, String)> {
 
 fn load(source: Vec<(String, String)>) -> Result<Config, u8> {
     Config::load(source).map_err(|errors| {
-        eprintln!("chatd: {errors}\n`chatd --help` explains every key.");
+        tell!("chatd: {errors}\n`chatd --help` explains every key.");
         ConfigErrors::EXIT_CODE
     })
 }
 
 fn print_config(config: &Config) -> u8 {
     for (key, value) in config.effective() {
-        println!("{key}={value}");
+        match show!("{key}={value}") {
+            Ok(()) => {}
+            // Whoever read it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(error) => {
+                tell!("chatd config: standard output: {error}");
+                return CANNOT_PRINT;
+            }
+        }
     }
     for warning in &config.warnings {
-        eprintln!("chatd: warning: {warning}");
+        tell!("chatd: warning: {warning}");
     }
     0
 }
 
 fn run_local(arguments: &LocalArguments) -> Result<u8, u8> {
     let told = |error: LocalError| {
-        eprintln!("chatd local: {error}");
+        tell!("chatd local: {error}");
         error.exit_code()
     };
     if arguments.start.is_some() {
@@ -121,7 +151,7 @@ fn run_local(arguments: &LocalArguments) -> Result<u8, u8> {
 
 pub(super) fn runtime(mut builder: Builder) -> Result<Runtime, u8> {
     builder.enable_all().build().map_err(|error| {
-        eprintln!("chatd: the asynchronous runtime cannot be started: {error}");
+        tell!("chatd: the asynchronous runtime cannot be started: {error}");
         1
     })
 }
@@ -137,13 +167,16 @@ fn run_node(config: Config) -> Result<u8, u8> {
     if let Some(threads) = config.worker_threads {
         builder.worker_threads(threads);
     }
+    // Buffers of requests and of replication come and go. With huge pages each of them has the kernel clear 2 MiB, which cost a
+    // twentieth of a busy node's time. Where that cannot be switched off, it works all the same.
+    let _ = disable_transparent_huge_pages(true);
     let runtime = runtime(builder)?;
     let traces = config.traces.as_ref().map(|settings| {
         let _entered = runtime.enter();
         Traces::start(settings)
     });
     logs::init(&settings, &config.advertise, traces.as_ref()).map_err(|error| {
-        eprintln!("chatd: log lines cannot be written: {error}");
+        tell!("chatd: log lines cannot be written: {error}");
         1
     })?;
     for warning in &config.warnings {
@@ -163,13 +196,12 @@ fn run_node(config: Config) -> Result<u8, u8> {
     // Whatever still runs may complain about the end; why it ended is the last line of the log. And a disk that hangs
     // does not keep the process.
     runtime.shutdown_timeout(RUNTIME_STOP_MAX);
-    match ended {
-        Ok(()) => Ok(0),
-        Err(error) => {
-            tracing::error!("{error}");
-            Err(error.exit_code())
-        }
-    }
+    let code = ended.map(|()| 0).map_err(|error| {
+        tracing::error!("{error}");
+        error.exit_code()
+    });
+    logs::finish();
+    code
 }
 
 /// Stops this process, as SIGTERM would, when standard input closes: the other end is held by the parent alone, so it
@@ -187,6 +219,7 @@ fn stop_with_parent(patience: Duration) -> io::Result<()> {
         }
         thread::sleep(patience);
         tracing::error!("the stop took too long");
+        logs::finish();
         std::process::exit(1);
     };
     thread::Builder::new().name("parent-watch".to_owned()).spawn(watch).map(drop)
@@ -202,7 +235,7 @@ mod tests {
     fn help_lists_every_key() {
         Arguments::command().debug_assert();
         let help = Arguments::command().render_long_help().to_string();
-        for key in &keys::KEYS {
+        for key in keys::KEYS {
             assert!(help.contains(&format!("CHAT_{} <", key.name)), "{}", key.name);
         }
     }
@@ -221,7 +254,12 @@ mod tests {
         assert!(parse(&["restore", "/x/backup"]).is_ok());
         assert!(parse(&["restore"]).is_err());
         assert!(parse(&["recover", "--force-new-cluster", "--yes"]).is_ok());
+        assert!(parse(&["recover", "--force-new-cluster", "--skip-entry", "7", "--skip-entry", "9"]).is_ok());
         assert!(parse(&["recover", "--yes"]).is_err());
+        assert!(parse(&["secret", "/x/secret"]).is_ok());
+        assert!(parse(&["secret", "--kubernetes", "name"]).is_ok());
+        assert!(parse(&["secret"]).is_err());
+        assert!(parse(&["secret", "/x/secret", "--kubernetes", "name"]).is_err());
         assert!(parse(&["run"]).is_err());
     }
 }

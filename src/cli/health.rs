@@ -11,6 +11,7 @@ use std::{
 
 use clap::Args;
 
+use super::say::{show, tell};
 use crate::config::Config;
 
 /// For connection and answer together. Shorter than any probe's own time-out, so that the line is printed.
@@ -36,22 +37,23 @@ pub(super) fn run(arguments: &HealthArguments, environment: Vec<(String, String)
     let address = match Config::metrics_listen(environment) {
         Ok(address) => reachable(address),
         Err(mistake) => {
-            eprintln!("chatd health: {mistake}");
+            tell!("chatd health: {mistake}");
             return NOT_WELL;
         }
     };
     let (path, well) = if arguments.ready { ("/readyz", "ready") } else { ("/livez", "alive") };
     match ask(address, path, PATIENCE) {
         Ok(answer) if answer.status == 200 => {
-            println!("{well}");
+            // The answer is the exit code.
+            let _ = show!("{well}");
             WELL
         }
         Ok(Answer { status, body }) => {
-            eprintln!("not {well}: {}", if body.is_empty() { format!("status {status}") } else { body });
+            tell!("not {well}: {}", if body.is_empty() { format!("status {status}") } else { body });
             NOT_WELL
         }
         Err(error) => {
-            eprintln!("not {well}: CHAT_METRICS_LISTEN {address}: {error}");
+            tell!("not {well}: CHAT_METRICS_LISTEN {address}: {error}");
             NOT_WELL
         }
     }
@@ -115,7 +117,10 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::web::{self, Readiness};
+    use crate::{
+        net::gate::Gate,
+        web::{self, Readiness},
+    };
 
     fn key(address: SocketAddr) -> Vec<(String, String)> {
         vec![("CHAT_METRICS_LISTEN".to_owned(), address.to_string())]
@@ -131,7 +136,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = web::metrics_router("text/plain", String::new, readiness);
-        tokio::spawn(web::serve(listener, 8, router, std::future::pending()));
+        tokio::spawn(web::serve(listener, Gate::uncounted(8), router, Default::default(), std::future::pending()));
         let both = || tokio::task::block_in_place(|| (asked(false, address), asked(true, address)));
         assert_eq!(both(), (WELL, NOT_WELL));
         let answer = tokio::task::block_in_place(|| ask(address, "/readyz", PATIENCE)).unwrap();

@@ -11,7 +11,11 @@ use clap::Args;
 
 use tokio::runtime::Builder;
 
-use super::{daemon, output::time};
+use super::{
+    daemon,
+    output::time,
+    say::{show, tell},
+};
 use crate::{
     config::Config,
     server::{
@@ -31,15 +35,20 @@ pub struct RecoverArguments {
     /// Say that the majority is lost for good, and that a new cluster is to be made of this node.
     #[arg(long, required = true)]
     force_new_cluster: bool,
+    /// Leave the log entry of this index out, as a last resort: the one that ends the node at each start. What it held is
+    /// lost. May be given several times.
+    #[arg(long, value_name = "INDEX")]
+    skip_entry: Vec<u64>,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
 }
 
 /// Restores a backup. Returns what the process exits with.
-pub(super) fn restore(config: &Config, file: &Path) -> Result<u8, u8> {
-    let (backup, cluster) = offline::restore(config, file).map_err(|error| told("restore", &error))?;
-    println!(
+pub(super) fn restore(config: &Config, file: &Path, end_sessions: bool) -> Result<u8, u8> {
+    let (backup, cluster) = offline::restore(config, file, end_sessions).map_err(|error| told("restore", &error))?;
+    // It is done, whoever reads of it.
+    let _ = show!(
         "Restored {} into {}: the state of revision {}, made by {} on {}, of the cluster {}.",
         file.display(),
         config.data_dir.display(),
@@ -48,6 +57,9 @@ pub(super) fn restore(config: &Config, file: &Path) -> Result<u8, u8> {
         time(backup.made_ms),
         backup.cluster_id
     );
+    if end_sessions {
+        let _ = show!("All sessions of the backup have ended: everybody logs in anew.");
+    }
     tell_next(config, &cluster);
     Ok(0)
 }
@@ -56,27 +68,32 @@ pub(super) fn restore(config: &Config, file: &Path) -> Result<u8, u8> {
 pub(super) fn recover(config: &Config, arguments: &RecoverArguments) -> Result<u8, u8> {
     let failed = |error| told("recover", &error);
     let survivor = Survivor::examine(config).map_err(failed)?;
-    println!("{}", describe(config, &survivor.facts()));
+    let mut facts = vec![describe(config, &survivor.facts())];
     let runtime = daemon::runtime(Builder::new_current_thread())?;
     let alive = runtime.block_on(survivor.others_alive()).map_err(failed)?;
     if !alive.is_empty() {
-        println!(
+        facts.push(format!(
             "STILL THERE, with data of the old cluster: {}. What they have and this node has not is lost.",
             alive.join(", ")
-        );
+        ));
     }
-    if !arguments.yes && !confirmed(&config.name)? {
-        eprintln!("chatd recover: nothing was changed");
+    for index in &arguments.skip_entry {
+        facts.push(format!("LOST will be what entry {index} holds: it is left out, as --skip-entry says."));
+    }
+    let shown = show!("{}", facts.join("\n"));
+    // Nobody agrees to what was not shown.
+    if !arguments.yes && (shown.is_err() || !confirmed(&config.name)?) {
+        tell!("chatd recover: nothing was changed");
         return Err(DECLINED);
     }
-    let cluster = survivor.found_anew().map_err(failed)?;
-    println!("Recovered. The old files are in {}.", config.data_dir.join("aside").display());
+    let cluster = survivor.found_anew(&arguments.skip_entry).map_err(failed)?;
+    let _ = show!("Recovered. The old files are in {}.", config.data_dir.join("aside").display());
     tell_next(config, &cluster);
     Ok(0)
 }
 
 fn told(command: &str, error: &ServerError) -> u8 {
-    eprintln!("chatd {command}: {error}");
+    tell!("chatd {command}: {error}");
     error.exit_code()
 }
 
@@ -117,18 +134,18 @@ fn describe(config: &Config, facts: &SurvivorFacts) -> String {
 /// Whether the operator types the node's name.
 fn confirmed(name: &str) -> Result<bool, u8> {
     if !io::stdin().is_terminal() {
-        eprintln!("chatd recover: standard input is no terminal, and there is no --yes: nothing was changed");
+        tell!("chatd recover: standard input is no terminal, and there is no --yes: nothing was changed");
         return Err(NOBODY_TO_ASK);
     }
-    eprint!("Type the name of the node ({name}) to go on: ");
     let mut line = String::new();
-    // What cannot be read is no yes.
-    let read = io::stderr().flush().and_then(|()| io::stdin().lock().take(1024).read_line(&mut line));
+    // What cannot be asked, or read, is no yes.
+    let asked = write!(io::stderr().lock(), "Type the name of the node ({name}) to go on: ");
+    let read = asked.and_then(|()| io::stdin().lock().take(1024).read_line(&mut line));
     Ok(read.is_ok() && line.trim() == name)
 }
 
 fn tell_next(config: &Config, cluster: &ClusterFacts) {
-    println!(
+    let _ = show!(
         "{} is the only member (id {}) of the new cluster {}. Revisions go on after {}; those from {} on were skipped.",
         config.name,
         cluster.node_id,
@@ -138,11 +155,11 @@ fn tell_next(config: &Config, cluster: &ClusterFacts) {
     );
     let others: Vec<&str> =
         config.initial_nodes.iter().map(|node| node.name.as_str()).filter(|name| *name != config.name).collect();
-    match others.as_slice() {
-        [] => println!("Start it now."),
-        others => println!(
+    let _ = match others.as_slice() {
+        [] => show!("Start it now."),
+        others => show!(
             "Start it now, and {} with empty data directories and the same CHAT_INITIAL_NODES: they join by themselves.",
             others.join(", ")
         ),
-    }
+    };
 }

@@ -36,6 +36,9 @@ pub struct Sessions {
     pub current: Option<String>,
     /// The session of each user.
     pub sessions: BTreeMap<String, Session>,
+    /// Tokens by which accounts know this computer; they stay after a logout.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, String>,
 }
 
 impl Sessions {

@@ -7,6 +7,8 @@
 use std::{
     fs::File,
     io::{self, BufWriter, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
 };
 
 use serde_json::{Value, json};
@@ -28,11 +30,16 @@ use crate::client::{
     },
 };
 
+/// The history holds messages and ids of sessions: it is for its user alone.
+fn private_file(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 pub(super) async fn run(context: &mut Context, args: VerifyArgs) -> Result<(), Failure> {
     // 53 bits: a seed survives every reader of JSON.
     let seed = args.seed.unwrap_or_else(|| Random::new().next() >> 11);
     // Opened before the run, so that a wrong path costs no time.
-    let file = args.history.as_ref().map(File::create).transpose()?;
+    let file = args.history.as_ref().map(private_file).transpose()?;
     let plan = Plan { clients: args.clients, duration: args.seconds, seed };
     let (nodes, options) = context.cluster()?;
     let asked = asked_to_end()?;

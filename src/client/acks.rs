@@ -103,7 +103,8 @@ async fn send(client: Client, pending: Arc<Pending>, closing: CancellationToken)
             }
             let Err(error) = client.acknowledge_delivery(batch.clone()).await else { continue };
             tracing::debug!(%error, "deliveries not acknowledged");
-            if last || !(error.is_unavailable() || error.outcome_unknown) {
+            let later = error.is_unavailable() || error.outcome_unknown || error.has_reason("RATE_LIMITED");
+            if last || !later {
                 // Refused: the session is over. The service sends the messages again to the next one.
                 break;
             }

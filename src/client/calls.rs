@@ -18,14 +18,16 @@ use crate::{
     proto::{
         Channel,
         chat::v1::{
-            AcknowledgeDeliveryRequest, CreateAccountRequest, CreateAccountResponse, DeleteAccountRequest,
-            DeleteAccountResponse, DeleteMessagesRequest, DeleteMessagesResponse, DeliveryReceipt, GetLeaderRequest,
-            GetLeaderResponse, ListAccountsRequest, ListAccountsResponse, ListChatPartnersRequest,
-            ListChatPartnersResponse, ListNodesRequest, ListNodesResponse, LoginRequest, LoginResponse, LogoutRequest,
-            MarkReadRequest, MarkReadResponse, ReadConsistency, ReadConversationRequest, ReadConversationResponse,
-            SendMessageRequest, SendMessageResponse, chat_service_client::ChatServiceClient,
-            cluster_service_client::ClusterServiceClient, mark_read_request, read_consistency,
-            read_conversation_request, send_message_request,
+            AcknowledgeDeliveryRequest, ChangePasswordRequest, ChangePasswordResponse, CreateAccountRequest,
+            CreateAccountResponse, DeleteAccountRequest, DeleteAccountResponse, DeleteMessagesRequest,
+            DeleteMessagesResponse, DeliveryReceipt, GetLeaderRequest, GetLeaderResponse, GetPrivacyRequest,
+            GetPrivacyResponse, GetRegistrationRequest, GetRegistrationResponse, ListAccountsRequest,
+            ListAccountsResponse, ListChatPartnersRequest, ListChatPartnersResponse, ListNodesRequest,
+            ListNodesResponse, ListSessionsRequest, LoginRequest, LoginResponse, LogoutRequest, MarkReadRequest,
+            MarkReadResponse, ReadConsistency, ReadConversationRequest, ReadConversationResponse, RevokeSessionRequest,
+            SendMessageRequest, SendMessageResponse, Session, SetPrivacyRequest, SetPrivacyResponse,
+            chat_service_client::ChatServiceClient, cluster_service_client::ClusterServiceClient, mark_read_request,
+            read_consistency, read_conversation_request, send_message_request,
         },
     },
 };
@@ -139,13 +141,29 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// ALREADY_EXISTS / USERNAME_TAKEN; INVALID_ARGUMENT with the field.
+    /// ALREADY_EXISTS / USERNAME_TAKEN; INVALID_ARGUMENT with the field; PERMISSION_DENIED / REGISTRATION_CLOSED or INVITATION_NEEDED;
+    /// RESOURCE_EXHAUSTED / REGISTRATION_THROTTLED, with the time to wait.
     pub async fn create_account(&self, username: &str, password: &str) -> Result<CreateAccountResponse, ClientError> {
+        self.create_account_with_invitation(username, password, "").await
+    }
+
+    /// Makes an account like [`Client::create_account`], with the code of an invitation.
+    ///
+    /// # Errors
+    ///
+    /// The same, and PERMISSION_DENIED / INVITATION_INVALID.
+    pub async fn create_account_with_invitation(
+        &self,
+        username: &str,
+        password: &str,
+        invitation: &str,
+    ) -> Result<CreateAccountResponse, ClientError> {
         let request = CreateAccountRequest {
             username: username.to_owned(),
             password: password.to_owned(),
             // Kept over the retries: a second attempt finds the account of the first.
             request_id: Uuid::now_v7().to_string(),
+            invitation: invitation.to_owned(),
         };
         let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
         self.chat(plan, request, |mut client, request| async move { client.create_account(request).await }).await
@@ -157,13 +175,19 @@ impl Client {
     /// # Errors
     ///
     /// NOT_FOUND / USER_UNKNOWN; UNAUTHENTICATED / PASSWORD_WRONG; RESOURCE_EXHAUSTED / LOGIN_THROTTLED after
-    /// repeated failures, with the time to wait.
+    /// repeated failures, with the time to wait; FAILED_PRECONDITION / ACCOUNT_DISABLED. The failures of others do not throttle a client
+    /// that has logged in to the account before, or was given a device token of it ([`Client::keep_device`]).
     pub async fn login(&self, username: &str, password: &str) -> Result<LoginResponse, ClientError> {
-        let request = LoginRequest { username: username.to_owned(), password: password.to_owned() };
+        let request = LoginRequest {
+            username: username.to_owned(),
+            password: password.to_owned(),
+            device_token: self.device(username),
+        };
         let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
         let call = |mut client: ChatClient, request| async move { client.login(request).await };
         let answer = self.chat(plan, request, call).await?;
         self.keep_session(Some(bearer(&answer.token)?));
+        self.keep_device(username, &answer.device_token);
         Ok(answer)
     }
 
@@ -182,15 +206,72 @@ impl Client {
         Ok(closed)
     }
 
+    /// Says who may create an account, as far as the node that answers knows.
+    pub async fn registration(&self) -> Result<GetRegistrationResponse, ClientError> {
+        let call = |mut client: ChatClient, request| async move { client.get_registration(request).await };
+        self.chat(self.read(Consistency::Local), GetRegistrationRequest {}, call).await
+    }
+
+    /// Replaces the password of the account. Its other sessions end; this one stays.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED / PASSWORD_WRONG; INVALID_ARGUMENT with the field. With `outcome_unknown`, PASSWORD_WRONG can mean that an
+    /// attempt without an answer was applied.
+    pub async fn change_password(
+        &self,
+        password: &str,
+        new_password: &str,
+    ) -> Result<ChangePasswordResponse, ClientError> {
+        let request = ChangePasswordRequest { password: password.to_owned(), new_password: new_password.to_owned() };
+        let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
+        self.chat(plan, request, |mut client, request| async move { client.change_password(request).await }).await
+    }
+
+    /// Lists the open sessions of the account, those used last first.
+    pub async fn sessions(&self) -> Result<Vec<Session>, ClientError> {
+        let call = |mut client: ChatClient, request| async move { client.list_sessions(request).await };
+        let answer = self.chat(self.read(Consistency::Linearizable), ListSessionsRequest {}, call).await?;
+        Ok(answer.sessions)
+    }
+
+    /// Closes a session of the account.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND / SESSION_UNKNOWN; with `outcome_unknown`, an attempt without an answer has closed it.
+    pub async fn revoke_session(&self, session_id: u64) -> Result<(), ClientError> {
+        let call = |mut client: ChatClient, request| async move { client.revoke_session(request).await };
+        self.chat(self.change(), RevokeSessionRequest { session_id }, call).await.map(|_| ())
+    }
+
+    /// Says what others see of the account, and what is kept of it.
+    pub async fn privacy(&self) -> Result<GetPrivacyResponse, ClientError> {
+        let call = |mut client: ChatClient, request| async move { client.get_privacy(request).await };
+        self.chat(self.read(Consistency::Linearizable), GetPrivacyRequest {}, call).await
+    }
+
+    /// Changes what others see of the account, and what is kept of it. An absent setting stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT: no setting is given.
+    pub async fn set_privacy(&self, change: SetPrivacyRequest) -> Result<SetPrivacyResponse, ClientError> {
+        let call = |mut client: ChatClient, request| async move { client.set_privacy(request).await };
+        self.chat(self.change(), change, call).await
+    }
+
     /// Removes the account, its sessions and the bodies of its messages. Cannot be undone.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED with `outcome_unknown`: an attempt got no answer, and now the session is gone, most likely
-    /// with the account.
-    pub async fn delete_account(&self) -> Result<DeleteAccountResponse, ClientError> {
+    /// UNAUTHENTICATED / PASSWORD_WRONG; UNAUTHENTICATED with `outcome_unknown`: an attempt got no answer, and now the session is
+    /// gone, most likely with the account.
+    pub async fn delete_account(&self, password: &str) -> Result<DeleteAccountResponse, ClientError> {
+        let request = DeleteAccountRequest { password: password.to_owned() };
+        let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
         let call = |mut client: ChatClient, request| async move { client.delete_account(request).await };
-        let answer = self.chat(self.change(), DeleteAccountRequest {}, call).await?;
+        let answer = self.chat(plan, request, call).await?;
         self.keep_session(None);
         Ok(answer)
     }
@@ -304,36 +385,35 @@ impl Client {
     ///
     /// UNAVAILABLE / NO_LEADER when no node knew one within the deadline.
     pub async fn leader(&self) -> Result<GetLeaderResponse, ClientError> {
-        self.cluster(Plan::read(&self.options), |mut client, limit| async move {
-            let mut request = Request::new(GetLeaderRequest {});
-            request.set_timeout(limit);
-            client.get_leader(request).await
-        })
-        .await
+        let call = |mut client: ClusterServiceClient<Channel>, request| async move { client.get_leader(request).await };
+        self.cluster(Plan::read(&self.options), GetLeaderRequest {}, call).await
     }
 
     /// Lists the nodes of the cluster, with their health as far as the node that answers can ask the leader. Works
-    /// without a leader.
+    /// without a leader. Without a session the answer is `restricted`.
     pub async fn nodes(&self) -> Result<ListNodesResponse, ClientError> {
         let plan = Plan { leader: false, ..Plan::read(&self.options) }.attempt_at_least(LIST_ATTEMPT);
-        let answer = self
-            .cluster(plan, |mut client, limit| async move {
-                let mut request = Request::new(ListNodesRequest {});
-                request.set_timeout(limit);
-                client.list_nodes(request).await
-            })
-            .await?;
+        let call = |mut client: ClusterServiceClient<Channel>, request| async move { client.list_nodes(request).await };
+        let answer = self.cluster(plan, ListNodesRequest {}, call).await?;
         self.nodes.learn_nodes(&answer);
         Ok(answer)
     }
 
-    async fn cluster<A, F, R>(&self, plan: Plan, call: F) -> Result<A, ClientError>
+    /// A call of the cluster service, repeated as `plan` says, with the session's token if there is one.
+    async fn cluster<Q, A, F, R>(&self, plan: Plan, message: Q, call: F) -> Result<A, ClientError>
     where
-        F: Fn(ClusterServiceClient<Channel>, Duration) -> R,
+        Q: Clone,
+        F: Fn(ClusterServiceClient<Channel>, Request<Q>) -> R,
         R: Future<Output = Answer<A>>,
     {
+        let session = self.session();
         let attempt = |target: Target, limit: Duration| {
-            let answer = call(ClusterServiceClient::new(target.channel), limit);
+            let mut request = Request::new(message.clone());
+            request.set_timeout(limit);
+            if let Some(token) = &session {
+                request.metadata_mut().insert("authorization", token.clone());
+            }
+            let answer = call(ClusterServiceClient::new(target.channel), request);
             async { answer.await.map(Response::into_inner) }
         };
         retry::run(&self.nodes, &self.options, plan, attempt).await

@@ -162,7 +162,7 @@ fn classify_answer(code: Code, reason: &str) -> Verdict {
     match (code, reason) {
         (_, "OUTCOME_UNKNOWN") => Verdict::retry(true, code == Code::DeadlineExceeded, Blame::Leader),
         (_, "NODE_STOPPING") => Verdict::retry(false, false, Blame::Node),
-        (_, "OVERLOADED" | "SLOW_SUBSCRIBER") => Verdict::retry(false, false, Blame::Nobody),
+        (_, "OVERLOADED" | "RATE_LIMITED" | "SLOW_SUBSCRIBER") => Verdict::retry(false, false, Blame::Nobody),
         // UNAVAILABLE from the service means: not applied.
         (Code::Unavailable, _) => Verdict::retry(false, false, Blame::Leader),
         (Code::DeadlineExceeded, _) => Verdict::retry(false, true, Blame::Leader),
@@ -242,6 +242,9 @@ mod tests {
             (Code::DeadlineExceeded, "OUTCOME_UNKNOWN", retry(true, true, Blame::Leader)),
             (Code::DeadlineExceeded, "REVISION_NOT_REACHED", retry(false, true, Blame::Leader)),
             (Code::Aborted, "SLOW_SUBSCRIBER", retry(false, false, Blame::Nobody)),
+            (Code::ResourceExhausted, "RATE_LIMITED", retry(false, false, Blame::Nobody)),
+            (Code::ResourceExhausted, "STORAGE_LOW", Verdict::Final),
+            (Code::ResourceExhausted, "QUOTA_EXCEEDED", Verdict::Final),
             (Code::ResourceExhausted, "LOGIN_THROTTLED", Verdict::Final),
             (Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", Verdict::Final),
             (Code::NotFound, "USER_UNKNOWN", Verdict::Final),

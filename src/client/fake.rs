@@ -171,6 +171,30 @@ impl pb::chat_service_server::ChatService for Fake {
         Ok(Response::new(pb::LogoutResponse { closed_sessions: 1, revision: 1 }))
     }
 
+    async fn get_registration(&self, _: Request<pb::GetRegistrationRequest>) -> Answer<pb::GetRegistrationResponse> {
+        Ok(Response::new(pb::GetRegistrationResponse { open: true, invitation_needed: false }))
+    }
+
+    async fn change_password(&self, _: Request<pb::ChangePasswordRequest>) -> Answer<pb::ChangePasswordResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_sessions(&self, _: Request<pb::ListSessionsRequest>) -> Answer<pb::ListSessionsResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn revoke_session(&self, _: Request<pb::RevokeSessionRequest>) -> Answer<pb::RevokeSessionResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_privacy(&self, _: Request<pb::GetPrivacyRequest>) -> Answer<pb::GetPrivacyResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn set_privacy(&self, _: Request<pb::SetPrivacyRequest>) -> Answer<pb::SetPrivacyResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn delete_account(&self, _: Request<pb::DeleteAccountRequest>) -> Answer<pb::DeleteAccountResponse> {
         Err(Status::unimplemented(""))
     }

@@ -48,7 +48,10 @@ mod tests;
 pub mod unary;
 pub mod verify;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep};
@@ -76,6 +79,8 @@ pub struct Client {
     nodes: Arc<Nodes>,
     options: Arc<Options>,
     session: Arc<RwLock<Option<MetadataValue<Ascii>>>>,
+    /// Tokens by which accounts know this client.
+    devices: Arc<RwLock<BTreeMap<String, String>>>,
 }
 
 impl Client {
@@ -99,7 +104,12 @@ impl Client {
                     Ok(_) => {
                         drop(answers);
                         nodes.find_leader(deadline).await;
-                        return Ok(Self { nodes, options: Arc::new(options), session: Arc::default() });
+                        return Ok(Self {
+                            nodes,
+                            options: Arc::new(options),
+                            session: Arc::default(),
+                            devices: Arc::default(),
+                        });
                     }
                     // The last to be asked may have had no time left: its silence tells less than what was said before.
                     Err(failure) if error.is_some() && failure.is_silence() => {}
@@ -120,12 +130,24 @@ impl Client {
     /// UNAUTHENTICATED when the token has characters that no token has. Whether it is valid shows in the first call.
     pub fn with_token(&self, token: &str) -> Result<Self, ClientError> {
         let session = Arc::new(RwLock::new(Some(bearer(token)?)));
-        Ok(Self { nodes: self.nodes.clone(), options: self.options.clone(), session })
+        Ok(Self { nodes: self.nodes.clone(), options: self.options.clone(), session, devices: self.devices.clone() })
     }
 
     /// Address of the node that leads, as far as this client knows; see [`Client::leader`] to ask.
     pub fn known_leader(&self) -> Option<String> {
         self.nodes.leader().map(|address| address.to_string())
+    }
+
+    /// Keeps the device token of an earlier login to an account, for its next one.
+    pub fn keep_device(&self, username: &str, token: &str) {
+        if !token.is_empty() {
+            let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+            devices.insert(username.to_owned(), token.to_owned());
+        }
+    }
+
+    fn device(&self, username: &str) -> String {
+        self.devices.read().unwrap_or_else(PoisonError::into_inner).get(username).cloned().unwrap_or_default()
     }
 
     fn keep_session(&self, session: Option<MetadataValue<Ascii>>) {

@@ -148,9 +148,11 @@ where
 }
 
 /// A refusal after an attempt whose outcome is not known. It settles the matter unless it only says who is asking:
-/// the change itself may have ended the session (logout, deletion of the account).
+/// the change itself may have ended the session (logout, deletion of the account), or says why nothing new is taken, before it was
+/// looked whether this is new.
 fn error_after_doubt(error: ClientError) -> ClientError {
-    ClientError { outcome_unknown: error.code == Code::Unauthenticated, ..error }
+    let settles_nothing = error.code == Code::Unauthenticated || error.has_reason("STORAGE_LOW");
+    ClientError { outcome_unknown: settles_nothing, ..error }
 }
 
 pub(super) fn silence(target: &Target) -> ClientError {

@@ -39,10 +39,15 @@ const fn key(name: &'static str, default: Fallback, unit: &'static str, meaning:
 use Fallback::{Derived, Fixed};
 
 /// Every key, in the order in which they are shown.
-pub const KEYS: [Key; 32] = [
+pub const KEYS: &[Key] = &[
     key("NAME", Derived("the host's name"), "name", "This node's name: 1-63 of [A-Za-z0-9_.-], unique in the cluster."),
     key("LISTEN", Fixed("0.0.0.0:50051"), "ip:port", "Where clients connect (gRPC)."),
-    key("PEER_LISTEN", Fixed("0.0.0.0:50052"), "ip:port", "Where the other nodes connect."),
+    key(
+        "PEER_LISTEN",
+        Derived("127.0.0.1:50052 without INITIAL_NODES, JOIN, PEER_SECRET and PEER_TLS_*, else 0.0.0.0:50052"),
+        "ip:port",
+        "Where the other nodes connect.",
+    ),
     key("WEB_LISTEN", Fixed("0.0.0.0:8080"), "ip:port", "Where browsers connect."),
     key("METRICS_LISTEN", Fixed("0.0.0.0:9464"), "ip:port", "Serves /metrics, /livez and /readyz."),
     key(
@@ -58,6 +63,18 @@ pub const KEYS: [Key; 32] = [
         "Where the other nodes find this node; looked up again on each reconnect.",
     ),
     key("WEB_ADVERTISE", Derived("like ADVERTISE"), "host:port", "Where browsers are told to find this node."),
+    key(
+        "WEB_HOSTS",
+        Derived("none: the hosts that the members advertise for browsers, and loopback where it is listened on"),
+        "host,*.domain,...",
+        "Further hosts under which browsers reach this node, such as a proxy's; requests for any other are refused.",
+    ),
+    key(
+        "HSTS_SECONDS",
+        Fixed("2592000"),
+        "seconds",
+        "How long a browser that came over TLS uses nothing else for this host (all ports of it); 0 takes it back.",
+    ),
     key(
         "DATA_DIR",
         Fixed("data"),
@@ -77,12 +94,36 @@ pub const KEYS: [Key; 32] = [
         "For a node that comes later: peer addresses of members to ask, or wait for `chatctl members add`.",
     ),
     key(
-        "PEER_SECRET",
-        Derived("none: any host that reaches the peer port is trusted"),
-        "16-256 characters",
-        "Shared by all nodes; calls on the peer port without it are refused.",
+        "EXPECTED_NODES",
+        Derived("none: besides members and INITIAL_NODES, nodes need a JOIN_TOKEN"),
+        "name,prefix*,...",
+        "Names of nodes that may join by JOIN without a token; a * at the end stands for any rest. The same on each.",
     ),
-    key("PEER_SECRET_FILE", Derived("none"), "file", "Read PEER_SECRET from this file instead."),
+    key(
+        "JOIN_TOKEN",
+        Derived("none"),
+        "64 hex digits",
+        "Token of `chatctl members token`, for a node that joins under a name that the cluster does not expect.",
+    ),
+    key("JOIN_TOKEN_FILE", Derived("none"), "file", "Read JOIN_TOKEN from this file instead."),
+    key(
+        "PEER_SECRET",
+        Derived("none: needed for a cluster, unless PEER_TLS_* are given"),
+        "16-256 characters",
+        "Shared by all nodes: the peer port speaks TLS with keys derived from it; up to 4, the first in use, all accepted.",
+    ),
+    key(
+        "PEER_SECRET_FILE",
+        Derived("none"),
+        "file",
+        "Read PEER_SECRET from this file instead, and again when it changes.",
+    ),
+    key(
+        "INSECURE_PEERS",
+        Fixed("0"),
+        "0|1",
+        "Trust every host that reaches the peer port, when neither PEER_SECRET nor PEER_TLS_* protects it.",
+    ),
     key(
         "TLS_CERT",
         Derived("none: clients and browsers connect without TLS"),
@@ -92,7 +133,7 @@ pub const KEYS: [Key; 32] = [
     key("TLS_KEY", Derived("none"), "file", "The key of TLS_CERT (PEM)."),
     key(
         "PEER_TLS_CERT",
-        Derived("none: the nodes connect without TLS"),
+        Derived("none: PEER_SECRET protects the peer port"),
         "file",
         "Certificate chain (PEM) of this node for the others, as server and as client; read again when it changes.",
     ),
@@ -101,7 +142,7 @@ pub const KEYS: [Key; 32] = [
         "PEER_TLS_CA",
         Derived("none"),
         "file",
-        "Authorities (PEM) that vouch for the nodes: whoever has a certificate of theirs is taken for one.",
+        "Authorities (PEM) of the nodes' certificates; a caller speaks only for the hosts in its certificate.",
     ),
     key("HEARTBEAT_MS", Fixed("100"), "ms", "How often a leader shows that it is there."),
     key(
@@ -117,6 +158,24 @@ pub const KEYS: [Key; 32] = [
         "Longest silence of the leader before an election; above ELECTION_MIN_MS.",
     ),
     key("SESSION_LIFETIME_HOURS", Fixed("720"), "hours", "How long a login is good for."),
+    key(
+        "SESSION_IDLE_HOURS",
+        Fixed("0"),
+        "hours",
+        "A session that is not used for this long ends; 0: only SESSION_LIFETIME_HOURS ends it.",
+    ),
+    key(
+        "REGISTRATIONS_PER_ADDRESS",
+        Fixed("200"),
+        "per hour",
+        "Accounts that may be created from one address; an hour's worth at once. The leader's setting counts.",
+    ),
+    key(
+        "REGISTRATIONS_PER_HOUR",
+        Fixed("2000"),
+        "per hour",
+        "Accounts that may be created in the cluster; an hour's worth at once. The leader's setting counts.",
+    ),
     key("LOG_LEVEL", Fixed("info"), "error|warn|info|debug|trace", "Least important log lines that are written."),
     key(
         "HEARTBEAT_LOG_LEVEL",
@@ -139,6 +198,66 @@ pub const KEYS: [Key; 32] = [
         "entries",
         "Log entries kept behind a snapshot, so that a node that was away for a while needs no snapshot.",
     ),
+    key(
+        "ERASE_AFTER_S",
+        Fixed("86400"),
+        "seconds",
+        "How long files other than chat.db may hold what was deleted; older log is cut.",
+    ),
+    key(
+        "TRUSTED_PROXIES",
+        Fixed(""),
+        "address or network,...",
+        "Proxies in front of LISTEN and WEB_LISTEN: what they say of callers in X-Forwarded-For and X-Forwarded-Proto counts.",
+    ),
+    key(
+        "PROXY_PROTOCOL",
+        Fixed("0"),
+        "0|1",
+        "TRUSTED_PROXIES begin each connection with a header of the PROXY protocol, and their HTTP headers do not count.",
+    ),
+    key(
+        "REFLECTION",
+        Fixed("1"),
+        "0|1",
+        "Serve gRPC reflection, which shows the protocol to anybody; 0 switches it off.",
+    ),
+    key(
+        "ACCOUNT_MESSAGES_PER_S",
+        Fixed("2000"),
+        "messages/s",
+        "Messages that an account may send, in the whole cluster; ten times as many at once; 0: any number.",
+    ),
+    key(
+        "ACCOUNT_KIB_PER_S",
+        Fixed("4096"),
+        "KiB/s",
+        "The same for the bytes of its messages, each with 128 more than its body.",
+    ),
+    key(
+        "ACCOUNT_CHANGES_PER_S",
+        Fixed("5000"),
+        "changes/s",
+        "The same for changes of any kind; a deletion counts once for each message, a receipt on each node by itself.",
+    ),
+    key(
+        "ACCOUNT_MESSAGES_MAX",
+        Fixed("2000000"),
+        "messages",
+        "Messages that an account may have stored and not deleted; 0: any number. The leader's value counts.",
+    ),
+    key(
+        "ACCOUNT_MIB_MAX",
+        Fixed("1024"),
+        "MiB",
+        "MiB that an account may have stored: the bodies of its messages, and 64 bytes for each that is deleted; 0: any number.",
+    ),
+    key(
+        "SPACE_RESERVE_MB",
+        Fixed("256"),
+        "MiB",
+        "Free space of the volume below which messages and accounts are refused; from 8, at most a tenth of the volume; 0: nobody looks.",
+    ),
     key("HASH_PARALLELISM", Fixed("2"), "threads", "Passwords hashed at the same time; each takes 19 MiB."),
     key("WORKER_THREADS", Fixed("0"), "threads", "Threads that run requests and consensus; 0 means one for each core."),
     key("EXIT_WITH_PARENT", Fixed("0"), "0|1", "Stop when standard input closes; `chatd local` sets it for its nodes."),
@@ -158,7 +277,7 @@ pub fn help() -> String {
         "Configuration, from the environment only (an empty value counts as not given).\n\
          Traces are configured by OpenTelemetry's own variables, at the end.\n",
     );
-    for key in &KEYS {
+    for key in KEYS {
         let default = match key.default {
             Fixed(text) => text,
             Derived(how) => how,

@@ -6,10 +6,13 @@
 //!
 //! Left out: acting on any of it. Nothing here reads the process environment; the caller passes it in.
 
+mod capacity;
+mod joining;
 pub mod keys;
 mod otel;
 mod parse;
-mod secret;
+mod peers;
+mod proxies;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -25,14 +28,21 @@ use std::{
 use tracing::Level;
 
 use crate::{
-    net::tls::{Files, Tls},
+    net::{
+        proxies::Proxies,
+        tls::{Files, Secrets, Tls},
+    },
     telemetry::traces::TraceSettings,
 };
 
-pub use secret::Secret;
+pub use capacity::Capacity;
+pub use joining::{JoinToken, Joining};
+pub use peers::REMEDY as PROTECT_PEERS;
 
 /// The value of `JOIN` that waits.
 const INVITATION: &str = "invitation";
+/// Bytes in the unit of `ACCOUNT_KIB_PER_S`.
+const KIB: u64 = 1 << 10;
 /// Bytes in the unit of `SNAPSHOT_LOG_MB`.
 const MIB: u64 = 1024 * 1024;
 /// Seconds in the unit of `SESSION_LIFETIME_HOURS`.
@@ -57,6 +67,10 @@ pub struct Config {
     pub peer_advertise: String,
     /// `host:port` that browsers are told.
     pub web_advertise: String,
+    /// Further hosts under which browsers reach this node: `host`, `*.domain`, each with a port or without. In lower case.
+    pub web_hosts: Vec<String>,
+    /// How long browsers are told to use nothing but TLS; zero takes it back.
+    pub hsts: Duration,
     /// Directory of the databases, the snapshots and the admin socket.
     pub data_dir: PathBuf,
     /// The first members in the configured order; this node alone when none were given. Names and addresses are unique.
@@ -64,8 +78,14 @@ pub struct Config {
     pub initial_nodes: Vec<InitialNode>,
     /// How this node becomes a member when it is not one of the first.
     pub join: Option<Join>,
-    /// Shared by all nodes of a cluster.
-    pub peer_secret: Option<Secret>,
+    /// Who may join later, and with what.
+    pub joining: Joining,
+    /// Shared by all nodes of a cluster: the first is in use, the others are accepted.
+    pub peer_secrets: Option<Secrets>,
+    /// Where `peer_secrets` were read, and are read again.
+    pub peer_secret_file: Option<PathBuf>,
+    /// Trust every host that reaches the peer port, if nothing else protects it.
+    pub insecure_peers: bool,
     /// Certificates for clients and browsers.
     pub tls: Option<Arc<Tls>>,
     /// Certificates for the other nodes, with the authorities that vouch for them.
@@ -78,6 +98,12 @@ pub struct Config {
     pub election_max: Duration,
     /// How long a login is good for.
     pub session_lifetime: Duration,
+    /// A session that is not used for this long ends; zero: never for that.
+    pub session_idle: Duration,
+    /// Accounts that may be created from one address in an hour, counted by the leader.
+    pub registrations_per_address: u32,
+    /// Accounts that may be created in the cluster in an hour, counted by the leader.
+    pub registrations_per_hour: u32,
     /// Least important log lines that are written.
     pub log_level: Level,
     /// The same for the target `heartbeat`.
@@ -96,6 +122,14 @@ pub struct Config {
     pub digest_interval: Duration,
     /// Log entries kept behind a snapshot.
     pub log_entries_kept: u64,
+    /// How long the files may hold what was deleted.
+    pub erase_after: Duration,
+    /// Whether the client port serves gRPC reflection.
+    pub reflection: bool,
+    /// Proxies in front of the ports for clients and browsers.
+    pub proxies: Arc<Proxies>,
+    /// What an account may take, and which space stays free.
+    pub capacity: Capacity,
     /// Passwords hashed at the same time.
     pub hash_parallelism: usize,
     /// Threads of the asynchronous runtime; `None`: one for each core.
@@ -174,7 +208,7 @@ impl fmt::Display for ConfigErrors {
 
 /// The path of one of the files, as it was given.
 fn file(tls: &Option<Arc<Tls>>, which: impl FnOnce(&Files) -> Option<&Path>) -> String {
-    tls.as_deref().and_then(|tls| which(tls.files())).map_or_else(String::new, |path| path.display().to_string())
+    tls.as_deref().and_then(|tls| which(tls.files()?)).map_or_else(String::new, |path| path.display().to_string())
 }
 
 impl Config {
@@ -196,6 +230,7 @@ impl Config {
     /// Secrets are hidden.
     pub fn effective(&self) -> Vec<(String, String)> {
         let nodes: Vec<String> = self.initial_nodes.iter().map(|n| format!("{}={}", n.name, n.peer_address)).collect();
+        let proxies: Vec<String> = self.proxies.networks.iter().map(ToString::to_string).collect();
         let level = |level: Level| level.as_str().to_ascii_lowercase();
         let format = match self.log_format {
             LogFormat::Text => "text",
@@ -206,7 +241,7 @@ impl Config {
             Some(Join::Ask(addresses)) => addresses.join(","),
             Some(Join::Invitation) => INVITATION.to_owned(),
         };
-        let secret = if self.peer_secret.is_some() { "(hidden)" } else { "" };
+        let secret = if self.peer_secrets.is_some() { "(hidden)" } else { "" };
         let values = [
             ("NAME", self.name.clone()),
             ("LISTEN", self.listen.to_string()),
@@ -216,12 +251,19 @@ impl Config {
             ("ADVERTISE", self.advertise.clone()),
             ("PEER_ADVERTISE", self.peer_advertise.clone()),
             ("WEB_ADVERTISE", self.web_advertise.clone()),
+            ("WEB_HOSTS", self.web_hosts.join(",")),
+            ("HSTS_SECONDS", self.hsts.as_secs().to_string()),
             ("DATA_DIR", self.data_dir.display().to_string()),
             ("INITIAL_NODES", nodes.join(",")),
             ("JOIN", join),
+            ("EXPECTED_NODES", self.joining.expected_nodes.join(",")),
+            ("JOIN_TOKEN", if self.joining.token.is_some() { "(hidden)" } else { "" }.to_owned()),
+            // Its content is in effect as JOIN_TOKEN.
+            ("JOIN_TOKEN_FILE", String::new()),
             ("PEER_SECRET", secret.to_owned()),
             // Its content is in effect as PEER_SECRET.
             ("PEER_SECRET_FILE", String::new()),
+            ("INSECURE_PEERS", u8::from(self.insecure_peers).to_string()),
             ("TLS_CERT", file(&self.tls, |files| Some(&files.certificate))),
             ("TLS_KEY", file(&self.tls, |files| Some(&files.key))),
             ("PEER_TLS_CERT", file(&self.peer_tls, |files| Some(&files.certificate))),
@@ -231,6 +273,9 @@ impl Config {
             ("ELECTION_MIN_MS", self.election_min.as_millis().to_string()),
             ("ELECTION_MAX_MS", self.election_max.as_millis().to_string()),
             ("SESSION_LIFETIME_HOURS", (self.session_lifetime.as_secs() / HOUR_SECS).to_string()),
+            ("SESSION_IDLE_HOURS", (self.session_idle.as_secs() / HOUR_SECS).to_string()),
+            ("REGISTRATIONS_PER_ADDRESS", self.registrations_per_address.to_string()),
+            ("REGISTRATIONS_PER_HOUR", self.registrations_per_hour.to_string()),
             ("LOG_LEVEL", level(self.log_level)),
             ("HEARTBEAT_LOG_LEVEL", level(self.heartbeat_log_level)),
             ("LOG_FORMAT", format.to_owned()),
@@ -238,11 +283,19 @@ impl Config {
             ("SNAPSHOT_LOG_MB", (self.snapshot_log_bytes / MIB).to_string()),
             ("DIGEST_INTERVAL_S", self.digest_interval.as_secs().to_string()),
             ("LOG_ENTRIES_KEPT", self.log_entries_kept.to_string()),
+            ("ERASE_AFTER_S", self.erase_after.as_secs().to_string()),
+            ("TRUSTED_PROXIES", proxies.join(",")),
+            ("PROXY_PROTOCOL", u8::from(self.proxies.speak_first).to_string()),
+            ("REFLECTION", u8::from(self.reflection).to_string()),
+        ]
+        .into_iter()
+        .chain(self.capacity.values())
+        .chain([
             ("HASH_PARALLELISM", self.hash_parallelism.to_string()),
             ("WORKER_THREADS", self.worker_threads.unwrap_or(0).to_string()),
             ("EXIT_WITH_PARENT", u8::from(self.exit_with_parent).to_string()),
-        ];
-        let own = values.into_iter().map(|(key, value)| (format!("{}{key}", keys::PREFIX), value));
+        ]);
+        let own = values.map(|(key, value)| (format!("{}{key}", keys::PREFIX), value));
         own.chain(self.otel.iter().cloned()).collect()
     }
 }

@@ -5,8 +5,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::Read as _,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -17,19 +15,18 @@ use serde::{Deserialize, Serialize};
 use tracing::Level;
 
 use super::{
-    Config, ConfigErrors, HOUR_SECS, INVITATION, InitialNode, Join, LogFormat, MIB, Mistake, Secret,
+    Config, ConfigErrors, HOUR_SECS, INVITATION, InitialNode, Join, LogFormat, MIB, Mistake,
     keys::{self, PREFIX},
     otel,
+    peers::Given,
 };
 
 /// Most initial members: more voters make every write slower and nothing safer.
 const INITIAL_NODES_MAX: usize = 15;
 /// Longest name of a node: that of a DNS label, because names become host names.
 const NAME_CHARS_MAX: usize = 63;
-const SECRET_CHARS: RangeInclusive<usize> = 16..=256;
-const SECRET_EXPECTED: &str = "16-256 printable ASCII characters without spaces";
-/// Largest secret file that is read: room for line ends, and a bound for `/dev/zero`.
-const SECRET_FILE_BYTES_MAX: u64 = 4096;
+/// Most further hosts: each request for a host that is not a member's is compared with all of them.
+const WEB_HOSTS_MAX: usize = 64;
 
 /// The keys as they come, one field per row of [`keys::KEYS`], in the same order.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -37,26 +34,35 @@ const SECRET_FILE_BYTES_MAX: u64 = 4096;
 pub(super) struct Raw {
     name: Option<String>,
     listen: Option<String>,
-    peer_listen: Option<String>,
+    pub(super) peer_listen: Option<String>,
     web_listen: Option<String>,
     metrics_listen: Option<String>,
     advertise: Option<String>,
     peer_advertise: Option<String>,
     web_advertise: Option<String>,
+    web_hosts: Option<String>,
+    hsts_seconds: Option<String>,
     data_dir: Option<String>,
-    initial_nodes: Option<String>,
-    join: Option<String>,
-    peer_secret: Option<String>,
-    peer_secret_file: Option<String>,
+    pub(super) initial_nodes: Option<String>,
+    pub(super) join: Option<String>,
+    expected_nodes: Option<String>,
+    join_token: Option<String>,
+    join_token_file: Option<String>,
+    pub(super) peer_secret: Option<String>,
+    pub(super) peer_secret_file: Option<String>,
+    insecure_peers: Option<String>,
     tls_cert: Option<String>,
     tls_key: Option<String>,
-    peer_tls_cert: Option<String>,
+    pub(super) peer_tls_cert: Option<String>,
     peer_tls_key: Option<String>,
     peer_tls_ca: Option<String>,
     heartbeat_ms: Option<String>,
     election_min_ms: Option<String>,
     election_max_ms: Option<String>,
     session_lifetime_hours: Option<String>,
+    session_idle_hours: Option<String>,
+    registrations_per_address: Option<String>,
+    registrations_per_hour: Option<String>,
     log_level: Option<String>,
     heartbeat_log_level: Option<String>,
     log_format: Option<String>,
@@ -64,6 +70,16 @@ pub(super) struct Raw {
     snapshot_log_mb: Option<String>,
     digest_interval_s: Option<String>,
     log_entries_kept: Option<String>,
+    erase_after_s: Option<String>,
+    pub(super) trusted_proxies: Option<String>,
+    pub(super) proxy_protocol: Option<String>,
+    reflection: Option<String>,
+    pub(super) account_messages_per_s: Option<String>,
+    pub(super) account_kib_per_s: Option<String>,
+    pub(super) account_changes_per_s: Option<String>,
+    pub(super) account_messages_max: Option<String>,
+    pub(super) account_mib_max: Option<String>,
+    pub(super) space_reserve_mb: Option<String>,
     hash_parallelism: Option<String>,
     worker_threads: Option<String>,
     exit_with_parent: Option<String>,
@@ -126,13 +142,18 @@ impl Checker {
         known
     }
 
+    pub(super) fn mistake_count(&self) -> usize {
+        self.mistakes.len()
+    }
+
     pub(super) fn mistake(&mut self, name: &str, given: &str, expected: impl Into<String>) {
-        let given = if name == "PEER_SECRET" { "(hidden)".to_owned() } else { format!("{given:?}") };
+        let hidden = ["PEER_SECRET", "JOIN_TOKEN"].contains(&name) && !given.is_empty();
+        let given = if hidden { "(hidden)".to_owned() } else { format!("{given:?}") };
         self.mistakes.push(Mistake { key: format!("{PREFIX}{name}"), given, expected: expected.into() });
     }
 
     /// `value`, or the default of the table, through `parse`; `None` only after a mistake was noted.
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &mut self,
         name: &str,
         value: Option<String>,
@@ -151,13 +172,21 @@ impl Checker {
         parsed
     }
 
-    fn number(&mut self, name: &str, value: Option<String>, range: RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn number(&mut self, name: &str, value: Option<String>, range: RangeInclusive<u64>) -> Option<u64> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         self.parsed(name, value, &expected, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
     fn millis(&mut self, name: &str, value: Option<String>, range: RangeInclusive<u64>) -> Option<Duration> {
         self.number(name, value, range).map(Duration::from_millis)
+    }
+
+    pub(super) fn switch(&mut self, name: &str, value: Option<String>) -> Option<bool> {
+        self.parsed(name, value, "0 or 1", |text| match text {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        })
     }
 
     fn level(&mut self, name: &str, value: Option<String>) -> Option<Level> {
@@ -172,7 +201,7 @@ impl Checker {
     }
 
     /// An address to listen on. Port 0 is refused where others have to be told the port.
-    fn listen(&mut self, name: &str, value: Option<String>, advertised: bool) -> Option<SocketAddr> {
+    pub(super) fn listen(&mut self, name: &str, value: Option<String>, advertised: bool) -> Option<SocketAddr> {
         let expected = "an IP address and a port, such as 0.0.0.0:50051 or [::]:50051";
         self.parsed(name, value, expected, |text| {
             text.parse().ok().filter(|address: &SocketAddr| !advertised || address.port() != 0)
@@ -258,35 +287,17 @@ impl Checker {
         None
     }
 
-    fn peer_secret(&mut self, value: Option<String>, file: Option<String>) -> Option<Secret> {
-        let good = |text: &str| SECRET_CHARS.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        match (value, file) {
-            (Some(_), Some(file)) => {
-                self.mistake("PEER_SECRET_FILE", &file, format!("only one of this and {PREFIX}PEER_SECRET"));
-                None
-            }
-            (Some(text), None) => {
-                self.parsed("PEER_SECRET", Some(text), SECRET_EXPECTED, |text| good(text).then(|| Secret::new(text)))
-            }
-            (None, Some(file)) => {
-                let content = File::open(&file).and_then(|opened| {
-                    let mut content = String::new();
-                    opened.take(SECRET_FILE_BYTES_MAX).read_to_string(&mut content).map(|_| content)
-                });
-                match content {
-                    Ok(content) if good(content.trim_end()) => Some(Secret::new(content.trim_end())),
-                    Ok(_) => {
-                        self.mistake("PEER_SECRET_FILE", &file, format!("a file with {SECRET_EXPECTED}"));
-                        None
-                    }
-                    Err(error) => {
-                        self.mistake("PEER_SECRET_FILE", &file, format!("a readable file ({error})"));
-                        None
-                    }
-                }
-            }
-            (None, None) => None,
+    fn web_hosts(&mut self, value: Option<String>) -> Option<Vec<String>> {
+        let Some(text) = value else { return Some(Vec::new()) };
+        let hosts: Vec<String> = text.split(',').map(|item| item.trim().to_ascii_lowercase()).collect();
+        if hosts.len() <= WEB_HOSTS_MAX && hosts.iter().all(|host| is_web_host(host)) {
+            return Some(hosts);
         }
+        let expected = format!(
+            "1-{WEB_HOSTS_MAX} hosts separated by commas, such as chat.example.org, *.example.org or 192.0.2.1:8443, without https://"
+        );
+        self.mistake("WEB_HOSTS", &text, expected);
+        None
     }
 
     /// The three times that have to fit each other.
@@ -305,81 +316,105 @@ impl Checker {
         }
     }
 
-    /// Checks everything, in the order of the table. `None` only when there was a mistake.
-    fn check(&mut self, raw: Raw) -> Option<Config> {
-        let name = self.name(raw.name);
-        let listen = self.listen("LISTEN", raw.listen, true);
-        let peer_listen = self.listen("PEER_LISTEN", raw.peer_listen, true);
-        let web_listen = self.listen("WEB_LISTEN", raw.web_listen, true);
-        let metrics_listen = self.listen("METRICS_LISTEN", raw.metrics_listen, false);
-        self.distinct(&[listen, peer_listen, web_listen, metrics_listen]);
-        let comes_later = raw.join.is_some();
-        let initial_nodes = self.initial_nodes(raw.initial_nodes, name.as_deref(), comes_later);
-        let join = self.join(raw.join);
-        let own_entry = initial_nodes
-            .as_deref()
-            .and_then(|nodes| nodes.iter().find(|node| Some(node.name.as_str()) == name.as_deref()))
-            .map(|node| node.peer_address.clone());
-        let reachable = |listen: Option<SocketAddr>| Some(default_advertise(name.as_deref()?, listen?));
-        let advertise = self.advertise("ADVERTISE", raw.advertise, reachable(listen));
-        let peer_default = own_entry.clone().or_else(|| reachable(peer_listen));
-        let peer_advertise = self.advertise("PEER_ADVERTISE", raw.peer_advertise, peer_default);
-        let web_advertise = self.advertise("WEB_ADVERTISE", raw.web_advertise, reachable(web_listen));
-        if let (Some(entry), Some(advertised)) = (&own_entry, &peer_advertise)
+    fn log_format(&mut self, value: Option<String>) -> Option<LogFormat> {
+        self.parsed("LOG_FORMAT", value, "text or json", |text| match text {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        })
+    }
+
+    /// Warns when this node is advertised at another address than the list of the first nodes gives for it.
+    fn same_address(&mut self, entry: Option<&str>, advertised: Option<&str>) {
+        if let (Some(entry), Some(advertised)) = (entry, advertised)
             && entry != advertised
         {
             self.warnings.push(format!(
                 "{PREFIX}PEER_ADVERTISE is {advertised}, but {PREFIX}INITIAL_NODES says {entry} for this node"
             ));
         }
+    }
+
+    /// Checks everything, in the order of the table. `None` only when there was a mistake.
+    fn check(&mut self, mut raw: Raw) -> Option<Config> {
+        let peer_listen = self.peer_listen(&raw);
+        let (capacity, proxies) = (self.capacity(&mut raw), self.proxies(&mut raw));
+        let name = self.name(raw.name);
+        let listen = self.listen("LISTEN", raw.listen, true);
+        let web_listen = self.listen("WEB_LISTEN", raw.web_listen, true);
+        let metrics_listen = self.listen("METRICS_LISTEN", raw.metrics_listen, false);
+        self.distinct(&[listen, peer_listen, web_listen, metrics_listen]);
+        let comes_later = raw.join.is_some();
+        let initial_nodes = self.initial_nodes(raw.initial_nodes, name.as_deref(), comes_later);
+        let join = self.join(raw.join);
+        let joining = self.joining(raw.expected_nodes, raw.join_token, raw.join_token_file);
+        let mut initial = initial_nodes.iter().flatten();
+        let own_entry = initial.find(|node| Some(node.name.as_str()) == name.as_deref());
+        let own_entry = own_entry.map(|node| node.peer_address.clone());
+        let reachable = |listen: Option<SocketAddr>| Some(default_advertise(name.as_deref()?, listen?));
+        let advertise = self.advertise("ADVERTISE", raw.advertise, reachable(listen));
+        let peer_default = own_entry.clone().or_else(|| reachable(peer_listen));
+        let peer_advertise = self.advertise("PEER_ADVERTISE", raw.peer_advertise, peer_default);
+        let web_advertise = self.advertise("WEB_ADVERTISE", raw.web_advertise, reachable(web_listen));
+        let web_hosts = self.web_hosts(raw.web_hosts);
+        let hsts_seconds = self.number("HSTS_SECONDS", raw.hsts_seconds, 0..=63_072_000);
+        self.same_address(own_entry.as_deref(), peer_advertise.as_deref());
         let data_dir = self.parsed("DATA_DIR", raw.data_dir, "a directory", |text| Some(PathBuf::from(text)));
-        let peer_secret = self.peer_secret(raw.peer_secret, raw.peer_secret_file);
         let tls = self.tls(raw.tls_cert, raw.tls_key, advertise.as_deref());
         let peer_files = [raw.peer_tls_cert, raw.peer_tls_key, raw.peer_tls_ca];
+        let has_others = comes_later || initial_nodes.as_ref().is_some_and(|nodes| nodes.len() > 1);
+        let given = Given { secret: raw.peer_secret, secret_file: raw.peer_secret_file, insecure: raw.insecure_peers };
+        let protected = self.protection(given, peer_files.iter().any(Option::is_some), has_others, peer_listen);
         let peer_tls = self.peer_tls(peer_files, peer_advertise.as_deref());
+        self.open_listeners([listen, web_listen, metrics_listen], tls.is_some());
         let heartbeat = self.millis("HEARTBEAT_MS", raw.heartbeat_ms, 10..=10_000);
         let election_min = self.millis("ELECTION_MIN_MS", raw.election_min_ms, 20..=60_000);
         let election_max = self.millis("ELECTION_MAX_MS", raw.election_max_ms, 21..=120_000);
         self.timing(heartbeat, election_min, election_max);
         let session_hours = self.number("SESSION_LIFETIME_HOURS", raw.session_lifetime_hours, 1..=87_600);
+        let session_idle_hours = self.number("SESSION_IDLE_HOURS", raw.session_idle_hours, 0..=87_600);
+        let per_address = self.number("REGISTRATIONS_PER_ADDRESS", raw.registrations_per_address, 1..=1_000_000);
+        let per_hour = self.number("REGISTRATIONS_PER_HOUR", raw.registrations_per_hour, 1..=1_000_000);
         let log_level = self.level("LOG_LEVEL", raw.log_level);
         let heartbeat_log_level = self.level("HEARTBEAT_LOG_LEVEL", raw.heartbeat_log_level);
-        let log_format = self.parsed("LOG_FORMAT", raw.log_format, "text or json", |text| match text {
-            "text" => Some(LogFormat::Text),
-            "json" => Some(LogFormat::Json),
-            _ => None,
-        });
+        let log_format = self.log_format(raw.log_format);
         let drain_timeout = self.millis("DRAIN_TIMEOUT_MS", raw.drain_timeout_ms, 0..=600_000);
         let snapshot_log_mb = self.number("SNAPSHOT_LOG_MB", raw.snapshot_log_mb, 1..=65_536);
         let digest_interval_s = self.number("DIGEST_INTERVAL_S", raw.digest_interval_s, 1..=86_400);
         let log_entries_kept = self.number("LOG_ENTRIES_KEPT", raw.log_entries_kept, 0..=10_000_000);
+        let erase_after_s = self.number("ERASE_AFTER_S", raw.erase_after_s, 1..=31_536_000);
         let hash_parallelism = self.number("HASH_PARALLELISM", raw.hash_parallelism, 1..=64);
         let worker_threads = self.number("WORKER_THREADS", raw.worker_threads, 0..=1024);
-        let exit_with_parent = self.parsed("EXIT_WITH_PARENT", raw.exit_with_parent, "0 or 1", |text| match text {
-            "0" => Some(false),
-            "1" => Some(true),
-            _ => None,
-        });
-        let (name, peer_advertise) = (name?, peer_advertise?);
+        let reflection = self.switch("REFLECTION", raw.reflection);
+        let exit_with_parent = self.switch("EXIT_WITH_PARENT", raw.exit_with_parent);
+        let (name, peer_advertise, protected) = (name?, peer_advertise?, protected?);
         let alone = InitialNode { name: name.clone(), peer_address: peer_advertise.clone() };
         let alone = if comes_later { vec![] } else { vec![alone] };
         Some(Config {
             initial_nodes: initial_nodes.unwrap_or(alone),
             join,
+            joining: joining?,
             listen: listen?,
             peer_listen: peer_listen?,
             web_listen: web_listen?,
             metrics_listen: metrics_listen?,
             advertise: advertise?,
             web_advertise: web_advertise?,
+            web_hosts: web_hosts?,
+            hsts: Duration::from_secs(hsts_seconds?),
             data_dir: data_dir?,
-            peer_secret,
+            peer_secrets: protected.secrets,
+            peer_secret_file: protected.secret_file,
+            insecure_peers: protected.insecure,
             tls,
             peer_tls,
             heartbeat: heartbeat?,
             election_min: election_min?,
             election_max: election_max?,
             session_lifetime: Duration::from_secs(session_hours? * HOUR_SECS),
+            session_idle: Duration::from_secs(session_idle_hours? * HOUR_SECS),
+            registrations_per_address: u32::try_from(per_address?).ok()?,
+            registrations_per_hour: u32::try_from(per_hour?).ok()?,
             log_level: log_level?,
             heartbeat_log_level: heartbeat_log_level?,
             log_format: log_format?,
@@ -387,6 +422,10 @@ impl Checker {
             snapshot_log_bytes: snapshot_log_mb? * MIB,
             digest_interval: Duration::from_secs(digest_interval_s?),
             log_entries_kept: log_entries_kept?,
+            erase_after: Duration::from_secs(erase_after_s?),
+            reflection: reflection?,
+            capacity: capacity?,
+            proxies: proxies?,
             hash_parallelism: usize::try_from(hash_parallelism?).ok()?,
             worker_threads: usize::try_from(worker_threads?).ok().filter(|threads| *threads > 0),
             exit_with_parent: exit_with_parent?,
@@ -396,6 +435,24 @@ impl Checker {
             name,
             peer_advertise,
         })
+    }
+
+    /// Warns of what others on the network can read along. The peer port is looked at where it is started.
+    fn open_listeners(&mut self, [client, web, metrics]: [Option<SocketAddr>; 3], tls: bool) {
+        let ports = [
+            ("LISTEN", client, "passwords and messages", "set CHAT_TLS_CERT and CHAT_TLS_KEY"),
+            ("WEB_LISTEN", web, "passwords and messages", "set CHAT_TLS_CERT and CHAT_TLS_KEY"),
+            ("METRICS_LISTEN", metrics, "figures of this node", "let only monitoring reach it"),
+        ];
+        for (name, address, what, remedy) in ports {
+            let Some(address) = address.filter(|address| !address.ip().is_loopback()) else { continue };
+            if !tls || name == "METRICS_LISTEN" {
+                self.warnings.push(format!(
+                    "{PREFIX}{name} is {address}, without TLS: others on the network can read {what}; {remedy}, or listen on \
+                     loopback"
+                ));
+            }
+        }
     }
 
     /// Four listeners need four ports. Only equal ports that would collide count.
@@ -419,7 +476,7 @@ fn default_advertise(name: &str, listen: SocketAddr) -> String {
     if listen.ip().is_loopback() { listen.to_string() } else { format!("{name}:{}", listen.port()) }
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(allowed)
 }
@@ -436,6 +493,17 @@ fn is_host_and_port(text: &str) -> bool {
         }
     };
     host && port
+}
+
+/// `host`, `*.domain`, `1.2.3.4` or `[::1]`, with a port or without.
+fn is_web_host(text: &str) -> bool {
+    let host = text.strip_prefix("*.").unwrap_or(text);
+    // Below an address there is nothing.
+    if host.len() < text.len() && host.bytes().all(|b| !b.is_ascii_alphabetic()) {
+        return false;
+    }
+    let has_port = host.rfind(':').is_some_and(|colon| host.rfind(']').is_none_or(|bracket| bracket < colon));
+    if has_port { is_host_and_port(host) } else { is_host_and_port(&format!("{host}:1")) }
 }
 
 /// The host's name, as the kernel has it.

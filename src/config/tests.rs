@@ -4,7 +4,15 @@ use std::io::Write as _;
 
 use super::*;
 
+/// Unless a test protects the peer port itself, a node with others trusts all.
 fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let given = |words: &[&str]| pairs.iter().any(|(key, _)| words.iter().any(|word| key.contains(word)));
+    let trusting = given(&["INITIAL_NODES", "JOIN"]) && !given(&["PEER_SECRET", "PEER_TLS", "INSECURE"]);
+    let trust = trusting.then_some(("CHAT_INSECURE_PEERS", "1"));
+    load_as_given(&pairs.iter().copied().chain(trust).collect::<Vec<_>>())
+}
+
+fn load_as_given(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::load(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
 }
 
@@ -22,17 +30,23 @@ fn defaults_make_a_cluster_of_one() {
         [
             "CHAT_NAME=n1",
             "CHAT_LISTEN=0.0.0.0:50051",
-            "CHAT_PEER_LISTEN=0.0.0.0:50052",
+            "CHAT_PEER_LISTEN=127.0.0.1:50052",
             "CHAT_WEB_LISTEN=0.0.0.0:8080",
             "CHAT_METRICS_LISTEN=0.0.0.0:9464",
             "CHAT_ADVERTISE=n1:50051",
-            "CHAT_PEER_ADVERTISE=n1:50052",
+            "CHAT_PEER_ADVERTISE=127.0.0.1:50052",
             "CHAT_WEB_ADVERTISE=n1:8080",
+            "CHAT_WEB_HOSTS=",
+            "CHAT_HSTS_SECONDS=2592000",
             "CHAT_DATA_DIR=data",
-            "CHAT_INITIAL_NODES=n1=n1:50052",
+            "CHAT_INITIAL_NODES=n1=127.0.0.1:50052",
             "CHAT_JOIN=",
+            "CHAT_EXPECTED_NODES=",
+            "CHAT_JOIN_TOKEN=",
+            "CHAT_JOIN_TOKEN_FILE=",
             "CHAT_PEER_SECRET=",
             "CHAT_PEER_SECRET_FILE=",
+            "CHAT_INSECURE_PEERS=0",
             "CHAT_TLS_CERT=",
             "CHAT_TLS_KEY=",
             "CHAT_PEER_TLS_CERT=",
@@ -42,6 +56,9 @@ fn defaults_make_a_cluster_of_one() {
             "CHAT_ELECTION_MIN_MS=300",
             "CHAT_ELECTION_MAX_MS=600",
             "CHAT_SESSION_LIFETIME_HOURS=720",
+            "CHAT_SESSION_IDLE_HOURS=0",
+            "CHAT_REGISTRATIONS_PER_ADDRESS=200",
+            "CHAT_REGISTRATIONS_PER_HOUR=2000",
             "CHAT_LOG_LEVEL=info",
             "CHAT_HEARTBEAT_LOG_LEVEL=warn",
             "CHAT_LOG_FORMAT=text",
@@ -49,12 +66,37 @@ fn defaults_make_a_cluster_of_one() {
             "CHAT_SNAPSHOT_LOG_MB=256",
             "CHAT_DIGEST_INTERVAL_S=30",
             "CHAT_LOG_ENTRIES_KEPT=20000",
+            "CHAT_ERASE_AFTER_S=86400",
+            "CHAT_TRUSTED_PROXIES=",
+            "CHAT_PROXY_PROTOCOL=0",
+            "CHAT_REFLECTION=1",
+            "CHAT_ACCOUNT_MESSAGES_PER_S=2000",
+            "CHAT_ACCOUNT_KIB_PER_S=4096",
+            "CHAT_ACCOUNT_CHANGES_PER_S=5000",
+            "CHAT_ACCOUNT_MESSAGES_MAX=2000000",
+            "CHAT_ACCOUNT_MIB_MAX=1024",
+            "CHAT_SPACE_RESERVE_MB=256",
             "CHAT_HASH_PARALLELISM=2",
             "CHAT_WORKER_THREADS=0",
             "CHAT_EXIT_WITH_PARENT=0",
         ]
     );
-    assert!(config.warnings.is_empty());
+    let open: Vec<_> = config.warnings.iter().map(|warning| warning.split(',').next().unwrap()).collect();
+    let listeners = ["LISTEN is 0.0.0.0:50051", "WEB_LISTEN is 0.0.0.0:8080", "METRICS_LISTEN is 0.0.0.0:9464"];
+    assert_eq!(open, listeners.map(|listener| format!("CHAT_{listener}")));
+}
+
+/// Warnings of anything but listeners that are open.
+fn odd(config: &Config) -> Vec<&String> {
+    config.warnings.iter().filter(|warning| !warning.contains(", without TLS: ")).collect()
+}
+
+#[test]
+fn open_listeners_are_warned_of_once_each() {
+    let near = ["LISTEN", "WEB_LISTEN", "METRICS_LISTEN"].map(|key| format!("CHAT_{key}"));
+    let near: Vec<(&str, &str)> =
+        near.iter().map(String::as_str).zip(["127.0.0.1:1", "[::1]:2", "127.0.0.9:3"]).collect();
+    assert!(load(&[&[("CHAT_NAME", "n1")], &near[..]].concat()).unwrap().warnings.is_empty());
 }
 
 #[test]
@@ -94,6 +136,8 @@ fn every_mistake_is_reported_at_once() {
         ("CHAT_ADVERTISE", "n1"),
         ("CHAT_PEER_ADVERTISE", "n1:0"),
         ("CHAT_WEB_ADVERTISE", "http://n1:80"),
+        ("CHAT_WEB_HOSTS", "https://chat.example.org"),
+        ("CHAT_HSTS_SECONDS", "forever"),
         ("CHAT_DATA_DIR", "da\u{FFFD}ta"),
         ("CHAT_INITIAL_NODES", "n1"),
         ("CHAT_PEER_SECRET", "short"),
@@ -107,6 +151,9 @@ fn every_mistake_is_reported_at_once() {
         ("CHAT_DRAIN_TIMEOUT_MS", "10s"),
         ("CHAT_SNAPSHOT_LOG_MB", "99999999999999999999"),
         ("CHAT_DIGEST_INTERVAL_S", "0"),
+        ("CHAT_TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("CHAT_PROXY_PROTOCOL", "2"),
+        ("CHAT_REFLECTION", "on"),
         ("CHAT_HASH_PARALLELISM", "0"),
         ("CHAT_EXIT_WITH_PARENT", "yes"),
     ];
@@ -115,6 +162,36 @@ fn every_mistake_is_reported_at_once() {
     reported.sort();
     expected.sort();
     assert_eq!(reported, expected);
+}
+
+#[test]
+fn web_hosts_are_hosts() {
+    let hosts = |text| load(&[("CHAT_NAME", "n1"), ("CHAT_WEB_HOSTS", text)]).map(|config| config.web_hosts);
+    let good = "Chat.example.org, *.example.org,192.0.2.1:8443,[2001:db8::1],[2001:db8::1]:1,localhost";
+    let expected =
+        ["chat.example.org", "*.example.org", "192.0.2.1:8443", "[2001:db8::1]", "[2001:db8::1]:1", "localhost"];
+    assert_eq!(hosts(good).unwrap(), expected);
+    for bad in ["*", "*.", "a*.b", "a,,b", "a b", "http://a", "a/b", "a:0", "a:", "[::1", "*.1.2.3.4", "*.[::1]", "a@b"]
+    {
+        assert!(hosts(bad).is_err(), "{bad}");
+    }
+    assert!(hosts(&vec!["a"; 65].join(",")).is_err());
+}
+
+#[test]
+fn proxies_are_addresses_and_networks() {
+    let load = |networks, protocol| {
+        let given = [("CHAT_NAME", "n1"), ("CHAT_TRUSTED_PROXIES", networks), ("CHAT_PROXY_PROTOCOL", protocol)];
+        load(&given).map(|config| config.proxies)
+    };
+    let proxies = load("10.0.0.7, 192.0.2.0/24,2001:db8::/32", "0").unwrap();
+    let trusted = ["10.0.0.7", "::ffff:10.0.0.7", "192.0.2.99", "2001:db8::1", "10.0.0.8", "::1"];
+    assert_eq!(trusted.map(|ip| proxies.trusts(ip.parse().unwrap())), [true, true, true, true, false, false]);
+    assert!(load("10.0.0.7", "1").unwrap().speak_first);
+    assert!(!load("", "0").unwrap().trusts("127.0.0.1".parse().unwrap()));
+    for (networks, protocol) in [("proxy.example.org", "0"), ("10.0.0.0/33", "0"), ("10.0.0.7,", "0"), ("", "1")] {
+        assert!(load(networks, protocol).is_err(), "{networks}");
+    }
 }
 
 #[test]
@@ -149,8 +226,8 @@ fn times_have_to_fit_each_other() {
 fn initial_nodes_are_unique_and_contain_this_node() {
     let nodes = |list| load(&[("CHAT_NAME", "n1"), ("CHAT_INITIAL_NODES", list)]);
     assert_eq!(nodes("n1=a:1,n2=b:1,n3=c:1").unwrap().initial_nodes.len(), 3);
-    assert!(nodes("n1=a:1, n2=b:1, n3=c:1").unwrap().warnings.is_empty());
-    assert!(nodes("n1=a:1,n2=b:1").unwrap().warnings[0].contains("odd number"));
+    assert!(odd(&nodes("n1=a:1, n2=b:1, n3=c:1").unwrap()).is_empty());
+    assert!(odd(&nodes("n1=a:1,n2=b:1").unwrap())[0].contains("odd number"));
     for bad in ["n2=b:1", "n1=a:1,n1=b:1", "n1=a:1,n2=a:1", "n1=a:1,", "n1=a:1,n2", "n1=a", "=a:1", "n1=:1", "n1=a:+1"]
     {
         let mistakes = nodes(bad).expect_err(bad).0;
@@ -171,7 +248,7 @@ fn listeners_do_not_share_a_port() {
 fn a_secret_is_never_shown() {
     let secret = "correct-horse-battery";
     let config = load(&[("CHAT_PEER_SECRET", secret)]).unwrap();
-    assert_eq!(config.peer_secret.as_ref().map(Secret::expose), Some(secret));
+    assert_eq!(config.peer_secrets, Secrets::parse(secret));
     let shown = format!("{config:?} {:?}", config.effective());
     assert!(!shown.contains(secret), "{shown}");
     assert!(shown.contains("(hidden)"));
@@ -185,7 +262,8 @@ fn a_secret_comes_from_a_file_too() {
     file.write_all(b"from-a-mounted-file\n").unwrap();
     let path = file.path().to_str().unwrap();
     let config = load(&[("CHAT_PEER_SECRET_FILE", path)]).unwrap();
-    assert_eq!(config.peer_secret.as_ref().map(Secret::expose), Some("from-a-mounted-file"));
+    assert_eq!(config.peer_secrets, Secrets::parse("from-a-mounted-file"));
+    assert_eq!(config.peer_secret_file.as_deref(), Some(file.path()));
     let both = [("CHAT_PEER_SECRET_FILE", path), ("CHAT_PEER_SECRET", "correct-horse-battery")];
     assert_eq!(wrong(&both), ["CHAT_PEER_SECRET_FILE"]);
     assert_eq!(wrong(&[("CHAT_PEER_SECRET_FILE", "/nowhere/at/all")]), ["CHAT_PEER_SECRET_FILE"]);
@@ -193,15 +271,67 @@ fn a_secret_comes_from_a_file_too() {
 }
 
 #[test]
+fn a_node_that_others_reach_is_protected() {
+    let three = ("CHAT_INITIAL_NODES", "n1=n1:1,n2=n2:1,n3=n3:1");
+    let name = ("CHAT_NAME", "n1");
+    let unprotected = |pairs: &[(&str, &str)]| {
+        let mistakes = load_as_given(&[&[name], pairs].concat()).map(|_| ()).map_err(|errors| errors.to_string());
+        mistakes.is_err_and(|text| text.contains("CHAT_INSECURE_PEERS=1") && text.contains("chatd secret"))
+    };
+    assert!(unprotected(&[three]));
+    assert!(unprotected(&[("CHAT_JOIN", "n1:1")]));
+    assert!(unprotected(&[("CHAT_PEER_LISTEN", "0.0.0.0:1")]));
+    assert!(unprotected(&[("CHAT_INITIAL_NODES", "n1=n1:1")]), "it listens beyond loopback");
+    for protected in [
+        &[][..],
+        &[("CHAT_PEER_LISTEN", "[::1]:1")],
+        &[three, ("CHAT_PEER_SECRET", "correct-horse-battery")],
+        &[three, ("CHAT_PEER_SECRET", "correct-horse-battery the-secret-before-it")],
+        &[three, ("CHAT_INSECURE_PEERS", "1")],
+    ] {
+        assert!(load_as_given(&[&[name], protected].concat()).is_ok(), "{protected:?}");
+    }
+    let listen = |pairs: &[(&str, &str)]| load(pairs).unwrap().peer_listen.to_string();
+    assert_eq!(listen(&[name]), "127.0.0.1:50052");
+    assert_eq!(listen(&[name, three]), "0.0.0.0:50052");
+    let dir = tempfile::tempdir().unwrap();
+    let pairs = certificates(dir.path(), &["n1"]);
+    let config = load_as_given(&with(&pairs, &[name, three])).unwrap();
+    assert!(config.peer_tls.is_some());
+    let both = [name, three, ("CHAT_PEER_SECRET", "correct-horse-battery")];
+    assert_eq!(wrong(&with(&pairs, &both)), ["CHAT_PEER_SECRET"]);
+}
+
+#[test]
+fn what_a_joining_node_and_those_that_admit_it_are_given() {
+    let token = "0123456789abcdef".repeat(4);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "{token}").unwrap();
+    let path = file.path().to_str().unwrap();
+    for given in [("CHAT_JOIN_TOKEN", token.as_str()), ("CHAT_JOIN_TOKEN_FILE", path)] {
+        let config = load(&[("CHAT_JOIN", "n1:1"), given]).unwrap();
+        assert_eq!(config.joining.token.as_ref().map(JoinToken::expose), Some(token.as_str()));
+        assert!(!format!("{config:?} {:?}", config.effective()).contains(&token));
+    }
+    let errors = load(&[("CHAT_JOIN", "n1:1"), ("CHAT_JOIN_TOKEN", &token[1..])]).unwrap_err().to_string();
+    assert!(errors.contains("CHAT_JOIN_TOKEN") && !errors.contains(&token[1..]), "{errors}");
+    assert_eq!(wrong(&[("CHAT_JOIN_TOKEN", &token), ("CHAT_JOIN_TOKEN_FILE", path)]), ["CHAT_JOIN_TOKEN_FILE"]);
+    let names = load(&[("CHAT_EXPECTED_NODES", "n6, n7,chat-*")]).unwrap().joining.expected_nodes;
+    assert_eq!(names, ["n6", "n7", "chat-*"]);
+    assert_eq!(wrong(&[("CHAT_EXPECTED_NODES", "n6,,n7")]), ["CHAT_EXPECTED_NODES"]);
+    assert_eq!(wrong(&[("CHAT_EXPECTED_NODES", "*6")]), ["CHAT_EXPECTED_NODES"]);
+}
+
+#[test]
 fn empty_counts_as_not_given() {
     let config = load(&[("CHAT_NAME", "n1"), ("CHAT_PEER_SECRET", ""), ("CHAT_INITIAL_NODES", "")]).unwrap();
-    assert!(config.peer_secret.is_none());
+    assert!(config.peer_secrets.is_none());
     assert_eq!(config.initial_nodes.len(), 1);
 }
 
 #[test]
 fn unknown_keys_are_warned_of_unless_others_made_them() {
-    let warned = |key: &str, value: &str| !load(&[(key, value)]).unwrap().warnings.is_empty();
+    let warned = |key: &str, value: &str| !odd(&load(&[(key, value)]).unwrap()).is_empty();
     for (key, value) in [
         ("CHAT_NODES", "n1:50051"),
         ("CHAT_SERVICE_HOST", "10.0.0.1"),
@@ -240,7 +370,7 @@ fn the_table_names_exactly_what_is_read_and_shown() {
     let effective: Vec<String> = load(&[]).unwrap().effective().into_iter().map(|(key, _)| key).collect();
     assert_eq!(effective, table.iter().map(|name| format!("CHAT_{name}")).collect::<Vec<_>>());
     let help = keys::help();
-    for key in &keys::KEYS {
+    for key in keys::KEYS {
         assert!(help.contains(&format!("CHAT_{} <{}>", key.name, key.unit)), "{}", key.name);
         assert!(help.contains(key.meaning));
     }
@@ -255,7 +385,7 @@ fn a_node_that_comes_later_is_not_one_of_the_first() {
     assert_eq!(later.initial_nodes.len(), 5);
     // One environment for all: the first may be told whom to ask, too.
     let first = load(&[("CHAT_NAME", "n2"), ("CHAT_INITIAL_NODES", five), ("CHAT_JOIN", "a:1, b:1")]).unwrap();
-    assert_eq!((first.initial_nodes.len(), &first.peer_advertise[..], first.warnings.len()), (5, "b:1", 0));
+    assert_eq!((first.initial_nodes.len(), &first.peer_advertise[..], odd(&first).len()), (5, "b:1", 0));
     let invited = load(&[("CHAT_NAME", "n6"), ("CHAT_JOIN", "invitation")]).unwrap();
     assert_eq!((invited.join, invited.initial_nodes), (Some(Join::Invitation), vec![]));
     for bad in ["a", "a:1,", "a:1,b", "invite"] {
@@ -290,13 +420,13 @@ fn certificates_that_fit_are_taken_and_shown_by_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let pairs = certificates(dir.path(), &["n1"]);
     let config = load(&with(&pairs, &[("CHAT_NAME", "n1")])).unwrap();
-    assert!(config.tls.is_some() && config.peer_tls.is_some() && config.warnings.is_empty(), "{:?}", config.warnings);
+    assert!(config.tls.is_some() && config.peer_tls.is_some() && odd(&config).is_empty(), "{:?}", config.warnings);
     for pair in &pairs {
         assert!(config.effective().contains(pair), "{pair:?}");
     }
     // Clients may come under another name; the other nodes may not.
     let config = load(&with(&pairs, &[("CHAT_NAME", "n1"), ("CHAT_ADVERTISE", "chat.example.org:50051")])).unwrap();
-    assert!(config.warnings[0].contains("CHAT_TLS_CERT does not fit CHAT_ADVERTISE"), "{:?}", config.warnings);
+    assert!(odd(&config)[0].contains("CHAT_TLS_CERT does not fit CHAT_ADVERTISE"), "{:?}", config.warnings);
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl Checker {
         let [certificate, key, authority] = self.together(given)?;
         let files =
             Files { certificate: certificate.into(), key: key.into(), authority: Some(PathBuf::from(authority)) };
+        let shown = files.certificate.display().to_string();
         let tls = self.loaded(files, [PEER_CERT, PEER_KEY, PEER_CA])?;
         let host = host_of(advertised?);
         if let Err(error) = tls.check_host(host) {
@@ -47,7 +48,7 @@ impl Checker {
                 "a certificate that {PREFIX}{PEER_CA} vouches for, good for {host:?}, the host of \
                  {PREFIX}PEER_ADVERTISE ({error})"
             );
-            self.mistake(PEER_CERT, &tls.files().certificate.display().to_string(), expected);
+            self.mistake(PEER_CERT, &shown, expected);
             return None;
         }
         Some(tls)

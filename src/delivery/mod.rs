@@ -28,6 +28,10 @@ use tokio::sync::watch;
 
 use crate::{
     chat::{AccountId, Event, Revision, SessionId, TimeMs, limits::SUBSCRIPTIONS_PER_ACCOUNT_MAX},
+    net::{
+        gate::Owner,
+        shares::{Share, Shares},
+    },
     trace::{Kind, Tracer},
 };
 
@@ -37,9 +41,17 @@ use timing::Sample;
 pub use queue::{Cut, QUEUE_EVENTS_MAX};
 pub use timing::DeliveryObserver;
 
+/// Open subscriptions of a node: each takes a kilobyte or two, with its stream.
+const SUBSCRIPTIONS_MAX: usize = 65_536;
+
+/// Bytes that wait on a node for subscribers: events in their queues, and pages of the past. An account may have a share of them.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
 /// The account has [`SUBSCRIPTIONS_PER_ACCOUNT_MAX`] open subscriptions on this node already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an account may have {SUBSCRIPTIONS_PER_ACCOUNT_MAX} open subscriptions on a node")]
+#[error(
+    "an account may have {SUBSCRIPTIONS_PER_ACCOUNT_MAX} open subscriptions on a node, and fewer on one that has very many"
+)]
 pub struct TooManySubscriptions;
 
 /// Sessions that are no more.
@@ -72,6 +84,8 @@ struct Inner {
     registry: Mutex<Registry>,
     published: watch::Sender<(Revision, TimeMs)>,
     watch: Watch,
+    /// Bytes that wait for subscribers.
+    waiting: Arc<Shares>,
 }
 
 /// Who is told what it does.
@@ -176,7 +190,14 @@ impl Hub {
             stats: HubStats::default(),
         };
         let (published, _) = watch::channel((revision, clock));
-        Self { inner: Arc::new(Inner { registry: Mutex::new(registry), published, watch }) }
+        Self {
+            inner: Arc::new(Inner {
+                registry: Mutex::new(registry),
+                published,
+                watch,
+                waiting: Shares::new(WAITING_BYTES_MAX),
+            }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -251,21 +272,30 @@ impl Hub {
         self.lock().on_closed.push(Box::new(callback));
     }
 
+    /// Counts bytes that are to wait for a subscriber, until the share is dropped. `None`: the account has as many waiting as it may
+    /// have now.
+    pub fn reserve(&self, account: AccountId, bytes: usize) -> Option<Share> {
+        self.inner.waiting.take(Owner::Account(account.0), bytes)
+    }
+
     /// Opens a subscription. Whether the session is (still) open is for the caller to look up *afterwards*, in the
     /// database: a session that is closed later cuts the subscription.
     pub fn subscribe(&self, account: AccountId, session: SessionId) -> Result<Subscription, TooManySubscriptions> {
         let mut registry = self.lock();
-        let (queue, sample) = (Arc::new(Queue::default()), Arc::new(Sample::default()));
+        let (queue, sample) = (Arc::new(Queue::new(&self.inner.waiting, account)), Arc::new(Sample::default()));
         let (start, _) = self.current();
         let id = registry.next_id;
         registry.next_id += 1;
         if registry.stopping {
             queue.cut(Cut::Stopping);
         } else {
-            let entries = registry.accounts.entry(account).or_default();
-            if entries.len() >= SUBSCRIPTIONS_PER_ACCOUNT_MAX {
+            // The fuller the node, the fewer an account gets, so that a newcomer always finds a place.
+            let free = SUBSCRIPTIONS_MAX.saturating_sub(registry.stats.subscriptions);
+            let open = registry.accounts.get(&account).map_or(0, Vec::len);
+            if open >= SUBSCRIPTIONS_PER_ACCOUNT_MAX.min(free) {
                 return Err(TooManySubscriptions);
             }
+            let entries = registry.accounts.entry(account).or_default();
             entries.push(Entry { id, session, queue: queue.clone(), sample: sample.clone() });
             registry.sessions.insert(session, account);
             registry.stats.subscriptions += 1;

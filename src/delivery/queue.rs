@@ -10,15 +10,24 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::chat::Event;
+use crate::{
+    chat::{AccountId, Event},
+    net::{
+        gate::Owner,
+        shares::{Share, Shares},
+    },
+};
 
 /// Events that a subscriber may be behind before it is cut.
 pub const QUEUE_EVENTS_MAX: usize = 256;
 
+/// Bytes of events that a subscriber may be behind before it is cut; one event always fits.
+const QUEUE_BYTES_MAX: usize = 1 << 20;
+
 /// Why a subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Cut {
-    /// More than [`QUEUE_EVENTS_MAX`] events were waiting.
+    /// Too many events were waiting, or too many bytes of them.
     #[error("the subscriber does not keep up")]
     Slow,
     /// Its session was closed.
@@ -36,16 +45,47 @@ pub enum Cut {
 struct State {
     /// With the time at which they were committed and applied here.
     events: VecDeque<(Arc<Event>, Instant)>,
+    /// Of those.
+    bytes: usize,
+    /// What is counted of them. Empty while nothing was.
+    share: Option<Share>,
     cut: Option<Cut>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Notify,
+    /// Bytes that wait on this node, of all accounts.
+    waiting: Arc<Shares>,
+    owner: Owner,
+}
+
+impl State {
+    fn empty(&mut self) {
+        self.events = VecDeque::new();
+        self.bytes = 0;
+        self.share = None;
+    }
 }
 
 impl Queue {
+    pub(super) fn new(waiting: &Arc<Shares>, account: AccountId) -> Self {
+        let (waiting, owner) = (Arc::clone(waiting), Owner::Account(account.0));
+        Self { state: Mutex::default(), filled: Notify::new(), waiting, owner }
+    }
+
+    /// Counts bytes that are to wait. False: the account has as many waiting as it may have now.
+    fn count(&self, state: &mut State, bytes: usize) -> bool {
+        match &mut state.share {
+            Some(share) => share.grow(bytes),
+            None => {
+                state.share = self.waiting.take(self.owner, bytes);
+                state.share.is_some()
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is consistent between any two statements that hold the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,13 +97,17 @@ impl Queue {
         if state.cut.is_some() {
             return false;
         }
-        let fits = state.events.len() < QUEUE_EVENTS_MAX;
-        if fits {
+        let size = event.size();
+        let bytes = state.bytes + size;
+        let fits = state.events.len() < QUEUE_EVENTS_MAX && bytes <= QUEUE_BYTES_MAX && self.count(&mut state, size);
+        if fits || state.events.is_empty() {
             state.events.push_back((event.clone(), at));
+            state.bytes = bytes;
         } else {
             state.cut = Some(Cut::Slow);
-            state.events = VecDeque::new();
+            state.empty();
         }
+        let fits = state.cut.is_none();
         drop(state);
         self.filled.notify_one();
         fits
@@ -74,7 +118,7 @@ impl Queue {
         let mut state = self.lock();
         if state.cut.is_none() {
             state.cut = Some(cut);
-            state.events = VecDeque::new();
+            state.empty();
         }
         drop(state);
         self.filled.notify_one();
@@ -91,6 +135,11 @@ impl Queue {
             Some(cut) => Some(Err(cut)),
             None => {
                 let event = state.events.pop_front()?;
+                let size = event.0.size();
+                state.bytes -= size;
+                if let Some(share) = &mut state.share {
+                    share.shrink(size);
+                }
                 // An idle subscription after a burst costs no more than one before it.
                 if state.events.is_empty() && state.events.capacity() > 16 {
                     state.events = VecDeque::new();

@@ -1,25 +1,26 @@
-//! Connections that are bounded: in number, and in how long they may get nowhere.
+//! Connections that are bounded: in number by a [`Gate`], and in how long they may make no progress.
 //!
-//! When the bound is reached, further connections wait in the kernel's queue until one ends. Somebody who opens connections and
-//! says nothing, drips in their words byte by byte, or reads no answers would fill the places, so each connection has a
-//! [`Demand`] to meet. Left out: what is spoken on it, and what it may ask for.
+//! A caller that opens connections and sends nothing, sends byte by byte, or reads no answers would hold its connections for
+//! ever, so each connection has a [`Demand`] to meet. Does not cover: the protocol on it, and the requests.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
 
-use super::Listener;
+use super::{
+    Listener,
+    gate::{Gate, Ticket},
+};
 
 /// Pause after a failed accept: it fails for lack of file descriptors, and those need time to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,32 +36,40 @@ pub enum Demand {
         within: Duration,
     },
     /// This side must get something written, again and again. That needs no look into the protocol; the price is that an answer
-    /// must begin within that time, and that an idle connection ends after it.
+    /// must begin within that time, and that an idle connection ends after it. What comes first after something was written
+    /// begins a request, which has all of the time for itself.
     Writes {
-        /// After it was accepted, or the last write.
+        /// After it was accepted, the last write, or the first byte that came after that.
         within: Duration,
     },
 }
 
-/// A listener that has at most a fixed number of connections at a time.
+/// A listener whose connections go through a gate.
 pub struct Bounded<L> {
     listener: L,
-    places: Arc<Semaphore>,
+    gate: Gate,
     demand: Demand,
 }
 
 impl<L: Listener> Bounded<L> {
-    /// At most `connections` of `listener`, each of which has to meet `demand`.
-    pub fn new(listener: L, connections: usize, demand: Demand) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(connections)), demand }
+    /// The connections of `listener` that `gate` admits, each of which has to meet `demand`.
+    pub fn new(listener: L, gate: Gate, demand: Demand) -> Self {
+        Self { listener, gate, demand }
     }
 
-    /// The next connection, once there is a place for it. May be dropped and called again without losing one.
+    /// Which connections it keeps.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The next connection. May be dropped and called again without losing one.
     pub async fn accept(&mut self) -> Connection<L::Stream> {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
         loop {
             match self.listener.accept().await {
-                Ok((stream, from)) => return Connection::new(stream, from, place, self.demand),
+                Ok((stream, from)) => {
+                    let behind = L::behind(&stream);
+                    return Connection::new(stream, self.gate.admit(from), behind, self.demand);
+                }
                 Err(error) => {
                     let port = self.listener.local_addr().map(|address| address.port()).unwrap_or_default();
                     tracing::warn!(%error, port, "A connection could not be accepted");
@@ -79,38 +88,78 @@ impl<L: Listener> Bounded<L> {
     }
 }
 
-/// A connection that keeps its place until it is dropped, and fails when it does not meet its [`Demand`].
+/// A connection that keeps its place at the gate until it is dropped. It fails when the gate ends it, or when it does not meet
+/// its [`Demand`].
 pub struct Connection<S> {
     stream: S,
-    from: SocketAddr,
+    ticket: Arc<Ticket>,
+    /// Where a proxy will name the caller; `None` once it has.
+    behind: Option<Arc<OnceLock<SocketAddr>>>,
     /// What is still to be done.
     demand: Demand,
+    /// Something was written, and nothing has come since.
+    is_idle: bool,
     /// `None` once that is nothing.
     deadline: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.ticket.leave();
+    }
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, from: SocketAddr, place: OwnedSemaphorePermit, demand: Demand) -> Self {
+    fn new(stream: S, ticket: Arc<Ticket>, behind: Option<Arc<OnceLock<SocketAddr>>>, demand: Demand) -> Self {
         let (Demand::FirstBytes { within, .. } | Demand::Writes { within }) = demand;
-        Self { stream, from, demand, deadline: Some(Box::pin(sleep(within))), _place: place }
+        Self { stream, ticket, behind, demand, is_idle: true, deadline: Some(Box::pin(sleep(within))) }
     }
 
-    /// Who calls.
-    pub fn from(&self) -> SocketAddr {
-        self.from
+    /// The connection itself.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// Its place at the gate.
+    pub fn ticket(&self) -> &Arc<Ticket> {
+        &self.ticket
+    }
+
+    /// Fails once the gate has ended the connection.
+    fn check(&self) -> io::Result<()> {
+        if self.ticket.is_cut() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// Counts the connection to the caller whom a proxy has named.
+    fn learn_caller(&mut self) {
+        if let Some(caller) = self.behind.as_ref().and_then(|behind| behind.get()) {
+            self.ticket.name_caller(*caller);
+            self.behind = None;
+        }
     }
 
     fn has_read(&mut self, count: usize) {
-        if let Demand::FirstBytes { bytes, .. } = &mut self.demand {
-            *bytes = bytes.saturating_sub(count);
-            if *bytes == 0 {
-                self.deadline = None;
+        match &mut self.demand {
+            Demand::FirstBytes { bytes, .. } => {
+                *bytes = bytes.saturating_sub(count);
+                if *bytes == 0 {
+                    self.deadline = None;
+                }
             }
+            Demand::Writes { .. } if count > 0 && self.is_idle => {
+                self.is_idle = false;
+                self.begin_anew();
+            }
+            Demand::Writes { .. } => {}
         }
     }
 
     fn has_written(&mut self) {
+        self.is_idle = true;
+        self.begin_anew();
+    }
+
+    fn begin_anew(&mut self) {
         if let (Demand::Writes { within }, Some(deadline)) = (self.demand, &mut self.deadline) {
             deadline.as_mut().reset(Instant::now() + within);
         }
@@ -118,6 +167,9 @@ impl<S> Connection<S> {
 
     /// For an operation that has to wait: whether it may wait on.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.ticket.watch(cx.waker());
+        // Checked after the registration: a drop in between would wake no task.
+        self.check()?;
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -137,8 +189,10 @@ impl<S> Connection<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.learn_caller();
         self.has_read(buffer.filled().len() - before);
         self.done(cx, result)
     }
@@ -146,6 +200,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, result)
     }
@@ -155,6 +210,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check()?;
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.written(cx, result)
     }
@@ -166,6 +222,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     // TLS takes what is written into a buffer: there it is the flush, and the farewell, that wait for the other side.
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         self.done(cx, result)
     }
@@ -194,7 +251,7 @@ mod tests {
     async fn bounded(connections: usize, demand: Demand) -> (Bounded<TcpListener>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Bounded::new(listener, connections, demand), address)
+        (Bounded::new(listener, Gate::uncounted(connections), demand), address)
     }
 
     async fn fails<T: std::fmt::Debug>(operation: impl Future<Output = io::Result<T>>) -> io::ErrorKind {
@@ -216,7 +273,7 @@ mod tests {
         let (mut listener, address) = bounded(8, Demand::FirstBytes { bytes: 24, within: LONG }).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = listener.accept().await;
-        assert_eq!(connection.from(), client.local_addr().unwrap());
+        assert_eq!(connection.ticket().from(), client.local_addr().unwrap());
         client.write_all(&[1; 24]).await.unwrap();
         connection.read_exact(&mut [0; 24]).await.unwrap();
         assert!(connection.deadline.is_none(), "nothing is asked any more");
@@ -248,10 +305,9 @@ mod tests {
     #[tokio::test]
     async fn who_reads_nothing_of_what_tls_keeps_for_them_is_cut_off() {
         let (ours, _theirs) = tokio::io::duplex(1);
-        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let from = SocketAddr::from(([127, 0, 0, 1], 1));
+        let ticket = Gate::uncounted(1).admit(SocketAddr::from(([127, 0, 0, 1], 1)));
         let buffered = tokio::io::BufWriter::new(ours);
-        let mut connection = Connection::new(buffered, from, place, Demand::Writes { within: SOON });
+        let mut connection = Connection::new(buffered, ticket, None, Demand::Writes { within: SOON });
         connection.write_all(&[1; 100]).await.unwrap();
         assert_eq!(fails(connection.flush()).await, io::ErrorKind::TimedOut);
         assert_eq!(fails(connection.shutdown()).await, io::ErrorKind::TimedOut);
@@ -267,17 +323,40 @@ mod tests {
         assert!(connection.deadline.as_ref().unwrap().deadline() > first);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_request_has_all_of_the_time_however_long_the_connection_was_idle() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let ticket = Gate::uncounted(1).admit(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let within = Duration::from_secs(30);
+        let mut connection = Connection::new(ours, ticket, None, Demand::Writes { within });
+        connection.write_all(b"an answer").await.unwrap();
+        let written = Instant::now();
+        tokio::time::advance(within - Duration::from_secs(1)).await;
+        theirs.write_all(b"?").await.unwrap();
+        connection.read_exact(&mut [0; 1]).await.unwrap();
+        let end = connection.deadline.as_ref().unwrap().deadline();
+        assert_eq!(end, Instant::now() + within);
+        assert!(end > written + within);
+        // What comes later belongs to the same request.
+        tokio::time::advance(Duration::from_secs(20)).await;
+        theirs.write_all(b"?").await.unwrap();
+        connection.read_exact(&mut [0; 1]).await.unwrap();
+        assert_eq!(connection.deadline.as_ref().unwrap().deadline(), end);
+    }
+
     #[tokio::test]
-    async fn connections_beyond_the_bound_wait_for_a_place() {
+    async fn a_connection_beyond_the_bound_ends_the_oldest() {
         let (mut listener, address) = bounded(2, Demand::Writes { within: LONG }).await;
         let mut clients = Vec::new();
+        let mut connections = Vec::new();
         for _ in 0..3 {
             clients.push(TcpStream::connect(address).await.unwrap());
+            connections.push(listener.accept().await);
         }
-        let first = listener.accept().await;
-        let _second = listener.accept().await;
-        assert!(futures_util::poll!(std::pin::pin!(listener.accept())).is_pending());
-        drop(first);
-        listener.accept().await;
+        assert_eq!(fails(connections[0].read(&mut [0; 1])).await, io::ErrorKind::ConnectionAborted);
+        clients[1].write_all(b"x").await.unwrap();
+        connections[1].read_exact(&mut [0; 1]).await.unwrap();
+        connections.clear();
+        assert_eq!(listener.gate().counts(), (0, 0));
     }
 }

@@ -1,13 +1,26 @@
 //! How connections are made and taken: over TCP, or TLS ([`tls`]), unless whoever puts the parts together says otherwise.
 //!
 //! The simulation says otherwise: it runs nodes and clients on a network of its own. Left out: what is spoken on a
-//! connection, and time-outs and limits of calls, which are those of the endpoint and of the servers. Connections themselves are
-//! limited in [`bounded`].
+//! connection, and timeouts and limits of calls, which are those of the endpoint and of the servers. Callers behind [`proxies`]
+//! are named by them. Connections are admitted by a [`gate`], bounded in time in [`bounded`], and served by [`serve`]; bodies are received in [`receive`], and budgets are
+//! divided by [`shares`].
 
+pub mod answer;
 pub mod bounded;
+pub mod gate;
+pub mod proxies;
+pub mod receive;
+pub mod serve;
+pub mod shares;
 pub mod tls;
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -72,6 +85,12 @@ pub trait Listener: Send + 'static {
     /// # Errors
     /// It could not be accepted; the next one may be.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+
+    /// Where the address of the caller will be, for connections that come through a proxy. Empty until the first byte of a request
+    /// was read, and for others.
+    fn behind(_: &Self::Stream) -> Option<Arc<OnceLock<SocketAddr>>> {
+        None
+    }
 
     /// Where it listens.
     ///

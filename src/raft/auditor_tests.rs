@@ -111,6 +111,8 @@ fn applied(noted: Vec<NotedDigest>, reported: Vec<DigestReport>) -> Applied {
         digest: WRONG,
         noted,
         reported,
+        malformed: 0,
+        malformed_shown: Vec::new(),
     }
 }
 

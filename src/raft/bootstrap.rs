@@ -23,7 +23,7 @@ use tokio::{
 use tonic::{Request, Status};
 
 use super::{
-    peers::{Credentials, Lane, Peers},
+    peers::{Credentials, Lane, Peers, reason},
     types::NodeRecord,
 };
 use crate::{
@@ -66,25 +66,37 @@ pub struct Founding {
     had_history: bool,
     /// What it asks to be admitted with: an answer that was lost costs no second id.
     admission: u64,
+    /// Presented with it; empty: none.
+    token: String,
     /// Identities are given one at a time.
     giving: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Founding {
-    /// A node with the log `log`. `credentials` need only hold the secret.
+    /// A node with the log `log`. `credentials` are those of no cluster.
     pub fn new(log: LogDb, advertised: Advertised, credentials: Credentials) -> Self {
         let identity = Arc::new(watch::Sender::new(log.identity()));
         let (admission, _) = uuid::Uuid::new_v4().as_u64_pair();
-        Self { log, advertised, credentials, identity, had_history: false, admission, giving: Arc::default() }
+        Self {
+            log,
+            advertised,
+            credentials,
+            identity,
+            had_history: false,
+            admission,
+            token: String::new(),
+            giving: Arc::default(),
+        }
+    }
+
+    /// The same node, with a token for joining.
+    pub fn with_token(self, token: Option<&str>) -> Self {
+        Self { token: token.unwrap_or_default().to_owned(), ..self }
     }
 
     /// The same node, when it had files and lost them: it may join a cluster, but takes no part in the founding of one.
     pub fn after_loss(self, lost: bool) -> Self {
         Self { had_history: lost, ..self }
-    }
-
-    pub(super) fn credentials(&self) -> &Credentials {
-        &self.credentials
     }
 
     /// What this node is.
@@ -218,10 +230,11 @@ impl Founding {
             web_address: self.advertised.web_address.clone(),
             forwarded: false,
             admission: self.admission,
+            token: self.token.clone(),
         });
         let admitted = match timeout(JOIN_TIMEOUT, client.join(request)).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(waiting(status.message())),
+            Ok(Err(status)) => return Err(waiting(&reason(&status))),
             Err(_) => return Err(waiting("no answer")),
         };
         let _one = self.giving.lock().await;
@@ -320,9 +333,7 @@ impl Founding {
     }
 
     fn sign<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        self.credentials.sign_secret(request.metadata_mut());
-        request
+        self.credentials.present(message)
     }
 }
 
@@ -334,25 +345,24 @@ async fn probe(
     address: &str,
 ) -> Result<wire::ProbeResponse, String> {
     let mut client = peers.client(address, Lane::Control).map_err(|status| status.message().to_owned())?;
-    let mut request = Request::new(wire::ProbeRequest { name: own_name.to_owned() });
-    credentials.sign_secret(request.metadata_mut());
+    let request = credentials.present(wire::ProbeRequest { name: own_name.to_owned() });
     match timeout(ANSWER_TIMEOUT, client.probe(request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
+        Ok(Err(status)) => Err(reason(&status)),
         Err(_) => Err("no answer".to_owned()),
     }
 }
 
 /// The ids and names of the members of a cluster that answer at one of `addresses`, for a node that does not run. `credentials`
-/// need only hold the secret.
+/// are those of no cluster.
 pub async fn members_alive(
+    peers: &Peers,
     credentials: &Credentials,
     own_name: &str,
     cluster_id: &str,
     addresses: &[String],
 ) -> BTreeMap<u64, String> {
-    let peers = Peers::default();
-    let answers = join_all(addresses.iter().map(|address| probe(&peers, credentials, own_name, address))).await;
+    let answers = join_all(addresses.iter().map(|address| probe(peers, credentials, own_name, address))).await;
     let members = answers.into_iter().flatten().filter(|answer| answer.cluster_id == cluster_id);
     members.map(|answer| (answer.node_id, answer.name)).collect()
 }

@@ -41,7 +41,37 @@ pub(super) fn vote_pb(vote: &Vote) -> pb::Vote {
 }
 
 fn required_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
-    message.map(vote).ok_or(Malformed("vote is missing"))
+    match message {
+        Some(message) if message.term > NUMBER_MAX => Err(Malformed("the vote's term cannot be stored")),
+        message => message.map(vote).ok_or(Malformed("vote is missing")),
+    }
+}
+
+/// The vote of a leader: one that a majority has granted. Raft takes appends and snapshots under no other.
+pub(super) fn leaders_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
+    match required_vote(message)? {
+        vote if vote.committed => Ok(vote),
+        _ => Err(Malformed("the vote is not that of a leader")),
+    }
+}
+
+/// The vote that a candidate asks for: nobody has granted it yet.
+fn candidates_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
+    match required_vote(message)? {
+        vote if vote.committed => Err(Malformed("the vote is not that of a candidate")),
+        vote => Ok(vote),
+    }
+}
+
+/// SQLite's largest integer. A larger index or term could not be stored: the node would stop, again at each attempt.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
+/// The position of an entry, if this node can store it, and a next one.
+fn storable(id: LogId) -> Result<LogId, Malformed> {
+    match id.index < NUMBER_MAX && id.leader_id.term <= NUMBER_MAX {
+        true => Ok(id),
+        false => Err(Malformed("a log id cannot be stored")),
+    }
 }
 
 pub(super) fn entry(entry: pb::Entry) -> Result<Entry, Malformed> {
@@ -49,6 +79,9 @@ pub(super) fn entry(entry: pb::Entry) -> Result<Entry, Malformed> {
     let payload = match entry.payload {
         Some(pb::entry::Payload::Blank(_)) => EntryPayload::Blank,
         Some(pb::entry::Payload::Batch(bytes)) => EntryPayload::Normal(Payload(bytes)),
+        Some(pb::entry::Payload::Membership(record)) if record.voters.is_empty() => {
+            return Err(Malformed("a membership without voters"));
+        }
         Some(pb::entry::Payload::Membership(record)) => EntryPayload::Membership(membership(record)?),
         None => return Err(Malformed("payload is missing or of an unknown kind")),
     };
@@ -120,12 +153,16 @@ pub(super) fn stored_membership_pb(stored: &StoredMembership) -> pb::StoredMembe
 }
 
 pub(super) fn append_request(request: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
-    Ok(AppendEntriesRequest {
-        vote: required_vote(request.vote)?,
-        prev_log_id: request.prev_log_id.map(log_id),
-        entries: request.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
-        leader_commit: request.leader_commit.map(log_id),
-    })
+    let prev_log_id = request.prev_log_id.map(log_id).map(storable).transpose()?;
+    let leader_commit = request.leader_commit.map(log_id).map(storable).transpose()?;
+    let entries: Vec<Entry> = request.entries.into_iter().map(entry).collect::<Result<_, _>>()?;
+    for (entry, next) in entries.iter().zip(prev_log_id.map_or(0, |id| id.index + 1)..) {
+        storable(entry.log_id)?;
+        if entry.log_id.index != next {
+            return Err(Malformed("the entries are not contiguous"));
+        }
+    }
+    Ok(AppendEntriesRequest { vote: leaders_vote(request.vote)?, prev_log_id, entries, leader_commit })
 }
 
 pub(super) fn append_request_pb(
@@ -167,7 +204,7 @@ pub(super) fn append_response_pb(response: &AppendEntriesResponse<TypeConfig>) -
         AppendEntriesResponse::Conflict => R::Conflict(wire::Conflict { log_id: None }),
         AppendEntriesResponse::HigherVote(higher) => R::HigherVote(vote_pb(higher)),
     };
-    wire::AppendResponse { result: Some(result) }
+    wire::AppendResponse { result: Some(result), space_low: false }
 }
 
 pub(super) fn stream_result(response: wire::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
@@ -188,11 +225,11 @@ pub(super) fn stream_result_pb(result: &StreamAppendResult<TypeConfig>) -> wire:
         Err(StreamAppendError::Conflict(id)) => R::Conflict(wire::Conflict { log_id: Some(log_id_pb(id)) }),
         Err(StreamAppendError::HigherVote(higher)) => R::HigherVote(vote_pb(higher)),
     };
-    wire::AppendResponse { result: Some(result) }
+    wire::AppendResponse { result: Some(result), space_low: false }
 }
 
 pub(super) fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
-    let mut converted = VoteRequest::new(required_vote(request.vote)?, request.last_log_id.map(log_id));
+    let mut converted = VoteRequest::new(candidates_vote(request.vote)?, request.last_log_id.map(log_id));
     converted.leadership_transfer = request.leadership_transfer;
     Ok(converted)
 }
@@ -221,7 +258,7 @@ pub(super) fn vote_response_pb(response: &VoteResponse<TypeConfig>) -> wire::Vot
 pub(super) fn transfer_request(
     request: wire::TransferLeaderRequest,
 ) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
-    let from = request.from.map(vote).ok_or(Malformed("vote is missing"))?;
+    let from = leaders_vote(request.from)?;
     Ok(TransferLeaderRequest::new(from, request.to, request.last_log_id.map(log_id)))
 }
 

@@ -1,6 +1,26 @@
 //! Why a proposal or a read came to nothing.
 
+use std::time::Duration;
+
 use thiserror::Error;
+
+use super::admission::Rate;
+
+/// Why the leader did not append a command. Nothing was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The account does this more often than it may.
+    #[error("the account exceeds its rate of {}: nothing was applied", .rate.name())]
+    RateLimited {
+        /// Which rate.
+        rate: Rate,
+        /// When another try may succeed.
+        retry: Duration,
+    },
+    /// The volume of the leader, or those of too many voters, are low on space.
+    #[error("the volumes are low on space: nothing was applied")]
+    StorageLow,
+}
 
 /// Why a proposal has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -11,9 +31,15 @@ pub enum ProposeError {
     /// The queue of proposals is full. Nothing was applied.
     #[error("too many proposals are waiting: nothing was applied")]
     Overloaded,
+    /// A limit of the account or of the cluster. Nothing was applied.
+    #[error(transparent)]
+    Refused(Refusal),
     /// The command may or may not be applied, now or later.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(String),
+    /// The command is not one that may be proposed. Nothing was applied.
+    #[error("the command is refused: {0}")]
+    Unfit(String),
     /// The node is going down. Nothing was applied.
     #[error("this node is stopping: nothing was applied")]
     Stopped,

@@ -15,9 +15,12 @@
 //!
 //! Left out: what commands mean (`storage`), and who may send them (`api`).
 
+mod admission;
+mod attempts;
 mod auditor;
 pub mod bootstrap;
 pub mod convert;
+mod eraser;
 mod error;
 mod freshness;
 #[cfg(fuzzing)]
@@ -30,21 +33,27 @@ pub mod peers;
 mod promises;
 mod proposer;
 mod read_gate;
+mod retention;
 mod service;
 mod slow_disk;
 mod snapshots;
+mod space;
 mod start;
 mod state_machine;
 mod traced;
 mod types;
+mod unchecked;
 mod view;
 
+pub use admission::{Rate, Rates};
+pub use attempts::{AttemptKey, AttemptLimiter};
 pub use auditor::{Comparison, DigestStatus};
-pub use error::{MemberError, ProposeError, ReadError, StartError, TransferError};
+pub use error::{MemberError, ProposeError, ReadError, Refusal, StartError, TransferError};
 pub use node::{Leading, Node, NodeStatus, Overview, PeerHealth};
 pub use proposer::Proposals;
 pub use service::PeerService;
 pub use slow_disk::DiskStatus;
+pub use space::{SpaceStatus, give_up_reserve_file};
 pub use start::{Parts, Settings, start};
 pub use state_machine::Observer;
 pub use types::NodeRecord;

@@ -33,6 +33,7 @@ use super::{
     peers::{Credentials, Lane, Peers},
     promises::{Promise, Promises},
     snapshots::SnapshotHandle,
+    space::Space,
     state_machine::Observer,
     traced::{Replication, Traced},
     types::{NodeRecord, Snapshot, TypeConfig, Vote},
@@ -72,6 +73,8 @@ pub(super) struct Told {
     pub promises: Promises,
     /// How far its own log is on disk.
     pub log: LogDb,
+    /// Which followers are low on space.
+    pub space: Space,
     /// Who is told how long answers take.
     pub observer: Arc<dyn Observer>,
     /// Of which entries it has to tell.
@@ -200,6 +203,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         if self.lane == Lane::Control {
             self.told.observer.answered(&self.name, began.elapsed());
         }
+        self.told.space.note(self.target, response.space_low);
         convert::append_response(response).map_err(malformed)
     }
 

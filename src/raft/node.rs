@@ -1,7 +1,7 @@
 //! A running member of the cluster: what the layers above see of Raft.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex as StdMutex, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -12,24 +12,27 @@ use tokio::{
 };
 
 use super::{
+    admission::{Admission, RefusalCounts},
+    attempts::AttemptLimiter,
     auditor::Auditor,
     convert,
-    error::{ProposeError, ReadError, TransferError},
+    error::{ProposeError, ReadError, Refusal, TransferError},
     freshness::{Freshness, QuorumAge},
     peers::{Credentials, Lane, Peers},
     promises::Promises,
     proposer::{AttemptError, Claim, Job, ProposalCounts, Proposals},
     read_gate::{ReadIndex, Waiter},
     slow_disk::Disk,
+    space::{Space, SpaceStatus},
     types::{LogId, Raft},
     view::{self, Heard, Peer, Role, View},
 };
 use crate::{
     blocking,
-    chat::{Command, Outcome, Rejection},
+    chat::{AccountId, Command, Outcome, Rejection},
     planted,
     proto::{log::v1 as pb, raft::v1 as wire},
-    storage::{FirstFailure, Identity, LogDb, SharedState, codec},
+    storage::{FirstFailure, Identity, LogDb, SharedState, codec, intake},
     trace::{Kind, TraceContext, Tracer},
 };
 
@@ -140,9 +143,17 @@ pub(super) struct Inner {
     pub transfer: Mutex<()>,
     /// One change of the membership at a time.
     pub membership: Mutex<()>,
+    /// See [`super::Settings::expected_nodes`].
+    pub expected_nodes: Vec<String>,
     pub failure: FirstFailure,
     pub tracer: Tracer,
     pub disk: Disk,
+    pub space: Space,
+    /// For what is charged here and not at the leader.
+    pub charges: StdMutex<Admission>,
+    pub refusals: Arc<RefusalCounts>,
+    /// Counts attempts while this node leads.
+    pub attempts: OnceLock<Arc<dyn AttemptLimiter>>,
     /// Hand-overs because of a slow disk.
     pub handovers: AtomicU64,
 }
@@ -161,16 +172,38 @@ impl Node {
         trace: Option<TraceContext>,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
+        self.propose_for(AccountId(0), command, trace, deadline).await
+    }
+
+    /// The same for a command of an account, which counts for its rates.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; [`ProposeError::Refused`] when the account exceeds its rates.
+    pub async fn propose_for(
+        &self,
+        account: AccountId,
+        command: Command,
+        trace: Option<TraceContext>,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
         let command = codec::encode_command(&command);
+        intake::check(&command).map_err(|problem| ProposeError::Unfit(problem.to_string()))?;
         let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
         let mut doubt: Option<String> = None;
         loop {
-            let error = match self.attempt(command.clone(), trace, false, deadline).await {
+            let error = match self.attempt((account, command.clone()), trace, false, deadline).await {
                 Ok(outcome) => return settle(outcome, doubt),
                 Err(error) => error,
             };
             let limit = match error {
+                // An earlier attempt may have got through.
+                Attempt::Refused(refusal) => {
+                    return Err(doubt.map_or(ProposeError::Refused(refusal), ProposeError::OutcomeUnknown));
+                }
                 Attempt::Overloaded => return Err(doubt.map_or(ProposeError::Overloaded, ProposeError::OutcomeUnknown)),
+                Attempt::Unfit(reason) => {
+                    return Err(doubt.map_or(ProposeError::Unfit(reason), ProposeError::OutcomeUnknown));
+                }
                 Attempt::Stopped => return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown)),
                 Attempt::NotLeader if doubt.is_none() => give_up_on_leader,
                 Attempt::NotLeader => deadline,
@@ -189,17 +222,17 @@ impl Node {
         }
     }
 
-    /// One attempt; `forwarded` by a follower, or of this node's own caller.
+    /// One attempt; `forwarded` by a follower, or of this node's own caller. Account 0: the cluster's own command.
     pub(super) async fn attempt(
         &self,
-        command: pb::Command,
+        (account, command): (AccountId, pb::Command),
         trace: Option<TraceContext>,
         forwarded: bool,
         deadline: Instant,
     ) -> Result<Outcome, Attempt> {
         let kind = if forwarded { Kind::Server } else { Kind::Internal };
         let mut step = self.inner.tracer.begin("raft.propose", kind, trace);
-        let result = self.queued(command, step.context(), forwarded, deadline).await;
+        let result = self.queued((account, command), step.context(), forwarded, deadline).await;
         if let Err(error) = &result {
             step.fail(|| error.to_string());
         }
@@ -208,7 +241,7 @@ impl Node {
 
     async fn queued(
         &self,
-        command: pb::Command,
+        (account, command): (AccountId, pb::Command),
         trace: Option<TraceContext>,
         forwarded: bool,
         deadline: Instant,
@@ -216,7 +249,7 @@ impl Node {
         let (reply, answer) = oneshot::channel();
         let claim = Claim::default();
         let waiting = self.inner.tracer.begin("raft.queue", Kind::Internal, trace);
-        let job = Job { command, trace, waiting, forwarded, reply, claim: claim.clone() };
+        let job = Job { account, command, trace, waiting, forwarded, reply, claim: claim.clone() };
         self.inner.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Attempt::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Attempt::Stopped,
@@ -224,6 +257,8 @@ impl Node {
         match timeout_at(deadline, answer).await {
             Ok(Ok(Ok(outcome))) => Ok(outcome),
             Ok(Ok(Err(AttemptError::NotLeader))) => Err(Attempt::NotLeader),
+            Ok(Ok(Err(AttemptError::Unfit(reason)))) => Err(Attempt::Unfit(reason)),
+            Ok(Ok(Err(AttemptError::Refused(refusal)))) => Err(Attempt::Refused(refusal)),
             Ok(Ok(Err(AttemptError::Unknown(reason)))) => Err(Attempt::Unknown(reason)),
             Ok(Err(_)) => Err(Attempt::Unknown("this node is stopping".into())),
             Err(_) if claim.give_up() => Err(Attempt::NotLeader),
@@ -333,6 +368,11 @@ impl Node {
         let status = self.status();
         let told = self.inner.freshness.committed().map_or(0, |id| id.index);
         status.committed_index.max(told).saturating_sub(status.applied_index)
+    }
+
+    /// The space on this node's volume.
+    pub fn space(&self) -> SpaceStatus {
+        self.inner.space.status(self.inner.view.borrow().is_leader())
     }
 
     /// Commands that wait to be put into the log.
@@ -446,7 +486,7 @@ impl Node {
                 view.member(id).filter(|peer| peer.voter).ok_or(TransferError::NotAVoter)?;
                 id
             }
-            None => self.best_successor(&view).ok_or(TransferError::NotAVoter)?,
+            None => self.best_successor(&view, |_| true).ok_or(TransferError::NotAVoter)?,
         };
         if target != self.inner.identity.node_id {
             let started = self.inner.raft.trigger().transfer_leader(target).await;
@@ -455,14 +495,14 @@ impl Node {
         Ok(target)
     }
 
-    /// The voter that was heard of lately and has the most of the log.
-    fn best_successor(&self, view: &View) -> Option<u64> {
+    /// The voter that was heard of lately and has the most of the log, among those that `may` lead.
+    pub(super) fn best_successor(&self, view: &View, may: impl Fn(u64) -> bool) -> Option<u64> {
         let overview = self.overview_here();
         let is_voter = |id: u64| view.member(id).is_some_and(|peer| peer.voter);
         overview
             .peers
             .iter()
-            .filter(|peer| peer.node_id != self.inner.identity.node_id && is_voter(peer.node_id))
+            .filter(|peer| peer.node_id != self.inner.identity.node_id && is_voter(peer.node_id) && may(peer.node_id))
             .filter(|peer| peer.silent.is_some_and(|silent| silent <= self.inner.election_max))
             .min_by_key(|peer| peer.lag_entries.unwrap_or(u64::MAX))
             .map(|peer| peer.node_id)
@@ -533,10 +573,14 @@ impl Node {
 pub(super) enum Attempt {
     #[error("the queue is full")]
     Overloaded,
+    #[error(transparent)]
+    Refused(Refusal),
     #[error("this node is stopping")]
     Stopped,
     #[error("not the leader")]
     NotLeader,
+    #[error("{0}")]
+    Unfit(String),
     #[error("{0}")]
     Unknown(String),
 }

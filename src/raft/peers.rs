@@ -1,4 +1,8 @@
-//! Connections to the other nodes, and the credentials that each call carries.
+//! Connections to the other nodes, and the identity that each call carries.
+//!
+//! Whether the caller is a node at all is proven by the connection (TLS, see [`crate::net::tls`]), not by the call: no secret is ever
+//! sent. A call names its cluster, its target and its sender, against mistakes; with certificates of an operator's authority the
+//! sender is also checked against the certificate ([`Credentials::check_sender`]).
 //!
 //! A lane is a connection of its own, so that a heartbeat never waits behind a snapshot. Connections are made on the
 //! first call and again after each failure; the peer's name is resolved each time, as addresses change under names.
@@ -16,7 +20,10 @@ use tonic::{
 };
 
 use crate::{
-    net::Dialer,
+    net::{
+        Dialer,
+        tls::{Peer, host_of},
+    },
     proto::{Channel, raft::v1::raft_service_client::RaftServiceClient},
 };
 
@@ -26,7 +33,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const CLUSTER: &str = "quorum-cluster";
 const TARGET: &str = "quorum-target";
 const FROM: &str = "quorum-from";
-const SECRET: &str = "quorum-secret";
+const NAME: &str = "quorum-name";
+const ADDRESS: &str = "quorum-address";
 
 /// Shortest time without an answer after which a connection is given up.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -49,24 +57,28 @@ pub enum Lane {
 pub struct Credentials {
     cluster_id: MetadataValue<Ascii>,
     node_id: MetadataValue<Ascii>,
-    secret: Option<MetadataValue<Ascii>>,
+    name: MetadataValue<Ascii>,
+    address: MetadataValue<Ascii>,
     own_id: u64,
 }
 
 impl Credentials {
-    /// Credentials of node `node_id` in `cluster_id`. Both are empty while there is no cluster.
+    /// Credentials of node `node_id` in `cluster_id`, which presents itself with its name and `host:port` of its peer port.
+    /// Cluster and id are empty and 0 while there is no cluster.
     ///
     /// # Errors
-    /// The cluster id or the secret has characters that cannot be sent as metadata.
+    /// One of the texts has characters that cannot be sent as metadata.
     pub fn new(
         cluster_id: &str,
         node_id: u64,
-        secret: Option<&str>,
+        name: &str,
+        address: &str,
     ) -> Result<Self, tonic::metadata::errors::InvalidMetadataValue> {
         Ok(Self {
             cluster_id: cluster_id.parse()?,
             node_id: MetadataValue::from(node_id),
-            secret: secret.map(str::parse).transpose()?,
+            name: name.parse()?,
+            address: address.parse()?,
             own_id: node_id,
         })
     }
@@ -78,38 +90,26 @@ impl Credentials {
 
     /// Adds the credentials to a call meant for `target`.
     pub fn sign<T>(&self, target: u64, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = self.present(message);
         let metadata = request.metadata_mut();
         metadata.insert(CLUSTER, self.cluster_id.clone());
         metadata.insert(FROM, self.node_id.clone());
         metadata.insert(TARGET, MetadataValue::from(target));
-        self.sign_secret(metadata);
         request
     }
 
-    /// Adds only the secret: for calls before there is a cluster.
-    pub fn sign_secret(&self, metadata: &mut MetadataMap) {
-        if let Some(secret) = &self.secret {
-            metadata.insert(SECRET, secret.clone());
-        }
-    }
-
-    /// Checks the secret of a call.
-    pub fn check_secret(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let Some(expected) = &self.secret else { return Ok(()) };
-        let given = metadata.get(SECRET).map(MetadataValue::as_bytes).unwrap_or_default();
-        if constant_time_eq(given, expected.as_bytes()) {
-            Ok(())
-        } else {
-            Err(Status::permission_denied("the peer secret is missing or wrong"))
-        }
+    /// Adds name and address only: for calls outside of a cluster.
+    pub fn present<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        metadata.insert(NAME, self.name.clone());
+        metadata.insert(ADDRESS, self.address.clone());
+        request
     }
 
     /// Checks that a call is of this cluster and meant for this node.
     pub fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        self.check_secret(metadata)?;
-        let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let (cluster, target) = (text(CLUSTER), text(TARGET));
+        let (cluster, target) = (text(metadata, CLUSTER), text(metadata, TARGET));
         if cluster.as_bytes() != self.cluster_id.as_bytes() {
             return Err(Status::permission_denied(format!(
                 "wrong cluster id {cluster:?}: this node belongs to another cluster"
@@ -120,11 +120,56 @@ impl Credentials {
         }
         Ok(())
     }
+
+    /// Checks that the connection of a call may speak for its sender. `record` gives the name and peer address of a member by
+    /// its id. A sender that is not a member, as far as this node knows, has to hold what it says of itself: this node may be
+    /// behind.
+    pub fn check_sender<T>(
+        request: &Request<T>,
+        record: impl FnOnce(u64) -> Option<(String, String)>,
+    ) -> Result<(), Status> {
+        if !request.extensions().get::<Peer>().is_some_and(Peer::is_restricted) {
+            return Ok(());
+        }
+        let metadata = request.metadata();
+        let member = text(metadata, FROM).parse().ok().and_then(record);
+        let (name, address) = match &member {
+            Some((name, address)) => (name.as_str(), address.as_str()),
+            None => (text(metadata, NAME), text(metadata, ADDRESS)),
+        };
+        Self::check_speaks_for(request, name, address)
+    }
+
+    /// Checks that the connection of a call may speak for the node of a name and a peer address.
+    pub fn check_speaks_for<T>(request: &Request<T>, name: &str, address: &str) -> Result<(), Status> {
+        let Some(peer) = request.extensions().get::<Peer>() else { return Ok(()) };
+        if peer.may_speak_for([host_of(address), name]) {
+            return Ok(());
+        }
+        let problem = format!("the caller's certificate holds neither for {:?} nor for {name:?}", host_of(address));
+        Err(Status::permission_denied(problem))
+    }
+
+    /// The id of the member that a call says it comes from; 0: none.
+    pub fn sender<T>(request: &Request<T>) -> u64 {
+        text(request.metadata(), FROM).parse().unwrap_or_default()
+    }
 }
 
-/// Does not tell by its time how much of the secret was right.
-fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
+/// Why a call failed, with the cause of a lost or refused connection.
+pub(super) fn reason(status: &Status) -> String {
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    match cause.map(ToString::to_string) {
+        Some(cause) if cause != status.message() => format!("{}: {cause}", status.message()),
+        _ => status.message().to_owned(),
+    }
+}
+
+fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
+    metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// The connections of this node.
@@ -178,21 +223,19 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
 mod tests {
     use super::*;
 
-    fn credentials(cluster: &str, id: u64, secret: Option<&str>) -> Credentials {
-        Credentials::new(cluster, id, secret).expect("plain text")
+    fn credentials(cluster: &str, id: u64) -> Credentials {
+        Credentials::new(cluster, id, "n1", "n1:50052").expect("plain text")
     }
 
     #[test]
-    fn a_call_must_name_cluster_target_and_secret() {
-        let server = credentials("c1", 2, Some("the secret of the peers"));
+    fn a_call_must_name_cluster_and_target() {
+        let server = credentials("c1", 2);
         let check = |client: &Credentials, target| {
             server.check(client.sign(target, ()).metadata()).map_err(|status| status.code())
         };
         let denied = Err(tonic::Code::PermissionDenied);
-        assert_eq!(check(&credentials("c1", 1, Some("the secret of the peers")), 2), Ok(()));
-        assert_eq!(check(&credentials("c2", 1, Some("the secret of the peers")), 2), denied);
-        assert_eq!(check(&credentials("c1", 1, Some("the secret of the peers")), 3), denied);
-        assert_eq!(check(&credentials("c1", 1, Some("another secret of theirs")), 2), denied);
-        assert_eq!(check(&credentials("c1", 1, None), 2), denied);
+        assert_eq!(check(&credentials("c1", 1), 2), Ok(()));
+        assert_eq!(check(&credentials("c2", 1), 2), denied);
+        assert_eq!(check(&credentials("c1", 1), 3), denied);
     }
 }

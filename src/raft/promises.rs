@@ -173,9 +173,7 @@ async fn ask(peers: &Peers, credentials: &Credentials, parts: &Parts, address: &
     let mut client = peers.client(address, Lane::Control).ok()?;
     let identity = &parts.identity;
     let request = wire::RecallRequest { cluster_id: identity.cluster_id.clone(), node_id: identity.node_id };
-    let mut request = tonic::Request::new(request);
-    credentials.sign_secret(request.metadata_mut());
-    client.recall(request).await.ok()?.into_inner().promise.map(Promise::from_pb)
+    client.recall(credentials.present(request)).await.ok()?.into_inner().promise.map(Promise::from_pb)
 }
 
 impl Node {

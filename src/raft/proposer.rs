@@ -8,6 +8,7 @@
 //! attempt: trying again is up to [`super::Node::propose`].
 
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
@@ -26,12 +27,16 @@ use tokio::{
 use tonic::Code;
 
 use super::{
+    admission::{Admission, Rate, RefusalCounts},
+    error::Refusal,
     peers::{Credentials, Lane, Peers},
+    space::Space,
     types::{Payload, Raft, TypeConfig},
     view::{Peer, View},
 };
 use crate::{
-    chat::Outcome,
+    chat::{AccountId, Outcome},
+    net::tls::ConnectError,
     proto::{log::v1 as pb, raft::v1 as wire},
     storage::codec,
     trace::{Kind, Step, TraceContext, Tracer},
@@ -40,7 +45,7 @@ use crate::{
 /// Commands that may wait. More are refused.
 pub(super) const QUEUE_MAX: usize = 8192;
 /// Commands in one entry.
-const BATCH_MAX: usize = 512;
+pub(super) const BATCH_MAX: usize = 512;
 /// Bytes at which an entry is closed.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches under way.
@@ -54,6 +59,12 @@ pub(super) enum AttemptError {
     /// Not appended: this node or the one asked is not the leader.
     #[error("not the leader")]
     NotLeader,
+    /// Not appended: the leader takes no such command.
+    #[error("{0}")]
+    Unfit(String),
+    /// Not appended, because of a limit.
+    #[error(transparent)]
+    Refused(Refusal),
     /// Perhaps appended.
     #[error("{0}")]
     Unknown(String),
@@ -64,6 +75,8 @@ type Reply = oneshot::Sender<Result<Outcome, AttemptError>>;
 
 /// One attempt to get a command into the log.
 pub(super) struct Job {
+    /// Whose rates it counts for; 0: the cluster's own.
+    pub account: AccountId,
     pub command: pb::Command,
     /// For what is done for it.
     pub trace: Option<TraceContext>,
@@ -130,7 +143,8 @@ pub struct Proposals {
     pub failed: u64,
 }
 
-type InFlight = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A batch under way. It ends with the senders of messages that were rejected, once for each.
+type InFlight = Pin<Box<dyn Future<Output = Vec<AccountId>> + Send>>;
 
 pub(super) struct Proposer {
     pub counts: Arc<ProposalCounts>,
@@ -140,6 +154,11 @@ pub(super) struct Proposer {
     pub credentials: Credentials,
     pub tracer: Tracer,
     pub queue: mpsc::Receiver<Job>,
+    pub admission: Admission,
+    pub refusals: Arc<RefusalCounts>,
+    pub space: Space,
+    /// Most messages and bytes that an account may store; 0: any number.
+    pub quota: (u64, u64),
     /// The newest time stamped by this node, so that its own clock may be set back without time running back.
     pub stamped_ms: u64,
 }
@@ -159,7 +178,9 @@ impl Proposer {
                     jobs.iter_mut().for_each(|job| job.waiting = Step::default());
                     in_flight.extend(self.start(&mut jobs).await);
                 }
-                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                Some(rejected) = in_flight.next(), if !in_flight.is_empty() => {
+                    rejected.into_iter().for_each(|account| self.admission.slow_down(account));
+                }
             }
         }
         while in_flight.next().await.is_some() {}
@@ -174,16 +195,22 @@ impl Proposer {
         if view.is_leader() {
             let mut bytes = 0;
             let mut batch = Vec::with_capacity(jobs.len());
+            let space_low = self.space.is_refusing();
             for job in jobs.drain(..) {
+                let admitted = self.admission.admit(job.account.0, &job.command, space_low, &self.refusals);
+                if let Err(refusal) = admitted {
+                    self.counts.fail([job.reply], &AttemptError::Refused(refusal));
+                    continue;
+                }
                 bytes += job.command.encoded_len();
                 batch.push(job);
                 if bytes >= BATCH_BYTES_MAX {
-                    started.push(self.append(std::mem::take(&mut batch)).await);
+                    started.extend(self.append_if_it_fits(std::mem::take(&mut batch), bytes).await);
                     bytes = 0;
                 }
             }
             if !batch.is_empty() {
-                started.push(self.append(batch).await);
+                started.extend(self.append_if_it_fits(batch, bytes).await);
             }
             return started;
         }
@@ -196,21 +223,35 @@ impl Proposer {
         started
     }
 
+    /// Appends a batch unless the volume is full. Then this leader hands over (see [`super::space`]), and the callers try again as
+    /// with a node that does not lead.
+    async fn append_if_it_fits(&mut self, batch: Vec<Job>, bytes: usize) -> Option<InFlight> {
+        if self.space.takes(bytes as u64) {
+            return Some(self.append(batch).await);
+        }
+        self.counts.fail(batch.into_iter().map(|job| job.reply), &AttemptError::NotLeader);
+        None
+    }
+
     /// Appends a batch to this node's log. The order of calls is the order in the log.
     async fn append(&mut self, batch: Vec<Job>) -> InFlight {
         let time_ms = self.stamp();
         let mut replies = Vec::with_capacity(batch.len());
         let mut proposals = Vec::with_capacity(batch.len());
+        let mut senders = Vec::with_capacity(batch.len());
         for job in batch {
             let traceparent = codec::traceparent(job.trace);
+            let is_send = matches!(job.command.kind, Some(pb::command::Kind::SendMessage(_)));
+            senders.push(is_send.then_some(job.account));
             proposals.push(pb::Proposal { time_ms, traceparent, command: Some(job.command) });
             replies.push(job.reply);
         }
-        let payload = Payload(pb::Batch { proposals }.encode_to_vec().into());
+        let (quota_messages, quota_bytes) = self.quota;
+        let payload = Payload(pb::Batch { proposals, quota_messages, quota_bytes }.encode_to_vec().into());
         let (responder, response) = ProgressResponder::<TypeConfig, _>::complete_only();
         if let Err(fatal) = self.raft.client_write_ff(payload, Some(responder)).await {
             self.counts.fail(replies, &AttemptError::Unknown(fatal.to_string()));
-            return Box::pin(async {});
+            return Box::pin(async { Vec::new() });
         }
         let (mut view, counts) = (self.view.clone(), Arc::clone(&self.counts));
         Box::pin(async move {
@@ -220,12 +261,19 @@ impl Proposer {
             let response = tokio::select! {
                 biased;
                 response = response => response,
-                Ok(_) = deposed => return counts.fail(replies, &AttemptError::Unknown("the leader was replaced".into())),
+                Ok(_) = deposed => {
+                    counts.fail(replies, &AttemptError::Unknown("the leader was replaced".into()));
+                    return Vec::new();
+                }
             };
+            let mut rejected = Vec::new();
             match response {
                 Ok(Ok(written)) => {
                     counts.committed.fetch_add(replies.len() as u64, Ordering::Relaxed);
-                    for (reply, outcome) in replies.into_iter().zip(written.data.0) {
+                    for ((reply, sender), outcome) in replies.into_iter().zip(senders).zip(written.data.0) {
+                        if matches!(outcome, Outcome::Rejected(_)) {
+                            rejected.extend(sender);
+                        }
                         let _ = reply.send(Ok(outcome));
                     }
                 }
@@ -233,6 +281,7 @@ impl Proposer {
                 Ok(Err(error)) => counts.fail(replies, &AttemptError::Unknown(error.to_string())),
                 Err(_) => counts.fail(replies, &AttemptError::Unknown("Raft stopped".into())),
             }
+            rejected
         })
     }
 
@@ -246,7 +295,11 @@ impl Proposer {
         for job in batch {
             let mut step = self.tracer.begin("raft.forward", Kind::Client, job.trace);
             let traceparent = codec::traceparent(step.context());
-            commands.push(wire::ForwardedCommand { traceparent, command: Some(job.command) });
+            commands.push(wire::ForwardedCommand {
+                traceparent,
+                command: Some(job.command),
+                account_id: job.account.0,
+            });
             replies.push(job.reply);
             if step.is_recording() {
                 step.set("chat.peer", name.to_owned());
@@ -267,7 +320,8 @@ impl Proposer {
                 };
                 match result {
                     Ok(Ok(response)) => outcomes(response.into_inner(), replies.len()),
-                    // Refused before it was looked at: not the leader, or another cluster, or a wrong secret.
+                    Ok(Err(status)) if status.code() == Code::InvalidArgument => Ok(unfit(&status, replies.len())),
+                    // Refused before it was looked at: not the leader, or another cluster, or another node's certificate.
                     Ok(Err(status)) if matches!(status.code(), Code::FailedPrecondition | Code::PermissionDenied) => {
                         Err(AttemptError::NotLeader)
                     }
@@ -288,6 +342,8 @@ impl Proposer {
                     counts.fail(replies, &error);
                 }
             }
+            // The leader knows.
+            Vec::new()
         })
     }
 
@@ -306,17 +362,76 @@ fn outcomes(
         return Err(AttemptError::Unknown("the leader answered with another number of outcomes".into()));
     }
     let decode = |outcome| codec::decode_outcome(outcome).map_err(|error| AttemptError::Unknown(error.to_string()));
-    Ok(response.outcomes.into_iter().map(decode).collect())
+    let refusals = response.refusals;
+    let refused: HashMap<usize, &wire::Refusal> =
+        refusals.iter().map(|refusal| (refusal.index as usize, refusal)).collect();
+    let results = response.outcomes.into_iter().enumerate().map(|(index, outcome)| match refused.get(&index) {
+        Some(refusal) => Err(refused_by_leader(refusal)),
+        None => decode(outcome),
+    });
+    Ok(results.collect())
+}
+
+fn refused_by_leader(refusal: &wire::Refusal) -> AttemptError {
+    let retry = Duration::from_millis(refusal.retry_ms);
+    AttemptError::Refused(match Rate::of_name(&refusal.limit) {
+        Some(rate) => Refusal::RateLimited { rate, retry },
+        None => Refusal::StorageLow,
+    })
+}
+
+/// Metadata of a refused `Propose`: the positions of the commands that may not be in a log, separated by commas.
+pub(super) const UNFIT: &str = "quorum-unfit";
+
+/// What a leader that found commands of a batch unfit did with each: nothing of the batch was appended, so the callers of the
+/// others try again.
+fn unfit(status: &tonic::Status, count: usize) -> Vec<Result<Outcome, AttemptError>> {
+    let named = status.metadata().get(UNFIT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut refused: Vec<usize> = named.split(',').filter_map(|position| position.parse().ok()).collect();
+    refused.retain(|position| *position < count);
+    if refused.is_empty() {
+        // It refuses the batch as a whole: none of it will ever be taken.
+        refused = (0..count).collect();
+    }
+    let error = |position: usize| match refused.contains(&position) {
+        true => AttemptError::Unfit(status.message().to_owned()),
+        false => AttemptError::NotLeader,
+    };
+    (0..count).map(|position| Err(error(position))).collect()
 }
 
 /// The connection could not even be made, so the leader has not seen the call.
 fn never_sent(status: &tonic::Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        if error.to_string().contains("tcp connect error") {
+        if error.is::<ConnectError>() || error.to_string().contains("tcp connect error") {
             return true;
         }
         source = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfit_command_does_not_fail_the_others_of_its_batch() {
+        let status = |named: Option<&str>| {
+            let mut status = tonic::Status::invalid_argument("command 1: body: must not be empty");
+            if let Some(named) = named {
+                status.metadata_mut().insert(UNFIT, named.parse().expect("plain text"));
+            }
+            let of = |result| match result {
+                Err(AttemptError::Unfit(_)) => 'u',
+                Err(AttemptError::NotLeader) => 'n',
+                _ => '?',
+            };
+            unfit(&status, 4).into_iter().map(of).collect::<String>()
+        };
+        assert_eq!(status(Some("1,3")), "nunu");
+        assert_eq!(status(Some("2,9")), "nnun");
+        assert_eq!((status(None), status(Some("x"))), ("uuuu".into(), "uuuu".into()));
+    }
 }

@@ -40,6 +40,15 @@ pub(super) struct ReadIndex {
 }
 
 impl ReadIndex {
+    pub(super) fn new(
+        raft: &Raft,
+        view: &watch::Receiver<View>,
+        peers: &Arc<Peers>,
+        credentials: &Credentials,
+    ) -> Self {
+        Self { raft: raft.clone(), view: view.clone(), peers: Arc::clone(peers), credentials: credentials.clone() }
+    }
+
     /// Asks the leader, wherever it is.
     pub(super) async fn ask(&self) -> Result<LogId, ReadError> {
         let view = self.view.borrow().clone();

@@ -3,7 +3,6 @@
 //! Served before this node belongs to a cluster, too: then only `Probe` and `Found` are answered.
 
 use std::{
-    fs::File,
     io::Write as _,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -11,29 +10,34 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, future::join_all};
+use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Semaphore, time::Instant};
-use tonic::{
-    Request, Response, Status, Streaming,
-    service::{Interceptor, interceptor::InterceptedService},
-};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     bootstrap::Founding,
     convert,
+    error::Refusal,
     node::{Attempt, Node},
-    peers::MESSAGE_BYTES_MAX,
+    peers::{Credentials, MESSAGE_BYTES_MAX},
     promises::Promise,
+    proposer::{BATCH_MAX, UNFIT},
     snapshots::SnapshotStore,
     types::{LogId, Snapshot, Vote},
 };
 use crate::{
     blocking,
-    proto::raft::v1::{
-        self as wire,
-        raft_service_server::{RaftService, RaftServiceServer},
+    chat::AccountId,
+    planted,
+    proto::{
+        log::v1 as pb,
+        raft::v1::{
+            self as wire,
+            raft_service_server::{RaftService, RaftServiceServer},
+        },
     },
-    storage::codec,
+    storage::{codec, intake, private},
 };
 
 /// Forwarded commands wait no longer than this for their outcome.
@@ -65,34 +69,37 @@ impl PeerService {
         }
     }
 
-    /// The tonic service. The secret is checked before a message is received: a stranger's may be large.
-    pub fn into_server(self) -> InterceptedService<RaftServiceServer<Self>, impl Interceptor + Clone> {
-        let founding = self.inner.founding.clone();
-        let check = move |request: Request<()>| {
-            founding.credentials().check_secret(request.metadata())?;
-            Ok(request)
-        };
-        let server = RaftServiceServer::new(self)
+    /// The tonic service.
+    pub fn into_server(self) -> RaftServiceServer<Self> {
+        RaftServiceServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        InterceptedService::new(server, check)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// The node, if it runs and the call is meant for it.
+    /// The node, if it runs, the call is meant for it, and the caller is who it says.
     fn node<T>(&self, request: &Request<T>) -> Result<&Node, Status> {
         let Some((node, _)) = self.inner.running.get() else {
-            self.inner.founding.credentials().check_secret(request.metadata())?;
             return Err(Status::unavailable("this node does not belong to a cluster yet"));
         };
         node.inner.credentials.check(request.metadata())?;
+        Credentials::check_sender(request, |id| node.record_of(id))?;
         Ok(node)
     }
 
-    /// The node, for calls of who may not belong to the cluster: with the secret alone.
+    /// The node, for calls of a caller that may not belong to the cluster.
     fn any_cluster<T>(&self, request: &Request<T>) -> Result<&Node, Status> {
-        self.inner.founding.credentials().check_secret(request.metadata())?;
+        Credentials::check_sender(request, |_| None)?;
         let running = self.inner.running.get().map(|(node, _)| node);
         running.ok_or_else(|| Status::unavailable("this node does not belong to a cluster yet"))
+    }
+
+    /// The same, for a question that the member `node_id` asks about itself.
+    fn about_itself<T>(&self, request: &Request<T>, node_id: u64) -> Result<&Node, Status> {
+        let node = self.any_cluster(request)?;
+        if let Some((name, address)) = node.record_of(node_id) {
+            Credentials::check_speaks_for(request, &name, &address)?;
+        }
+        Ok(node)
     }
 
     fn snapshots(&self) -> Result<&Arc<SnapshotStore>, Status> {
@@ -109,7 +116,7 @@ pub(super) async fn receive(
     let path = snapshots.incoming_path();
     let result = async {
         let created = path.clone();
-        let file = Arc::new(blocking::io(|| File::create(created)).await.map_err(storage)?);
+        let file = Arc::new(blocking::io(move || private::create_file(&created)).await.map_err(storage)?);
         let mut hash = Sha256::new();
         let mut length = 0;
         while let Some(chunk) = chunks.message().await? {
@@ -142,6 +149,36 @@ pub(super) async fn receive(
     received
 }
 
+/// Checks what a follower forwards, before any of it is queued: a command that is not fit must not reach a log, and the others
+/// of its batch must not be appended with an outcome that the follower does not learn.
+fn check_forwarded(commands: &[wire::ForwardedCommand]) -> Result<(), Status> {
+    if commands.is_empty() || commands.len() > BATCH_MAX {
+        return Err(Status::invalid_argument(format!("there must be 1-{BATCH_MAX} commands, not {}", commands.len())));
+    }
+    let problem = |item: &wire::ForwardedCommand| match &item.command {
+        Some(command) => intake::check(command).err().map(|problem| problem.to_string()),
+        None => Some("it is missing".to_owned()),
+    };
+    let refused: Vec<(usize, String)> =
+        commands.iter().enumerate().filter_map(|(position, item)| Some((position, problem(item)?))).collect();
+    let Some((position, problem)) = refused.first() else { return Ok(()) };
+    tracing::warn!(position, problem, refused = refused.len(), "Commands that a member forwarded were refused");
+    let mut status = Status::invalid_argument(format!("command {position}: {problem}"));
+    let positions: Vec<String> = refused.iter().map(|(position, _)| position.to_string()).collect();
+    if let Ok(value) = positions.join(",").parse() {
+        status.metadata_mut().insert(UNFIT, value);
+    }
+    Err(status)
+}
+
+fn refusal_pb(index: usize, refusal: Refusal) -> wire::Refusal {
+    let (limit, retry) = match refusal {
+        Refusal::RateLimited { rate, retry } => (rate.name(), retry),
+        Refusal::StorageLow => ("storage", Duration::ZERO),
+    };
+    wire::Refusal { index: index as u32, limit: limit.into(), retry_ms: retry.as_millis() as u64 }
+}
+
 fn storage(error: impl std::fmt::Display) -> Status {
     Status::internal(format!("storage: {error}"))
 }
@@ -159,7 +196,41 @@ pub(super) fn led_at(message: &wire::AppendRequest) -> Option<Instant> {
     message.quorum_age_ms.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)))
 }
 
+/// What the entries of a message take, if it has any.
+fn entry_bytes(message: &wire::AppendRequest) -> Option<u64> {
+    let bytes = |entry: &pb::Entry| entry.encoded_len() as u64;
+    (!message.entries.is_empty()).then(|| message.entries.iter().map(bytes).sum())
+}
+
+fn volume_full() -> Status {
+    Status::unavailable("the volume of this node is full")
+}
+
+/// A vote is asked for, or entries are sent, by the node that the vote names: a call speaks for its sender only.
+fn sent_by(sender: u64, vote: Option<&pb::Vote>) -> Result<(), Status> {
+    match vote {
+        Some(vote) if vote.node_id != sender => {
+            Err(Status::permission_denied(format!("node {sender} cannot speak for node {}", vote.node_id)))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Node {
+    /// Name and peer address of a member.
+    fn record_of(&self, node_id: u64) -> Option<(String, String)> {
+        let view = self.inner.view.borrow();
+        view.member(node_id).map(|member| (member.name.clone(), member.peer_address.clone()))
+    }
+
+    /// Refuses what names this node as the leader or candidate that sends it: it never did, and Raft would not survive it.
+    fn must_be_another(&self, vote: &Vote) -> Result<(), Status> {
+        if vote.leader_id.node_id == self.inner.identity.node_id {
+            return Err(Status::invalid_argument("the vote names the node that receives it"));
+        }
+        Ok(())
+    }
+
     /// An append came from the leader that `vote` names. It may be a while until openraft has stored that.
     fn hear_of_leader(&self, vote: &Vote) {
         let (term, leader) = (vote.leader_id.term, vote.leader_id.node_id);
@@ -176,6 +247,13 @@ impl Node {
             return Err(Status::unavailable("by its own account no majority has answered this leader for long"));
         }
         Ok(())
+    }
+
+    /// Refuses entries of so many bytes, if there are any, unless they find space for sure: the node would end in the middle of
+    /// a write, and not be there for reads.
+    fn must_take(&self, entry_bytes: Option<u64>) -> Result<(), Status> {
+        let takes = entry_bytes.is_none_or(|bytes| self.inner.space.takes(bytes));
+        takes.then_some(()).ok_or_else(volume_full)
     }
 
     /// The leader said that `committed` is committed, and that it led at the moment `led`.
@@ -197,15 +275,22 @@ impl RaftService for PeerService {
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
         let node = self.node(&request)?.clone();
+        if node.inner.space.is_critical() {
+            return Err(volume_full());
+        }
+        let sender = Credentials::sender(&request);
         let hearing = node.clone();
         // The first message that cannot be read ends the stream: to go on after it would leave a hole.
         let readable = move |message: Result<wire::AppendRequest, Status>| {
             let message = message.ok()?;
+            sent_by(sender, message.vote.as_ref()).ok()?;
             let led = led_at(&message);
             let (promised, end) = (message.promised, message.durable_end);
+            let bytes = entry_bytes(&message);
             let request = convert::append_request(message).ok()?;
+            hearing.must_be_another(&request.vote).ok()?;
             hearing.remember_leader(&request.vote, end);
-            if !hearing.keeps(promised) {
+            if !hearing.keeps(promised) || hearing.must_take(bytes).is_err() {
                 return None;
             }
             hearing.hear_of_leader(&request.vote);
@@ -222,12 +307,16 @@ impl RaftService for PeerService {
 
     async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let node = self.node(&request)?;
+        sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
         let led = led_at(request.get_ref());
         let quorum_age = request.get_ref().quorum_age_ms.map(Duration::from_millis);
         let (promised, end) = (request.get_ref().promised, request.get_ref().durable_end);
+        let bytes = entry_bytes(request.get_ref());
         let message = convert::append_request(request.into_inner()).map_err(malformed)?;
+        node.must_be_another(&message.vote)?;
         node.remember_leader(&message.vote, end);
         node.must_keep(promised)?;
+        node.must_take(bytes)?;
         node.refuse_deaf_leader(message.entries.is_empty(), quorum_age)?;
         let committed = message.leader_commit;
         node.hear_of_leader(&message.vote);
@@ -236,13 +325,16 @@ impl RaftService for PeerService {
         if response.is_success() {
             node.hear(committed, led);
         }
-        Ok(Response::new(convert::append_response_pb(&response)))
+        let answer = convert::append_response_pb(&response);
+        Ok(Response::new(wire::AppendResponse { space_low: node.inner.space.is_low(), ..answer }))
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let node = self.node(&request)?;
+        sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
         node.must_keep(request.get_ref().promised)?;
         let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
+        node.must_be_another(&message.vote)?;
         node.remember_leader(&message.vote, 0);
         let response = node.inner.raft.vote(message).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response_pb(&response)))
@@ -250,8 +342,10 @@ impl RaftService for PeerService {
 
     async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let node = self.node(&request)?;
+        sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
         node.must_keep(request.get_ref().promised)?;
         let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
+        node.must_be_another(&message.vote)?;
         let response = node.inner.raft.pre_vote(message).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response_pb(&response)))
     }
@@ -262,7 +356,9 @@ impl RaftService for PeerService {
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
         use openraft::raft::TransferLeaderError as E;
         let node = self.node(&request)?;
+        sent_by(Credentials::sender(&request), request.get_ref().from.as_ref())?;
         let message = convert::transfer_request(request.into_inner()).map_err(malformed)?;
+        node.must_be_another(message.from_leader())?;
         let mut response = wire::TransferLeaderResponse::default();
         match node.inner.raft.handle_transfer_leader(message).await.map_err(fatal)? {
             Ok(()) => {}
@@ -283,16 +379,25 @@ impl RaftService for PeerService {
         let Ok(_one) = self.inner.receiving.try_acquire() else {
             return Err(Status::unavailable("another snapshot is being received"));
         };
+        let sender = Credentials::sender(&request);
         let mut chunks = request.into_inner();
         let Some(wire::SnapshotChunk { part: Some(wire::snapshot_chunk::Part::Header(header)) }) =
             chunks.message().await?
         else {
             return Err(Status::invalid_argument("a snapshot starts with its header"));
         };
-        let vote = header.vote.map(convert::vote).ok_or_else(|| Status::invalid_argument("vote is missing"))?;
+        sent_by(sender, header.vote.as_ref())?;
+        let vote = convert::leaders_vote(header.vote).map_err(malformed)?;
+        node.must_be_another(&vote)?;
+        if !node.inner.space.has_room(Some(header.length_bytes.saturating_mul(2))) {
+            return Err(Status::unavailable("there is no space for a snapshot"));
+        }
         let snapshot = receive(Arc::clone(self.snapshots()?), &header, &mut chunks).await?;
         if snapshot.meta.last_log_id != header.last_log_id.map(convert::log_id) {
             return Err(Status::data_loss("the snapshot does not hold what its header says"));
+        }
+        if snapshot.meta.last_membership.membership().voter_ids().next().is_none() {
+            return Err(Status::invalid_argument("the snapshot has no voters"));
         }
         let response = node.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
         Ok(Response::new(wire::InstallSnapshotResponse { vote: Some(convert::vote_pb(&response.vote)) }))
@@ -302,23 +407,27 @@ impl RaftService for PeerService {
         let node = self.node(&request)?;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let commands = request.into_inner().commands;
-        if commands.iter().any(|item| item.command.is_none()) {
-            return Err(Status::invalid_argument("a forwarded command is missing"));
+        if !planted::is(planted::UNFIT_FORWARDED) {
+            check_forwarded(&commands)?;
         }
         let attempts = commands.into_iter().map(|item| {
             let command = item.command.unwrap_or_default();
-            node.attempt(command, codec::trace(&item.traceparent), true, deadline)
+            node.attempt((AccountId(item.account_id), command), codec::trace(&item.traceparent), true, deadline)
         });
         let mut outcomes = Vec::new();
-        let mut refused = 0;
+        let (mut refused, mut refusals) = (0, Vec::new());
         let results = join_all(attempts).await;
         let total = results.len();
         let mut doubt = None;
         for result in results {
             match result {
                 Ok(outcome) => outcomes.push(codec::encode_outcome(&outcome)),
+                Err(Attempt::Refused(refusal)) => {
+                    refusals.push(refusal_pb(outcomes.len(), refusal));
+                    outcomes.push(pb::Outcome::default());
+                }
                 Err(Attempt::NotLeader | Attempt::Overloaded | Attempt::Stopped) => refused += 1,
-                Err(Attempt::Unknown(reason)) => doubt = Some(reason),
+                Err(Attempt::Unfit(reason) | Attempt::Unknown(reason)) => doubt = Some(reason),
             }
         }
         if refused == total {
@@ -331,7 +440,7 @@ impl RaftService for PeerService {
             // Some are in, some are not: the follower asks again for all, with the same ids.
             return Err(Status::aborted("leadership was lost in the middle of the batch"));
         }
-        Ok(Response::new(wire::ProposeResponse { outcomes }))
+        Ok(Response::new(wire::ProposeResponse { outcomes, refusals }))
     }
 
     async fn read_index(
@@ -360,6 +469,15 @@ impl RaftService for PeerService {
             lag_entries: peer.lag_entries,
         });
         Ok(Response::new(wire::OverviewResponse { peers: peers.collect(), term: overview.term }))
+    }
+
+    async fn count_attempt(
+        &self,
+        request: Request<wire::CountAttemptRequest>,
+    ) -> Result<Response<wire::CountAttemptResponse>, Status> {
+        let node = self.node(&request)?;
+        let answer = node.answer_attempt(request.get_ref());
+        answer.map(Response::new).ok_or_else(|| Status::failed_precondition("this node is not the leader"))
     }
 
     async fn hand_over(
@@ -395,7 +513,13 @@ impl RaftService for PeerService {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
-        let admission = self.any_cluster(&request)?.join(request.into_inner()).await?;
+        let joiner = request.get_ref();
+        // A member that passes a call on answers for it.
+        let node = if joiner.forwarded { self.node(&request)? } else { self.any_cluster(&request)? };
+        if !joiner.forwarded {
+            Credentials::check_speaks_for(&request, &joiner.name, &joiner.peer_address)?;
+        }
+        let admission = node.join(request.into_inner()).await?;
         Ok(Response::new(wire::JoinResponse { cluster_id: admission.cluster_id, node_id: admission.node_id }))
     }
 
@@ -403,7 +527,7 @@ impl RaftService for PeerService {
         &self,
         request: Request<wire::StandingRequest>,
     ) -> Result<Response<wire::StandingResponse>, Status> {
-        let node = self.any_cluster(&request)?;
+        let node = self.about_itself(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
@@ -413,7 +537,7 @@ impl RaftService for PeerService {
     }
 
     async fn recall(&self, request: Request<wire::RecallRequest>) -> Result<Response<wire::RecallResponse>, Status> {
-        let node = self.any_cluster(&request)?;
+        let node = self.about_itself(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
@@ -425,12 +549,12 @@ impl RaftService for PeerService {
     }
 
     async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeResponse>, Status> {
-        self.inner.founding.credentials().check_secret(request.metadata())?;
+        Credentials::check_sender(&request, |_| None)?;
         Ok(Response::new(self.inner.founding.describe()))
     }
 
     async fn found(&self, request: Request<wire::FoundRequest>) -> Result<Response<wire::FoundResponse>, Status> {
-        self.inner.founding.credentials().check_secret(request.metadata())?;
+        Credentials::check_sender(&request, |_| None)?;
         self.inner.founding.accept(request.into_inner()).await?;
         Ok(Response::new(wire::FoundResponse {}))
     }

@@ -8,13 +8,14 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use super::{
     convert,
     types::{Snapshot, SnapshotMeta},
 };
-use crate::storage::{self, StateMachine};
+use crate::storage::{self, StateMachine, private};
 
 /// What the name of a complete snapshot ends in: those that [`StateMachine`] builds, and those that were received.
 const ENDING: &str = "snapshot";
@@ -42,7 +43,7 @@ impl SnapshotStore {
     /// The directory cannot be read or made.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let dir = directory(data_dir);
-        fs::create_dir_all(&dir)?;
+        private::create_dir_all(&dir)?;
         let mut newest: Option<(SnapshotMeta, SnapshotHandle)> = None;
         for item in fs::read_dir(&dir)? {
             let path = item?.path();
@@ -69,6 +70,12 @@ impl SnapshotStore {
     pub fn current(&self) -> Option<Snapshot> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|(meta, handle)| Snapshot { meta: meta.clone(), snapshot: handle.clone() })
+    }
+
+    /// When the newest snapshot was made, by the clock of the file system.
+    pub fn made(&self) -> Option<SystemTime> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().and_then(|(_, handle)| handle.file.metadata().and_then(|metadata| metadata.modified()).ok())
     }
 
     /// Builds a snapshot of the state as it is now. Blocks: the whole database is copied.

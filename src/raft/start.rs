@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -10,8 +10,9 @@ use openraft::{Config, SnapshotPolicy, async_runtime::WatchReceiver as _};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{
+    admission::{Admission, Rates},
     auditor::{self, Auditor},
-    convert,
+    convert, eraser,
     error::StartError,
     freshness::{Freshness, QuorumAge},
     log_store::LogStore,
@@ -22,8 +23,10 @@ use super::{
     promises::{self, Held, Promises},
     proposer::{self, ProposalCounts, Proposer},
     read_gate::{self, ReadIndex},
+    retention::Retention,
     slow_disk::{self, Disk},
     snapshots::SnapshotStore,
+    space::{self, Space},
     state_machine::{Observer, StateMachineAdapter},
     traced::Traced,
     types::Raft,
@@ -57,8 +60,18 @@ pub struct Settings {
     pub snapshot_log_bytes: u64,
     /// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
     pub log_entries_kept: u64,
+    /// How long the files may hold what was deleted.
+    pub erase_after: Duration,
+    /// Names of nodes that may join without a token, beside the members; a `*` at the end stands for any rest.
+    pub expected_nodes: Vec<String>,
     /// How often the nodes compare the digests of their states, when something changed.
     pub digest_interval: Duration,
+    /// What an account may do in a second.
+    pub rates: Rates,
+    /// Most messages and bytes of bodies that an account may store; 0: any number.
+    pub quota: (u64, u64),
+    /// Free bytes of the volume below which growth is refused.
+    pub space_reserve_bytes: u64,
 }
 
 /// What a node is made of.
@@ -115,6 +128,19 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
     config.validate().map_err(|error| StartError::Config(error.to_string()))
 }
 
+/// Cuts the log by its size, and by the age of what was deleted.
+fn keep_files_small(
+    (raft, log, state, snapshots): (Raft, LogDb, SharedState, Arc<SnapshotStore>),
+    node_id: u64,
+    settings: &Settings,
+    space: Space,
+) {
+    let bytes = settings.snapshot_log_bytes;
+    tokio::spawn(keep_log_short(raft.clone(), log.clone(), node_id, bytes, space.clone()));
+    let delay = settings.erase_after;
+    tokio::spawn(Retention { raft, log, state, snapshots, node_id, delay, space }.run());
+}
+
 /// Starts Raft. The node takes part at once, if it is a member.
 ///
 /// # Errors
@@ -127,13 +153,12 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     let disk = Disk { log: parts.log.clone(), state: parts.state.clone() };
     let state = parts.state.applied().map_err(StartError::Storage)?;
     let held = Held::now(&parts.log, state.log_id.map(convert::log_id));
-    if let Err(error) = promises::recall(&parts, &state.membership, &held).await {
-        parts.failure.note("", &error);
-        return Err(StartError::Storage(error));
-    }
+    let recalled = promises::recall(&parts, &state.membership, &held).await;
+    recalled.inspect_err(|error| parts.failure.note("", error)).map_err(StartError::Storage)?;
     let (applied_sender, applied) = watch::channel(state.log_id.map(convert::log_id));
     let auditor = Arc::new(Auditor::new(parts.identity.node_id, &state, Arc::clone(&parts.sink)));
     let (observer, traced) = (Arc::clone(&parts.sink), Traced::new(parts.tracer));
+    let (readers, retained, rates) = (Arc::clone(&parts.readers), parts.state.clone(), parts.settings.rates);
     let adapter = StateMachineAdapter::new(
         parts.state,
         Arc::new(parts.log.clone()),
@@ -145,11 +170,17 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         parts.failure.clone(),
         Arc::clone(&traced),
     );
-    let quorum_age = QuorumAge::default();
-    let promises = Promises::default();
+    let (quorum_age, promises, refusals) = (QuorumAge::default(), Promises::default(), Arc::default());
+    let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
     let (tracer, log) = (traced.tracer().clone(), parts.log.clone());
-    let told =
-        Told { quorum_age: quorum_age.clone(), promises: promises.clone(), log, observer, traced: traced.clone() };
+    let told = Told {
+        quorum_age: quorum_age.clone(),
+        promises: promises.clone(),
+        log,
+        space: space.clone(),
+        observer,
+        traced: traced.clone(),
+    };
     let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), told);
     let log_store = LogStore::new(parts.log.clone(), parts.failure.clone(), Arc::clone(&traced));
     let started = Raft::new(parts.identity.node_id, config, network, log_store, adapter).await;
@@ -157,12 +188,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     quorum_age.follow(&raft);
     let (heard, hearing) = watch::channel(None);
     let view = view::follow(&raft, hearing);
-    let read_index = ReadIndex {
-        raft: raft.clone(),
-        view: view.clone(),
-        peers: Arc::clone(&parts.peers),
-        credentials: parts.credentials.clone(),
-    };
+    let read_index = ReadIndex::new(&raft, &view, &parts.peers, &parts.credentials);
     let (jobs, job_queue) = mpsc::channel(proposer::QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(read_gate::QUEUE_MAX);
     let counts = Arc::new(ProposalCounts::default());
@@ -174,17 +200,17 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         credentials: parts.credentials.clone(),
         tracer: tracer.clone(),
         queue: job_queue,
+        admission: Admission::new(rates),
+        refusals: Arc::clone(&refusals),
+        space: space.clone(),
+        quota: parts.settings.quota,
         stamped_ms: state.clock.0,
     };
     tokio::spawn(proposer.run());
     tokio::spawn(read_gate::run(read_index.clone(), applied.clone(), read_queue));
-    tokio::spawn(keep_log_short(
-        raft.clone(),
-        parts.log.clone(),
-        parts.identity.node_id,
-        parts.settings.snapshot_log_bytes,
-    ));
-    let inner = Inner {
+    let kept = (raft.clone(), parts.log.clone(), retained, Arc::clone(&snapshots));
+    keep_files_small(kept, parts.identity.node_id, &parts.settings, space.clone());
+    let inner = Arc::new(Inner {
         raft,
         log: parts.log,
         identity: parts.identity,
@@ -205,17 +231,28 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         election_max: parts.settings.election_max,
         transfer: Mutex::new(()),
         membership: Mutex::new(()),
+        expected_nodes: parts.settings.expected_nodes.clone(),
         failure: parts.failure,
         tracer,
         disk,
+        attempts: OnceLock::new(),
+        space,
+        charges: std::sync::Mutex::new(Admission::new(rates)),
+        refusals,
         handovers: AtomicU64::new(0),
-    };
-    let inner = Arc::new(inner);
-    tokio::spawn(auditor::run(Arc::downgrade(&inner), auditor, parts.settings.digest_interval));
+    });
     let node = Node { inner };
-    tokio::spawn(members::keep(node.clone()));
-    tokio::spawn(slow_disk::watch(node.clone(), parts.settings.election_max * slow_disk::ELECTIONS));
+    spawn_keepers(&node, auditor, readers, parts.data_dir, &parts.settings);
     Ok((node, snapshots))
+}
+
+/// Starts the tasks that run beside Raft for as long as the node does.
+fn spawn_keepers(node: &Node, auditor: Arc<Auditor>, readers: Arc<Readers>, dir: PathBuf, settings: &Settings) {
+    tokio::spawn(space::watch(node.clone(), dir, settings.space_reserve_bytes));
+    tokio::spawn(auditor::run(Arc::downgrade(&node.inner), auditor, settings.digest_interval));
+    tokio::spawn(eraser::run(Arc::downgrade(&node.inner), readers));
+    tokio::spawn(members::keep(node.clone()));
+    tokio::spawn(slow_disk::watch(node.clone(), settings.election_max * slow_disk::ELECTIONS));
 }
 
 impl Node {
@@ -237,7 +274,7 @@ impl Node {
 
 /// Makes a snapshot whenever the log has grown enough, after which openraft purges the log. The nodes differ in when
 /// they do it, so that never all of them copy their database at the same moment.
-async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64) {
+async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64, space: Space) {
     let stagger = 10 + node_id % 10;
     let (bytes_due, entries_due) = (bytes / 10 * stagger, SNAPSHOT_ENTRIES / 10 * stagger);
     let mut bytes_done = 0;
@@ -250,6 +287,10 @@ async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64) {
         };
         let appended = log.appended_bytes();
         if appended - bytes_done < bytes_due && applied.saturating_sub(snapshot) < entries_due {
+            continue;
+        }
+        // It takes the space of the whole state, and a failed one would end the node.
+        if !space.has_room(None) {
             continue;
         }
         if raft.trigger().snapshot().await.is_err() {

@@ -27,8 +27,8 @@ use crate::{
     blocking,
     chat::{Event, Revision, SessionId, TimeMs},
     storage::{
-        Applied, AppliedEntry, AppliedPayload, Divergence, Done, FirstFailure, LogDb, Readers, SharedState,
-        StorageError,
+        Applied, AppliedEntry, AppliedPayload, Divergence, Done, FirstFailure, LogDb, MalformedCommand, Readers,
+        SharedState, StorageError, codec,
     },
 };
 
@@ -47,6 +47,8 @@ pub trait Observer: Send + Sync + 'static {
     fn replaced(&self, revision: Revision, clock: TimeMs);
     /// The digests of the nodes were compared: a majority has this node's, or some node differs.
     fn compared(&self, agreed: bool);
+    /// So many commands in the log were none in any version, and were rejected.
+    fn malformed(&self, commands: u64);
     /// To apply so many entries took so long.
     fn measured(&self, entries: usize, took: Duration);
     /// A snapshot was built.
@@ -118,6 +120,9 @@ impl StateMachineAdapter {
             Err(error) => Err(error),
         };
         let (applied, began, ended) = result.inspect_err(|error| self.failure.note_io("chat.db: ", error))?;
+        if applied.malformed > 0 {
+            self.report_malformed(&applied);
+        }
         if let Some(divergence) = self.auditor.applied(&applied) {
             return Err(self.condemn(divergence).await);
         }
@@ -132,6 +137,18 @@ impl StateMachineAdapter {
             }
         }
         Ok(())
+    }
+
+    fn report_malformed(&self, applied: &Applied) {
+        self.sink.malformed(applied.malformed);
+        for MalformedCommand { index, position, problem } in &applied.malformed_shown {
+            tracing::error!(
+                index,
+                position,
+                problem,
+                "A command in the log is none in any version, and is rejected. A member put it there that is not to be trusted"
+            );
+        }
     }
 
     /// This node's state is wrong: it is not used any more. The error ends Raft on this node.
@@ -201,7 +218,11 @@ impl Chunk {
         let payload = match entry.payload {
             EntryPayload::Blank => AppliedPayload::Blank,
             EntryPayload::Normal(Payload(bytes)) => {
-                self.bytes += bytes.len();
+                // What is long may also be work that its bytes do not show.
+                self.bytes += match bytes.len() <= BYTES_HERE_MAX && codec::may_erase(&bytes) {
+                    true => BYTES_HERE_MAX + 1,
+                    false => bytes.len(),
+                };
                 AppliedPayload::Batch(bytes)
             }
             EntryPayload::Membership(membership) => AppliedPayload::Membership(convert::membership_pb(&membership)),

@@ -245,7 +245,7 @@ mod tests {
             traceparent: codec::traceparent(TraceContext::new(*id, 1, true)),
             ..pb::Proposal::default()
         };
-        let batch = pb::Batch { proposals: traces.iter().map(proposal).collect() };
+        let batch = pb::Batch { proposals: traces.iter().map(proposal).collect(), ..Default::default() };
         let payload = pb::entry::Payload::Batch(batch.encode_to_vec().into());
         pb::Entry { log_id: Some(pb::LogId { term: 1, node_id: 1, index }), payload: Some(payload) }
     }

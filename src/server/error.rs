@@ -85,11 +85,14 @@ pub enum ServerError {
         /// What is wrong with it.
         source: StorageError,
     },
-    /// The peer secret cannot be sent.
-    #[error("CHAT_PEER_SECRET: only visible ASCII characters can be sent")]
-    Secret,
-    /// The certificates are no use for calls to other nodes.
-    #[error("CHAT_PEER_TLS_CERT: {0}")]
+    /// The node's name or address cannot be sent.
+    #[error("CHAT_NAME and CHAT_PEER_ADVERTISE: only visible ASCII characters can be sent")]
+    Credentials,
+    /// Other nodes are members, and nothing protects the peer port.
+    #[error("CHAT_PEER_SECRET: this node has other members, and needs {}", crate::config::PROTECT_PEERS)]
+    Unprotected,
+    /// The certificates or the secret are no use for calls to other nodes.
+    #[error("the certificate for peers: {0}")]
     Tls(#[from] TlsError),
     /// Raft did not start, or failed.
     #[error(transparent)]
@@ -105,12 +108,14 @@ impl ServerError {
     /// (it runs again when there is), 77 removed from the cluster, 70 all else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::WrongName { .. } | Self::Secret | Self::Tls(_) => 64,
+            Self::WrongName { .. } | Self::Credentials | Self::Unprotected | Self::Tls(_) => 64,
             Self::Listen { .. } => 71,
             Self::DataDir { .. } | Self::DataDirInUse(_) | Self::OtherCluster { .. } => 73,
             Self::Backup { source: StorageError::Io { .. }, .. } => 66,
             Self::Backup { .. } => 65,
-            Self::Storage(StorageError::NotEmpty { .. } | StorageError::NotRecoverable { .. }) => 73,
+            Self::Storage(
+                StorageError::NotEmpty { .. } | StorageError::NotRecoverable { .. } | StorageError::Exposed { .. },
+            ) => 73,
             Self::Storage(_) | Self::Raft(StartError::Storage(_) | StartError::Snapshots(_) | StartError::Fatal(_)) => {
                 74
             }

@@ -1,9 +1,10 @@
 //! The files of a node: opened, locked, and trusted or moved aside.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -12,8 +13,10 @@ use super::{ServerError, observe::Commits};
 use crate::{
     blocking,
     config::Config,
+    raft::give_up_reserve_file,
     storage::{
         Background, FirstFailure, GroupCommit, LogDb, Readers, SharedState, StateMachine, StorageError, new_cluster,
+        private::{self, Narrowed},
         trust,
     },
     telemetry::metrics::Metrics,
@@ -51,6 +54,11 @@ pub(super) async fn open(
     let background = Arc::clone(background);
     let opening = blocking::run(move || {
         let lock = lock(&dir)?;
+        match give_up_reserve_file(&dir) {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("No space is left on the volume: the reserve file was given up to start at all"),
+            Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
+        }
         new_cluster::finish(&dir)?;
         let (log, machine) = open_trusted(&dir, &metrics, &tracer, &*background)?;
         trust::running(&dir)?;
@@ -89,6 +97,21 @@ pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
     let Some(damage) = failure.get().filter(|failure| failure.corrupt) else { return };
     if let Err(error) = trust::doubt(dir, &damage.reason) {
         tracing::error!(%error, "The damage could not be noted for the next start");
+    }
+}
+
+/// Removes what was moved aside once it is so old, until this is dropped.
+pub(super) async fn forget_aside(dir: PathBuf, erase_after: Duration) {
+    const LOOK_MAX: Duration = Duration::from_secs(600);
+    let mut tick = tokio::time::interval((erase_after / 8).min(LOOK_MAX));
+    loop {
+        tick.tick().await;
+        let dir = dir.clone();
+        // The look that finds them takes a moment, and so does the removal.
+        let forgotten = blocking::run(move || trust::forget_aside(&dir, erase_after / 4 * 3)).await;
+        if let Ok(Err(error)) = forgotten {
+            tracing::warn!(%error, "Files that were moved aside could not be removed");
+        }
     }
 }
 
@@ -152,11 +175,32 @@ fn set_aside(dir: &Path, reason: &str) -> Result<(), StorageError> {
 /// Makes the directory if there is none, and keeps other processes out of it.
 pub(super) fn lock(dir: &Path) -> Result<File, ServerError> {
     let failed = |source| ServerError::DataDir { path: dir.to_owned(), source };
-    fs::create_dir_all(dir).map_err(failed)?;
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
+    private::create_dir_all(dir).map_err(failed)?;
+    let file = private::open_or_create(&dir.join("lock")).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServerError::DataDirInUse(dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(ServerError::DataDirInUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    report(dir, private::narrow(dir)?);
+    Ok(file)
+}
+
+/// Says what was open to other users. Nobody knows whether they have read it.
+fn report(dir: &Path, narrowed: Narrowed) {
+    if let Some((first, mode)) = narrowed.first {
+        tracing::warn!(
+            first = %first.display(),
+            mode = %format_args!("{mode:04o}"),
+            narrowed = narrowed.count,
+            "Files in CHAT_DATA_DIR were open to other users of this machine, and were narrowed to their owner"
+        );
+    }
+    if let Some(mode) = narrowed.writable_by_others {
+        tracing::warn!(
+            dir = %dir.display(),
+            mode = %format_args!("{mode:04o}"),
+            "CHAT_DATA_DIR belongs to another user, and every user can write to it: files can be removed and replaced. Narrow it"
+        );
     }
 }

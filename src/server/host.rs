@@ -103,16 +103,19 @@ impl Host for Machine {
     fn started(&self, _node: &Node) {}
 }
 
-/// Turns true with SIGTERM or SIGINT.
+/// Turns true with SIGTERM, SIGINT, or SIGHUP (a terminal that was closed). The latter has nothing to load again:
+/// certificates and secrets are looked at by themselves.
 pub(super) fn listen_for_signals() -> Result<watch::Receiver<bool>, ServerError> {
     let failed = |error: io::Error| ServerError::Task(format!("signals: {error}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = term.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hang_up.recv() => {}
         }
         sender.send_replace(true);
         // Kept, so that the receivers see the value and not the end of the channel.

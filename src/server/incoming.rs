@@ -1,32 +1,34 @@
-//! Accepts gRPC connections: bounded in number, and only kept if the other side speaks HTTP/2.
+//! How many connections each port keeps, and how long a caller may take to begin.
 //!
-//! The HTTP/2 keep-alive watches a connection from its preface on; what comes before is watched here: the preface has
-//! to be there within [`PREFACE_PATIENCE`], however slowly it drips in.
+//! Does not cover: which connection makes room for another ([`Gate`]), and what an open connection may ask for ([`api`]).
 //!
-//! Left out: what an open connection may ask for (limits of the servers), and HTTP/1 (`web`).
+//! [`api`]: crate::api
 
-use std::{io, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, stream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use crate::net::{
-    Listener,
-    bounded::{Bounded, Connection, Demand},
+use crate::{
+    net::{
+        Listener,
+        bounded::{Bounded, Demand},
+        gate::{Drop, Gate, Pools},
+    },
+    telemetry::metrics::Metrics,
 };
 
-/// Time for the first words of a connection.
-const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for the HTTP/2 preface, TLS handshake included.
+const PREFACE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of the preface that every HTTP/2 client begins with.
 const PREFACE_BYTES: usize = 24;
 
-/// Connections of gRPC clients, and as many of browsers, if there are file descriptors for them.
+/// Connections of gRPC clients, and as many of browsers, if there are file descriptors for them. One in ten is for callers
+/// that have not made an authenticated call.
 const CONNECTIONS_MAX: usize = 10_000;
-/// Connections of peers: a handful for each node, and those that are about to end.
-pub(super) const PEER_CONNECTIONS_MAX: usize = 256;
-/// Connections of probes and of Prometheus.
-pub(super) const PROBE_CONNECTIONS_MAX: usize = 256;
+/// Connections of members: a handful for each, and those that are about to end.
+const PEERS: Pools = Pools { proven: 256, unproven: 64, equals_displace: false };
+/// Connections of probes and of Prometheus. One that has sent a whole request is proven.
+const PROBES: Pools = Pools { proven: 128, unproven: 128, equals_displace: true };
 /// File descriptors for everything but clients and browsers: databases, peers, metrics.
 const OTHER_FILES: usize = 1024;
 
@@ -50,21 +52,37 @@ pub(super) fn connections() -> usize {
     each.min(CONNECTIONS_MAX)
 }
 
-/// The connections that `listener` accepts, at most `connections` at a time.
-pub(super) fn incoming<L: Listener>(
-    listener: L,
-    connections: usize,
-) -> impl Stream<Item = io::Result<Connection<L::Stream>>> + Send + 'static {
-    let preface = Demand::FirstBytes { bytes: PREFACE_BYTES, within: PREFACE_PATIENCE };
-    stream::unfold(Bounded::new(listener, connections, preface), |mut listener| async {
-        Some((Ok(listener.accept().await), listener))
-    })
+/// The port that a gate belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GatedPort {
+    /// With this many connections.
+    Clients(usize),
+    Peers,
+    /// With this many connections.
+    Web(usize),
+    Metrics,
 }
 
-impl<S> Connected for Connection<S> {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        TcpConnectInfo { local_addr: None, remote_addr: Some(self.from()) }
+impl GatedPort {
+    /// Which connections the port keeps.
+    pub(super) fn gate(self, metrics: &Metrics) -> Gate {
+        let shared =
+            |count: usize| Pools { proven: count - count / 10, unproven: (count / 10).max(1), equals_displace: false };
+        let (name, pools) = match self {
+            Self::Clients(count) => ("clients", shared(count)),
+            Self::Peers => ("peers", PEERS),
+            Self::Web(count) => ("web", shared(count)),
+            Self::Metrics => ("metrics", PROBES),
+        };
+        for reason in [Drop::Displaced, Drop::Unread] {
+            metrics.may_drop_connections(name, reason.name());
+        }
+        let metrics = metrics.clone();
+        Gate::new(pools, Arc::new(move |reason| metrics.connection_dropped(name, reason.name())))
     }
+}
+
+/// The connections of `listener`, which have to begin with HTTP/2.
+pub(super) fn http2<L: Listener>(listener: L, gate: Gate) -> Bounded<L> {
+    Bounded::new(listener, gate, Demand::FirstBytes { bytes: PREFACE_BYTES, within: PREFACE_MAX })
 }

@@ -10,6 +10,7 @@ mod host;
 mod incoming;
 mod observe;
 pub mod offline;
+mod protection;
 
 use std::{
     fs,
@@ -18,7 +19,12 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 use futures_util::future::OptionFuture;
 use tokio::{
     net::UnixListener,
@@ -27,28 +33,32 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tonic::{Code, Status, service::Routes, transport::Server};
 
 use crate::{
     api::{self, ApiParts, ApiSettings, ChatApi},
     chat::limits,
-    config::{Config, Join, Secret},
+    config::{Config, Join, JoinToken},
     delivery::{Hub, Watch},
     net::{
-        Dialer, Listener,
-        tls::{self, Port, Protocol, TlsError},
+        Listener,
+        gate::{Gate, Owner, Ticket},
+        proxies::Behind,
+        receive::Receiver,
+        serve::{Http, Spoken, no_proof, serve as serve_http},
+        tls::{self, Port, Protocol, Tls},
     },
     raft::{
         self, Node, PeerService,
         bootstrap::{Advertised, Founding},
         peers::{Credentials, Peers},
     },
-    storage::{FirstFailure, LogDb, Readers, StorageError, Threads},
+    storage::{FirstFailure, LogDb, Readers, StorageError, Threads, private},
     telemetry::metrics::{self, Metrics},
     trace::Tracer,
     web::{self, Readiness},
 };
-use incoming::{PEER_CONNECTIONS_MAX, PROBE_CONNECTIONS_MAX, connections, incoming};
+use incoming::{GatedPort, connections, http2};
 use observe::{Counted, Fanout, Ready};
 
 use host::{Machine, listen_for_signals};
@@ -66,9 +76,6 @@ const STREAM_WINDOW_BYTES: u32 = limits::REQUEST_BYTES_MAX as u32 + 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
 /// A request's headers: the token, the trace, the deadline.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// A call that has not begun to be answered by then is given up: its request never came to an end, as all else has a
-/// deadline of 10 s.
-const REQUEST_MAX: Duration = Duration::from_secs(15);
 /// Longest hand-over of leadership at a stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
@@ -104,19 +111,27 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let hub = Hub::watched(applied.revision, applied.clock, watch);
     let ready = Ready::new(metrics.clone());
     let node_cell: Arc<OnceLock<Node>> = Arc::default();
-    let secret = config.peer_secret.as_ref().map(Secret::expose);
-    let unnamed = Credentials::new("", 0, secret).map_err(|_| ServerError::Secret)?;
+    let peer_tls = protection::peer_tls(&config).await?;
+    let is_trusting = protection::check(&config, peer_tls.is_some(), &metrics)?;
+    let present = |cluster: &str, id| {
+        Credentials::new(cluster, id, &config.name, &config.peer_advertise).map_err(|_| ServerError::Credentials)
+    };
+    let unnamed = present("", 0)?;
     let founding = Founding::new(files.log.clone(), advertised(&config), unnamed).after_loss(files.lost);
+    let founding = founding.with_token(config.joining.token.as_ref().map(JoinToken::expose));
     let peer_service = PeerService::new(founding.clone());
     let (close_peers, peers_closed) = watch::channel(false);
-    let peer_server = serve_peers(&config, ports.peer, peer_service.clone(), peers_closed.clone());
-    let _beside = beside(&config, &metrics);
+    let peer_gate = GatedPort::Peers.gate(&metrics);
+    let peer_server = serve_peers(peer_tls.clone(), ports.peer, peer_gate, peer_service.clone(), peers_closed.clone());
+    let _beside = beside(&config, &peer_tls, &metrics);
     let services = web::Services::default();
-    let page = page(&config, &hub, &node_cell, &services);
-    let web =
-        ports.local.map(|local| serve_web(&config, local, ports.connections, page, &ready, &metrics, &peers_closed));
+    let receiver: Arc<Receiver> = Arc::default();
+    let page = page(&config, &hub, &node_cell, &services, &receiver);
+    let web = ports
+        .local
+        .map(|local| serve_web(&config, local, ports.connections, (page, &receiver), &ready, &metrics, &peers_closed));
 
-    let peers = Arc::new(Peers::new(peer_dialer(&host, &config)?));
+    let peers = Arc::new(Peers::new(protection::dialer(peer_tls.as_ref(), || host.dialer())?));
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
     let joined = tokio::select! {
         joined = join(&config, &founding, &peers, &files.log) => joined?,
@@ -125,8 +140,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
             return Ok(());
         }
     };
-    let credentials = Credentials::new(&joined.identity.cluster_id, joined.identity.node_id, secret)
-        .map_err(|_| ServerError::Secret)?;
+    let credentials = present(&joined.identity.cluster_id, joined.identity.node_id)?;
     let readers = Arc::clone(&files.readers);
     let (node_id, to_ask) = (joined.identity.node_id, members_to_ask(&config));
     let parts = raft::Parts {
@@ -154,12 +168,13 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     host.started(&node);
     tracing::info!("Server started with {} peers", config.initial_nodes.len().saturating_sub(1));
 
+    let client_gate = GatedPort::Clients(ports.connections).gate(&metrics);
+    receiver.watch(&client_gate);
     let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone()));
     let (close_clients, clients_closed) = watch::channel(false);
-    let api = chat_api(&config, &node, readers, &hub, counted, tracer);
+    let api = chat_api(&config, &node, readers, &hub, counted, tracer, receiver);
     let clients =
-        serve_clients(&config, (ports.client, ports.connections), &api, &services, &ready, clients_closed.clone())
-            .await?;
+        serve_clients(&config, (ports.client, client_gate), &api, &services, &ready, clients_closed.clone()).await?;
     let admin = if web.is_some() { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
 
     let failure = tokio::select! {
@@ -167,6 +182,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
         reason = node.failed() => Some(reason),
         reason = state_failed(files.state_failed, &files.failure) => Some(reason),
         error = stray(&config, &founding, &peers) => return Err(error),
+        () = node.has_fellows(), if peer_tls.is_none() && !is_trusting => return Err(ServerError::Unprotected),
         () = node.removed(&to_ask) => return Err(ServerError::Removed { name: config.name, node_id }),
     };
     observer.abort();
@@ -214,22 +230,13 @@ impl Serving {
     }
 }
 
-/// How this node connects to the others.
-fn peer_dialer<H: Host>(host: &H, config: &Config) -> Result<Dialer, TlsError> {
-    match &config.peer_tls {
-        Some(tls) => Ok(tls.connector()?.into()),
-        None => Ok(host.dialer()),
-    }
-}
-
 /// What runs beside the node until this is dropped: takes new certificates into use as they come, looks at the files.
-fn beside(config: &Config, metrics: &Metrics) -> JoinSet<()> {
+fn beside(config: &Config, peer_tls: &Option<Arc<Tls>>, metrics: &Metrics) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(observe::follow_files(config.data_dir.clone(), metrics.clone()));
-    let ports = [
-        ("clients", "clients (CHAT_TLS_CERT)", &config.tls),
-        ("peers", "peers (CHAT_PEER_TLS_CERT)", &config.peer_tls),
-    ];
+    tasks.spawn(files::forget_aside(config.data_dir.clone(), config.erase_after));
+    let peers = if config.peer_tls.is_some() { "peers (CHAT_PEER_TLS_CERT)" } else { "peers (CHAT_PEER_SECRET_FILE)" };
+    let ports = [("clients", "clients (CHAT_TLS_CERT)", &config.tls), ("peers", peers, peer_tls)];
     for (port, what, tls) in ports {
         let Some(tls) = tls else { continue };
         tasks.spawn(tls::follow(Arc::clone(tls), what));
@@ -247,13 +254,23 @@ fn advertised(config: &Config) -> Advertised {
 }
 
 fn raft_settings(config: &Config) -> raft::Settings {
+    let initial = config.initial_nodes.iter().map(|node| node.name.clone());
     raft::Settings {
         heartbeat: config.heartbeat,
         election_min: config.election_min,
         election_max: config.election_max,
         snapshot_log_bytes: config.snapshot_log_bytes,
+        expected_nodes: initial.chain(config.joining.expected_nodes.iter().cloned()).collect(),
         digest_interval: config.digest_interval,
         log_entries_kept: config.log_entries_kept,
+        erase_after: config.erase_after,
+        rates: raft::Rates {
+            messages: config.capacity.messages_per_s,
+            bytes: config.capacity.bytes_per_s,
+            changes: config.capacity.changes_per_s,
+        },
+        quota: (config.capacity.messages_max, config.capacity.bytes_max),
+        space_reserve_bytes: config.capacity.reserve_bytes,
     }
 }
 
@@ -379,52 +396,90 @@ async fn told(mut stop: watch::Receiver<bool>) {
 }
 
 fn serve_peers(
-    config: &Config,
+    tls: Option<Arc<Tls>>,
     listener: impl Listener,
+    gate: Gate,
     service: PeerService,
     stop: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let port = Port::new(listener, config.peer_tls.clone(), Protocol::Grpc);
+    let port = Port::new(listener, tls, Protocol::Grpc);
+    let router = Routes::new(service.into_server()).into_axum_router().layer(from_fn(prove_member));
+    let http = Http {
+        spoken: Spoken::Grpc,
+        keep_alive: Some((Duration::from_secs(1), Duration::from_secs(2))),
+        windows: Some((8 << 20, 16 << 20)),
+        is_bulk: true,
+        ..Http::default()
+    };
     tokio::spawn(async move {
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(1)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(2)))
-            .initial_stream_window_size(8 << 20)
-            .initial_connection_window_size(16 << 20)
-            .add_service(service.into_server())
-            .serve_with_incoming_shutdown(incoming(port, PEER_CONNECTIONS_MAX), told(stop));
-        if let Err(error) = server.await {
-            tracing::error!(%error, "The peer port stopped");
-        }
+        let proofs = |stream: &tls::Stream<_>| Some(stream.peer());
+        serve_http(http2(port, gate), http, router, Arc::default(), proofs, told(stop)).await;
     })
 }
 
+/// Counts a connection of the peer port as a member's once a call on it was accepted: a stranger's is refused, with or without TLS.
+async fn prove_member(request: Request, next: Next) -> Response {
+    let ticket = request.extensions().get::<Arc<Ticket>>().cloned();
+    let response = next.run(request).await;
+    let is_accepted = Status::from_header_map(response.headers()).is_none_or(|status| status.code() == Code::Ok);
+    if let Some(ticket) = ticket.filter(|_| is_accepted) {
+        ticket.prove(Owner::of(ticket.from().ip()));
+    }
+    response
+}
+
+/// The listed hosts, and the address that is listened on when it is one in particular.
+fn web_hosts(config: &Config) -> Vec<String> {
+    let ip = Some(config.web_listen.ip()).filter(|ip| !ip.is_unspecified());
+    let ip = ip.map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
+    config.web_hosts.iter().cloned().chain(ip).collect()
+}
+
 /// What browsers get.
-fn page(config: &Config, hub: &Hub, node: &Arc<OnceLock<Node>>, services: &web::Services) -> Router {
+fn page(
+    config: &Config,
+    hub: &Hub,
+    node: &Arc<OnceLock<Node>>,
+    services: &web::Services,
+    receiver: &Arc<Receiver>,
+) -> Router {
     let (name, address, hub, node) = (config.name.clone(), config.advertise.clone(), hub.clone(), Arc::clone(node));
-    let members = Arc::clone(&node);
-    let origins = web::Origins::new(move || observe::web_addresses(members.get()), config.tls.is_some());
-    let json = web::json_router(Arc::clone(services), &origins);
-    web::web_router(move || observe::facts(&name, &address, node.get(), &hub), origins).merge(json)
+    let (members, proxies) = (Arc::clone(&node), Arc::clone(&config.proxies));
+    let access = web::WebAccess {
+        own: config.web_advertise.clone(),
+        hosts: web_hosts(config),
+        // What listens on all addresses also listens on loopback, where a forwarded port ends.
+        on_loopback: config.web_listen.ip().is_loopback() || config.web_listen.ip().is_unspecified(),
+        tls: config.tls.is_some(),
+        trusts_proxy: Some(Arc::new(move |ip| proxies.forwards_requests(ip))),
+    };
+    let origins = web::Origins::new(move || observe::web_addresses(members.get()), access);
+    let json = web::json_router(Arc::clone(services), &origins, Arc::clone(receiver));
+    let routes =
+        web::web_router(move || observe::facts(&name, &address, node.get(), &hub), origins.clone()).merge(json);
+    web::guarded(routes, &origins, config.hsts.as_secs())
 }
 
 fn serve_web(
     config: &Config,
     ports: LocalPorts,
     connections: usize,
-    page: Router,
+    (page, receiver): (Router, &Receiver),
     ready: &Ready,
     metrics: &Metrics,
     stop: &watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     let metrics = metrics.clone();
+    let (page_gate, probe_gate) = (GatedPort::Web(connections).gate(&metrics), GatedPort::Metrics.gate(&metrics));
+    receiver.watch(&page_gate);
     let probes = web::metrics_router(metrics::CONTENT_TYPE, move || metrics.encode(), ready.reasons());
     let (page_stop, probe_stop) = (stop.clone(), stop.clone());
-    let page_port = Port::new(ports.web, config.tls.clone(), Protocol::Http);
+    let proxies = Arc::clone(&config.proxies);
+    let page_port = Port::new(Behind::new(ports.web, Arc::clone(&proxies)), config.tls.clone(), Protocol::Http);
     tokio::spawn(async move {
         let (page, probes) = tokio::join!(
-            web::serve(page_port, connections, page, told(page_stop)),
-            web::serve(ports.metrics, PROBE_CONNECTIONS_MAX, probes, told(probe_stop)),
+            web::serve(page_port, page_gate, page, proxies, told(page_stop)),
+            web::serve_probes(ports.metrics, probe_gate, probes, told(probe_stop)),
         );
         for error in [page, probes].into_iter().filter_map(Result::err) {
             tracing::error!(%error, "An HTTP port stopped");
@@ -439,15 +494,20 @@ fn chat_api(
     hub: &Hub,
     observer: Arc<Counted>,
     tracer: Tracer,
+    receiver: Arc<Receiver>,
 ) -> ChatApi {
-    let settings =
-        ApiSettings::new(config.name.clone(), config.session_lifetime, config.hash_parallelism, config.election_max);
-    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings, observer, tracer })
+    let settings = ApiSettings {
+        reflection: config.reflection,
+        session_idle: config.session_idle,
+        registrations_per_hour: (config.registrations_per_address, config.registrations_per_hour),
+        ..ApiSettings::new(config.name.clone(), config.session_lifetime, config.hash_parallelism, config.election_max)
+    };
+    ChatApi::new(ApiParts { node: node.clone(), readers, hub: hub.clone(), settings, observer, tracer, receiver })
 }
 
 async fn serve_clients(
     config: &Config,
-    (listener, connections): (impl Listener, usize),
+    (listener, gate): (impl Listener, Gate),
     api: &ChatApi,
     services: &web::Services,
     ready: &Ready,
@@ -458,23 +518,18 @@ async fn serve_clients(
         .map_err(|error| ServerError::Task(format!("gRPC reflection: {error}")))?;
     // Only set here: browsers are answered by the same services.
     let _ = services.set(routes.clone().into_axum_router());
-    let port = Port::new(listener, config.tls.clone(), Protocol::Grpc);
-    Ok(tokio::spawn(async move {
-        let server = Server::builder()
-            .concurrency_limit_per_connection(limits::REQUESTS_PER_CONNECTION_MAX as usize)
-            .max_concurrent_streams(limits::REQUESTS_PER_CONNECTION_MAX)
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-            .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .timeout(REQUEST_MAX)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming(port, connections), told(stop));
-        if let Err(error) = server.await {
-            tracing::error!(%error, "The client port stopped");
-        }
-    }))
+    let proxies = Arc::clone(&config.proxies);
+    let port = Port::new(Behind::new(listener, Arc::clone(&proxies)), config.tls.clone(), Protocol::Grpc);
+    let http = Http {
+        spoken: Spoken::Grpc,
+        keep_alive: Some((KEEP_ALIVE, KEEP_ALIVE_TIMEOUT)),
+        streams_max: Some(limits::REQUESTS_PER_CONNECTION_MAX),
+        windows: Some((STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)),
+        header_bytes_max: Some(HEADER_BYTES_MAX),
+        is_bulk: false,
+    };
+    let router = routes.into_axum_router();
+    Ok(tokio::spawn(async move { serve_http(http2(port, gate), http, router, proxies, no_proof, told(stop)).await }))
 }
 
 fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, ServerError> {
@@ -486,6 +541,7 @@ fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result
         _ => {}
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
+    private::restrict(&path).map_err(failed)?;
     let routes = api::admin_routes(api);
     Ok(tokio::spawn(async move {
         let server = Server::builder()

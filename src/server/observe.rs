@@ -7,23 +7,28 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    api::ApiObserver,
+    api::{ApiObserver, Fault},
     blocking,
     chat::{Event, Revision, SessionId, TimeMs},
     delivery::{DeliveryObserver, Hub},
     net::tls::Tls,
     raft::{Leading, Node, NodeStatus, Observer, Proposals, Role},
     storage::{CommitObserver, FirstFailure, StorageError},
-    telemetry::metrics::{LeaderFigures, Metrics, RaftFigures},
+    telemetry::{
+        logs,
+        metrics::{LeaderFigures, Metrics, RaftFigures},
+    },
     trace::{SpanCounts, Tracer},
     web::{PageFacts, Readiness},
 };
 
 /// How often readiness and the figures of the consensus are brought up to date.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// A node that has applied nothing for so long, although entries wait, is not ready. One that is level or moves is.
+const STALLED_MAX: Duration = Duration::from_secs(5);
 /// How often the files and their volume are looked at.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
 /// The files whose size is told.
@@ -52,6 +57,10 @@ impl Observer for Fanout {
         }
     }
 
+    fn malformed(&self, commands: u64) {
+        self.metrics.raft.malformed_commands.inc_by(commands);
+    }
+
     fn measured(&self, _entries: usize, took: Duration) {
         self.metrics.storage.apply_seconds.observe(took.as_secs_f64());
     }
@@ -73,8 +82,8 @@ impl ApiObserver for Counted {
         self.0.rpc_began(method);
     }
 
-    fn ended(&self, method: &'static str, code: &'static str, took: Duration) {
-        self.0.rpc_ended(method, code, took);
+    fn ended(&self, method: &'static str, code: &'static str, fault: Fault, took: Duration) {
+        self.0.rpc_ended(method, code, fault.name(), took);
     }
 
     fn repeated(&self) {
@@ -161,9 +170,32 @@ impl Ready {
     }
 }
 
+/// Whether the state advances while there is something to apply.
+#[derive(Debug, Default)]
+struct Progress {
+    applied: u64,
+    /// Since when entries wait although none was applied.
+    since: Option<Instant>,
+}
+
+impl Progress {
+    /// How long nothing was applied although `waiting` entries could have been.
+    fn stalled(&mut self, applied: u64, waiting: u64, now: Instant) -> Duration {
+        if waiting == 0 || applied != self.applied {
+            self.since = None;
+        }
+        self.applied = applied;
+        if waiting == 0 {
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(*self.since.get_or_insert(now))
+    }
+}
+
 /// Keeps readiness and metrics up to date, until it is dropped.
 pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics, tracer: Tracer) {
     let mut counted = Counts::default();
+    let mut progress = Progress::default();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
@@ -179,6 +211,9 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics,
         });
         metrics.set_leader(leader_figures(&node, &status).as_ref());
         metrics.storage.disk_stalled_seconds.set(node.disk().stalled.as_secs_f64());
+        let space = node.space();
+        metrics.storage.volume_low.set(i64::from(space.low));
+        metrics.raft.growth_refused.set(i64::from(space.refusing));
         metrics.raft.proposal_queue_depth.set(i64::try_from(node.waiting_proposals()).unwrap_or(i64::MAX));
         metrics.revision.set(i64::try_from(hub.current().0.0).unwrap_or(i64::MAX));
         metrics.delivery.subscriptions.set(i64::try_from(hub.stats().subscriptions).unwrap_or(i64::MAX));
@@ -187,7 +222,13 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics,
         metrics.runtime.tasks.set(i64::try_from(runtime.num_alive_tasks()).unwrap_or(i64::MAX));
         metrics.runtime.queue_depth.set(i64::try_from(runtime.global_queue_depth()).unwrap_or(i64::MAX));
         let behind = node.behind();
+        let waiting = status.committed_index.saturating_sub(status.applied_index);
+        let stalled = progress.stalled(status.applied_index, waiting, Instant::now());
         ready.set(match (&status.leader, node.is_ready()) {
+            (Some(_), _) if stalled > STALLED_MAX => Readiness::NotReady(format!(
+                "{waiting} committed entries wait, and none was applied for {} s",
+                stalled.as_secs()
+            )),
             (_, true) => Readiness::Ready,
             (None, _) => Readiness::NotReady("there is no leader".into()),
             (Some(_), _) => Readiness::NotReady(format!("the state is {behind} entries behind")),
@@ -202,8 +243,10 @@ struct Counts {
     slow_cuts: u64,
     handovers: u64,
     proposals: Proposals,
+    refusals: Vec<(&'static str, u64)>,
     busy: Duration,
     spans: SpanCounts,
+    log_lines_lost: u64,
 }
 
 impl Counts {
@@ -214,7 +257,9 @@ impl Counts {
             slow_cuts: hub.stats().slow_cuts,
             handovers: node.disk().handovers,
             proposals: node.proposals(),
+            refusals: node.refusals(),
             spans: tracer.counts(),
+            log_lines_lost: logs::lost(),
             busy: (0..runtime.num_workers()).map(|worker| runtime.worker_total_busy_duration(worker)).sum(),
         }
     }
@@ -232,10 +277,19 @@ impl Counts {
         metrics.add_proposals("committed", new.committed - old.committed);
         metrics.add_proposals("forwarded", new.forwarded - old.forwarded);
         metrics.add_proposals("failed", new.failed - old.failed);
+        for (at, (limit, count)) in now.refusals.iter().enumerate() {
+            let before = self.refusals.get(at).map_or(0, |(_, before)| *before);
+            metrics.add_refusals(limit, count.saturating_sub(before));
+        }
         let (new, old) = (now.spans, self.spans);
         metrics.traces.ended.inc_by(new.ended - old.ended);
         metrics.traces.exported.inc_by(new.exported - old.exported);
         metrics.traces.failed.inc_by(new.failed - old.failed);
+        let lost = now.log_lines_lost.saturating_sub(self.log_lines_lost);
+        if lost > 0 {
+            metrics.log_lines_lost.inc_by(lost);
+            tracing::warn!(lines = lost, "Log lines were lost: whoever reads standard error does not keep up");
+        }
         metrics.runtime.busy_seconds.inc_by(now.busy.saturating_sub(self.busy).as_secs_f64());
         Self { leader, ..now }
     }
@@ -303,5 +357,22 @@ pub(super) fn facts(name: &str, address: &str, node: Option<&Node>, hub: &Hub) -
         leader: status.and_then(|status| status.leader).map(|peer| format!("{} ({})", peer.name, peer.client_address)),
         revision: hub.current().0.0,
         grpc_address: address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_state_that_stands_still_while_entries_wait_is_stalled() {
+        let (mut progress, start) = (Progress::default(), Instant::now());
+        let mut after = |seconds, applied, waiting| {
+            progress.stalled(applied, waiting, start + Duration::from_secs(seconds)).as_secs()
+        };
+        assert_eq!([after(0, 5, 0), after(60, 5, 0)], [0, 0], "level");
+        assert_eq!([after(61, 5, 1), after(67, 5, 9)], [0, 6], "stands still");
+        assert_eq!([after(68, 6, 8), after(72, 7, 7)], [0, 0], "moves");
+        assert_eq!([after(77, 7, 7), after(78, 14, 0), after(99, 14, 1)], [5, 0, 0]);
     }
 }

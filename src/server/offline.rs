@@ -8,15 +8,19 @@
 
 use std::{collections::BTreeSet, fs::File, path::Path};
 
-use super::{ServerError, files};
+use super::{ServerError, files, protection};
 use crate::{
     chat::TimeMs,
-    config::{Config, Secret},
+    config::Config,
+    net::Dialer,
     proto::log::v1::{LogId, VoterSet},
-    raft::{bootstrap::members_alive, peers::Credentials},
+    raft::{
+        bootstrap::members_alive,
+        peers::{Credentials, Peers},
+    },
     storage::{
         self, BackupMeta, StorageError,
-        new_cluster::{self, Beginning, Founder, Survey},
+        new_cluster::{self, Beginning, Founder, KeptSessions, Survey},
     },
 };
 
@@ -75,17 +79,19 @@ pub fn verify_backup(file: &Path) -> Result<BackupFacts, ServerError> {
     Ok(storage::verify_backup(file).map_err(unusable)?.into())
 }
 
-/// Makes a backup the start of a new cluster, in the data directory of the configuration. Blocks.
+/// Makes a backup the start of a new cluster, in the data directory of the configuration, with or without its sessions.
+/// Blocks.
 ///
 /// # Errors
 /// The file is no backup, or the directory is not empty, or in use; or a file operation failed.
-pub fn restore(config: &Config, file: &Path) -> Result<(BackupFacts, ClusterFacts), ServerError> {
+pub fn restore(config: &Config, file: &Path, end_sessions: bool) -> Result<(BackupFacts, ClusterFacts), ServerError> {
     // A mistake is told before anything is made.
     verify_backup(file)?;
     let dir = &config.data_dir;
     let _lock = files::lock(dir)?;
     let founder = founder(config);
-    let restored = new_cluster::restore(dir, file, &founder);
+    let sessions = if end_sessions { KeptSessions::None } else { KeptSessions::All };
+    let restored = new_cluster::restore(dir, file, &founder, sessions);
     let (meta, beginning) = restored.map_err(|error| ServerError::from(error).or_full(dir))?;
     Ok((meta.into(), ClusterFacts::new(founder, beginning)))
 }
@@ -148,17 +154,19 @@ impl<'a> Survivor<'a> {
     /// Asks the members of its cluster, and the nodes of the configuration, who is there. Needs a tokio runtime.
     ///
     /// # Errors
-    /// The peer secret cannot be sent; or those that answer are, with this node, a majority of the voters: then it has to be
+    /// The peer secret or the certificates are of no use; or those that answer are, with this node, a majority of the voters: then it has to be
     /// started, and nothing is lost.
     pub async fn others_alive(&self) -> Result<Vec<String>, ServerError> {
-        let secret = self.config.peer_secret.as_ref().map(Secret::expose);
-        let credentials = Credentials::new("", 0, secret).map_err(|_| ServerError::Secret)?;
+        let (name, address) = (&self.config.name, &self.config.peer_advertise);
+        let credentials = Credentials::new("", 0, name, address).map_err(|_| ServerError::Credentials)?;
+        let tls = protection::peer_tls(self.config).await?;
+        let peers = Peers::new(protection::dialer(tls.as_ref(), Dialer::default)?);
         let Survey { identity, membership, .. } = &self.survey;
         let known = membership.nodes.iter().map(|node| node.peer_address.clone());
         let configured = self.config.initial_nodes.iter().map(|node| node.peer_address.clone());
         let addresses: BTreeSet<String> = known.chain(configured).collect();
         let addresses: Vec<String> = addresses.into_iter().collect();
-        let alive = members_alive(&credentials, &self.config.name, &identity.cluster_id, &addresses).await;
+        let alive = members_alive(&peers, &credentials, &self.config.name, &identity.cluster_id, &addresses).await;
         let counts = |id: &u64| alive.contains_key(id) || *id == identity.node_id;
         let has_majority =
             |set: &VoterSet| set.node_ids.iter().filter(|id| counts(id)).count() > set.node_ids.len() / 2;
@@ -190,14 +198,14 @@ impl<'a> Survivor<'a> {
         }
     }
 
-    /// Makes it the start of a new cluster. Blocks.
+    /// Makes it the start of a new cluster, with the entries of `skip` left out of its log. Blocks.
     ///
     /// # Errors
     /// A file operation failed: the directory then holds the old node or the new one, as the next start will say.
-    pub fn found_anew(self) -> Result<ClusterFacts, ServerError> {
+    pub fn found_anew(self, skip: &[u64]) -> Result<ClusterFacts, ServerError> {
         let dir = &self.config.data_dir;
         let founder = founder(self.config);
-        let recovered = new_cluster::recover(dir, &self.survey, &founder);
+        let recovered = new_cluster::recover(dir, &self.survey, &founder, skip);
         let beginning = recovered.map_err(|error| ServerError::from(error).or_full(dir))?;
         Ok(ClusterFacts::new(founder, beginning))
     }

@@ -9,9 +9,14 @@ use crate::proto::log::v1 as pb;
 use crate::storage::{AppliedEntry, AppliedPayload, SharedState, StateMachine, codec};
 
 pub(crate) fn account(index: u64, name: &str) -> AppliedEntry {
-    let command = Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None };
+    let command = Command::CreateAccount {
+        username: name.into(),
+        password_hash: "hash".into(),
+        request_id: None,
+        invitation: None,
+    };
     let proposal = pb::Proposal { command: Some(codec::encode_command(&command)), ..Default::default() };
-    let batch = Bytes::from(pb::Batch { proposals: vec![proposal] }.encode_to_vec());
+    let batch = Bytes::from(pb::Batch { proposals: vec![proposal], ..Default::default() }.encode_to_vec());
     AppliedEntry { log_id: pb::LogId { term: 3, node_id: 1, index }, payload: AppliedPayload::Batch(batch) }
 }
 

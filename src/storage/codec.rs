@@ -1,8 +1,12 @@
 //! Commands and outcomes as protobuf: on disk in the log, and between nodes when a follower forwards.
 //!
 //! Encoding cannot fail and is the same on every node. Decoding checks everything that the types of [`crate::chat`]
-//! promise and nothing more: limits of values are checked before a command is proposed, and a command that is in the
+//! promise and nothing more: [`super::intake`] checks limits of values before a command is proposed, and a command that is in the
 //! log is applied as it is. Bytes from disk or from a peer never make it panic.
+
+mod accounts;
+
+pub(super) use accounts::{decode_registration, encode_registration};
 
 use prost::Message as _;
 use thiserror::Error;
@@ -67,24 +71,38 @@ pub fn traceparent(trace: Option<TraceContext>) -> String {
     trace.filter(|trace| trace.is_sampled()).map(|trace| trace.to_string()).unwrap_or_default()
 }
 
+/// Whether an encoded `log.v1.Batch` may hold an `EraseAccount`, which is short and takes milliseconds. Looks for the key of its
+/// field: other bytes may be equal to it by chance.
+pub fn may_erase(batch: &[u8]) -> bool {
+    const KEY: [u8; 2] = [0xaa, 0x01];
+    batch.windows(KEY.len()).any(|bytes| bytes == KEY)
+}
+
 /// A command as it goes into the log.
 pub fn encode_command(command: &Command) -> pb::Command {
     use pb::command::Kind;
     let kind = match command {
-        Command::CreateAccount { username, password_hash, request_id } => Kind::CreateAccount(pb::CreateAccount {
-            username: username.clone(),
-            password_hash: password_hash.clone(),
-            request_id: request_id.map(|id| id.0.to_vec()).unwrap_or_default(),
-        }),
-        Command::OpenSession { account, token_hash, lifetime_ms } => Kind::OpenSession(pb::OpenSession {
-            account_id: account.0,
-            token_hash: token_hash.0.to_vec(),
-            lifetime_ms: *lifetime_ms,
-        }),
+        Command::CreateAccount { username, password_hash, request_id, invitation } => {
+            Kind::CreateAccount(pb::CreateAccount {
+                username: username.clone(),
+                password_hash: password_hash.clone(),
+                request_id: request_id.map(|id| id.0.to_vec()).unwrap_or_default(),
+                invitation: invitation.map(|hash| hash.0.to_vec()).unwrap_or_default(),
+            })
+        }
+        Command::OpenSession { account, token_hash, lifetime_ms, login } => {
+            Kind::OpenSession(accounts::encode_open_session(*account, token_hash, *lifetime_ms, login))
+        }
         Command::CloseSession { session, all } => {
             Kind::CloseSession(pb::CloseSession { session_id: session.0, all: *all })
         }
         Command::DeleteAccount { session } => Kind::DeleteAccount(pb::DeleteAccount { session_id: session.0 }),
+        Command::BeginAccountDeletion { session } => {
+            Kind::BeginAccountDeletion(pb::BeginAccountDeletion { session_id: session.0 })
+        }
+        Command::EraseAccount { account, limit } => {
+            Kind::EraseAccount(pb::EraseAccount { account_id: account.0, limit: *limit })
+        }
         Command::SendMessage { session, to, client_id, body } => Kind::SendMessage(pb::SendMessage {
             session_id: session.0,
             to: Some(match to {
@@ -100,12 +118,19 @@ pub fn encode_command(command: &Command) -> pb::Command {
             message_ids: messages.clone(),
             for_everyone: *for_everyone,
         }),
+        Command::Account(command) => accounts::encode(command),
         Command::NoteDigest => Kind::NoteDigest(pb::NoteDigest {}),
         Command::ReportDigest(report) => Kind::ReportDigest(pb::ReportDigest {
             node_id: report.node_id,
             mark_index: report.mark,
             digest: report.digest.0.to_vec(),
         }),
+        Command::IssueJoinToken { token_hash, lifetime_ms } => {
+            Kind::IssueJoinToken(pb::IssueJoinToken { token_hash: token_hash.0.to_vec(), lifetime_ms: *lifetime_ms })
+        }
+        Command::RedeemJoinToken { token_hash, admission } => {
+            Kind::RedeemJoinToken(pb::RedeemJoinToken { token_hash: token_hash.0.to_vec(), admission: *admission })
+        }
     };
     pb::Command { kind: Some(kind) }
 }
@@ -130,14 +155,13 @@ pub fn decode_command(command: pb::Command) -> Result<Command, DecodeError> {
                 [] => None,
                 bytes => Some(ClientId(array("request_id", bytes)?)),
             },
+            invitation: accounts::optional_hash("invitation", &c.invitation)?,
         },
-        Kind::OpenSession(c) => Command::OpenSession {
-            account: AccountId(c.account_id),
-            token_hash: TokenHash(array("token_hash", &c.token_hash)?),
-            lifetime_ms: c.lifetime_ms,
-        },
+        Kind::OpenSession(c) => accounts::decode_open_session(c)?,
         Kind::CloseSession(c) => Command::CloseSession { session: SessionId(c.session_id), all: c.all },
         Kind::DeleteAccount(c) => Command::DeleteAccount { session: SessionId(c.session_id) },
+        Kind::BeginAccountDeletion(c) => Command::BeginAccountDeletion { session: SessionId(c.session_id) },
+        Kind::EraseAccount(c) => Command::EraseAccount { account: AccountId(c.account_id), limit: c.limit },
         Kind::SendMessage(c) => Command::SendMessage {
             session: SessionId(c.session_id),
             to: match c.to.ok_or(DecodeError::Missing("the destination"))? {
@@ -159,6 +183,15 @@ pub fn decode_command(command: pb::Command) -> Result<Command, DecodeError> {
             mark: c.mark_index,
             digest: StateDigest(array("digest", &c.digest)?),
         }),
+        Kind::IssueJoinToken(c) => Command::IssueJoinToken {
+            token_hash: TokenHash(array("token_hash", &c.token_hash)?),
+            lifetime_ms: c.lifetime_ms,
+        },
+        Kind::RedeemJoinToken(c) => Command::RedeemJoinToken {
+            token_hash: TokenHash(array("token_hash", &c.token_hash)?),
+            admission: c.admission,
+        },
+        other => Command::Account(accounts::decode(other)?),
     })
 }
 
@@ -208,7 +241,18 @@ pub fn encode_outcome(outcome: &Outcome) -> pb::Outcome {
             ignored_count: *ignored,
             revision: revision.0,
         }),
+        Outcome::Changed { count, revision } => Kind::Changed(pb::Changed { count: *count, revision: revision.0 }),
+        Outcome::InvitationCreated { expires_at, revision } => {
+            Kind::InvitationCreated(pb::InvitationCreated { expires_at_ms: expires_at.0, revision: revision.0 })
+        }
         Outcome::DigestNoted => Kind::DigestNoted(pb::DigestNoted {}),
+        Outcome::JoinTokenIssued { expires_at } => {
+            Kind::JoinTokenIssued(pb::JoinTokenIssued { expires_at_ms: expires_at.0 })
+        }
+        Outcome::JoinTokenRedeemed => Kind::JoinTokenRedeemed(pb::JoinTokenRedeemed {}),
+        Outcome::AccountErased { revision, done } => {
+            Kind::AccountErased(pb::AccountErased { revision: revision.0, done: *done })
+        }
     };
     pb::Outcome { kind: Some(kind) }
 }
@@ -255,7 +299,14 @@ pub fn decode_outcome(outcome: pb::Outcome) -> Result<Outcome, DecodeError> {
             ignored: o.ignored_count,
             revision: Revision(o.revision),
         },
+        Kind::Changed(o) => Outcome::Changed { count: o.count, revision: Revision(o.revision) },
+        Kind::InvitationCreated(o) => {
+            Outcome::InvitationCreated { expires_at: TimeMs(o.expires_at_ms), revision: Revision(o.revision) }
+        }
         Kind::DigestNoted(pb::DigestNoted {}) => Outcome::DigestNoted,
+        Kind::JoinTokenIssued(o) => Outcome::JoinTokenIssued { expires_at: TimeMs(o.expires_at_ms) },
+        Kind::JoinTokenRedeemed(pb::JoinTokenRedeemed {}) => Outcome::JoinTokenRedeemed,
+        Kind::AccountErased(o) => Outcome::AccountErased { revision: Revision(o.revision), done: o.done },
     })
 }
 
@@ -277,6 +328,17 @@ pub(super) fn encode_rejection(reason: Rejection) -> i32 {
         Rejection::RecipientDeleted => pb::Rejection::RecipientDeleted,
         Rejection::ConversationUnknown => pb::Rejection::ConversationUnknown,
         Rejection::ClientIdReused => pb::Rejection::ClientIdReused,
+        Rejection::JoinTokenInvalid => pb::Rejection::JoinTokenInvalid,
+        Rejection::JoinTokensFull => pb::Rejection::JoinTokensFull,
+        Rejection::QuotaExceeded => pb::Rejection::QuotaExceeded,
+        Rejection::RegistrationClosed => pb::Rejection::RegistrationClosed,
+        Rejection::InvitationNeeded => pb::Rejection::InvitationNeeded,
+        Rejection::InvitationInvalid => pb::Rejection::InvitationInvalid,
+        Rejection::TooManyInvitations => pb::Rejection::TooManyInvitations,
+        Rejection::AccountDisabled => pb::Rejection::AccountDisabled,
+        Rejection::PasswordOutdated => pb::Rejection::PasswordOutdated,
+        Rejection::TargetUnknown => pb::Rejection::TargetUnknown,
+        Rejection::Malformed => pb::Rejection::Malformed,
     };
     i32::from(reason)
 }
@@ -292,6 +354,17 @@ pub(super) fn decode_rejection(reason: i32) -> Result<Rejection, DecodeError> {
         Ok(pb::Rejection::RecipientDeleted) => Ok(Rejection::RecipientDeleted),
         Ok(pb::Rejection::ConversationUnknown) => Ok(Rejection::ConversationUnknown),
         Ok(pb::Rejection::ClientIdReused) => Ok(Rejection::ClientIdReused),
+        Ok(pb::Rejection::JoinTokenInvalid) => Ok(Rejection::JoinTokenInvalid),
+        Ok(pb::Rejection::JoinTokensFull) => Ok(Rejection::JoinTokensFull),
+        Ok(pb::Rejection::QuotaExceeded) => Ok(Rejection::QuotaExceeded),
+        Ok(pb::Rejection::RegistrationClosed) => Ok(Rejection::RegistrationClosed),
+        Ok(pb::Rejection::InvitationNeeded) => Ok(Rejection::InvitationNeeded),
+        Ok(pb::Rejection::InvitationInvalid) => Ok(Rejection::InvitationInvalid),
+        Ok(pb::Rejection::TooManyInvitations) => Ok(Rejection::TooManyInvitations),
+        Ok(pb::Rejection::AccountDisabled) => Ok(Rejection::AccountDisabled),
+        Ok(pb::Rejection::PasswordOutdated) => Ok(Rejection::PasswordOutdated),
+        Ok(pb::Rejection::TargetUnknown) => Ok(Rejection::TargetUnknown),
+        Ok(pb::Rejection::Malformed) => Ok(Rejection::Malformed),
         Ok(pb::Rejection::Unspecified) | Err(_) => Err(DecodeError::UnknownReason(reason)),
     }
 }
@@ -321,13 +394,21 @@ mod tests {
         });
         prop_oneof![
             (".{0,8}", ".{0,8}", any::<Option<[u8; 16]>>()).prop_map(|(username, password_hash, id)| {
-                Command::CreateAccount { username, password_hash, request_id: id.map(ClientId) }
+                Command::CreateAccount { username, password_hash, request_id: id.map(ClientId), invitation: None }
             }),
             (any::<u64>(), any::<[u8; 32]>(), any::<u64>()).prop_map(|(account, hash, lifetime_ms)| {
-                Command::OpenSession { account: AccountId(account), token_hash: TokenHash(hash), lifetime_ms }
+                Command::OpenSession {
+                    account: AccountId(account),
+                    token_hash: crate::chat::TokenHash(hash),
+                    lifetime_ms,
+                    login: crate::chat::Login::default(),
+                }
             }),
             (session(), any::<bool>()).prop_map(|(session, all)| Command::CloseSession { session, all }),
             session().prop_map(|session| Command::DeleteAccount { session }),
+            session().prop_map(|session| Command::BeginAccountDeletion { session }),
+            (any::<u64>(), any::<u32>())
+                .prop_map(|(account, limit)| Command::EraseAccount { account: AccountId(account), limit }),
             (session(), to, any::<[u8; 16]>(), ".{0,64}").prop_map(|(session, to, id, body)| {
                 Command::SendMessage { session, to, client_id: ClientId(id), body }
             }),
@@ -336,6 +417,10 @@ mod tests {
                 |(session, messages, for_everyone)| Command::DeleteMessages { session, messages, for_everyone }
             ),
             Just(Command::NoteDigest),
+            (any::<[u8; 32]>(), any::<u64>())
+                .prop_map(|(hash, lifetime_ms)| Command::IssueJoinToken { token_hash: TokenHash(hash), lifetime_ms }),
+            (any::<[u8; 32]>(), any::<u64>())
+                .prop_map(|(hash, admission)| Command::RedeemJoinToken { token_hash: TokenHash(hash), admission }),
             (any::<u64>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(node_id, mark, digest)| {
                 Command::ReportDigest(DigestReport { node_id, mark, digest: StateDigest(digest) })
             }),
@@ -343,7 +428,8 @@ mod tests {
     }
 
     fn rejection() -> impl Strategy<Value = Rejection> {
-        (1..=8).prop_map(|reason| decode_rejection(reason).expect("1 to 8 are known"))
+        prop_oneof![1..=8, 10..=11, Just(15), Just(20)]
+            .prop_map(|reason| decode_rejection(reason).expect("a known one"))
     }
 
     fn outcome() -> impl Strategy<Value = Outcome> {
@@ -384,6 +470,10 @@ mod tests {
                 Outcome::MessagesDeleted { deleted, ignored, revision: Revision(revision) }
             }),
             Just(Outcome::DigestNoted),
+            any::<u64>().prop_map(|time| Outcome::JoinTokenIssued { expires_at: TimeMs(time) }),
+            Just(Outcome::JoinTokenRedeemed),
+            (any::<u64>(), any::<bool>())
+                .prop_map(|(revision, done)| Outcome::AccountErased { revision: Revision(revision), done }),
         ]
     }
 
@@ -435,6 +525,17 @@ mod tests {
         let rejected = pb::Rejected { reason: 99 };
         let outcome = pb::Outcome { kind: Some(pb::outcome::Kind::Rejected(rejected)) };
         assert_eq!(decode_outcome(outcome), Err(DecodeError::UnknownReason(99)));
+    }
+
+    #[test]
+    fn steps_of_an_erasure_are_recognized_in_a_batch() {
+        let batch = |command| {
+            let proposal = pb::Proposal { command: Some(encode_command(&command)), ..Default::default() };
+            pb::Batch { proposals: vec![proposal], ..Default::default() }.encode_to_vec()
+        };
+        assert!(may_erase(&batch(Command::EraseAccount { account: AccountId(1), limit: 256 })));
+        assert!(!may_erase(&batch(Command::BeginAccountDeletion { session: SessionId(1) })));
+        assert!(!may_erase(&batch(Command::NoteDigest)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::error::{Context, StorageError};
+use super::private;
 use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash};
 
 /// The state machine's file in a data directory.
@@ -37,6 +38,8 @@ const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
 /// Opens the writer's connection, and makes the file if there is none.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StorageError> {
+    // SQLite gives a file the mode of the umask, and the files beside it the mode of the file.
+    private::open_or_create(path).map_err(StorageError::io("make", path))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).context("open chat.db")?;
     prepare(&conn, WRITER_CACHE_KIB).context("set up the writer of chat.db")?;
@@ -55,8 +58,8 @@ pub(super) fn use_wal(conn: &mut Connection) -> Result<Checkpoints, StorageError
         keep_wal(conn)?;
         let checkpoints = Checkpoints::by_commits(conn)?;
         conn.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
-        // Bodies of deleted messages are overwritten in the pages that are written anyway.
-        conn.pragma_update(None, "secure_delete", "FAST")?;
+        // What is deleted is overwritten with zeros, in pages that are freed as well: a long body has pages of its own.
+        conn.pragma_update(None, "secure_delete", "ON")?;
         Ok(checkpoints)
     };
     set().context("set chat.db to write-ahead logging")
@@ -76,6 +79,19 @@ pub(super) fn settle_wal(conn: &Connection) {
         .busy_timeout(Duration::ZERO)
         .and_then(|()| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     drop(settled);
+}
+
+/// Moves what is in the write-ahead log into the file, and cuts the log to nothing: it would keep what was overwritten until it
+/// comes around. False: somebody reads it at the moment. Waits for nobody.
+pub(super) fn cut_wal(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.busy_timeout(Duration::ZERO)?;
+    let cut = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    match cut {
+        Ok(busy) => Ok(busy == 0),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The checkpoints that a connection's commits make.

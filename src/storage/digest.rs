@@ -33,12 +33,15 @@ pub struct Chain {
     pub since: StateDigest,
 }
 
-// What a part of a proposal is.
+// What a part of a proposal is. The command's tag has its kind; 0: bytes that are no command, as they are in the log.
 const COMMAND: u8 = 1;
 const ROW: u8 = 2;
 const OUTCOME: u8 = 3;
 const EVENT: u8 = 4;
 const END: u8 = 5;
+
+/// The kind of the part of a receipt's event that says how far others see it.
+const SHOWN: u8 = 6;
 
 /// One proposal on its way into the chain.
 pub(super) struct Fold(Sha256);
@@ -49,6 +52,15 @@ impl Fold {
         let mut fold = Self(Sha256::new_with_prefix(chain.digest.0));
         fold.0.update(chain.since.0);
         fold.command(command);
+        fold
+    }
+
+    /// Begins with what was before it, and bytes that are no command.
+    pub(super) fn malformed(chain: &Chain, bytes: &[u8]) -> Self {
+        let mut fold = Self(Sha256::new_with_prefix(chain.digest.0));
+        fold.0.update(chain.since.0);
+        fold.tag(COMMAND, 0);
+        fold.bytes(bytes);
         fold
     }
 
@@ -98,17 +110,19 @@ impl Fold {
 
     fn command(&mut self, command: &Command) {
         match command {
-            Command::CreateAccount { username, password_hash, request_id } => {
+            Command::CreateAccount { username, password_hash, request_id, invitation } => {
                 self.tag(COMMAND, 1);
                 self.bytes(username.as_bytes());
                 self.bytes(password_hash.as_bytes());
                 self.option(*request_id);
+                self.invitation(invitation.as_ref());
             }
-            Command::OpenSession { account, token_hash, lifetime_ms } => {
+            Command::OpenSession { account, token_hash, lifetime_ms, login } => {
                 self.tag(COMMAND, 2);
                 self.number(account.0);
                 self.0.update(token_hash.0);
                 self.number(*lifetime_ms);
+                self.login(login);
             }
             Command::CloseSession { session, all } => {
                 self.tag(COMMAND, 3);
@@ -148,9 +162,29 @@ impl Fold {
                 messages.iter().for_each(|message| self.number(*message));
                 self.number(u64::from(*for_everyone));
             }
+            Command::Account(command) => self.account_command(command),
             // These stay out of the chain.
             Command::NoteDigest => self.tag(COMMAND, 8),
             Command::ReportDigest(_) => self.tag(COMMAND, 9),
+            Command::IssueJoinToken { token_hash, lifetime_ms } => {
+                self.tag(COMMAND, 10);
+                self.0.update(token_hash.0);
+                self.number(*lifetime_ms);
+            }
+            Command::RedeemJoinToken { token_hash, admission } => {
+                self.tag(COMMAND, 11);
+                self.0.update(token_hash.0);
+                self.number(*admission);
+            }
+            Command::BeginAccountDeletion { session } => {
+                self.tag(COMMAND, 20);
+                self.number(session.0);
+            }
+            Command::EraseAccount { account, limit } => {
+                self.tag(COMMAND, 21);
+                self.number(account.0);
+                self.number(u64::from(*limit));
+            }
         }
     }
 
@@ -172,7 +206,12 @@ impl Fold {
             Outcome::MessagesDeleted { deleted, ignored, revision } => {
                 (8, [u64::from(*deleted), u64::from(*ignored), revision.0, 0, 0])
             }
+            Outcome::Changed { count, revision } => (25, [*count, revision.0, 0, 0, 0]),
+            Outcome::InvitationCreated { expires_at, revision } => (26, [expires_at.0, revision.0, 0, 0, 0]),
             Outcome::DigestNoted => (9, [0; 5]),
+            Outcome::JoinTokenIssued { expires_at } => (10, [expires_at.0, 0, 0, 0, 0]),
+            Outcome::JoinTokenRedeemed => (11, [0; 5]),
+            Outcome::AccountErased { revision, done } => (20, [revision.0, u64::from(*done), 0, 0, 0]),
         };
         self.tag(OUTCOME, kind);
         numbers.into_iter().for_each(|number| self.number(number));
@@ -209,9 +248,14 @@ impl Fold {
                 self.bytes(sender_name.as_bytes());
                 self.0.update(client_id.0);
             }
-            EventKind::Receipt { member, member_name, delivered, read } => {
+            EventKind::Receipt { member, member_name, delivered, read, shown } => {
                 [member.0, delivered.0, read.0].into_iter().for_each(|n| self.number(n));
                 self.bytes(member_name.as_bytes());
+                // Earlier versions showed others all that was read: the bytes of such events stay the same.
+                if *shown != Some(*read) {
+                    self.tag(EVENT, SHOWN);
+                    self.number(shown.map_or(u64::MAX, |seq| seq.0));
+                }
             }
             EventKind::DeletedForEveryone { seqs } => self.seqs(seqs),
             EventKind::DeletedForMember { member, seqs } => {
@@ -235,6 +279,9 @@ fn rejection(reason: Rejection) -> u64 {
     // The numbers are those on disk: positive, and never used again.
     u64::from(codec::encode_rejection(reason).unsigned_abs())
 }
+
+#[path = "digest_accounts.rs"]
+mod accounts;
 
 #[cfg(test)]
 #[path = "digest_tests.rs"]

@@ -6,7 +6,9 @@ use std::time::Instant;
 use prost::Message as _;
 
 use super::*;
-use crate::chat::{AccountId, ConversationId, Member, MessageSent, ReceiptItem, SessionId, TokenHash};
+use crate::chat::{
+    AccountCommand, AccountId, ConversationId, Member, MessageSent, PrivacyChange, ReceiptItem, SessionId, TokenHash,
+};
 use crate::proto::log::v1 as pb;
 use crate::storage::{AppliedEntry, AppliedPayload, StateMachine};
 
@@ -19,16 +21,23 @@ fn after(command: &Command, outcome: &Outcome, events: &[Event], revision: u64, 
     chain
 }
 
+fn set_privacy(session: u64, read_receipts: Option<bool>, session_activity: Option<bool>) -> Command {
+    let change = PrivacyChange { read_receipts, session_activity };
+    Command::Account(AccountCommand::SetPrivacy { session: SessionId(session), change })
+}
+
 fn commands() -> Vec<Command> {
     let create = |name: &str, hash: &str, id: Option<u8>| Command::CreateAccount {
         username: name.into(),
         password_hash: hash.into(),
         request_id: id.map(|id| ClientId([id; 16])),
+        invitation: None,
     };
     let open = |account, token, lifetime_ms| Command::OpenSession {
         account: AccountId(account),
         token_hash: TokenHash([token; 32]),
         lifetime_ms,
+        login: crate::chat::Login::default(),
     };
     let send = |session, to, client, body: &str| Command::SendMessage {
         session: SessionId(session),
@@ -83,6 +92,24 @@ fn commands() -> Vec<Command> {
         delete(1, &[1], false),
         delete(1, &[2, 1], false),
         delete(1, &[1, 2], true),
+        // Later than the first version.
+        Command::BeginAccountDeletion { session: SessionId(1) },
+        Command::BeginAccountDeletion { session: SessionId(2) },
+        Command::EraseAccount { account: AccountId(1), limit: 1 },
+        Command::EraseAccount { account: AccountId(2), limit: 1 },
+        Command::EraseAccount { account: AccountId(1), limit: 2 },
+        Command::IssueJoinToken { token_hash: TokenHash([1; 32]), lifetime_ms: 1 },
+        Command::IssueJoinToken { token_hash: TokenHash([2; 32]), lifetime_ms: 1 },
+        Command::IssueJoinToken { token_hash: TokenHash([1; 32]), lifetime_ms: 2 },
+        Command::RedeemJoinToken { token_hash: TokenHash([1; 32]), admission: 1 },
+        Command::RedeemJoinToken { token_hash: TokenHash([2; 32]), admission: 1 },
+        Command::RedeemJoinToken { token_hash: TokenHash([1; 32]), admission: 2 },
+        set_privacy(1, None, None),
+        set_privacy(2, None, None),
+        set_privacy(1, Some(false), None),
+        set_privacy(1, Some(true), None),
+        set_privacy(1, None, Some(false)),
+        set_privacy(1, None, Some(true)),
     ]
 }
 
@@ -141,6 +168,18 @@ fn outcomes() -> Vec<Outcome> {
     ];
     let reasons = (1..=8).map(|reason| codec::decode_rejection(reason).expect("1 to 8 are known"));
     outcomes.extend(reasons.map(Outcome::Rejected));
+    // Later than the first version.
+    outcomes.extend([
+        Outcome::AccountErased { revision: Revision(1), done: false },
+        Outcome::AccountErased { revision: Revision(2), done: false },
+        Outcome::AccountErased { revision: Revision(1), done: true },
+        Outcome::Rejected(Rejection::QuotaExceeded),
+        Outcome::JoinTokenIssued { expires_at: TimeMs(1) },
+        Outcome::JoinTokenIssued { expires_at: TimeMs(2) },
+        Outcome::JoinTokenRedeemed,
+        Outcome::Rejected(Rejection::JoinTokenInvalid),
+        Outcome::Rejected(Rejection::JoinTokensFull),
+    ]);
     outcomes
 }
 
@@ -156,12 +195,14 @@ fn events() -> Vec<Event> {
         body: "x".into(),
         deleted,
     };
-    let receipt = |member, name: &str, delivered, read| EventKind::Receipt {
+    let shown = |member, name: &str, delivered, read, shown: Option<u64>| EventKind::Receipt {
         member: AccountId(member),
         member_name: name.into(),
         delivered: Seq(delivered),
         read: Seq(read),
+        shown: shown.map(Seq),
     };
+    let receipt = |member, name: &str, delivered, read| shown(member, name, delivered, read, Some(read));
     let kinds = vec![
         message(1, 1, "a", 1, false),
         message(2, 1, "a", 1, false),
@@ -201,6 +242,11 @@ fn events() -> Vec<Event> {
     for other in [&[(1, "a")][..], &[(1, "a"), (3, "b")], &[(1, "a"), (2, "c")]] {
         events.push(event(1, 1, 1, members(other), kind.clone()));
     }
+    // Later versions.
+    let two = members(&[(1, "a"), (2, "b")]);
+    for seen in [Some(0), Some(1), None] {
+        events.push(event(1, 1, 1, two.clone(), shown(1, "a", 1, 2, seen)));
+    }
     events
 }
 
@@ -236,7 +282,8 @@ fn everything_that_was_asked_and_everything_that_it_came_to_counts() {
 
 #[test]
 fn the_bytes_never_change() {
-    let (commands, outcomes, events) = (commands(), outcomes(), events());
+    // Those of the first version.
+    let (commands, outcomes, events) = (&commands()[..34], &outcomes()[..38], &events()[..26]);
     let mut chain = Chain::default();
     for (command, revision) in commands.iter().cycle().zip(1..=40) {
         let fold = Fold::begin(&chain, command);
@@ -280,17 +327,25 @@ fn batch(index: u64, commands: impl IntoIterator<Item = Command>) -> AppliedEntr
         traceparent: String::new(),
         command: Some(codec::encode_command(&command)),
     };
-    let batch = pb::Batch { proposals: commands.into_iter().map(proposal).collect() };
+    let batch = pb::Batch { proposals: commands.into_iter().map(proposal).collect(), ..Default::default() };
     let log_id = pb::LogId { term: 1, node_id: 1, index };
     AppliedEntry { log_id, payload: AppliedPayload::Batch(batch.encode_to_vec().into()) }
 }
 
 /// Accounts 1 and 2, session 3 of the first.
 fn two_accounts() -> Vec<Command> {
-    let create =
-        |name: &str| Command::CreateAccount { username: name.into(), password_hash: "h".into(), request_id: None };
-    let open =
-        Command::OpenSession { account: AccountId(1), token_hash: TokenHash([1; 32]), lifetime_ms: 1_000_000_000 };
+    let create = |name: &str| Command::CreateAccount {
+        username: name.into(),
+        password_hash: "h".into(),
+        request_id: None,
+        invitation: None,
+    };
+    let open = Command::OpenSession {
+        account: AccountId(1),
+        token_hash: TokenHash([1; 32]),
+        lifetime_ms: 1_000_000_000,
+        login: crate::chat::Login::default(),
+    };
     vec![create("alice"), create("bob"), open]
 }
 
@@ -305,7 +360,7 @@ fn a_changed_row_shows_when_it_is_touched_and_ever_after() {
     let changes = [
         "UPDATE account SET username = 'mallory' WHERE id = 1",
         "UPDATE account SET username = 'mallory' WHERE id = 2",
-        "UPDATE session SET expires_ms = 1",
+        "UPDATE session SET ends_ms = 1",
         "UPDATE session SET account_id = 2",
         "UPDATE conversation SET last_seq = last_seq + 1",
         "UPDATE conversation SET last_message_revision = last_message_revision - 1",

@@ -6,14 +6,14 @@
 //! agreed are not to be trusted either.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde_json::json;
 
-use super::db;
 use super::error::StorageError;
+use super::{db, private};
 use crate::chat::{Revision, StateDigest, TimeMs};
 
 /// Its name in the data directory.
@@ -58,7 +58,7 @@ impl Divergence {
         });
         let (unfinished, path) = (dir.join(UNFINISHED), dir.join(FILE));
         let written = || -> io::Result<()> {
-            let mut file = File::create(&unfinished)?;
+            let mut file = private::create_file(&unfinished)?;
             writeln!(file, "{text:#}")?;
             file.sync_all()?;
             fs::rename(&unfinished, &path)

@@ -78,6 +78,14 @@ pub enum StorageError {
         /// Why.
         problem: String,
     },
+    /// A file is open to other users, or belongs to one, and that cannot be changed.
+    #[error("{} is not private to this node: {problem}", path.display())]
+    Exposed {
+        /// The file or directory.
+        path: PathBuf,
+        /// Who may read it, and why.
+        problem: String,
+    },
     /// There is too little space on the volume for what was asked.
     #[error("{} has {free} bytes free, and {needed} are needed", path.display())]
     TooLittleSpace {
@@ -89,7 +97,7 @@ pub enum StorageError {
         needed: u64,
     },
     /// A command that this version cannot apply. It stops rather than guess: the replicas would differ.
-    #[error("cannot apply the command: {0}")]
+    #[error("cannot apply {0}")]
     UnknownCommand(String),
     /// An entry that was applied already, or is out of order.
     #[error("entry {found} cannot be applied after entry {applied}")]
@@ -102,6 +110,9 @@ pub enum StorageError {
     /// No connection became free in time.
     #[error("no database connection became free within {0} ms")]
     Busy(u64),
+    /// A read was ended because it took longer than a read may.
+    #[error("the read was ended after {0} ms")]
+    ReadTooLong(u64),
     /// A shutdown, or a failure that another thread saw, has stopped all writing.
     #[error("writing has stopped: {0}")]
     Stopped(String),
@@ -124,6 +135,12 @@ impl StorageError {
             }
             _ => false,
         }
+    }
+
+    /// Whether SQLite was interrupted.
+    pub(super) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Sqlite { source, .. }
+            if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted))
     }
 
     /// Whether the volume is full.

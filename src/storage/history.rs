@@ -10,8 +10,9 @@
 
 use std::ops::ControlFlow;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::db::Int;
 use super::error::{Context, StorageError};
 use crate::chat::{AccountId, ConversationId, Revision, Seq};
 
@@ -23,6 +24,8 @@ pub(super) struct Link {
     pub seq: Seq,
     pub sender: AccountId,
     pub deleted: bool,
+    /// How many messages the sender has sent in the conversation, this one included.
+    pub sent: u64,
     /// The message before; 0: none.
     pub previous: Revision,
     /// The message with the seq [`jump_seq`]; 0: none.
@@ -43,11 +46,12 @@ pub(super) fn look_up(conn: &Connection, revision: Revision) -> Result<Option<Li
             seq: row.get(1)?,
             sender: row.get(2)?,
             deleted: row.get(3)?,
+            sent: row.get::<_, Int>(6)?.0,
             previous: row.get(4)?,
             jump: row.get(5)?,
         })
     };
-    let sql = "SELECT conversation_id, seq, sender_id, deleted, previous, jump FROM message WHERE revision = ?1";
+    let sql = "SELECT conversation_id, seq, sender_id, deleted, previous, jump, sent FROM message WHERE revision = ?1";
     conn.prepare_cached(sql)
         .and_then(|mut statement| statement.query_row([revision], read).optional())
         .context("look for a message")
@@ -119,18 +123,6 @@ pub(super) fn walk_back(
     Ok(())
 }
 
-/// Whether an account has hidden a message from itself.
-pub(super) fn is_hidden(
-    conn: &Connection,
-    account: AccountId,
-    conversation: ConversationId,
-    seq: Seq,
-) -> Result<bool, StorageError> {
-    conn.prepare_cached("SELECT 1 FROM hidden WHERE account_id = ?1 AND conversation_id = ?2 AND seq = ?3")
-        .and_then(|mut statement| statement.exists(params![account, conversation, seq]))
-        .context("look for a hidden message")
-}
-
 /// The messages that the next one may jump to, oldest first: the newest one, the one it jumps to, and so on.
 #[derive(Debug, Default)]
 pub(super) struct Jumps(Vec<(Seq, Revision)>);
@@ -171,13 +163,15 @@ impl Jumps {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::params;
+
     use super::*;
 
     /// Conversation 1, whose message `n` has the revision `3n`.
     fn conversation(messages: u64) -> Connection {
         let conn = Connection::open_in_memory().expect("open");
         conn.execute_batch(
-            "CREATE TABLE message (revision INTEGER PRIMARY KEY, conversation_id, seq, sender_id, deleted, previous, jump)",
+            "CREATE TABLE message (revision INTEGER PRIMARY KEY, conversation_id, seq, sender_id, deleted, previous, jump, sent)",
         )
         .expect("create");
         let mut jumps = Jumps::default();
@@ -190,7 +184,7 @@ mod tests {
             let jump = jumps.target(Seq(seq));
             jumps.push(Seq(seq), revision);
             conn.execute(
-                "INSERT INTO message VALUES (?1, 1, ?2, 1, 0, ?3, ?4)",
+                "INSERT INTO message VALUES (?1, 1, ?2, 1, 0, ?3, ?4, ?2)",
                 params![revision, Seq(seq), Revision(revision.0 - 3), jump],
             )
             .expect("insert");

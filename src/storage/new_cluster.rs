@@ -12,13 +12,14 @@
 //! - Revisions go on [`REVISIONS_SKIPPED`] further. The old cluster may have given away revisions after the copy was made;
 //!   their numbers are never used again, so that no old cursor or message id means something else now. Who names one of
 //!   them is told that it is lost ([`super::Query::is_lost`]).
-//! - Everything else stays: accounts, sessions, messages, what client ids came to, the clock, the digest.
+//! - Everything else stays: accounts, sessions, messages, what client ids came to, the clock, the digest. A restored
+//!   backup may begin without the sessions ([`KeptSessions`]).
 //!
 //! Invariant: the directory holds the old state or the new one, whenever the process dies. The new one is built in a directory
 //! of its own, whose name says how far it is; [`finish`], which every start calls, removes what is incomplete and goes
 //! on with what is decided: the old files move to `aside/`, then the new ones take their places.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -30,7 +31,8 @@ use super::backup::{self, BackupMeta, verify_backup};
 use super::db;
 use super::error::{Context, StorageError};
 use super::log::{Identity, LogDb};
-use super::snapshot::{copy_state, open_snapshot};
+use super::private;
+use super::snapshot::{copy_file, copy_state, open_snapshot};
 use super::trust;
 use crate::chat::{Revision, TimeMs};
 use crate::proto::log::v1 as pb;
@@ -59,6 +61,18 @@ CREATE TABLE IF NOT EXISTS lost_revision (
     last    INTEGER NOT NULL
 ) STRICT;
 ";
+
+/// Ends every session, whatever its state.
+const END_SESSIONS: &str = "DELETE FROM session;";
+
+/// What becomes of the sessions in a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeptSessions {
+    /// All of them stay as they are, with their tokens.
+    All,
+    /// All of them have ended. Known devices stay: a device opens nothing by itself.
+    None,
+}
 
 /// The node that a new cluster begins with.
 #[derive(Debug, Clone)]
@@ -125,15 +139,24 @@ impl Survey {
 /// # Errors
 /// The directory is not empty; or a file operation failed. [`verify_backup`] the file first: what it then finds wrong with
 /// the copy is told like any other failure here.
-pub fn restore(dir: &Path, file: &Path, founder: &Founder) -> Result<(BackupMeta, Beginning), StorageError> {
+pub fn restore(
+    dir: &Path,
+    file: &Path,
+    founder: &Founder,
+    sessions: KeptSessions,
+) -> Result<(BackupMeta, Beginning), StorageError> {
     finish(dir)?;
     require_empty(dir)?;
     let staging = dir.join(UNFINISHED);
-    fs::create_dir(&staging).map_err(StorageError::io("make directory", &staging))?;
+    private::create_dir(&staging).map_err(StorageError::io("make directory", &staging))?;
     let copy = db::database_path(&staging);
     let result = copy_file(file, &copy).and_then(|()| {
         let meta = verify_backup(&copy)?;
-        let beginning = begin(&staging, founder, 0, backup::FORGET)?;
+        let also = match sessions {
+            KeptSessions::All => backup::FORGET.to_owned(),
+            KeptSessions::None => [backup::FORGET, END_SESSIONS].concat(),
+        };
+        let beginning = begin(&staging, founder, 0, &also)?;
         Ok((meta, beginning))
     });
     if result.is_err() {
@@ -197,19 +220,29 @@ pub fn survey(dir: &Path) -> Result<Survey, StorageError> {
 /// Makes what a node has the start of a new cluster. Every entry of its log is applied: any of them may have been
 /// acknowledged. The old files are moved aside.
 ///
+/// `skip` are the indexes of entries that are applied as if they were blank: for a log with an entry that no version at hand can
+/// apply. What they held is lost, and the digest of the new cluster is another one than that of a node that applied them.
+///
 /// # Errors
-/// An entry cannot be applied, or a file operation failed.
-pub fn recover(dir: &Path, survey: &Survey, founder: &Founder) -> Result<Beginning, StorageError> {
+/// An entry cannot be applied, one of `skip` is not left to be applied, or a file operation failed.
+pub fn recover(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> Result<Beginning, StorageError> {
     finish(dir)?;
-    let beginning = decide(dir, survey, founder)?;
+    let beginning = decide(dir, survey, founder, skip)?;
     finish(dir)?;
     Ok(beginning)
 }
 
 /// Everything of [`recover`] up to the point from which every start goes on with it.
-fn decide(dir: &Path, survey: &Survey, founder: &Founder) -> Result<Beginning, StorageError> {
+fn decide(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> Result<Beginning, StorageError> {
+    let refused = |problem: String| StorageError::NotRecoverable { path: dir.to_owned(), problem };
+    let (first, last) = (survey.applied.map_or(0, |id| id.index + 1), survey.last.map_or(0, |id| id.index));
+    if let Some(outside) = skip.iter().find(|index| !(first..=last).contains(*index)) {
+        return Err(refused(format!(
+            "entry {outside} cannot be skipped: only {first} to {last} are left to be applied"
+        )));
+    }
     let staging = dir.join(UNFINISHED);
-    fs::create_dir(&staging).map_err(StorageError::io("make directory", &staging))?;
+    private::create_dir(&staging).map_err(StorageError::io("make directory", &staging))?;
     let copy = db::database_path(&staging);
     match &survey.snapshot {
         Some(file) => copy_file(file, &copy)?,
@@ -218,7 +251,12 @@ fn decide(dir: &Path, survey: &Survey, founder: &Founder) -> Result<Beginning, S
     let log = LogDb::open(dir, Box::new(|_| {}))?;
     let applied = StateMachine::open(&staging).and_then(|mut machine| {
         let base = machine.applied().log_id;
-        each_entry(&log, base, |entries| machine.apply(entries).map(drop))
+        each_entry(&log, base, |mut entries| {
+            for entry in entries.iter_mut().filter(|entry| skip.contains(&entry.log_id.index)) {
+                entry.payload = AppliedPayload::Blank;
+            }
+            machine.apply(entries).map(drop)
+        })
     });
     let term = log.vote().map_or(0, |vote| vote.term);
     log.close();
@@ -302,8 +340,15 @@ fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beg
     let change = || -> rusqlite::Result<()> {
         // One file, without a write-ahead log beside it.
         conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
+        // Hashes of tokens are overwritten as well.
+        conn.pragma_update(None, "secure_delete", "ON")?;
         conn.execute_batch(also)?;
         conn.execute_batch(LOST_TABLE)?;
+        // Permissions of the old cluster. A copy of format 1 has none.
+        let sql = "SELECT 1 FROM sqlite_schema WHERE name = 'join_token'";
+        if conn.prepare(sql)?.exists([])? {
+            conn.execute("DELETE FROM join_token", [])?;
+        }
         let lost = (Revision(copied.0 + 1), Revision(revision.0 - 1));
         conn.execute("INSERT INTO lost_revision (first, last) VALUES (?1, ?2)", params![lost.0, lost.1])?;
         Ok(())
@@ -406,13 +451,6 @@ fn require_empty(dir: &Path) -> Result<(), StorageError> {
         }
     }
     Ok(())
-}
-
-/// A new file with the same content: whoever may read a backup need not be able to write it.
-fn copy_file(from: &Path, to: &Path) -> Result<(), StorageError> {
-    let mut source = File::open(from).map_err(StorageError::io("open", from))?;
-    let copied = File::create(to).and_then(|mut file| io::copy(&mut source, &mut file));
-    copied.map(drop).map_err(StorageError::io("copy a file to", to))
 }
 
 fn rename(dir: &Path, from: &str, to: &str) -> Result<(), StorageError> {

@@ -2,7 +2,9 @@
 
 use super::super::backup::tests::{account, state, write};
 use super::*;
+use crate::chat::{AccountId, Command, Login, Outcome, TokenHash};
 use crate::storage::Readers;
+use prost::Message as _;
 
 fn founder() -> Founder {
     let text = str::to_owned;
@@ -93,13 +95,13 @@ fn a_restored_backup_is_the_start_of_another_cluster() {
     let file = from.path().join("b");
     let meta = write(&readers, &file);
     fs::create_dir(to.path().join("lost+found")).expect("made");
-    let (restored, beginning) = restore(to.path(), &file, &founder()).expect("restored");
+    let (restored, beginning) = restore(to.path(), &file, &founder(), KeptSessions::All).expect("restored");
     assert_eq!((restored, beginning.copied), (meta, Revision(2)));
     let end = is_new(to.path(), &beginning, &["alice", "bob"]);
     assert_eq!((end.index, end.term), (3, 4));
     assert!(!trust::had_history(to.path()));
     // Once more, onto the new cluster.
-    let error = restore(to.path(), &file, &founder()).expect_err("refused");
+    let error = restore(to.path(), &file, &founder(), KeptSessions::All).expect_err("refused");
     assert!(matches!(error, StorageError::NotEmpty { .. }), "{error}");
 
     // A backup of what was restored: revisions stay lost, and others are lost with the next disaster.
@@ -108,10 +110,45 @@ fn a_restored_backup_is_the_start_of_another_cluster() {
     let shared = crate::storage::SharedState::new(machine, Box::new(())).expect("shared");
     let readers = Readers::of(shared, 1).expect("readers");
     write(&readers, &file);
-    let (_, again) = restore(third.path(), &file, &founder()).expect("restored");
+    let (_, again) = restore(third.path(), &file, &founder(), KeptSessions::All).expect("restored");
     is_new(third.path(), &again, &["alice", "bob"]);
     let readers = Readers::open(third.path(), 1).expect("readers");
     assert!(readers.read(|query| query.is_lost(Revision(3))).expect("read"));
+}
+
+#[test]
+fn the_sessions_of_a_backup_stay_or_end() {
+    let from = tempfile::tempdir().expect("tempdir");
+    let (state, readers) = state(from.path(), &["alice", "bob"]);
+    let (token_hash, device) = (TokenHash([7; 32]), TokenHash([8; 32]));
+    let login = Login { device: Some(device), ..Login::default() };
+    let open = Command::OpenSession { account: AccountId(1), token_hash, lifetime_ms: 1 << 40, login };
+    let command = Some(super::super::codec::encode_command(&open));
+    let proposal = pb::Proposal { time_ms: 5, traceparent: String::new(), command };
+    let batch = pb::Batch { proposals: vec![proposal], ..Default::default() };
+    let log_id = pb::LogId { term: 3, node_id: 1, index: 3 };
+    let payload = AppliedPayload::Batch(batch.encode_to_vec().into());
+    let outcomes = state.apply(vec![AppliedEntry { log_id, payload }]).expect("applied").outcomes;
+    assert!(matches!(outcomes[0][0], Outcome::SessionOpened { .. }), "{outcomes:?}");
+    let file = from.path().join("b");
+    write(&readers, &file);
+    for (kept, expected) in [(KeptSessions::All, 1), (KeptSessions::None, 0)] {
+        let to = tempfile::tempdir().expect("tempdir");
+        let (_, beginning) = restore(to.path(), &file, &founder(), kept).expect("restored");
+        is_new(to.path(), &beginning, &["alice", "bob"]);
+        let readers = Readers::open(to.path(), 1).expect("readers");
+        let found = readers.read(|query| {
+            let found = query.session_by_token(&token_hash)?.is_some();
+            assert_eq!(query.sessions_of(AccountId(1))?.len(), expected);
+            assert!(query.is_known_device(AccountId(1), &device)?, "a device is kept");
+            Ok(found)
+        });
+        assert_eq!(found.expect("read"), expected == 1);
+        // Nothing of the token's hash is left in a file that begins without sessions.
+        let copies = fs::read(db::database_path(to.path())).expect("read");
+        let there = copies.windows(32).any(|window| window == token_hash.0);
+        assert_eq!(there, expected == 1);
+    }
 }
 
 #[test]
@@ -122,11 +159,11 @@ fn a_bad_file_or_a_directory_in_use_changes_nothing() {
     write(&readers, &file);
     let bytes = fs::read(&file).expect("read");
     fs::write(&file, &bytes[..bytes.len() / 2]).expect("cut off");
-    restore(to.path(), &file, &founder()).expect_err("refused");
+    restore(to.path(), &file, &founder(), KeptSessions::All).expect_err("refused");
     assert_eq!(fs::read_dir(to.path()).expect("list").count(), 0);
     fs::write(&file, &bytes).expect("whole again");
     fs::write(to.path().join("letter"), "x").expect("written");
-    let error = restore(to.path(), &file, &founder()).expect_err("refused");
+    let error = restore(to.path(), &file, &founder(), KeptSessions::All).expect_err("refused");
     assert!(error.to_string().contains("letter"), "{error}");
     assert_eq!(fs::read_dir(to.path()).expect("list").count(), 1);
 }
@@ -145,7 +182,7 @@ fn a_survivor_keeps_all_of_its_log() {
     assert_eq!(super::survey(dir.path()).expect("surveyed"), survey);
     assert!(trust::doubts(dir.path()).expect("looked").is_none());
 
-    let beginning = recover(dir.path(), &survey, &founder()).expect("recovered");
+    let beginning = recover(dir.path(), &survey, &founder(), &[]).expect("recovered");
     assert_eq!(beginning.copied, Revision(5));
     let end = is_new(dir.path(), &beginning, &NAMES);
     // Above its own vote.
@@ -155,6 +192,20 @@ fn a_survivor_keeps_all_of_its_log() {
     assert_eq!(aside.len(), 1);
     let old = aside[0].as_ref().expect("an item").path();
     assert_eq!(super::survey(&old).expect("surveyed"), survey);
+}
+
+#[test]
+fn an_entry_that_ends_the_node_can_be_left_out() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    node(dir.path(), &NAMES, 2);
+    let survey = survey(dir.path()).expect("surveyed");
+    for outside in [2, 6] {
+        let error = recover(dir.path(), &survey, &founder(), &[4, outside]).expect_err("refused");
+        assert!(error.to_string().contains(&format!("entry {outside}")), "{error}");
+    }
+    let beginning = recover(dir.path(), &survey, &founder(), &[4]).expect("recovered");
+    assert_eq!(beginning.copied, Revision(4));
+    is_new(dir.path(), &beginning, &["alice", "bob", "carol", "erin"]);
 }
 
 #[test]
@@ -172,7 +223,7 @@ fn a_survivor_whose_log_was_cut_goes_on_from_its_snapshot() {
     drop(log);
     let survey = survey(dir.path()).expect("surveyed");
     assert_eq!((survey.revision, survey.uncertain()), (Revision(3), 2));
-    let beginning = recover(dir.path(), &survey, &founder()).expect("recovered");
+    let beginning = recover(dir.path(), &survey, &founder(), &[]).expect("recovered");
     assert_eq!(beginning.copied, Revision(5));
     is_new(dir.path(), &beginning, &NAMES);
 
@@ -213,7 +264,7 @@ fn a_crash_leaves_the_old_state_or_the_new_one() {
     let fresh = || {
         let dir = tempfile::tempdir().expect("tempdir");
         node(dir.path(), &NAMES, 2);
-        let beginning = decide(dir.path(), &before, &founder()).expect("decided");
+        let beginning = decide(dir.path(), &before, &founder(), &[]).expect("decided");
         (dir, beginning)
     };
     let (decided, _) = fresh();

@@ -16,8 +16,8 @@ use super::error::{Context, StorageError};
 
 /// "qcht": marks the file as ours.
 pub(super) const APPLICATION_ID: i64 = 0x7163_6874;
-/// Format that this version writes, and the newest it reads.
-pub(super) const FORMAT: i64 = 1;
+/// Format that this version writes, and the newest it reads. Files of format 1 are upgraded when the writer opens them.
+pub(super) const FORMAT: i64 = 2;
 
 /// `deletion.kind`: tombstones for all members.
 pub(super) const DELETION_FOR_EVERYONE: i64 = 1;
@@ -124,24 +124,145 @@ INSERT INTO state (id, membership, revision, clock_ms, digest, digest_since)
     VALUES (1, x'', 0, 0, zeroblob(32), zeroblob(32));
 ";
 
+/// From format 1 to 2. Also run for a new file, so that both have the same tables. Must be a pure function of the rows: every
+/// node upgrades its own copy of the state. `apply::read_state` also reads snapshots of format 1, which lack what is added here.
+const UPGRADE_TO_2: &str = "
+-- Ordinal of the message among those of its sender in the conversation: what makes any range countable by two look-ups.
+ALTER TABLE message ADD COLUMN sent INTEGER NOT NULL DEFAULT 0;
+UPDATE message SET sent = counted.ordinal FROM (
+    SELECT revision AS id, row_number() OVER (PARTITION BY conversation_id, sender_id ORDER BY revision) AS ordinal
+    FROM message
+) AS counted WHERE counted.id = message.revision;
+
+-- Messages that the member hid from itself.
+ALTER TABLE member ADD COLUMN hidden INTEGER NOT NULL DEFAULT 0;
+UPDATE member SET hidden = (
+    SELECT count(*) FROM hidden WHERE hidden.account_id = member.account_id
+        AND hidden.conversation_id = member.conversation_id
+) WHERE account_id IN (SELECT account_id FROM hidden);
+
+-- What a member does not see, or does not count: a set of seqs, as one bit for each in blocks of 64.
+CREATE TABLE absent (
+    account_id      INTEGER NOT NULL,
+    conversation_id INTEGER NOT NULL,
+    kind            INTEGER NOT NULL,               -- 0 hidden by the member; 1 of others, and a tombstone or hidden
+    block           INTEGER NOT NULL,               -- seq / 64
+    count           INTEGER NOT NULL,               -- bits that are set
+    bits            INTEGER NOT NULL,               -- 1 << (seq % 64)
+    PRIMARY KEY (account_id, conversation_id, kind, block)
+) STRICT, WITHOUT ROWID;
+INSERT INTO absent (account_id, conversation_id, kind, block, count, bits)
+    SELECT account_id, conversation_id, 0, seq >> 6, count(*), sum(1 << (seq & 63)) FROM hidden
+    GROUP BY account_id, conversation_id, seq >> 6;
+INSERT INTO absent (account_id, conversation_id, kind, block, count, bits)
+    SELECT account_id, conversation_id, 1, seq >> 6, count(*), sum(1 << (seq & 63)) FROM (
+        SELECT member.account_id, member.conversation_id, message.seq FROM message
+            CROSS JOIN member ON member.conversation_id = message.conversation_id
+                AND member.account_id <> message.sender_id
+            WHERE message.deleted = 1 OR EXISTS (
+                SELECT 1 FROM hidden WHERE hidden.account_id = member.account_id
+                    AND hidden.conversation_id = message.conversation_id AND hidden.seq = message.seq
+            )
+    ) GROUP BY account_id, conversation_id, seq >> 6;
+
+-- What the other members see of a member that keeps read receipts to itself.
+ALTER TABLE member ADD COLUMN shown_seq INTEGER NOT NULL DEFAULT 0;         -- read_seq as others see it
+ALTER TABLE member ADD COLUMN shown_revision INTEGER NOT NULL DEFAULT 0;    -- of the last move that others see; 0: none
+ALTER TABLE member ADD COLUMN shown_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE member SET shown_seq = read_seq, shown_revision = receipt_revision, shown_ms = receipt_ms;
+
+-- Privacy settings of accounts; one without a row has the defaults, which are on.
+CREATE TABLE privacy (
+    account_id          INTEGER PRIMARY KEY,
+    read_receipts       INTEGER NOT NULL,           -- they are exchanged with others
+    session_activity    INTEGER NOT NULL            -- the use of sessions is noted
+) STRICT;
+
+-- What an account has stored.
+CREATE TABLE usage (
+    account_id      INTEGER PRIMARY KEY,
+    messages        INTEGER NOT NULL,               -- that are not deleted
+    bytes           INTEGER NOT NULL                -- of bodies, and 64 for each that is deleted
+) STRICT;
+INSERT INTO usage (account_id, messages, bytes)
+    SELECT sender_id, sum(deleted = 0), sum(octet_length(body) + 64 * (deleted <> 0)) FROM message GROUP BY sender_id;
+
+-- Accounts that were deleted and whose conversations and messages are yet to be worked through, in bounded steps.
+CREATE TABLE erasure (
+    account_id      INTEGER PRIMARY KEY,
+    stage           INTEGER NOT NULL,               -- 0: members are told; 1: bodies are overwritten
+    conversation_id INTEGER NOT NULL,               -- the last one that was begun; 0: none
+    revision        INTEGER NOT NULL                -- the next message there; 0: none is left
+) STRICT;
+
+-- Revision that set the password; 0: the one that made the account.
+ALTER TABLE account ADD COLUMN password_revision INTEGER NOT NULL DEFAULT 0;
+-- An operator has forbidden its logins.
+ALTER TABLE account ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0;
+-- Milliseconds without use after which it ends; 0: only expires_ms ends it.
+ALTER TABLE session ADD COLUMN idle_ms INTEGER NOT NULL DEFAULT 0;
+-- When it was last noted as used.
+ALTER TABLE session ADD COLUMN used_ms INTEGER NOT NULL DEFAULT 0;
+-- When it ends if it is not used again: at most expires_ms.
+ALTER TABLE session ADD COLUMN ends_ms INTEGER NOT NULL DEFAULT 0;
+-- Hash of the token of the device that logged in.
+ALTER TABLE session ADD COLUMN device BLOB;
+UPDATE session SET used_ms = created_ms, ends_ms = expires_ms;
+CREATE INDEX session_end ON session (ends_ms);
+
+CREATE TABLE device (
+    account_id      INTEGER NOT NULL,
+    token_hash      BLOB    NOT NULL,
+    used_revision   INTEGER NOT NULL,               -- of its last login
+    PRIMARY KEY (account_id, token_hash)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE invitation (
+    id              INTEGER PRIMARY KEY,            -- revision that made it
+    code_hash       BLOB    NOT NULL UNIQUE,
+    uses            INTEGER NOT NULL,               -- accounts that it allows
+    used            INTEGER NOT NULL,               -- accounts that it made
+    created_ms      INTEGER NOT NULL,
+    expires_ms      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX invitation_end ON invitation (expires_ms);
+
+-- Settings of the cluster; one that is missing has its default.
+CREATE TABLE setting (
+    name            TEXT    PRIMARY KEY,
+    value           INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Permissions for nodes that the cluster does not know.
+CREATE TABLE join_token (
+    token_hash      BLOB    PRIMARY KEY,
+    expires_ms      INTEGER NOT NULL,
+    admission       BLOB    NOT NULL                -- of the node that has used it: 8 bytes; zero: none
+) STRICT, WITHOUT ROWID;
+";
+
 /// Makes the tables in an empty file; checks a file that has some.
 pub(super) fn create_or_check(conn: &mut Connection, path: &Path) -> Result<(), StorageError> {
     let tables: i64 = conn
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .context("read the schema of chat.db")?;
-    if tables > 0 || application_id(conn)? != 0 {
-        return check(conn, path);
+    let is_new = tables == 0 && application_id(conn)? == 0;
+    if !is_new && check(conn, path)? == FORMAT {
+        return Ok(());
     }
     let transaction =
         conn.transaction_with_behavior(TransactionBehavior::Immediate).context("begin making the tables")?;
-    transaction.execute_batch(TABLES).context("make the tables")?;
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).context("mark chat.db")?;
+    if is_new {
+        transaction.execute_batch(TABLES).context("make the tables")?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).context("mark chat.db")?;
+    }
+    transaction.execute_batch(UPGRADE_TO_2).context("upgrade the tables to format 2")?;
     transaction.pragma_update(None, "user_version", FORMAT).context("mark the format of chat.db")?;
     transaction.commit().context("commit the tables")
 }
 
-/// Refuses files of other programs and of later versions.
-pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), StorageError> {
+/// Refuses files of other programs and of later versions. Returns the file's format.
+pub(super) fn check(conn: &Connection, path: &Path) -> Result<i64, StorageError> {
     let id = application_id(conn)?;
     if id != APPLICATION_ID {
         let problem = format!("application id {id:#x}, not {APPLICATION_ID:#x}");
@@ -155,9 +276,39 @@ pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), StorageError> 
     if format < 1 {
         return Err(StorageError::Corrupt(format!("format {format} does not exist")));
     }
-    Ok(())
+    Ok(format)
 }
 
 fn application_id(conn: &Connection) -> Result<i64, StorageError> {
     conn.pragma_query_value(None, "application_id", |row| row.get(0)).context("read the application id of chat.db")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definitions(conn: &Connection) -> Vec<(String, String)> {
+        let mut statement = conn.prepare("SELECT name, ifnull(sql, '') FROM sqlite_schema ORDER BY name").unwrap();
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn format(conn: &Connection) -> i64 {
+        conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_upgraded_file_has_the_tables_of_a_new_one() {
+        let path = Path::new("chat.db");
+        let mut new = Connection::open_in_memory().unwrap();
+        create_or_check(&mut new, path).unwrap();
+        let mut old = Connection::open_in_memory().unwrap();
+        old.execute_batch(TABLES).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        create_or_check(&mut old, path).unwrap();
+        assert_eq!(definitions(&old), definitions(&new));
+        assert_eq!((format(&old), format(&new)), (FORMAT, FORMAT));
+        // Once is enough.
+        create_or_check(&mut old, path).unwrap();
+    }
 }

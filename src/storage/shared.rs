@@ -163,6 +163,17 @@ impl SharedState {
         self.shared.commit(&mut *self.shared.lock()?)
     }
 
+    /// Commits what was applied and cuts the write-ahead log to nothing, so that it keeps nothing that was overwritten since.
+    /// False: it is being read; try again.
+    ///
+    /// # Errors
+    /// The commit or the checkpoint, or anything before it, failed.
+    pub fn cut_write_ahead_log(&self) -> Result<bool, StorageError> {
+        let mut guarded = self.shared.lock()?;
+        self.shared.commit(&mut guarded)?;
+        self.shared.guard(&mut guarded, |machine| machine.cut_write_ahead_log())
+    }
+
     /// How long the commit that is under way has taken so far; `None` when there is none.
     pub fn stalled(&self) -> Option<Duration> {
         self.shared.underway.age()

@@ -13,10 +13,15 @@ use crate::storage::{AppliedPayload, Readers, codec};
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn create(index: u64, name: &str) -> Vec<AppliedEntry> {
-    let command = Command::CreateAccount { username: name.into(), password_hash: String::new(), request_id: None };
+    let command = Command::CreateAccount {
+        username: name.into(),
+        password_hash: String::new(),
+        request_id: None,
+        invitation: None,
+    };
     let proposal =
         pb::Proposal { time_ms: 1, traceparent: String::new(), command: Some(codec::encode_command(&command)) };
-    let batch = pb::Batch { proposals: vec![proposal] };
+    let batch = pb::Batch { proposals: vec![proposal], ..Default::default() };
     let log_id = pb::LogId { term: 1, node_id: 1, index };
     vec![AppliedEntry { log_id, payload: AppliedPayload::Batch(batch.encode_to_vec().into()) }]
 }

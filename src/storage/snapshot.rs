@@ -10,7 +10,7 @@
 //!
 //! Left out: the transfer and its checksum, when to make one, and which old ones to remove: the Raft layer decides.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use rusqlite::Connection;
 
 use super::apply::{StateMachine, read_state};
 use super::error::{Context, StorageError};
-use super::{db, divergence, schema};
+use super::{db, divergence, private, schema};
 use crate::chat::Revision;
 use crate::planted;
 use crate::proto::log::v1 as pb;
@@ -98,7 +98,7 @@ impl StateMachine {
         read_meta(&open_snapshot(file)?)?;
         let unfinished = self.dir.join(INSTALL_UNFINISHED);
         let install = self.dir.join(INSTALL);
-        fs::copy(file, &unfinished).map_err(StorageError::io("copy a snapshot to", &unfinished))?;
+        copy_file(file, &unfinished)?;
         db::sync_file(&unfinished)?;
         self.conn = None;
         fs::rename(&unfinished, &install).map_err(StorageError::io("rename", &unfinished))?;
@@ -111,7 +111,7 @@ impl StateMachine {
 /// Makes the directories, finishes an installation that was interrupted, and removes unfinished files.
 pub(super) fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
     let snapshots = dir.join(DIRECTORY);
-    fs::create_dir_all(&snapshots).map_err(StorageError::io("make directory", &snapshots))?;
+    private::create_dir_all(&snapshots).map_err(StorageError::io("make directory", &snapshots))?;
     if dir.join(INSTALL).exists() {
         finish_install(dir)?;
     }
@@ -137,7 +137,11 @@ pub(super) fn copy_state(dir: &Path, to: &Path) -> Result<SnapshotMeta, StorageE
     let name = to.to_str().ok_or_else(|| {
         StorageError::io("use the path", to)(io::Error::new(io::ErrorKind::InvalidInput, "it is not UTF-8"))
     })?;
+    // SQLite writes into an empty file, and keeps its mode.
+    private::create_file(to).map_err(StorageError::io("make", to))?;
     let source = db::open_reader(&db::database_path(dir))?;
+    // Also holds for the copy: without it, what is free in its pages is whatever was in memory.
+    source.pragma_update(None, "secure_delete", "ON").context("set up the copy of the state")?;
     source.execute("VACUUM INTO ?1", [name]).context("copy the state into a snapshot")?;
     if planted::is(planted::NO_DEDUP_IN_SNAPSHOTS) {
         let copy = Connection::open(to).context("open a snapshot")?;
@@ -167,6 +171,13 @@ fn files_with_ending(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, StorageEr
         }
     }
     Ok(files)
+}
+
+/// A file of this node's own with the same content: whoever may read the source need not be able to write it.
+pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), StorageError> {
+    let mut source = File::open(from).map_err(StorageError::io("open", from))?;
+    let copied = private::create_file(to).and_then(|mut file| io::copy(&mut source, &mut file));
+    copied.map(drop).map_err(StorageError::io("copy a file to", to))
 }
 
 pub(super) fn remove(path: &Path) -> Result<(), StorageError> {

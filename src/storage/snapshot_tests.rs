@@ -9,9 +9,14 @@ use crate::storage::{AppliedEntry, AppliedPayload, Readers, codec};
 
 fn create(machine: &mut StateMachine, name: &str) {
     let index = machine.applied().log_id.map_or(1, |id| id.index + 1);
-    let command = Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None };
+    let command = Command::CreateAccount {
+        username: name.into(),
+        password_hash: "hash".into(),
+        request_id: None,
+        invitation: None,
+    };
     let proposal = pb::Proposal { command: Some(codec::encode_command(&command)), ..Default::default() };
-    let batch = Bytes::from(pb::Batch { proposals: vec![proposal] }.encode_to_vec());
+    let batch = Bytes::from(pb::Batch { proposals: vec![proposal], ..Default::default() }.encode_to_vec());
     let log_id = pb::LogId { term: 3, node_id: 1, index };
     machine.apply(vec![AppliedEntry { log_id, payload: AppliedPayload::Batch(batch) }]).expect("apply");
 }

@@ -16,13 +16,13 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Context, StorageError};
 use super::{LogDb, StateMachine};
-use super::{db::sync_directory, snapshot};
+use super::{db::sync_directory, private, snapshot};
 use crate::proto::log::v1 as pb;
 
 /// Why the files are not to be used.
@@ -31,6 +31,8 @@ const DOUBT: &str = "doubt";
 const RUNNING: &str = "running";
 /// Where files go that are not trusted.
 const ASIDE: &str = "aside";
+/// Why they went there.
+const REASON: &str = "reason";
 /// Of these directories so many are kept: they are for a look at what happened, and take space.
 const ASIDE_MAX: usize = 2;
 /// Everything that a node stores. The log goes first: without it nobody takes the rest for an honest node.
@@ -127,7 +129,7 @@ pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
     let name = (0..).map(|n| format!("{seconds:012}-{n}")).find(|name| !all.join(name).exists()).unwrap_or_default();
     let aside = all.join(name);
-    fs::create_dir_all(&aside).map_err(StorageError::io("make directory", &aside))?;
+    private::create_dir_all(&aside).map_err(StorageError::io("make directory", &aside))?;
     for name in FILES {
         let from = dir.join(name);
         match fs::rename(&from, aside.join(name)) {
@@ -138,7 +140,7 @@ pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
         }
     }
     let mark = dir.join(DOUBT);
-    fs::copy(&mark, aside.join("reason")).map_err(StorageError::io("copy", &mark))?;
+    fs::copy(&mark, aside.join(REASON)).map_err(StorageError::io("copy", &mark))?;
     sync_directory(&aside)?;
     sync_directory(&all)?;
     sync_directory(dir)?;
@@ -146,6 +148,28 @@ pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
     sync_directory(dir)?;
     forget_old(&all)?;
     Ok(aside)
+}
+
+/// Removes the files that were moved aside at least `age` ago. The reason stays: it says that there was a cluster.
+///
+/// # Errors
+/// A file cannot be removed.
+pub fn forget_aside(dir: &Path, age: Duration) -> Result<(), StorageError> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let Ok(items) = fs::read_dir(dir.join(ASIDE)) else { return Ok(()) };
+    for item in items.flatten() {
+        let name = item.file_name();
+        let moved = name.to_str().and_then(|name| name.split('-').next()?.parse::<u64>().ok());
+        if moved.is_none_or(|moved| seconds.saturating_sub(moved) < age.as_secs()) {
+            continue;
+        }
+        let Ok(files) = fs::read_dir(item.path()) else { continue };
+        for path in files.flatten().map(|file| file.path()).filter(|path| !path.ends_with(REASON)) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(StorageError::io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether anything is there that [`move_aside`] moves, or a move has begun.
@@ -194,7 +218,7 @@ fn check_pages(path: &Path) -> Result<(), StorageError> {
 fn write_durably(dir: &Path, name: &str, content: &str) -> Result<(), StorageError> {
     let path = dir.join(name);
     let write = || {
-        let mut file = File::create(&path)?;
+        let mut file = private::create_file(&path)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()
     };

@@ -4,7 +4,7 @@
 //! coloured by level on a terminal), or one JSON object per line. Whatever a client sent cannot break a line or
 //! colour the terminal: control characters are escaped.
 //!
-//! No place in the program floods the log: see `limit`.
+//! No place in the program floods the log (see `limit`), and nobody waits for whoever reads it (see [`super::unhurried`]).
 //!
 //! Levels: events with the target [`HEARTBEAT_TARGET`] have their own; the libraries below speak up from `warn` on,
 //! unless `debug` is asked for. Spans are not written: they are for traces. But a line that is written for a call whose trace is
@@ -13,6 +13,8 @@
 use std::{
     fmt::{self, Write as _},
     io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
+    sync::OnceLock,
     time::{Instant, SystemTime},
 };
 
@@ -32,7 +34,12 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use super::{limit::Limit, time::Civil, traces::Traces};
+use super::{
+    limit::Limit,
+    time::Civil,
+    traces::Traces,
+    unhurried::{LAST_LINES_MAX, Unhurried},
+};
 use crate::trace;
 
 /// Target of the events about heartbeats between the nodes.
@@ -52,13 +59,44 @@ pub struct LogSettings {
     pub json: bool,
 }
 
+/// Where the lines of this process go.
+static OUTPUT: OnceLock<Unhurried> = OnceLock::new();
+
+/// Why no log lines can be written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Standard error cannot be written to, or there can be no thread.
+    #[error(transparent)]
+    Output(#[from] io::Error),
+    /// A writer is installed already.
+    #[error(transparent)]
+    Installed(#[from] TryInitError),
+}
+
 /// Installs the process's log writer, and `traces` to take the spans of calls. `label` stands in every line: the address by
 /// which clients know this node.
 ///
-/// Fails when one is installed already.
-pub fn init(settings: &LogSettings, label: &str, traces: Option<&Traces>) -> Result<(), TryInitError> {
+/// # Errors
+/// One is installed already, or standard error is closed.
+pub fn init(settings: &LogSettings, label: &str, traces: Option<&Traces>) -> Result<(), LogError> {
     let colour = !settings.json && io::stderr().is_terminal();
-    subscriber(settings, label, colour, io::stderr, traces).try_init()
+    let output = Unhurried::start(io::stderr().as_fd())?;
+    subscriber(settings, label, colour, output.clone(), traces).try_init()?;
+    // Set once, as is the subscriber.
+    let _ = OUTPUT.set(output);
+    Ok(())
+}
+
+/// Log lines that were lost because whoever reads them is too slow, or gone.
+pub fn lost() -> u64 {
+    OUTPUT.get().map_or(0, Unhurried::lost)
+}
+
+/// Gives the last lines a second to be written. For the end of the process.
+pub fn finish() {
+    if let Some(output) = OUTPUT.get() {
+        output.finish(LAST_LINES_MAX);
+    }
 }
 
 fn subscriber<W>(
@@ -179,10 +217,14 @@ fn colour_of(level: Level) -> &'static str {
     }
 }
 
-/// Appends `text`; line ends, escape codes and the like are written out (`\n`, `\u{1b}`).
+/// Appends `text`; line ends, escape codes and the like are written out (`\n`, `\u{1b}`), as is what reorders the line around it.
 fn push_escaped(out: &mut String, text: &str) {
     for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
 }
 
@@ -317,13 +359,13 @@ mod tests {
 
     #[test]
     fn input_cannot_forge_lines_or_colours() {
-        let evil = "x\n2024-03-20 10:15:30 - INFO - [a] forged\x1b[31m";
+        let evil = "x\n2024-03-20 10:15:30 - INFO - [a] forged\x1b[31m\u{202e}";
         let text = written(INFO, false, || {
             info!("{evil}");
             info!(name = %evil, other = evil, plain = "a\nb", "ok");
         });
         assert_eq!(text.lines().count(), 2, "{text}");
-        assert!(!text.contains('\x1b'));
+        assert!(!text.contains(['\x1b', '\u{202e}']));
         assert!(text.contains("plain=a\\nb"), "{text}");
     }
 

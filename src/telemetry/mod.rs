@@ -10,3 +10,4 @@ pub mod logs;
 pub mod metrics;
 mod time;
 pub mod traces;
+pub mod unhurried;

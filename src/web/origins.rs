@@ -1,18 +1,28 @@
-//! Whose pages may use this node: those of the cluster's own nodes.
+//! The names that the web port answers to, and whose pages may use this node.
 //!
-//! A page that loses its node goes on with another one, so each node has to answer the pages of all others, and a page has to be
-//! allowed to ask all of them. Nobody else's page gets anything. Addresses are those that the members advertise for
-//! browsers. The names of the own machine (`localhost`, `127.0.0.1`, `[::1]`) are one: whoever advertises one of them can only
-//! mean a browser that runs there.
+//! A page that loses its node continues with another one, so each node answers the pages of all members, and a page may call all
+//! of them. No other page gets anything. [`Origins`] decides both questions from the addresses that the members advertise for
+//! browsers and from the operator's list (`CHAT_WEB_HOSTS`). Invariants:
+//! - A request for a host that is neither a member's nor listed is not answered: that is how a page reaches a node under a DNS
+//!   name of its own (DNS rebinding), where the browser's same-origin policy no longer protects the node.
+//! - The names of the own machine (`localhost`, `127.0.0.1`, `[::1]`) are one host. They are accepted where this node listens on
+//!   loopback, which a wildcard address does, or where a member advertises one: no DNS answer of a stranger gets a page into
+//!   their origin.
+//! - An IP address is a host like any other: advertised or listed, or it is refused.
+//!
+//! Does not cover: the answers to what is refused (`guard`), and the other ports, where no browser has credentials.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tower_http::cors::{AllowOrigin, CorsLayer, MaxAge};
 
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 /// What an answer to a preflight may be remembered for.
 const REMEMBERED: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// What a proxy says of the connection that it forwards.
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// The own machine, as browsers call it.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -20,24 +30,61 @@ const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 /// Where the members' web addresses (`host:port`) come from. Called for each request that needs them; must not block.
 type Addresses = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// The origins that are the cluster's.
+/// Whether the peer at an address is a proxy whose `X-Forwarded-Proto` counts.
+pub type TrustsProxy = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// How this node is reached by browsers.
+#[derive(Clone, Default)]
+pub struct WebAccess {
+    /// The address (`host:port`) that this node advertises for browsers.
+    pub own: String,
+    /// Further hosts (`CHAT_WEB_HOSTS`): `host`, `*.domain`, each with a port or without.
+    pub hosts: Vec<String>,
+    /// Whether the web port is also reached at a loopback address.
+    pub on_loopback: bool,
+    /// Whether the web port speaks TLS: then the other members' do as well, and a page that came without it is not trusted.
+    pub tls: bool,
+    /// Proxies that take TLS off before this node. `None`: there are none, and no header says how a request arrived.
+    pub trusts_proxy: Option<TrustsProxy>,
+}
+
+/// The hosts and origins of the cluster.
 #[derive(Clone)]
 pub struct Origins {
     addresses: Addresses,
-    /// This port speaks TLS: then the others do, too, and a page that came without it is not trusted.
-    tls: bool,
+    access: Arc<WebAccess>,
 }
 
 impl Origins {
-    /// The origins at these addresses: `host:port`, as the members advertise them for browsers.
-    pub fn new(addresses: impl Fn() -> Vec<String> + Send + Sync + 'static, tls: bool) -> Self {
-        Self { addresses: Arc::new(addresses), tls }
+    /// The members' `addresses` (`host:port`, as they advertise them for browsers), and what `access` adds to them.
+    pub fn new(addresses: impl Fn() -> Vec<String> + Send + Sync + 'static, access: WebAccess) -> Self {
+        Self { addresses: Arc::new(addresses), access: Arc::new(access) }
     }
 
-    /// Lets the pages of these origins make the calls of the API, with their cookies, and no others.
+    /// Whether the connection of the browser is encrypted, for a request that `peer` sent. A header says so only when the peer is
+    /// a trusted proxy, and only when it says nothing else: a caller may have sent one through the proxy.
+    pub(super) fn is_secure(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
+        if self.access.tls {
+            return true;
+        }
+        let is_trusted = peer.zip(self.access.trusts_proxy.as_ref()).is_some_and(|(peer, trusts)| trusts(peer));
+        let mut said = headers.get_all(FORWARDED_PROTO).iter().peekable();
+        is_trusted
+            && said.peek().is_some()
+            && said.all(|value| {
+                let value = value.to_str().unwrap_or_default();
+                value.split(',').all(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+            })
+    }
+
+    /// Answers to the preflights of pages of these origins, and the headers that let them read answers.
     pub(super) fn cors(&self, request_headers: &[HeaderName], response_headers: &[HeaderName]) -> CorsLayer {
         let origins = self.clone();
-        let allowed = AllowOrigin::predicate(move |origin, _| origins.allow(origin));
+        let allowed = AllowOrigin::predicate(move |origin, request| {
+            let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            let host = host.or_else(|| request.uri.authority().map(axum::http::uri::Authority::as_str));
+            origins.allow_origin(origin, host.unwrap_or_default())
+        });
         CorsLayer::new()
             .allow_origin(allowed)
             .allow_credentials(true)
@@ -48,33 +95,72 @@ impl Origins {
             .vary([header::ORIGIN])
     }
 
-    fn allow(&self, origin: &HeaderValue) -> bool {
+    /// Whether this node answers requests for `authority` (`host` or `host:port`). The port says nothing: a forwarded or
+    /// published port is another one.
+    pub(super) fn allow_host(&self, authority: &str) -> bool {
+        let Some(host) = Place::of(authority, "").map(|place| place.host) else { return false };
+        let is_host = |address: &str| Place::of(address, "").is_some_and(|place| place.host == host);
+        // What needs no look at the membership comes first: it is the usual case.
+        is_host(&self.access.own)
+            || (host == Host::Loopback && self.access.on_loopback)
+            || self.access.hosts.iter().any(|listed| Listed::of(listed).matches(&host))
+            || (self.addresses)().iter().any(|address| is_host(address))
+    }
+
+    /// Whether a page of `origin` may use this node, which was asked as `host`.
+    pub(super) fn allow_origin(&self, origin: &HeaderValue, host: &str) -> bool {
         let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
             return false;
         };
         let default_port = match scheme {
             "https" => "443",
-            "http" if !self.tls => "80",
+            "http" if !self.access.tls => "80",
             _ => return false,
         };
-        let place = Place::of(authority, default_port);
-        (self.addresses)().iter().any(|address| Place::of(address, "") == place)
+        let Some(place) = Place::of(authority, default_port) else { return false };
+        // The page's own node: what it was loaded from is what it asks.
+        if Place::of(host, default_port).as_ref() == Some(&place) && self.allow_host(host) {
+            return true;
+        }
+        let addresses = (self.addresses)();
+        if [&self.access.own]
+            .into_iter()
+            .chain(&addresses)
+            .any(|address| Place::of(address, "").as_ref() == Some(&place))
+        {
+            return true;
+        }
+        self.access.hosts.iter().map(|listed| Listed::of(listed)).filter(|listed| listed.matches(&place.host)).any(
+            |listed| match listed.port {
+                "" => {
+                    place.port == default_port
+                        || addresses.iter().any(|it| Place::of(it, "").is_some_and(|it| it.port == place.port))
+                }
+                port => port == place.port,
+            },
+        )
     }
 
     /// The nodes that a page may ask, as the sources of a Content-Security-Policy. `host` is what the browser calls this
     /// node: a page of `localhost` asks the others there as well, as its cookies are only sent there.
     pub(super) fn sources(&self, host: &str) -> Vec<String> {
-        let here = Place::of(host, "").host;
+        let is_here_loopback = Place::of(host, "").is_some_and(|here| here.host == Host::Loopback);
         let name = |address: String| match Place::of(&address, "") {
-            Place { host: Host::Loopback, port } if here == Host::Loopback => {
-                format!("{}:{port}", host_of(host))
-            }
+            Some(Place { host: Host::Loopback, port }) if is_here_loopback => format!("{}:{port}", host_of(host)),
             _ => address,
         };
         // Policies have no form for IPv6 addresses, and must not be added to by an address.
         let sayable = |source: &String| source.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:".contains(&b));
         (self.addresses)().into_iter().map(name).filter(sayable).collect()
     }
+}
+
+/// Whether `authority` names the own machine, or is an IP address: browsers keep no transport policy for those.
+pub(super) fn is_loopback_or_address(authority: &str) -> bool {
+    let host = host_of(authority);
+    Place::of(authority, "").is_none_or(|place| place.host == Host::Loopback)
+        || host.starts_with('[')
+        || host.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -91,11 +177,45 @@ struct Place {
 }
 
 impl Place {
-    fn of(authority: &str, default_port: &str) -> Self {
+    /// `None` when there is no host, or something that is neither host nor port.
+    fn of(authority: &str, default_port: &str) -> Option<Self> {
         let host = host_of(authority);
-        let port = authority[host.len()..].strip_prefix(':').unwrap_or(default_port).to_owned();
-        let is_loopback = LOOPBACK.iter().any(|name| host.eq_ignore_ascii_case(name));
-        Self { host: if is_loopback { Host::Loopback } else { Host::Name(host.to_ascii_lowercase()) }, port }
+        let rest = &authority[host.len()..];
+        let port = if rest.is_empty() { default_port } else { rest.strip_prefix(':')? };
+        // A final dot is the same name, and browsers send it.
+        let name = host.strip_suffix('.').unwrap_or(host);
+        if name.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let is_loopback = LOOPBACK.iter().any(|loopback| name.eq_ignore_ascii_case(loopback));
+        let host = if is_loopback { Host::Loopback } else { Host::Name(name.to_ascii_lowercase()) };
+        Some(Self { host, port: port.to_owned() })
+    }
+}
+
+/// An entry of the operator's list.
+struct Listed<'a> {
+    host: &'a str,
+    /// Empty when none is given.
+    port: &'a str,
+}
+
+impl<'a> Listed<'a> {
+    fn of(entry: &'a str) -> Self {
+        let host = host_of(entry);
+        Self { host, port: entry[host.len()..].strip_prefix(':').unwrap_or_default() }
+    }
+
+    fn matches(&self, host: &Host) -> bool {
+        let name = match host {
+            Host::Loopback => return LOOPBACK.iter().any(|loopback| self.host.eq_ignore_ascii_case(loopback)),
+            Host::Name(name) => name,
+        };
+        match self.host.strip_prefix('*') {
+            // The dot stays: `*.example.org` is neither `example.org` nor `badexample.org`.
+            Some(domain) => name.len() > domain.len() && name.ends_with(&domain.to_ascii_lowercase()),
+            None => self.host.eq_ignore_ascii_case(name),
+        }
     }
 }
 
@@ -114,11 +234,11 @@ mod tests {
 
     fn origins(addresses: &[&str], tls: bool) -> Origins {
         let addresses: Vec<String> = addresses.iter().map(|address| (*address).to_owned()).collect();
-        Origins::new(move || addresses.clone(), tls)
+        Origins::new(move || addresses.clone(), WebAccess { own: "own:8080".into(), tls, ..WebAccess::default() })
     }
 
     fn allows(origins: &Origins, origin: &'static str) -> bool {
-        origins.allow(&HeaderValue::from_static(origin))
+        origins.allow_origin(&HeaderValue::from_static(origin), "")
     }
 
     #[test]
@@ -165,5 +285,105 @@ mod tests {
         assert_eq!(nodes.sources("127.0.0.1:8081"), ["127.0.0.1:8081", "127.0.0.1:8082", "n3:8080"]);
         assert_eq!(nodes.sources("n3:8080"), ["127.0.0.1:8081", "localhost:8082", "n3:8080"]);
         assert_eq!(nodes.sources(""), ["127.0.0.1:8081", "localhost:8082", "n3:8080"]);
+    }
+
+    fn listed(hosts: &[&str], on_loopback: bool) -> Origins {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let access = WebAccess { own: "own.example:8080".into(), hosts, on_loopback, ..WebAccess::default() };
+        Origins::new(|| vec!["n1.example.com:8080".into(), "192.0.2.7:8080".into()], access)
+    }
+
+    #[test]
+    fn hosts_are_the_members_the_listed_and_loopback_where_it_is_reached() {
+        let some = listed(&["chat.example.org", "*.Intra.example", "198.51.100.1", "[2001:db8::5]:8443"], false);
+        for good in [
+            "own.example",
+            "own.example:1",
+            "n1.example.com:9999",
+            "N1.Example.Com.",
+            "192.0.2.7",
+            "chat.example.org:8081",
+            "a.intra.example",
+            "a.b.intra.example:80",
+            "198.51.100.1:8080",
+            "[2001:db8::5]",
+        ] {
+            assert!(some.allow_host(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":8080",
+            ".",
+            "evil.example:8080",
+            "n1.example.com.evil.example",
+            "n1.example.com:8080.evil.example",
+            "n1.example.com@evil.example",
+            "intra.example",
+            "badintra.example",
+            "192.0.2.8",
+            "[::1]:8080",
+            "localhost:8080",
+            "127.0.0.1",
+            "own.example:8080/",
+        ] {
+            assert!(!some.allow_host(bad), "{bad}");
+        }
+        let near = listed(&[], true);
+        for good in ["localhost:9999", "127.0.0.1", "[::1]:8080", "LOCALHOST"] {
+            assert!(near.allow_host(good), "{good}");
+        }
+        for bad in ["127.0.0.2", "localhost.evil.example", "a.localhost"] {
+            assert!(!near.allow_host(bad), "{bad}");
+        }
+        assert!(listed(&["localhost"], false).allow_host("127.0.0.1:8080"));
+    }
+
+    #[test]
+    fn a_page_may_always_ask_what_it_came_from_and_the_listed_hosts() {
+        let from = |origins: &Origins, origin: &'static str, host: &str| {
+            origins.allow_origin(&HeaderValue::from_static(origin), host)
+        };
+        let near = listed(&[], true);
+        assert!(from(&near, "http://localhost:9999", "localhost:9999"), "a forwarded port");
+        assert!(!from(&near, "http://localhost:3000", "localhost:9999"), "another program of this machine");
+        assert!(!from(&near, "http://evil.example", "evil.example"), "a host that is not this node's");
+        let some = listed(&["chat.example.org", "*.intra.example:8443"], false);
+        for (origin, host) in [
+            ("https://chat.example.org", "chat.example.org"),
+            ("http://chat.example.org", "chat.example.org"),
+            // A proxy that says the node's own name.
+            ("https://chat.example.org", "n1.example.com:8080"),
+            ("http://chat.example.org:8080", "n1.example.com:8080"),
+            ("https://a.intra.example:8443", "n1.example.com:8080"),
+            ("https://a.intra.example:7", "a.intra.example:7"),
+        ] {
+            assert!(from(&some, origin, host), "{origin} at {host}");
+        }
+        for origin in ["https://chat.example.org:3000", "https://a.intra.example", "https://intra.example:8443", "null"]
+        {
+            assert!(!from(&some, origin, "n1.example.com:8080"), "{origin}");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_says_that_the_browser_has_tls() {
+        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+        let trusts: TrustsProxy = Arc::new(move |peer| peer == proxy);
+        let behind = Origins::new(Vec::new, WebAccess { trusts_proxy: Some(trusts), ..WebAccess::default() });
+        let open = Origins::new(Vec::new, WebAccess::default());
+        let headers = |values: &[&'static str]| {
+            let values = values.iter().map(|value| HeaderValue::from_static(value));
+            HeaderMap::from_iter(values.map(|value| (HeaderName::from_static(FORWARDED_PROTO), value)))
+        };
+        let stranger = Some("10.0.0.2".parse().unwrap());
+        assert!(behind.is_secure(Some(proxy), &headers(&["https"])));
+        assert!(behind.is_secure(Some(proxy), &headers(&["HTTPS, https"])));
+        for said in [&[][..], &["http"], &["https", "http"], &["https,http"], &[""]] {
+            assert!(!behind.is_secure(Some(proxy), &headers(said)), "{said:?}");
+        }
+        assert!(!behind.is_secure(stranger, &headers(&["https"])) && !behind.is_secure(None, &headers(&["https"])));
+        assert!(!open.is_secure(Some(proxy), &headers(&["https"])));
+        let tls = Origins::new(Vec::new, WebAccess { tls: true, ..WebAccess::default() });
+        assert!(tls.is_secure(stranger, &headers(&["http"])));
     }
 }

@@ -1,67 +1,97 @@
 //! Serving a router until told to stop.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+};
 
-use super::json::Caller;
 use crate::net::{
     Listener,
-    bounded::{Bounded, Connection, Demand},
+    bounded::{Bounded, Demand},
+    gate::{Gate, Ticket},
+    proxies::Proxies,
+    serve::{Http, Spoken, no_proof, serve as serve_http},
 };
 
 /// How long a connection may go without anything written by this side.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest wait for the answers under way after `shutdown`. They are small; whoever takes longer is not reading.
+const WRITES_WITHIN: Duration = Duration::from_secs(30);
+/// Time limit for the answers under way after `shutdown`. They are small; a connection that takes longer is not being read.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Requests of one HTTP/2 connection that may be under way.
+const STREAMS_MAX: u32 = 64;
+/// What a browser may send ahead of being read: for a request, and for a connection.
+const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
+/// Bytes of the head of a request: cookies of all accounts, and what proxies add.
+const HEADER_BYTES_MAX: u32 = 32 * 1024;
 
 /// Serves `router` on `listener` until `shutdown` completes, then waits a moment for the answers under way.
 ///
-/// At most `connections` are open at a time, and one on which nothing was answered for 30 s is cut off: a handler
-/// has to begin its answer within that time.
+/// `gate` decides which connections are kept. One is cut off that is idle for 30 s, or has a request that is not answered within
+/// that time.
 pub async fn serve(
     listener: impl Listener,
-    connections: usize,
+    gate: Gate,
+    router: Router,
+    proxies: Arc<Proxies>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let listener = Bounded::new(listener, gate, Demand::Writes { within: WRITES_WITHIN });
+    serve_bounded(listener, pages(), router, proxies, shutdown).await
+}
+
+/// The same for probes and Prometheus, which speak HTTP/1. A connection is proven by its first request: there is nothing else that its
+/// caller could show.
+pub async fn serve_probes(
+    listener: impl Listener,
+    gate: Gate,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_bounded(Bounded::new(listener, connections, Demand::Writes { within: PATIENCE }), router, shutdown).await
+    let listener = Bounded::new(listener, gate, Demand::Writes { within: WRITES_WITHIN });
+    let router = router.layer(from_fn(|request: Request, next: Next| {
+        if let Some(ticket) = request.extensions().get::<Arc<Ticket>>() {
+            ticket.prove(ticket.owner());
+        }
+        next.run(request)
+    }));
+    let http = Http { spoken: Spoken::Http1, ..Http::default() };
+    serve_bounded(listener, http, router, Arc::default(), shutdown).await
 }
 
-impl<L: Listener> axum::serve::Listener for Bounded<L> {
-    type Io = Connection<L::Stream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection<L::Stream>, SocketAddr) {
-        let connection = Bounded::accept(self).await;
-        let from = connection.from();
-        (connection, from)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Bounded::local_addr(self)
+/// How HTTP is spoken with browsers.
+fn pages() -> Http {
+    Http {
+        streams_max: Some(STREAMS_MAX),
+        windows: Some(WINDOWS),
+        header_bytes_max: Some(HEADER_BYTES_MAX),
+        ..Http::default()
     }
 }
 
 async fn serve_bounded(
     listener: Bounded<impl Listener>,
+    http: Http,
     router: Router,
+    proxies: Arc<Proxies>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let (told, mut stopping) = tokio::sync::oneshot::channel::<()>();
+    let (request_stop, mut stopping) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async move {
         shutdown.await;
-        let _ = told.send(());
+        let _ = request_stop.send(());
     };
-    let router = router.into_make_service_with_connect_info::<Caller>();
-    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future();
+    let serving = serve_http(listener, http, router, proxies, no_proof, shutdown);
     tokio::pin!(serving);
     tokio::select! {
-        result = &mut serving => return result,
+        () = &mut serving => return Ok(()),
         _ = &mut stopping => {}
     }
     // A connection that never ends its request must not hold up the stop of the node.
-    tokio::time::timeout(DRAIN, serving).await.unwrap_or(Ok(()))
+    let _ = tokio::time::timeout(DRAIN, serving).await;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -76,7 +106,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::web::{Origins, PageFacts, Readiness, metrics_router, web_router};
+    use crate::web::{Origins, PageFacts, Readiness, WebAccess, metrics_router, web_router};
 
     struct Server {
         address: SocketAddr,
@@ -88,8 +118,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let listener = Bounded::new(listener, connections, Demand::Writes { within: patience });
-        let running = tokio::spawn(serve_bounded(listener, router, async {
+        let listener = Bounded::new(listener, Gate::uncounted(connections), Demand::Writes { within: patience });
+        let running = tokio::spawn(serve_bounded(listener, pages(), router, Arc::default(), async {
             let _ = stopped.await;
         }));
         Server { address, stop, running }
@@ -112,14 +142,14 @@ mod tests {
             revision: 42,
             grpc_address: "127.0.0.1:50051".into(),
         };
-        web_router(facts, Origins::new(|| vec!["n2:8080".into()], false))
+        web_router(facts, Origins::new(|| vec!["n2:8080".into()], WebAccess::default()))
     }
 
     #[tokio::test]
     async fn probes_and_metrics_answer() {
         let (set, readiness) = watch::channel(Readiness::NotReady("no leader".into()));
         let router = metrics_router("text/plain; version=0.0.4", || "chat_x 1\n".into(), readiness);
-        let server = start(router, 8, PATIENCE).await;
+        let server = start(router, 8, WRITES_WITHIN).await;
         let answer = get(server.address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("no leader"), "{answer}");
         set.send_replace(Readiness::Ready);
@@ -137,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_status_tells_what_the_node_is() {
-        let server = start(page(), 8, PATIENCE).await;
+        let server = start(page(), 8, WRITES_WITHIN).await;
         let answer = get(server.address, "/status").await;
         for part in ["node n1", "follower", "none at the moment", "42", "127.0.0.1:50051"] {
             assert!(answer.contains(part), "{part} in {answer}");
@@ -146,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_page_and_its_files_have_the_headers_that_guard_them() {
-        let server = start(page(), 8, PATIENCE).await;
+        let server = start(page(), 8, WRITES_WITHIN).await;
         let answer = get(server.address, "/").await;
         assert!(answer.contains("cache-control: no-cache\r\n"), "{answer}");
         for part in

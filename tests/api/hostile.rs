@@ -156,6 +156,53 @@ async fn requests_that_never_end_are_given_up() {
 }
 
 #[tokio::test]
+async fn what_callers_alone_bring_about_is_no_fault_of_the_service() {
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    // Half a request, and then the connection is gone; or the call is called off.
+    for _ in 0..3 {
+        let channel = node.channel().await;
+        let mut calls = endless_requests(&channel, 20);
+        others_notice_nothing(&mut alice, 1).await;
+        calls.abort_all();
+        while calls.join_next().await.is_some() {}
+        drop(channel);
+    }
+    // Half a request, for as long as the node waits.
+    let channel = node.channel().await;
+    let mut calls = endless_requests(&channel, 2);
+    while soon("a request is given up", calls.join_next()).await.is_some() {}
+    // No time, a revision that there is not, a method that there is not.
+    let mut hasty = alice.ask(message("alice", "at once", &new_id()));
+    hasty.set_timeout(Duration::from_millis(1));
+    alice.chat.send_message(hasty).await.expect_err("there was no time");
+    let ahead = pb::ReadConsistency { level: Some(pb::read_consistency::Level::AtLeastRevision(u64::MAX)) };
+    let mut ahead = alice.ask(pb::ListChatPartnersRequest { consistency: Some(ahead), ..Default::default() });
+    ahead.set_timeout(Duration::from_secs(1));
+    let status = alice.chat.list_chat_partners(ahead).await.expect_err("there is no such revision");
+    assert_eq!(refusal(&status).1, "REVISION_NOT_REACHED");
+    let mut grpc = tonic::client::Grpc::new(node.channel().await);
+    grpc.ready().await.expect("connected");
+    let codec = tonic_prost::ProstCodec::<pb::LoginRequest, pb::LoginResponse>::default();
+    let nowhere = PathAndQuery::from_static("/chat.v1.ChatService/Shout");
+    let answer = grpc.unary(Request::new(pb::LoginRequest::default()), nowhere, codec).await;
+    assert_eq!(answer.expect_err("there is no such method").code(), Code::Unimplemented);
+
+    let blamed = |who: &str| {
+        let metrics = node.metrics();
+        let is_it =
+            |line: &&str| line.starts_with("chat_rpc_requests_total{") && line.contains(&format!("fault=\"{who}\""));
+        metrics.lines().filter(is_it).map(str::to_owned).collect::<Vec<_>>()
+    };
+    until("all of them are counted", || node.metric("chat_rpc_in_flight{method=\"Login\"") == 0.0).await;
+    assert_eq!(blamed("service"), [""; 0]);
+    for code in ["CANCELLED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"] {
+        assert!(blamed("caller").iter().any(|line| line.contains(code)), "{code} in {:?}", blamed("caller"));
+    }
+    assert!(!node.log().contains("A call failed"), "{}", node.log());
+}
+
+#[tokio::test]
 async fn many_requests_on_one_connection_wait_their_turn() {
     let node = Node::start().await;
     let mut alice = Person::join(&node, "alice").await;

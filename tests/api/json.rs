@@ -76,7 +76,8 @@ impl Caller {
         let token =
             if self.token.is_empty() { String::new() } else { format!("Authorization: Bearer {}\r\n", self.token) };
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}{}{token}Content-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}{}{token}Content-Length: {}\r\n\r\n",
+            self.web,
             self.headers,
             body.len()
         );
@@ -172,7 +173,7 @@ async fn a_conversation_goes_over_http() {
     assert_eq!((&end["code"], reason(&end)), (&"unauthenticated".into(), "TOKEN_INVALID"));
     assert!(events.line().await.is_none());
     assert_eq!(bob.call("ChatService/ListChatPartners", json!({})).await.0, 401);
-    alice.good("DeleteAccount", json!({})).await;
+    alice.good("DeleteAccount", json!({ "password": super::person::PASSWORD })).await;
 }
 
 #[tokio::test]

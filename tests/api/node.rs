@@ -8,12 +8,15 @@ use std::{
 };
 
 use quorum_chat::proto::chat::v1::{ListNodesRequest, cluster_service_client::ClusterServiceClient};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 /// Only a fault takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Shared by the nodes of a cluster, if there were others.
+pub const PEER_SECRET: &str = "the-secret-of-a-node-in-tests";
 /// What `chatd` exits with when a port was taken between picking it and listening on it.
 const PORT_TAKEN: i32 = 71;
 /// Below the ports that the kernel gives to outgoing connections.
@@ -50,6 +53,7 @@ impl Node {
                 ("CHAT_METRICS_LISTEN", metrics.to_string()),
                 ("CHAT_DATA_DIR", dir.path().join("data").to_string_lossy().into_owned()),
                 ("CHAT_INITIAL_NODES", String::new()),
+                ("CHAT_PEER_SECRET", PEER_SECRET.to_owned()),
                 ("CHAT_LOG_LEVEL", "warn".to_owned()),
                 ("CHAT_EXIT_WITH_PARENT", "1".to_owned()),
             ];
@@ -103,12 +107,31 @@ impl Node {
         self.endpoint().connect().await.expect("the node takes connections")
     }
 
+    /// Where the operator asks: an address for a channel.
+    pub fn admin(&self) -> String {
+        format!("unix:{}", self.dir.path().join("data/admin.sock").display())
+    }
+
     /// Memory that the process has now.
     pub fn resident_bytes(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process lives");
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
         kib * 1024
+    }
+
+    /// Sends a signal, and waits for the end of the process.
+    pub async fn end_with(&mut self, signal: Signal) -> ExitStatus {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("the process lives");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the process can be asked") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the node does not stop:\n{}", self.log());
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// File descriptors that the process has open.
@@ -118,13 +141,19 @@ impl Node {
 
     /// What the node says of itself under `name`, without labels.
     pub fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        line.rsplit_once(' ').expect("a value").1.parse().expect("a number")
+    }
+
+    /// Everything that the node says of itself.
+    pub fn metrics(&self) -> String {
         use std::io::{Read as _, Write as _};
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics port takes connections");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("asked");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("answered");
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
-        line.rsplit_once(' ').expect("a value").1.parse().expect("a number")
+        text
     }
 
     /// What the node has logged.

@@ -36,12 +36,12 @@ pub fn new_id() -> String {
 }
 
 pub async fn sign_up(chat: &mut Chat, name: &str) -> pb::CreateAccountResponse {
-    let request = pb::CreateAccountRequest { username: name.into(), password: PASSWORD.into(), request_id: "".into() };
+    let request = pb::CreateAccountRequest { username: name.into(), password: PASSWORD.into(), ..Default::default() };
     chat.create_account(request).await.expect("the account is made").into_inner()
 }
 
 pub async fn log_in(chat: &mut Chat, name: &str) -> pb::LoginResponse {
-    let request = pb::LoginRequest { username: name.into(), password: PASSWORD.into() };
+    let request = pb::LoginRequest { username: name.into(), password: PASSWORD.into(), device_token: String::new() };
     chat.login(request).await.expect("the password is right").into_inner()
 }
 
@@ -103,7 +103,7 @@ impl Person {
     }
 
     pub async fn delete_account(&mut self) -> pb::DeleteAccountResponse {
-        let request = self.ask(pb::DeleteAccountRequest {});
+        let request = self.ask(pb::DeleteAccountRequest { password: PASSWORD.into() });
         self.chat.delete_account(request).await.expect("the account is deleted").into_inner()
     }
 

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use quorum_chat::{
     chat::{AccountId, Command, TokenHash},
+    net::tls::{Secrets, Tls},
     proto::{
         chat::v1::{self as pb, ListNodesRequest, cluster_service_client::ClusterServiceClient},
-        raft::v1::{ForwardedCommand, ProposeRequest, raft_service_client::RaftServiceClient},
+        raft::v1::{ForwardedCommand, ProposeRequest},
     },
+    raft::peers::{Credentials, Lane, Peers},
     storage::codec,
 };
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Request, Status, transport::Endpoint};
 
 use super::{
-    node::Node,
+    node::{Node, PEER_SECRET},
     person::{Answer, Chat, Person, end, next, refusal, refused, up_to_heartbeat, with_token},
 };
 
@@ -34,6 +36,11 @@ async fn all_calls(chat: &Chat, dress: impl Fn(&mut tonic::metadata::MetadataMap
     calls![
         logout(pb::LogoutRequest::default()),
         delete_account(pb::DeleteAccountRequest::default()),
+        change_password(pb::ChangePasswordRequest::default()),
+        list_sessions(pb::ListSessionsRequest::default()),
+        revoke_session(pb::RevokeSessionRequest::default()),
+        get_privacy(pb::GetPrivacyRequest::default()),
+        set_privacy(pb::SetPrivacyRequest::default()),
         list_accounts(pb::ListAccountsRequest::default()),
         send_message(pb::SendMessageRequest::default()),
         subscribe(pb::SubscribeRequest::default()),
@@ -128,23 +135,25 @@ async fn a_deleted_account_has_no_sessions() {
 
 /// Opens a session of another lifetime than the node's, as a follower would: through the peer port.
 async fn open_session(node: &Node, account: u64, lifetime: Duration) -> String {
-    let nodes = ClusterServiceClient::new(node.channel().await).list_nodes(ListNodesRequest {}).await.unwrap();
+    let operator = Endpoint::from_shared(node.admin()).unwrap().connect().await.unwrap();
+    let nodes = ClusterServiceClient::new(operator).list_nodes(ListNodesRequest {}).await.unwrap();
     let nodes = nodes.into_inner();
     let token = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
     let command = Command::OpenSession {
         account: AccountId(account),
         token_hash: TokenHash(Sha256::digest(&token).into()),
         lifetime_ms: lifetime.as_millis().try_into().unwrap(),
+        login: quorum_chat::chat::Login::default(),
     };
     let command = Some(codec::encode_command(&command));
     let proposal = ForwardedCommand { command, ..Default::default() };
-    let mut request = Request::new(ProposeRequest { commands: vec![proposal] });
     let id = nodes.nodes[0].node_id;
-    request.metadata_mut().insert("quorum-cluster", nodes.cluster_id.parse().unwrap());
-    request.metadata_mut().insert("quorum-from", id.into());
-    request.metadata_mut().insert("quorum-target", id.into());
-    let channel = Endpoint::from_shared(format!("http://{}", node.peer)).unwrap().connect().await.unwrap();
-    let outcomes = RaftServiceClient::new(channel).propose(request).await.expect("proposed").into_inner().outcomes;
+    let shared = Tls::shared(Secrets::parse(PEER_SECRET).unwrap(), None).unwrap();
+    let peers = Peers::new(shared.connector().unwrap().into());
+    let ours = Credentials::new(&nodes.cluster_id, id, &node.name, &node.peer.to_string()).unwrap();
+    let request = ours.sign(id, ProposeRequest { commands: vec![proposal] });
+    let mut member = peers.client(&node.peer.to_string(), Lane::Forward).unwrap();
+    let outcomes = member.propose(request).await.expect("proposed").into_inner().outcomes;
     assert_eq!(outcomes.len(), 1);
     token.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,11 +1,12 @@
 //! Subscriptions: what comes first, resuming at every revision, limits, and how they end.
 
 use quorum_chat::proto::chat::v1::{self as pb, subscribe_response::Event};
+use rustix::process::Signal;
 use tonic::{Code, Streaming};
 
 use super::{
     node::Node,
-    person::{Person, next, refused, up_to_heartbeat},
+    person::{Person, end, next, refusal, refused, up_to_heartbeat},
 };
 
 const PER_ACCOUNT_MAX: usize = 64;
@@ -181,4 +182,20 @@ async fn a_cursor_from_the_future_is_refused() {
     for future in [now + 1, 1 << 40, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
         refused(alice.try_subscribe(Some(future)).await, Code::OutOfRange, "REVISION_IN_FUTURE", "");
     }
+    // With no time to find that out, all that is known is that the node does not have it. Somebody leads.
+    let mut hasty = alice.ask(pb::SubscribeRequest { after_revision: Some(now + 1) });
+    hasty.set_timeout(std::time::Duration::from_millis(500));
+    let answer = alice.chat.subscribe(hasty).await.map(|_| tonic::Response::new(()));
+    refused(answer, Code::DeadlineExceeded, "REVISION_NOT_REACHED", "");
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_stops_the_node_in_order() {
+    let mut node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let mut stream = alice.subscribe(None).await;
+    up_to_heartbeat(&mut stream).await;
+    let (status, ended) = tokio::join!(end(&mut stream), node.end_with(Signal::HUP));
+    assert_eq!(refusal(&status).1, "NODE_STOPPING");
+    assert!(ended.success(), "{ended}\n{}", node.log());
 }

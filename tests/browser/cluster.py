@@ -157,6 +157,7 @@ class Spread(Cluster):
                 "CHAT_NAME": name,
                 "CHAT_LISTEN": node["grpc"],
                 "CHAT_PEER_LISTEN": node["peer"],
+                "CHAT_PEER_SECRET": "the-secret-of-the-nodes-in-tests",
                 "CHAT_WEB_LISTEN": node["web"],
                 "CHAT_METRICS_LISTEN": node["metrics"],
                 "CHAT_DATA_DIR": str(self.data / name),

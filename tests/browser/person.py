@@ -58,6 +58,10 @@ class Person:
         self.button("Account and settings").click()
         return self.page.get_by_role("dialog", name="Account and settings")
 
+    def sessions(self):
+        """The cookies of sessions. The one by which a node knows the browser stays after a logout."""
+        return [cookie for cookie in self.context.cookies() if "chat_session." in cookie["name"]]
+
     # Conversations
 
     def open(self, name):

@@ -273,14 +273,15 @@ class Failures(Case):
         alice = self.join("alice", "n1")
         other = self.visitor("alice", "n1", context=alice.context)
         other.is_in()
-        [cookie] = alice.context.cookies(self.cluster.web("n1") + "/chat.v1.ChatService/SendMessage")
+        [cookie] = alice.sessions()
         self.kill("n3", "n4", "n5")
-        alice.status("No majority")
+        # A page that does nothing looks at the cluster every 30 s.
+        expect(alice.page.locator("#status-text")).to_have_text("No majority", timeout=60_000)
         alice.settings().get_by_role("button", name="Log out").click()
         alice.confirm("Log out here")
         for person in (alice, other):
             expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
-        self.assertEqual(alice.context.cookies(), [])
+        self.assertEqual(alice.sessions(), [])
         self.mend()
         # It is open all the same, for who has its token.
         self.cluster.call("n1", "ChatService/ListChatPartners", {}, cookie["value"])

@@ -74,7 +74,7 @@ class Tls(Case):
 
     def test_the_page_comes_over_tls_and_one_connection_bears_many_tabs(self):
         alice = self.join("alice", "n1", ignore_https_errors=True)
-        [cookie] = alice.context.cookies(self.cluster.web("n1") + "/chat.v1.ChatService/SendMessage")
+        [cookie] = alice.sessions()
         self.assertTrue(cookie["secure"] and cookie["httpOnly"], cookie)
         protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol"
         self.assertEqual(alice.page.evaluate(protocol), "h2")

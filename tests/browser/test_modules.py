@@ -266,7 +266,18 @@ class Modules(Case):
 
     def test_only_web_addresses_become_links(self):
         texts = {
-            "see https://example.com/a?b=1&c=(d). Now": ["https://example.com/a?b=1&c=(d"],
+            "see https://example.com/a?b=1&c=(d). Now": ["https://example.com/a?b=1&c=(d)"],
+            "(https://example.com/a_(b), 'https://example.com/c's').": ["https://example.com/a_(b)", "https://example.com/c's"],
+            "HTTPS://EXAMPLE.COM/A [https://example.com/]": ["HTTPS://EXAMPLE.COM/A", "https://example.com/"],
+            "https://bücher.example/straße": ["https://xn--bcher-kva.example/straße"],
+            # What looks like another host is shown as what it is, or is no link.
+            "https://bank.example@evil.example/": [],
+            "https://bank.example:443@evil.example/": [],
+            "https://\u0430pple.example/": ["https://xn--pple-43d.example/"],
+            "https://example.com\u3002evil.example": ["https://example.com"],
+            "https://example.com\u4f60\u597d": ["https://example.com"],
+            "https://example.com\u202egpj.exe": ["https://example.com"],
+            "https://example.com\u200b.evil.example": ["https://example.com"],
             "javascript:alert(1) ftp://x data:text/html,x": [],
             'http://a.example/"onclick="x': ["http://a.example/"],
             "http://[bad https://good.example!": ["https://good.example"],
@@ -281,7 +292,76 @@ class Modules(Case):
                 }""",
                 [self.base, text],
             )
-            self.assertEqual(found, [text, [[link, "noopener noreferrer nofollow", "_blank"] for link in links]])
+            self.assertEqual(found[1], [[link, "noopener noreferrer nofollow", "_blank"] for link in links], text)
+            if all(link in text for link in links) and "\u202e" not in text:
+                self.assertEqual(found[0], text)
+
+    def test_a_long_message_takes_time_in_proportion(self):
+        """Whatever it is made of: 16 KB take about twice the time of 8 KB, and not four times."""
+        ratios = self.evaluate(
+            """async (base) => {
+                const { draw } = await import(`${base}/messages.js`);
+                const shapes = {
+                    letters: (n) => "x".repeat(n),
+                    addresses: (n) => "https://a".repeat(n / 9),
+                    quotes: (n) => 'http://a"'.repeat(n / 9),
+                    marks: (n) => `https://a${".".repeat(n)}a`,
+                    trailing: (n) => `https://a${".".repeat(n)}`,
+                    brackets: (n) => `https://a${")".repeat(n)}a`,
+                    opened: (n) => `https://a${"(".repeat(n)}${")".repeat(n)}`,
+                    stops: (n) => "https://a...".repeat(n / 12),
+                    hosts: (n) => `https://${"\u0430".repeat(n / 2)}`,
+                    overrides: (n) => "a\u202e".repeat(n / 4),
+                    towers: (n) => "\u0300".repeat(n / 2),
+                };
+                const row = (body) => ({ message: { body, time: 1795564800000, sender: "bob" }, state: "", isFirst: true });
+                const once = (body) => {
+                    const start = performance.now();
+                    for (let round = 0; round < 3; round += 1) draw(row(body), {});
+                    return performance.now() - start;
+                };
+                // The shortest time is the one that nothing else disturbed.
+                const time = (body) => Math.min(...Array.from({ length: 5 }, () => once(body)));
+                const ratio = (make) => time(make(16384)) / Math.max(time(make(8192)), 0.5);
+                // Something else may run just then, but not each time.
+                const least = (make) => Math.min(...Array.from({ length: 3 }, () => ratio(make)));
+                return Object.entries(shapes).map(([name, make]) => [name, least(make)]);
+            }""",
+            self.base,
+        )
+        for name, ratio in ratios:
+            self.assertLess(ratio, 3, name)
+
+    def test_a_text_stays_in_its_place(self):
+        """No control character reorders what stands around a message, and no tower of marks covers it."""
+        found = self.evaluate(
+            """async (base) => {
+                const [{ draw }, { oneLine }] = await Promise.all([import(`${base}/messages.js`), import(`${base}/text.js`)]);
+                const list = document.createElement("ol");
+                document.body.append(list);
+                const drawn = (body) => {
+                    list.replaceChildren(draw({ message: { body, time: 1795564800000, sender: "bob" }, state: "", isFirst: true }, {}));
+                    return list.querySelector(".body");
+                };
+                const [plain, tower] = [drawn("a"), `a${"\u0300".repeat(300)}`];
+                const height = plain.offsetHeight;
+                const body = drawn(tower);
+                const style = getComputedStyle(body);
+                const facts = [body.offsetHeight <= height * 2, style.overflowY, style.unicodeBidi];
+                // Another is drawn in its place.
+                facts.push(body.textContent.match(/\\p{M}/gu).length);
+                facts.push(drawn(`https://a/a${"\u0300".repeat(8000)}`).textContent.match(/\\p{M}/gu).length);
+                const override = drawn("photo_\u202egpj.exe");
+                facts.push(override.textContent, getComputedStyle(drawn("see https://a.example").querySelector("a")).unicodeBidi);
+                facts.push(drawn("a\u202e".repeat(4000)).querySelectorAll(".control").length <= 202);
+                facts.push(drawn('http://a"'.repeat(1800)).querySelectorAll("a").length <= 202);
+                facts.push(oneLine("a\u202eb\u2067c\u202a\\n d"));
+                list.remove();
+                return facts;
+            }""",
+            self.base,
+        )
+        self.assertEqual(found, [True, "clip", "plaintext", 30, 30, "photo_[right-to-left]gpj.exe", "isolate", True, True, "abc d"])
 
 
 if __name__ == "__main__":

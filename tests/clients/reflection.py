@@ -210,11 +210,31 @@ def check_messages(cluster, alice, bob, tokens):
     resumed.cancel()
 
 
+def check_sessions(cluster, alice, tokens):
+    registration = cluster.chat("GetRegistration")
+    expect("who may register", (registration.open, registration.invitation_needed), (True, False))
+    other = cluster.chat("Login", username=alice, password=PASSWORD).token
+    sessions = cluster.chat("ListSessions", tokens[alice]).sessions
+    expect("the caller's session", [session.current for session in sessions].count(True), 1)
+    [revoked] = [session.session_id for session in sessions if not session.current]
+    cluster.chat("RevokeSession", tokens[alice], session_id=str(revoked))
+    expect("a revoked session", cluster.refusal("ListSessions", other), ("UNAUTHENTICATED", "TOKEN_INVALID", None))
+    cluster.chat("SetPrivacy", tokens[alice], read_receipts=False)
+    privacy = cluster.chat("GetPrivacy", tokens[alice])
+    expect("privacy", (privacy.read_receipts, privacy.session_activity), (False, True))
+    third = cluster.chat("Login", username=alice, password=PASSWORD).token
+    wrong = cluster.refusal("ChangePassword", tokens[alice], password="wrong horse", new_password="battery staple")
+    expect("a wrong password", wrong, ("UNAUTHENTICATED", "PASSWORD_WRONG", None))
+    changed = cluster.chat("ChangePassword", tokens[alice], password=PASSWORD, new_password="battery staple")
+    expect("the other sessions", changed.closed_sessions, 1)
+    expect("an ended session", cluster.refusal("ListSessions", third), ("UNAUTHENTICATED", "TOKEN_INVALID", None))
+
+
 def check_ends(cluster, alice, bob, tokens):
     cluster.chat("Logout", tokens[alice])
     gone = cluster.refusal("ListChatPartners", tokens[alice])
     expect("a closed session", gone, ("UNAUTHENTICATED", "TOKEN_INVALID", None))
-    cluster.chat("DeleteAccount", tokens[bob])
+    cluster.chat("DeleteAccount", tokens[bob], password=PASSWORD)
     gone = cluster.refusal("Login", username=bob, password=PASSWORD)
     expect("a deleted account", gone, ("NOT_FOUND", "USER_UNKNOWN", None))
 
@@ -238,6 +258,7 @@ def main(arguments):
     alice, bob = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ["alice", "bob"])
     tokens = check_accounts(cluster, [alice, bob])
     check_messages(cluster, alice, bob, tokens)
+    check_sessions(cluster, alice, tokens)
     check_ends(cluster, alice, bob, tokens)
     expect("methods that were not called", set(cluster.nodes[0].methods) - cluster.called, set())
     print(f"{len(cluster.called)} methods on {len(cluster.nodes)} nodes, with nothing but reflection")

@@ -16,7 +16,10 @@ use serde_json::Value;
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::support::{Cluster, eventually, history};
+use crate::{
+    digest::listed,
+    support::{Cluster, PASSWORD, eventually, history},
+};
 
 /// Runs `chatctl backup` at a node's socket: its exit code and what it printed.
 fn back_up(cluster: &Cluster, at: usize, file: &Path, more: &[&str]) -> (i32, String) {
@@ -35,7 +38,7 @@ fn back_up(cluster: &Cluster, at: usize, file: &Path, more: &[&str]) -> (i32, St
 /// Waits until a node names exactly these as members, all with a vote: the cluster, and the members' ids.
 async fn settled(cluster: &Cluster, asked: usize, expected: &[&str]) -> (String, BTreeSet<u64>) {
     eventually(&format!("the voters {expected:?}"), async || {
-        let answer = cluster.direct(asked, "").nodes().await.map_err(|error| error.to_string())?;
+        let answer = listed(cluster, asked).await?;
         let names: BTreeSet<&str> = answer.nodes.iter().map(|member| member.name.as_str()).collect();
         let all = names == expected.iter().copied().collect() && answer.nodes.iter().all(|member| member.voter);
         let ids = answer.nodes.iter().map(|member| member.node_id).collect();
@@ -75,7 +78,7 @@ async fn level_and_equal(cluster: &Cluster, token: &str, revision: u64) -> u64 {
     let revision = cluster.level(token, revision).await;
     let mut digests = BTreeSet::new();
     for node in cluster.up() {
-        let answer = cluster.direct(node, "").nodes().await.unwrap();
+        let answer = listed(cluster, node).await.unwrap();
         assert_eq!(answer.revision, revision);
         digests.insert(answer.digest);
     }
@@ -200,6 +203,49 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     cluster.restart(4).await;
     assert_eq!(settled(&cluster, 4, &NAMES).await, (new_cluster, new_ids));
     level_and_equal(&cluster, &token, send(&alice, "and on").await.message_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_can_be_restored_without_its_sessions() {
+    let mut cluster = Cluster::prepared(1);
+    cluster.start_all().await;
+    let (alice, token) = cluster.register("alice").await;
+    let sent = vec![send(&alice, "first").await];
+    let device = cluster.client().await.login("alice", PASSWORD).await.unwrap().device_token;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    let (code, text) = back_up(&cluster, 0, &file, &[]);
+    assert_eq!(code, 0, "{text}");
+    cluster[0].terminate();
+    assert_eq!(cluster[0].exit_code().await, 0);
+    let new = cluster[0].data_dir().with_extension("new").display().to_string();
+    cluster[0].set("CHAT_DATA_DIR", new);
+    let (code, text) = cluster[0].chatd(&["restore", "--end-sessions", file.to_str().unwrap()]);
+    assert!(code == 0 && text.contains("All sessions of the backup have ended"), "{text}");
+    cluster.start_all().await;
+
+    // Neither a read, nor a change, nor a stream.
+    let old = cluster.client().await.with_token(&token).unwrap();
+    for refused in [
+        old.read_conversation("alice", 0, 10, Consistency::Local).await.unwrap_err(),
+        old.send_message("alice", "from the past").await.unwrap_err(),
+        first_event(&old, 0).await.unwrap_err(),
+    ] {
+        assert!(refused.code == Code::Unauthenticated && refused.has_reason("TOKEN_INVALID"), "{refused:?}");
+    }
+    let client = cluster.client().await;
+    client.keep_device("alice", &device);
+    // Strangers are held up; the device of the backup is not.
+    let stranger = cluster.client().await;
+    let mut refusals = Vec::new();
+    while !refusals.last().is_some_and(|error: &ClientError| error.has_reason("LOGIN_THROTTLED")) {
+        assert!(refusals.len() < 40, "{refusals:?}");
+        refusals.push(stranger.login("alice", "a wrong password").await.unwrap_err());
+    }
+    client.login("alice", PASSWORD).await.unwrap();
+    assert_eq!(client.sessions().await.unwrap().len(), 1, "only the one that was opened now");
+    assert_eq!(stored(&client).await, sent);
+    send(&client, "and on").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

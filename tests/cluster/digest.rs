@@ -19,9 +19,9 @@ async fn five() -> Cluster {
     cluster
 }
 
-/// What a node says of all.
+/// What a node says of all, to an operator.
 pub async fn listed(cluster: &Cluster, node: usize) -> Result<types::ListNodesResponse, String> {
-    let address = format!("http://{}", cluster[node].grpc);
+    let address = format!("unix:{}", cluster[node].data_dir().join("admin.sock").display());
     let mut client = ClusterServiceClient::connect(address).await.map_err(|error| error.to_string())?;
     let answer = client.list_nodes(types::ListNodesRequest {}).await;
     answer.map(|answer| answer.into_inner()).map_err(|status| status.to_string())

@@ -84,7 +84,8 @@ async fn serve(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_breaks_what_the_cluster_can_bear_and_finds_nothing() {
-    let (mut cluster, dir) = (Cluster::five().await, TempDir::new().unwrap());
+    // Every step has to acknowledge something within its 1.5 s.
+    let (mut cluster, dir) = (Cluster::five_alone().await, TempDir::new().unwrap());
     let mut child = drill(&cluster, dir.path(), "1.5");
     let (status, asked) = serve(&mut cluster, dir.path(), &mut child, |_, _| {}).await;
     let output = child.wait_with_output().await.unwrap();

@@ -16,7 +16,7 @@ pub async fn five_and(more: usize) -> Cluster {
     let initial: Vec<String> = (0..5).map(|i| format!("{}={}", cluster[i].name, cluster[i].peer)).collect();
     for node in 0..cluster.len() {
         let mine = if node < 5 { initial.join(",") } else { String::new() };
-        cluster[node].set("CHAT_INITIAL_NODES", mine);
+        cluster[node].set("CHAT_INITIAL_NODES", mine).set("CHAT_EXPECTED_NODES", "n6,n7");
     }
     for node in 0..5 {
         cluster[node].start();

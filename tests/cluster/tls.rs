@@ -52,6 +52,7 @@ fn secured(count: usize, dir: &Path) -> Cluster {
         let name = cluster[node].name.clone();
         let file = |ending: &str| dir.join(format!("{name}.{ending}")).display().to_string();
         let node = &mut cluster[node];
+        node.set("CHAT_PEER_SECRET", "");
         node.set("CHAT_TLS_CERT", file("pem")).set("CHAT_TLS_KEY", file("key"));
         node.set("CHAT_PEER_TLS_CERT", file("pem")).set("CHAT_PEER_TLS_KEY", file("key"));
         node.set("CHAT_PEER_TLS_CA", dir.join("ca.pem").display().to_string());
@@ -90,6 +91,7 @@ async fn with_certificates_everything_works_and_without_nothing_does() {
     let initial: Vec<String> = (0..5).map(|i| format!("{}={}", cluster[i].name, cluster[i].peer)).collect();
     let members = cluster[0].peer.to_string();
     cluster.set_all("CHAT_INITIAL_NODES", &initial.join(","));
+    cluster.set_all("CHAT_EXPECTED_NODES", "n6,n7");
     for node in 0..5 {
         cluster[node].start();
     }

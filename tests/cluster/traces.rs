@@ -242,7 +242,7 @@ async fn nobody_takes_spans(endpoint: String) {
     })
     .await;
     assert!(cluster[0].metric("chat_trace_spans_exported_total").await < 1.0);
-    assert!(cluster[0].log().contains("Spans are lost"), "{}", cluster[0].log());
+    cluster[0].logged("Spans are lost").await;
     cluster[0].terminate();
     let ended = tokio::time::timeout(Duration::from_secs(20), cluster[0].ended()).await.expect("it stops");
     assert!(ended.success(), "{}", cluster[0].log());

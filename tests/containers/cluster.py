@@ -32,7 +32,7 @@ def expect(what, found, wanted):
 
 
 def compose_command():
-    """`docker compose` (v2) where it is, else `docker-compose` (1.28 or later)."""
+    """`docker compose` (v2) where it is, else `docker-compose` (1.29 or later)."""
     if run("docker", "compose", "version", check=False).returncode == 0:
         return ["docker", "compose"]
     return ["docker-compose"]
@@ -90,6 +90,9 @@ class Cluster:
 
     def up(self, names, more_files=(), recreate=False):
         """Creates and starts these nodes, as `docker compose up` does."""
+        if not self.up_names:
+            # The one that the nodes depend on. It ends by itself.
+            self.compose("up", "--no-build", "--no-deps", "secret", more_files=more_files)
         words = ["--force-recreate"] if recreate else []
         self.compose("up", "--detach", "--no-build", "--no-deps", *words, *names, more_files=more_files)
         self.up_names += [name for name in names if name not in self.up_names]
@@ -135,11 +138,20 @@ class Cluster:
         return self.container(name).exec("/usr/local/bin/chatctl", *options, *words, check=check, timeout=30)
 
     def status(self, through=None):
-        """What `chatctl status` tells; in the container of `through`, or of any node that runs."""
+        """What `chatctl status` tells an operator: `through` one node, or the first that runs and knows a leader."""
         running = self.running() if through is None else [through]
-        if not running:
-            raise EngineError("no node runs")
-        return json.loads(self.chatctl(running[0], "status").stdout)
+        told, why = None, "no node runs"
+        for name in running:
+            done = self.chatctl(name, "status", "--socket", "/data/admin.sock", check=False)
+            if done.returncode != 0:
+                why = f"{name}: {done.stderr}"
+                continue
+            told = told or json.loads(done.stdout)
+            if json.loads(done.stdout)["failures_tolerated"] is not None:
+                return json.loads(done.stdout)
+        if told is None:
+            raise EngineError(why)
+        return told
 
     def nodes(self):
         return {node["name"]: node for node in self.status()["nodes"]}

@@ -1,5 +1,9 @@
 """What the image has to be, and that a node writes nowhere but to its data directory."""
 
+import json
+import tomllib
+from pathlib import Path
+
 import engine
 from cluster import LABEL, PATIENCE_S, Broken, expect
 from engine import Container, EngineError, run, wait_until
@@ -22,9 +26,35 @@ def check(cluster):
     for program in ["chatd", "chatctl"]:
         version = once(cluster, f"/usr/local/bin/{program}", "--version").stdout.split()
         expect("version", version, [program, config["Labels"]["org.opencontainers.image.version"]])
+    crates = check_sbom(cluster, config["Labels"]["org.opencontainers.image.version"])
     if once(cluster, "/bin/sh", "-c", "true").returncode == 0:
         raise Broken("there is a shell in the image")
-    return f"{own_bytes(cluster) / 1e6:.1f} MB of our own; {writes(cluster)}"
+    return f"{own_bytes(cluster) / 1e6:.1f} MB of our own, of {crates} crates; {writes(cluster)}"
+
+
+def check_sbom(cluster, version):
+    """The image says what it is made of, and that is what Cargo.lock names. Returns how many crates that are."""
+    name = f"{cluster.project}-sbom"
+    engine.docker("create", "--name", name, "--label", f"{LABEL}={cluster.project}", cluster.image)
+    container = Container(name)
+    try:
+        bom = json.loads(container.read_file("/usr/share/quorum-chat/sbom.cdx.json")[0])
+    finally:
+        container.remove()
+    expect("form of the SBOM", (bom["bomFormat"], bom["specVersion"]), ("CycloneDX", "1.5"))
+    own = bom["metadata"]["component"]
+    expect("what the SBOM is of", (own["name"], own["version"]), ("quorum-chat", version))
+    locked = tomllib.loads((Path(__file__).parents[2] / "Cargo.lock").read_text())["package"]
+    locked = {(crate["name"], crate["version"]): crate.get("checksum") for crate in locked}
+    crates = bom["components"]
+    for crate in crates:
+        expect(f"checksum of {crate['name']}", crate["hashes"][0]["content"], locked[crate["name"], crate["version"]])
+        if not crate["licenses"][0]["expression"]:
+            raise Broken(f"{crate['name']} has no licence")
+    missing = {"openraft", "rustls", "libsqlite3-sys", "libmimalloc-sys", "tonic"} - {crate["name"] for crate in crates}
+    if missing or len({crate["purl"] for crate in crates}) != len(crates):
+        raise Broken(f"the SBOM lacks {missing}, or has a crate twice")
+    return len(crates)
 
 
 def once(cluster, program, *words):

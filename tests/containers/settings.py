@@ -87,6 +87,12 @@ def waits(container, *words, ready=()):
     return f"waits, {said}"
 
 
+def no_peer_secret(bench):
+    initial = "s1=s1:50052,s2=s2:50052,s3=s3:50052"
+    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial})
+    return ends(container, 64, "CHAT_PEER_SECRET", "CHAT_INSECURE_PEERS=1")
+
+
 def a_wrong_value(bench):
     container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_ELECTION_MIN_MS": "50", "CHAT_LISTEN": "here"})
     return ends(container, 64, "CHAT_ELECTION_MIN_MS", "CHAT_LISTEN")
@@ -94,7 +100,7 @@ def a_wrong_value(bench):
 
 def an_unreachable_peer(bench):
     initial = "s1=s1:50052,s2=nowhere.invalid:50052,s3=s3:50052"
-    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial})
+    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret})
     return waits(container, "The cluster cannot be founded yet", "s2 at nowhere.invalid:50052")
 
 
@@ -110,13 +116,14 @@ def a_data_directory_of_another_user(bench):
 
 def a_name_twice_in_the_list(bench):
     initial = "s1=s1:50052,s1=s2:50052,s3=s3:50052"
-    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial})
+    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret})
     return ends(container, 64, "CHAT_INITIAL_NODES", "each name and each address once")
 
 
 def two_first_nodes_with_one_name(bench):
     initial = "s1=s1:50052,s2=s2:50052,s3=s3:50052"
-    first, second = (bench.node(alias, {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial}) for alias in ["s1", "s2"])
+    settings = {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret}
+    first, second = (bench.node(alias, settings) for alias in ["s1", "s2"])
     waits(second, "The cluster cannot be founded yet")
     return waits(first, 's2:50052 is called "s1", CHAT_INITIAL_NODES says "s2"')
 
@@ -164,6 +171,7 @@ ALL = [
     two_first_nodes_with_one_name,
     the_name_of_a_member_that_is_alive,
     another_peer_secret,
+    no_peer_secret,
     a_volume_of_another_cluster,
     a_volume_of_another_node,
 ]

@@ -70,7 +70,7 @@ async fn a_leader_with_slow_flushes_hands_over_and_may_lead_again() {
     assert!(longest < LIMIT, "the slowest send took {longest:?}, before {usual:?}");
     assert!(cluster[slow].metric("chat_slow_disk_handovers_total").await >= 1.0);
     assert!(cluster[slow].metric("chat_disk_stalled_seconds").await >= 0.5);
-    assert!(cluster[slow].log().contains("leadership is handed over"), "it says so");
+    cluster[slow].logged("leadership is handed over").await;
     faults[slow].heal();
     workload.advance(MESSAGES).await;
     let report = workload.finish().await;

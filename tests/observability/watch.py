@@ -96,30 +96,22 @@ class Cluster:
 
 
 class Prometheus:
-    def __init__(self, directory, nodes):
+    def __init__(self, directory, scraped):
+        """Works in `directory`, on what `data` there holds already, and scrapes as `scraped` says."""
         self.directory = directory
         self.port = free_port()
         with open(os.path.join(ROOT, "observability/prometheus/rules.yml"), encoding="utf-8") as file:
             rules = re.sub(r"^(\s+for:) .*$", rf"\1 {WAITS}", file.read(), flags=re.MULTILINE)
         self._write("rules.yml", rules)
-        targets = json.dumps([node["metrics"] for node in nodes])
-        self._write(
-            "prometheus.yml",
-            f"""
-global: {{ scrape_interval: 1s, evaluation_interval: 1s }}
-rule_files: [rules.yml]
-scrape_configs:
-  - job_name: quorum-chat
-    static_configs: [{{ targets: {targets}, labels: {{ cluster: local }} }}]
-""",
-        )
+        self._write("prometheus.yml", f"global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [rules.yml]\n{scraped}")
         self.log = open(os.path.join(directory, "prometheus.log"), "wb")
         words = ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(words, cwd=directory, stdout=self.log, stderr=subprocess.STDOUT)
 
         def is_up():
             try:
-                return self.query("up") is not None
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=10) as answer:
+                    return answer.status == 200
             except (OSError, urllib.error.URLError) as error:
                 return str(error)
 
@@ -151,6 +143,15 @@ scrape_configs:
         self.process.terminate()
         self.process.wait(30)
         self.log.close()
+
+
+def scrapes(nodes):
+    targets = json.dumps([node["metrics"] for node in nodes])
+    return f"""
+scrape_configs:
+  - job_name: quorum-chat
+    static_configs: [{{ targets: {targets}, labels: {{ cluster: local }} }}]
+"""
 
 
 def documented():
@@ -229,8 +230,10 @@ def dashboard_queries():
                 yield f"{name}: variable {variable['name']}", "variable", f"count by ({inner[2]}) ({inner[1]})"
 
 
-def resolved(query):
-    for name, value in (("$__rate_interval", "15s"), ("$__interval", "15s"), ("$__range", "5m"), ("$cluster", ".*"), ("$node", ".*")):
+def resolved(query, scrape_interval_s=1):
+    # Grafana's own default: four intervals.
+    rate_interval = f"{max(4 * scrape_interval_s, 15)}s"
+    for name, value in (("$__rate_interval", rate_interval), ("$__interval", "15s"), ("$__range", "5m"), ("$cluster", ".*"), ("$node", ".*")):
         query = query.replace(name, value)
     if "$" in query:
         raise AssertionError(f"a variable that is not known here: {query}")
@@ -254,14 +257,57 @@ def everything_has_data(prometheus):
         if rule["health"] != "ok":
             missing.append(f"{rule['name']}: {rule['health']} {rule.get('lastError', '')}")
         missing += [f"{rule['name']}: {name}" for name in selectors(rule["query"]) if not prometheus.query(name)]
-    for where, kind, query in dashboard_queries():
-        if kind == "annotation":
-            prometheus.query(resolved(query))
-            continue
-        why = no_data(prometheus, resolved(query))
-        if why:
-            missing.append(f"{where}: {why}: {resolved(query)}")
+    missing += panels_without_data(prometheus)
     return True if not missing else "\n".join(missing)
+
+
+def panels_without_data(prometheus, scrape_interval_s=1):
+    missing = []
+    for where, kind, query in dashboard_queries():
+        text = resolved(query, scrape_interval_s)
+        if kind == "annotation":
+            prometheus.query(text)
+            continue
+        why = no_data(prometheus, text)
+        if why:
+            missing.append(f"{where}: {why}: {text}")
+    return missing
+
+
+def history(nodes, scrape_interval_s):
+    """What a Prometheus that scrapes seldom has of the nodes: what they say now, some times over. What is counted grows."""
+    now, count = int(time.time()), 20
+    lines = []
+    for node in nodes:
+        with urllib.request.urlopen(f"http://{node['metrics']}/metrics", timeout=10) as answer:
+            said = [line for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
+        labels = f'cluster="local",job="quorum-chat",instance="{node["metrics"]}"'
+        for line in [*said, "up 1", "scrape_duration_seconds 0.1"]:
+            series, value = line.rsplit(" ", 1)
+            name, own = re.fullmatch(r"(\w+)(?:\{(.*)\})?", series).groups()
+            grows = name.endswith(("_total", "_count", "_sum", "_bucket"))
+            for step in range(count):
+                at = now - (count - 1 - step) * scrape_interval_s
+                lines.append(f"{name}{{{labels}{',' + own if own else ''}}} {float(value) + (step if grows else 0)} {at}")
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def scraped_seldom(directory, nodes, scrape_interval_s):
+    """The dashboards show something at a scrape interval that is usual elsewhere."""
+    directory = os.path.join(directory, f"every-{scrape_interval_s}-s")
+    os.mkdir(directory)
+    path = os.path.join(directory, "history")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(history(nodes, scrape_interval_s))
+    words = ["promtool", "tsdb", "create-blocks-from", "openmetrics", path, os.path.join(directory, "data")]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    prometheus = Prometheus(directory, "")
+    try:
+        # Some of it is recorded by rules, at their next turn.
+        what = f"everything has data, scraped every {scrape_interval_s} s"
+        wait_until(what, lambda: "\n".join(panels_without_data(prometheus, scrape_interval_s)) or True)
+    finally:
+        prometheus.close()
 
 
 def state(prometheus, name, wanted):
@@ -273,7 +319,7 @@ def play(directory):
     cluster = Cluster(directory)
     load = prometheus = None
     try:
-        prometheus = Prometheus(directory, cluster.nodes())
+        prometheus = Prometheus(directory, scrapes(cluster.nodes()))
         chatctl = [os.path.join(BINARIES, "chatctl"), "--tls-ca", cluster.authority, "--nodes", cluster.addresses()]
         socket_path = os.path.join(cluster.data, "n1", "admin.sock")
         backup = [*chatctl, "backup", "--socket", socket_path, os.path.join(directory, "backup")]
@@ -286,6 +332,9 @@ def play(directory):
         print(f"{len(documented())} metrics, {len(prometheus.rules())} rules and {count} queries of dashboards have data")
         for node in cluster.nodes():
             scrape_is_clean(node)
+        for interval in (15, 60):
+            scraped_seldom(directory, cluster.nodes(), interval)
+        print("they have data when Prometheus scrapes every 15 s or 60 s, too")
         wait_until("no alert", lambda: not prometheus.alerts() or f"{prometheus.alerts()}")
 
         leader = prometheus.query("chat_raft_is_leader == 1")[0]["metric"]["node"]

@@ -1,10 +1,13 @@
 //! The rules again, as plain as can be: everything in memory, nothing cached, no SQL. What `storage` does is compared
 //! with it.
 
+#[path = "model_accounts.rs"]
+mod accounts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quorum_chat::chat::limits::SESSIONS_PER_ACCOUNT_MAX;
+use quorum_chat::chat::limits::JOIN_TOKENS_MAX;
 use quorum_chat::chat::*;
 
 pub struct Account {
@@ -12,6 +15,31 @@ pub struct Account {
     pub name: String,
     pub request: Option<ClientId>,
     pub deleted: bool,
+    pub hash: String,
+    pub password_revision: Revision,
+    pub disabled: bool,
+    /// Devices, those that logged in last at the end.
+    pub devices: Vec<TokenHash>,
+    pub privacy: Privacy,
+}
+
+#[derive(Clone, Copy)]
+pub struct Session {
+    pub account: AccountId,
+    pub token: TokenHash,
+    pub expires: TimeMs,
+    pub idle_ms: u64,
+    pub opened: TimeMs,
+    pub used: TimeMs,
+    pub ends: TimeMs,
+    pub device: Option<TokenHash>,
+}
+
+pub struct Invitation {
+    pub id: Revision,
+    pub code: TokenHash,
+    pub left: u32,
+    pub expires: TimeMs,
 }
 
 pub struct Message {
@@ -29,6 +57,15 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Delivered and read.
     pub marks: BTreeMap<AccountId, (Seq, Seq)>,
+    /// Read as the other members see it; missing: nothing.
+    pub shown: BTreeMap<AccountId, Seq>,
+}
+
+impl Conversation {
+    /// How far `member` has read, as far as `me` may know.
+    pub fn read_as_seen_by(&self, me: AccountId, member: AccountId) -> Seq {
+        if member == me { self.marks[&me].1 } else { self.shown.get(&member).copied().unwrap_or_default() }
+    }
 }
 
 #[derive(Default)]
@@ -36,10 +73,18 @@ pub struct Model {
     pub revision: Revision,
     pub clock: TimeMs,
     pub accounts: Vec<Account>,
-    pub sessions: BTreeMap<SessionId, (AccountId, TokenHash, TimeMs)>,
+    pub sessions: BTreeMap<SessionId, Session>,
+    pub registration: Registration,
+    pub invitations: Vec<Invitation>,
     pub conversations: BTreeMap<ConversationId, Conversation>,
     pub hidden: BTreeSet<(AccountId, ConversationId, Seq)>,
     pub rejected: BTreeMap<(ClientId, AccountId), Rejection>,
+    /// Of deleted accounts: conversations to tell, messages to look at.
+    pub erasures: BTreeMap<AccountId, (Vec<ConversationId>, usize)>,
+    /// When each expires, and which admission number has used it; 0: none.
+    pub join_tokens: BTreeMap<TokenHash, (TimeMs, u64)>,
+    /// Most messages and bytes that an account may store; 0: any number.
+    pub quota: (u64, u64),
     pub events: Vec<Event>,
     pub closed: Vec<SessionId>,
 }
@@ -48,10 +93,17 @@ impl Model {
     pub fn apply(&mut self, time: TimeMs, command: &Command) -> Outcome {
         self.clock = self.clock.max(time);
         let result = match command {
-            Command::CreateAccount { username, request_id, .. } => self.create(username, *request_id),
-            Command::OpenSession { account, token_hash, lifetime_ms } => self.open(*account, *token_hash, *lifetime_ms),
+            Command::CreateAccount { username, password_hash, request_id, invitation } => {
+                self.create(username, password_hash, *request_id, *invitation)
+            }
+            Command::OpenSession { account, token_hash, lifetime_ms, login } => {
+                self.open(*account, *token_hash, *lifetime_ms, login)
+            }
+            Command::Account(command) => self.account_command(command),
             Command::CloseSession { session, all } => self.close(*session, *all),
             Command::DeleteAccount { session } => self.delete_account(*session),
+            Command::BeginAccountDeletion { session } => self.begin_account_deletion(*session),
+            Command::EraseAccount { account, limit } => Ok(self.erase_account(*account, *limit)),
             Command::SendMessage { session, to, client_id, body } => self.send(*session, to, *client_id, body),
             Command::Receipts(items) => {
                 Ok(Outcome::ReceiptsApplied(items.iter().map(|item| self.receipt(item)).collect()))
@@ -60,8 +112,29 @@ impl Model {
                 self.delete_messages(*session, messages, *for_everyone)
             }
             Command::NoteDigest | Command::ReportDigest(_) => Ok(Outcome::DigestNoted),
+            Command::IssueJoinToken { token_hash, lifetime_ms } => self.issue_join_token(*token_hash, *lifetime_ms),
+            Command::RedeemJoinToken { token_hash, admission } => self.redeem_join_token(*token_hash, *admission),
         };
         result.unwrap_or_else(Outcome::Rejected)
+    }
+
+    fn issue_join_token(&mut self, token: TokenHash, lifetime: u64) -> Result<Outcome, Rejection> {
+        self.join_tokens.retain(|_, (expires, _)| *expires > self.clock);
+        if !self.join_tokens.contains_key(&token) && self.join_tokens.len() >= JOIN_TOKENS_MAX {
+            return Err(Rejection::JoinTokensFull);
+        }
+        let (expires_at, _) = *self.join_tokens.entry(token).or_insert((TimeMs(self.clock.0 + lifetime), 0));
+        Ok(Outcome::JoinTokenIssued { expires_at })
+    }
+
+    fn redeem_join_token(&mut self, token: TokenHash, admission: u64) -> Result<Outcome, Rejection> {
+        self.join_tokens.retain(|_, (expires, _)| *expires > self.clock);
+        let (_, owner) = self.join_tokens.get_mut(&token).ok_or(Rejection::JoinTokenInvalid)?;
+        if admission == 0 || (*owner != 0 && *owner != admission) {
+            return Err(Rejection::JoinTokenInvalid);
+        }
+        *owner = admission;
+        Ok(Outcome::JoinTokenRedeemed)
     }
 
     fn bump(&mut self) -> Revision {
@@ -70,8 +143,8 @@ impl Model {
     }
 
     fn caller(&self, session: SessionId) -> Result<AccountId, Rejection> {
-        let (account, _, expires) = self.sessions.get(&session).ok_or(Rejection::SessionUnknown)?;
-        if *expires <= self.clock { Err(Rejection::SessionExpired) } else { Ok(*account) }
+        let session = self.sessions.get(&session).ok_or(Rejection::SessionUnknown)?;
+        if session.ends <= self.clock { Err(Rejection::SessionExpired) } else { Ok(session.account) }
     }
 
     fn named(&self, name: &str) -> Option<&Account> {
@@ -97,48 +170,6 @@ impl Model {
         let member = |id: &AccountId| Member { account: *id, username: self.name(*id).into() };
         let members = self.conversations[&conversation].members.iter().map(member).collect();
         self.events.push(Event { revision: self.revision, time: self.clock, conversation, members, kind, trace: None });
-    }
-
-    fn create(&mut self, name: &str, request: Option<ClientId>) -> Result<Outcome, Rejection> {
-        if let Some(earlier) = self.accounts.iter().find(|account| request.is_some() && account.request == request) {
-            if earlier.name != name {
-                return Err(Rejection::ClientIdReused);
-            }
-            let revision = Revision(earlier.id.0);
-            return Ok(Outcome::AccountCreated { account: earlier.id, revision, repeated: true });
-        }
-        if self.named(name).is_some() {
-            return Err(Rejection::UsernameTaken);
-        }
-        let revision = self.bump();
-        let id = AccountId(revision.0);
-        self.accounts.push(Account { id, name: name.into(), request, deleted: false });
-        Ok(Outcome::AccountCreated { account: id, revision, repeated: false })
-    }
-
-    fn open(&mut self, account: AccountId, token: TokenHash, lifetime: u64) -> Result<Outcome, Rejection> {
-        if !self.accounts.iter().any(|known| known.id == account && !known.deleted) {
-            return Err(Rejection::AccountUnknown);
-        }
-        if let Some((id, (owner, _, expires))) = self.sessions.iter().find(|(_, session)| session.1 == token) {
-            let (session, expires_at, revision) = (*id, *expires, Revision(id.0));
-            return match *owner == account {
-                true => Ok(Outcome::SessionOpened { session, account, expires_at, revision }),
-                false => Err(Rejection::ClientIdReused),
-            };
-        }
-        let revision = self.bump();
-        let session = SessionId(revision.0);
-        let expires_at = TimeMs(self.clock.0 + lifetime);
-        self.sessions.insert(session, (account, token, expires_at));
-        let own = self.own_sessions(account);
-        let surplus = own.len().saturating_sub(SESSIONS_PER_ACCOUNT_MAX);
-        self.end(own[..surplus].to_vec());
-        Ok(Outcome::SessionOpened { session, account, expires_at, revision })
-    }
-
-    fn own_sessions(&self, account: AccountId) -> Vec<SessionId> {
-        self.sessions.iter().filter(|(_, session)| session.0 == account).map(|(id, _)| *id).collect()
     }
 
     fn end(&mut self, sessions: Vec<SessionId>) {
@@ -172,8 +203,60 @@ impl Model {
             self.tell(id, EventKind::AccountDeleted { member: me, member_name });
         }
         self.end(self.own_sessions(me));
-        self.accounts.iter_mut().find(|account| account.id == me).expect("accounts stay").deleted = true;
+        let account = self.account(me);
+        (account.deleted, account.devices, account.privacy) = (true, Vec::new(), Privacy::default());
         Ok(Outcome::AccountDeleted { revision: self.bump(), deleted_messages })
+    }
+
+    fn begin_account_deletion(&mut self, session: SessionId) -> Result<Outcome, Rejection> {
+        let me = self.caller(session)?;
+        self.begin_erasure(me)
+    }
+
+    fn begin_erasure(&mut self, me: AccountId) -> Result<Outcome, Rejection> {
+        let (mut deleted_messages, mut mine, mut messages) = (0, Vec::new(), 0);
+        for (id, conversation) in self.conversations.iter_mut().filter(|(_, c)| c.members.contains(&me)) {
+            mine.push(*id);
+            messages += conversation.messages.len();
+            for message in conversation.messages.iter_mut().filter(|m| m.sender == me && !m.deleted) {
+                (message.deleted, message.body) = (true, String::new());
+                deleted_messages += 1;
+            }
+        }
+        self.erasures.insert(me, (mine, messages));
+        self.end(self.own_sessions(me));
+        let account = self.account(me);
+        (account.deleted, account.devices, account.privacy) = (true, Vec::new(), Privacy::default());
+        Ok(Outcome::AccountDeleted { revision: self.bump(), deleted_messages })
+    }
+
+    fn erase_account(&mut self, account: AccountId, limit: u32) -> Outcome {
+        let Some((mut conversations, mut messages)) = self.erasures.remove(&account) else {
+            return Outcome::AccountErased { revision: self.revision, done: true };
+        };
+        let mut left = limit.max(1) as usize;
+        let told = conversations.len().min(left);
+        for id in conversations.drain(..told) {
+            self.bump();
+            let member_name = self.name(account).into();
+            self.tell(id, EventKind::AccountDeleted { member: account, member_name });
+        }
+        left -= told;
+        let seen = messages.min(left);
+        (messages, left) = (messages - seen, left - seen);
+        if left == 0 {
+            self.erasures.insert(account, (conversations, messages));
+        }
+        Outcome::AccountErased { revision: self.revision, done: left > 0 }
+    }
+
+    fn fits_quota(&self, me: AccountId, body: &str) -> bool {
+        let mine = self.conversations.values().flat_map(|c| &c.messages).filter(|m| m.sender == me);
+        let (messages, bytes) = mine.fold((1, body.len()), |(n, bytes), message| match message.deleted {
+            true => (n, bytes + 64),
+            false => (n + 1, bytes + message.body.len()),
+        });
+        (self.quota.0 == 0 || messages <= self.quota.0) && (self.quota.1 == 0 || bytes as u64 <= self.quota.1)
     }
 
     fn send(
@@ -208,7 +291,9 @@ impl Model {
         if let Some(reason) = self.rejected.get(&(client_id, me)) {
             return Err(*reason);
         }
-        let id = self.place(me, to).inspect_err(|reason| {
+        let fits = self.fits_quota(me, body);
+        let place = self.place(me, to).and_then(|id| if fits { Ok(id) } else { Err(Rejection::QuotaExceeded) });
+        let id = place.inspect_err(|reason| {
             self.rejected.insert((client_id, me), *reason);
         })?;
         let (revision, time) = (self.bump(), self.clock);
@@ -218,7 +303,8 @@ impl Model {
                 let members: Vec<_> = BTreeSet::from([me, partner]).into_iter().collect();
                 let marks = members.iter().map(|member| (*member, (Seq(0), Seq(0)))).collect();
                 let id = ConversationId(revision.0);
-                self.conversations.insert(id, Conversation { members, messages: Vec::new(), marks });
+                let conversation = Conversation { members, messages: Vec::new(), marks, shown: BTreeMap::new() };
+                self.conversations.insert(id, conversation);
                 id
             }
         };
@@ -254,6 +340,7 @@ impl Model {
 
     fn receipt(&mut self, item: &ReceiptItem) -> ReceiptResult {
         let me = self.caller(item.session)?;
+        let private: Vec<_> = self.accounts.iter().filter(|a| !a.privacy.read_receipts).map(|a| a.id).collect();
         let conversation = self.conversations.get_mut(&item.conversation).ok_or(Rejection::ConversationUnknown)?;
         let end = Seq(conversation.messages.len() as u64);
         let mark = conversation.marks.get_mut(&me).ok_or(Rejection::ConversationUnknown)?;
@@ -263,10 +350,18 @@ impl Model {
             mark.1 = mark.1.max(item.up_to.min(end));
         }
         let (delivered, read) = *mark;
+        let shared = !conversation.members.iter().any(|member| private.contains(member));
+        let shown = conversation.shown.entry(me).or_default();
+        let shown_before = *shown;
+        if read != before.1 && shared {
+            *shown = read;
+        }
+        let is_seen = (delivered, *shown) != (before.0, shown_before);
+        let shown = is_seen.then_some(*shown);
         if before != (delivered, read) {
             self.bump();
             let member_name = self.name(me).into();
-            self.tell(item.conversation, EventKind::Receipt { member: me, member_name, delivered, read });
+            self.tell(item.conversation, EventKind::Receipt { member: me, member_name, delivered, read, shown });
         }
         Ok((if item.read { read } else { delivered }, self.revision))
     }
@@ -315,12 +410,12 @@ impl Model {
         let concerning = self.events.iter().filter(|event| event.concerns(me));
         concerning
             .filter(|event| event.revision > after && event.revision <= up_to)
-            .filter_map(|e| self.now(e))
+            .filter_map(|e| self.now(me, e))
             .collect()
     }
 
-    /// An event as it is told later. `None`: a newer one says it all.
-    fn now(&self, event: &Event) -> Option<Event> {
+    /// An event as `me` is told of it later. `None`: a newer one says it all.
+    fn now(&self, me: AccountId, event: &Event) -> Option<Event> {
         let mut event = event.clone();
         let conversation = &self.conversations[&event.conversation];
         match &mut event.kind {
@@ -328,9 +423,14 @@ impl Model {
                 let message = &conversation.messages[seq.0 as usize - 1];
                 (*body, *deleted) = (Arc::from(message.body.as_str()), message.deleted);
             }
-            // A newer receipt of the member says it all.
-            EventKind::Receipt { member, delivered, read, .. } if conversation.marks[member] != (*delivered, *read) => {
-                return None;
+            EventKind::Receipt { member, delivered, read, shown, .. } => {
+                if *member != me {
+                    *read = shown.expect("it concerns others");
+                }
+                // A newer receipt of the member says it all.
+                if (conversation.marks[member].0, conversation.read_as_seen_by(me, *member)) != (*delivered, *read) {
+                    return None;
+                }
             }
             _ => {}
         }
@@ -346,7 +446,7 @@ impl Model {
             }
             _ => false,
         });
-        unseen.filter_map(|event| self.now(event)).collect()
+        unseen.filter_map(|event| self.now(me, event)).collect()
     }
 
     /// Visible messages of a conversation with their seqs, oldest first.

@@ -12,6 +12,7 @@ use super::{
     clock,
     dice::Dice,
     disk::{self, Crash},
+    member::{self, Contradictions},
     world::{FOUNDERS, Standing, World},
 };
 
@@ -41,11 +42,13 @@ pub struct Faults {
     /// A seat that lost its disk and has not been replaced yet, with its old id.
     lost: Option<(usize, u64)>,
     removed: Option<usize>,
+    /// What the tasks of a dishonest member found.
+    found: Contradictions,
     log: bool,
 }
 
 impl Faults {
-    pub fn new(dice: &mut Dice) -> Self {
+    pub fn new(dice: &mut Dice, found: Contradictions) -> Self {
         let mut dice = dice.split("faults");
         let lasts = dice.ms(4000..12_000);
         let log = std::env::var_os("SIM_LOG").is_some();
@@ -59,6 +62,7 @@ impl Faults {
             expected: Vec::new(),
             lost: None,
             removed: None,
+            found,
             log,
         }
     }
@@ -99,6 +103,9 @@ impl Faults {
             } else {
                 self.plan(world, 100..2000, Later::Start(seat));
             }
+        }
+        if let Some(found) = self.found.lock().expect("not poisoned").first() {
+            return Err(found.clone());
         }
         self.note_replacement(world);
         let now = world.sim.elapsed();
@@ -154,7 +161,9 @@ impl Faults {
             70..76 => self.wrong_clock(world),
             76..80 => self.lose_disk(world),
             80..84 => self.change_members(world),
-            84..90 => self.transfer(world),
+            84..88 => self.transfer(world),
+            88..92 => self.append_malformed(world),
+            92..95 => self.forward_unfit(world),
             _ => self.snapshot(world),
         }
     }
@@ -166,12 +175,7 @@ impl Faults {
     /// A running node, the leader as often as not.
     fn victim(&mut self, world: &World<'_>) -> Option<usize> {
         let up = world.up();
-        let leads = |seat: &usize| {
-            let node = world.seats[*seat].node.lock().expect("not poisoned");
-            node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
-        };
-        let leader = up.iter().copied().find(leads);
-        match leader {
+        match leader(world) {
             Some(leader) if self.dice.chance(50) => Some(leader),
             _ if up.is_empty() => None,
             _ => Some(self.dice.pick(&up)),
@@ -332,6 +336,22 @@ impl Faults {
         });
     }
 
+    fn append_malformed(&mut self, world: &mut World<'_>) {
+        let Some(seat) = leader(world) else { return };
+        self.say(world, &format!("n{} appends malformed entries", seat + 1));
+        world.seats[seat].order(member::append_malformed(&mut self.dice, &self.found));
+    }
+
+    fn forward_unfit(&mut self, world: &mut World<'_>) {
+        let up = world.up();
+        if up.is_empty() {
+            return;
+        }
+        let seat = self.dice.pick(&up);
+        self.say(world, &format!("n{} forwards unfit commands", seat + 1));
+        world.seats[seat].order(member::forward_unfit(&mut self.dice, &self.found));
+    }
+
     fn snapshot(&mut self, world: &mut World<'_>) {
         let Some(seat) = self.victim(world) else { return };
         self.say(world, &format!("snapshot on n{}", seat + 1));
@@ -341,6 +361,15 @@ impl Faults {
             });
         });
     }
+}
+
+/// A node that takes itself for the leader.
+fn leader(world: &World<'_>) -> Option<usize> {
+    let leads = |seat: &usize| {
+        let node = world.seats[*seat].node.lock().expect("not poisoned");
+        node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
+    };
+    world.up().into_iter().find(leads)
 }
 
 /// All links work again, at the usual speed.

@@ -2,9 +2,12 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc, time::Duration};
 
-use quorum_chat::client::{
-    ClientError, Options,
-    verify::{checker, history::History, workload},
+use quorum_chat::{
+    client::{
+        ClientError, Options,
+        verify::{checker, history::History, workload},
+    },
+    storage::Readers,
 };
 use tempfile::TempDir;
 
@@ -14,6 +17,8 @@ use super::{
     faults::Faults,
     host::dialer,
     invariants::{self, Invariant, Look},
+    member::Contradictions,
+    people,
     world::World,
 };
 
@@ -23,6 +28,8 @@ const LOOK_TICKS: u64 = 10;
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Until the clients are done, once nothing is broken any more.
 const FINISH_MAX: Duration = Duration::from_secs(180);
+/// Until nothing of a deleted account is left to erase after that.
+const ERASED_MAX: Duration = Duration::from_secs(60);
 /// Until all nodes are level after that.
 const LEVEL_MAX: Duration = Duration::from_secs(60);
 
@@ -86,9 +93,10 @@ type Told = Rc<RefCell<Option<Result<History, ClientError>>>>;
 
 impl Run<'_> {
     fn play(&mut self, dice: &mut Dice) -> Result<(), String> {
-        let history = self.start_clients(dice);
+        let found = Contradictions::default();
+        let history = self.start_clients(dice, &found);
         let founded = |look: &Look| look.sights.iter().any(|sight| sight.applied.revision.0 >= 6);
-        let mut faults = Faults::new(dice);
+        let mut faults = Faults::new(dice, found);
         self.until("people are registered", SETTLE_MAX, &mut faults, |_, look| founded(look))?;
         while faults.more(self.world.sim.elapsed()) {
             self.tick()?;
@@ -108,19 +116,22 @@ impl Run<'_> {
             faults.mind(&mut self.world)?;
         }
         self.verdict.faults = faults.count();
+        self.until("deleted accounts are erased", ERASED_MAX, &mut faults, erased)?;
         self.until("all nodes are level", LEVEL_MAX, &mut faults, level)?;
         self.judge(history)
     }
 
-    fn start_clients(&mut self, dice: &mut Dice) -> Told {
+    fn start_clients(&mut self, dice: &mut Dice, found: &Contradictions) -> Told {
         let told: Told = Rc::default();
         let plan =
             workload::Plan { clients: dice.range(3..7) as u32, duration: dice.ms(4000..12_000), seed: dice.next() };
-        let addresses = (1..=super::world::FOUNDERS).map(|n| format!("n{n}:50051")).collect();
+        let (lasts, others) = (plan.duration, dice.split("people"));
+        let addresses: Vec<String> = (1..=super::world::FOUNDERS).map(|n| format!("n{n}:50051")).collect();
         let options = Options { deadline: Duration::from_secs(30), dialer: dialer(), ..Options::default() };
-        let sink = Rc::clone(&told);
+        let (sink, found) = (Rc::clone(&told), std::sync::Arc::clone(found));
         self.world.sim.client("client", async move {
-            let result = workload::run(addresses, options, plan).await;
+            let people = people::run(addresses.clone(), options.clone(), lasts, others, found);
+            let (result, ()) = tokio::join!(workload::run(addresses, options, plan), people);
             sink.replace(Some(result));
             Ok(())
         });
@@ -231,4 +242,14 @@ fn level(world: &World<'_>, look: &Look) -> bool {
         && world.down().is_empty()
         && states.all(|state| Some(state) == first)
         && look.sights.iter().all(|sight| sight.status.last_log_index == sight.status.applied_index)
+}
+
+/// No node that runs has a deletion with work left.
+fn erased(_: &World<'_>, look: &Look) -> bool {
+    let left = |sight: &invariants::Sight| {
+        let (_, state) = sight.node.files();
+        let next = Readers::of(state.clone(), 1).and_then(|readers| readers.read(|query| query.next_erasure()));
+        !matches!(next, Ok(None))
+    };
+    !look.sights.is_empty() && !look.sights.iter().any(left)
 }

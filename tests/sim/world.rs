@@ -18,6 +18,7 @@ use super::{
     disk::{self, Crash},
     host::Seat,
     invariants::{Look, Sight},
+    people::QUOTA_MIB,
     worker::Latency,
 };
 
@@ -178,7 +179,13 @@ fn seat(number: usize, root: &Path, usual_us: u64, kept: u64, dice: &mut Dice) -
         ("CHAT_NAME".to_owned(), name.clone()),
         ("CHAT_DATA_DIR".into(), dir.display().to_string()),
         ("CHAT_INITIAL_NODES".into(), initial.join(",")),
+        // The simulated network is without TLS.
+        ("CHAT_INSECURE_PEERS".into(), "1".into()),
+        ("CHAT_EXPECTED_NODES".into(), "n*".into()),
         ("CHAT_DIGEST_INTERVAL_S".into(), "2".into()),
+        // The space of the machine that simulates is no part of the simulation.
+        ("CHAT_SPACE_RESERVE_MB".into(), "0".into()),
+        ("CHAT_ACCOUNT_MIB_MAX".into(), QUOTA_MIB.to_string()),
         ("CHAT_LOG_ENTRIES_KEPT".into(), kept.to_string()),
         ("CHAT_DRAIN_TIMEOUT_MS".into(), "3000".into()),
     ];

@@ -63,6 +63,26 @@ impl Direct {
         Ok(self.chat().read_conversation(request).await?.into_inner())
     }
 
+    /// Deletes messages, for everyone or for the caller; how many that were.
+    pub async fn delete(&self, message_ids: Vec<u64>, for_everyone: bool) -> Answer<u32> {
+        let request = self.request(types::DeleteMessagesRequest { message_ids, for_everyone });
+        Ok(self.chat().delete_messages(request).await?.into_inner().deleted_count)
+    }
+
+    /// Says that the first message of each of so many conversations was received, and of none that is the caller's.
+    pub async fn acknowledge(&self, conversations: u64) -> Answer<u64> {
+        let receipts =
+            (1..=conversations).map(|conversation_id| types::DeliveryReceipt { conversation_id, up_to_seq: 1 });
+        let request = self.request(types::AcknowledgeDeliveryRequest { receipts: receipts.collect() });
+        Ok(self.chat().acknowledge_delivery(request).await?.into_inner().revision)
+    }
+
+    /// Deletes the account; how many messages became tombstones.
+    pub async fn delete_account(&self) -> Answer<u64> {
+        let request = self.request(types::DeleteAccountRequest { password: super::PASSWORD.to_owned() });
+        Ok(self.chat().delete_account(request).await?.into_inner().deleted_messages)
+    }
+
     /// What a local read says about this node's state.
     pub async fn local(&self) -> Answer<types::ReadHeader> {
         let consistency = Some(Consistency::Local.into());
@@ -71,7 +91,8 @@ impl Direct {
     }
 
     pub async fn login(&self, name: &str, password: &str) -> Answer<types::LoginResponse> {
-        let request = types::LoginRequest { username: name.to_owned(), password: password.to_owned() };
+        let request =
+            types::LoginRequest { username: name.to_owned(), password: password.to_owned(), ..Default::default() };
         Ok(self.chat().login(self.request(request)).await?.into_inner())
     }
 

@@ -30,6 +30,9 @@ pub use workload::Workload;
 /// Everybody's password.
 pub const PASSWORD: &str = "correct horse";
 
+/// What all nodes share, unless a test says otherwise.
+pub const PEER_SECRET: &str = "the-secret-of-the-nodes-in-tests";
+
 /// Long enough for whatever has to happen by itself on a busy machine; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -14,14 +15,15 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::eventually;
+use super::{PEER_SECRET, eventually};
 
 /// A node, running or not.
 pub struct Node {
     pub name: String,
     pub grpc: SocketAddr,
     pub peer: SocketAddr,
-    metrics: SocketAddr,
+    pub web: SocketAddr,
+    pub metrics: SocketAddr,
     environment: BTreeMap<String, String>,
     log: PathBuf,
     process: Option<Child>,
@@ -40,11 +42,12 @@ impl Node {
             ("CHAT_DATA_DIR", dir.join(name).display().to_string()),
             // Standard input is a pipe whose other end closes when this process ends, however it ends.
             ("CHAT_EXIT_WITH_PARENT", "1".to_owned()),
+            ("CHAT_PEER_SECRET", PEER_SECRET.to_owned()),
             ("RUST_BACKTRACE", "1".to_owned()),
         ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value)).into();
         let log = dir.join(format!("{name}.log"));
-        Self { name: name.to_owned(), grpc, peer, metrics, environment, log, process: None, stopped: false }
+        Self { name: name.to_owned(), grpc, peer, web, metrics, environment, log, process: None, stopped: false }
     }
 
     /// Sets a key of the configuration, from the next start on.
@@ -60,14 +63,19 @@ impl Node {
 
     /// Starts the process.
     pub fn start(&mut self) {
-        assert!(self.process.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        self.start_into(log.into());
+    }
+
+    /// Starts the process with another place for its output than the log.
+    pub fn start_into(&mut self, output: OwnedFd) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
         let process = Command::new(env!("CARGO_BIN_EXE_chatd"))
             .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
             .spawn()
             .unwrap();
         self.process = Some(process);
@@ -123,20 +131,26 @@ impl Node {
         self.operate(&["members", "transfer", &self.name]).await
     }
 
-    /// Runs a command of `chatd` with its configuration, which is not its own process: exit code, and what was printed.
+    /// A command of `chatd` with its configuration, which is not its own process.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chatd"));
+        command.args(words).env_clear().envs(&self.environment).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs such a command: exit code, and what was printed.
     pub fn chatd(&self, words: &[&str]) -> (i32, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_chatd"))
-            .args(words)
-            .env_clear()
-            .envs(&self.environment)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = self.command(words).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap(), String::from_utf8(text).unwrap())
     }
 
     async fn operate(&self, words: &[&str]) -> Result<(), String> {
+        self.chatctl(words).await.map(|_| ())
+    }
+
+    /// Runs a command of `chatctl` through its admin socket; what it printed.
+    pub async fn chatctl(&self, words: &[&str]) -> Result<String, String> {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_chatctl"))
             .args(words)
             .arg("--socket")
@@ -144,7 +158,8 @@ impl Node {
             .output()
             .await
             .unwrap();
-        output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
     /// Waits for the process to end.
@@ -166,6 +181,14 @@ impl Node {
         self.log().lines().filter(|line| line.contains(" - ERROR - ")).map(str::to_owned).collect()
     }
 
+    /// Waits for a line with these words in its log: lines are written by a thread of their own.
+    pub async fn logged(&self, words: &str) {
+        eventually(&format!("{words:?} in the log of {}", self.name), async || {
+            self.log().contains(words).then_some(()).ok_or_else(|| "it is not there".to_owned())
+        })
+        .await;
+    }
+
     /// Everything that all its processes have logged.
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
@@ -179,12 +202,18 @@ impl Node {
 
     /// The value of a metric without labels of its own.
     pub async fn metric(&self, name: &str) -> f64 {
+        self.metric_with(name, &[]).await
+    }
+
+    /// The value of the series that has these labels, each as `name="value"`.
+    pub async fn metric_with(&self, name: &str, labels: &[&str]) -> f64 {
         let answer = self.get("/metrics").await.unwrap();
         let value = answer.lines().find_map(|line| {
             let (metric, value) = line.rsplit_once(' ')?;
-            (metric.split('{').next() == Some(name)).then(|| value.parse().unwrap())
+            let is_it = metric.split('{').next() == Some(name) && labels.iter().all(|label| metric.contains(label));
+            is_it.then(|| value.parse().unwrap())
         });
-        value.unwrap_or_else(|| panic!("{name} in\n{answer}"))
+        value.unwrap_or_else(|| panic!("{name} {labels:?} in\n{answer}"))
     }
 
     async fn get(&self, path: &str) -> std::io::Result<String> {

@@ -1,12 +1,12 @@
-//! How many clusters run at the same time: five debug builds and their load keep two cores busy, and a test that
-//! measures a time wants the machine to itself.
+//! Limits how many clusters run at the same time. Most tests wait for elections and disks, so each core serves a cluster of
+//! five debug builds; a test that measures a time has the machine to itself.
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
     thread::available_parallelism,
 };
 
-const CORES_PER_CLUSTER: usize = 2;
+const CORES_PER_CLUSTER: usize = 1;
 
 /// Shared by all tests of the process: they know nothing of each other, so there is nobody to hand it to them.
 static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());

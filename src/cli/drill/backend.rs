@@ -1,6 +1,7 @@
 //! Who breaks the nodes: Docker Compose, Kubernetes, a program of the user's, or the user.
 
 use std::{
+    io::{self, Write as _},
     path::PathBuf,
     process::{Output, Stdio},
     time::Duration,
@@ -140,7 +141,8 @@ impl Backend {
             (Self::Kubectl(_), Act::Start | Act::Pause | Act::Resume) => Ok(()),
             (Self::Program(path), act) => said(&[path.display().to_string()], &[act.word(), node]).await.map(drop),
             (Self::Guide, act) => {
-                eprintln!(">>> {}", act.request(node));
+                // Whoever is asked has to hear of it.
+                writeln!(io::stderr().lock(), ">>> {}", act.request(node))?;
                 Ok(())
             }
         }

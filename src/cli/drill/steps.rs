@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    super::ctl::Failure,
+    super::{ctl::Failure, say::tell},
     backend::{Act, Backend},
     interrupted,
 };
@@ -104,7 +104,7 @@ impl Drill {
         let now = self.cluster.nodes().await?;
         let tolerated = now.failures_tolerated.unwrap_or(0);
         if tolerated < whom.count() {
-            eprintln!("left out: the loss of {} at once, as {tolerated} may fail", whom.count());
+            tell!("left out: the loss of {} at once, as {tolerated} may fail", whom.count());
             return Ok(());
         }
         let nodes = self.choose(&now, whom)?;
@@ -219,7 +219,7 @@ impl Drill {
     }
 
     fn begin(&mut self, what: String) {
-        eprintln!("{what}");
+        tell!("{what}");
         let now = Instant::now();
         // Not over yet: see `play`.
         let ended = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);

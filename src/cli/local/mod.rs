@@ -1,7 +1,7 @@
 //! `chatd local`: a cluster of several node processes on this machine.
 //!
-//! Owns the addresses of the nodes (`plan`), their record in `<data>/cluster.json` (`file`) and the processes
-//! (`supervise`). Invariants: a cluster keeps its addresses over restarts, because its members know each other by
+//! Owns the addresses of the nodes (`plan`), their record in `<data>/cluster.json` (`file`), the secret that they share
+//! (`<data>/peer-secret`) and the processes (`supervise`). Invariants: a cluster keeps its addresses over restarts, because its members know each other by
 //! them; no node outlives the process that started it; nothing is started when a port is taken or the configuration
 //! is wrong.
 //!
@@ -12,10 +12,14 @@ mod plan;
 mod supervise;
 mod text;
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
+use super::secret;
 use crate::config::{Config, ConfigErrors};
 use file::NodeRecord;
 
@@ -104,6 +108,7 @@ pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, Strin
         let names: Vec<&str> = recorded.nodes.iter().map(|node| node.name.as_str()).collect();
         LocalError::Arguments(format!("there is no node {name:?} in {}: it has {}", data.display(), names.join(", ")))
     })?;
+    ensure_secret(data, &environment)?;
     let config = config_of(node, &recorded.nodes, arguments, &environment)?;
     plan::check_free(std::slice::from_ref(node))?;
     file::update_pid(data, name, std::process::id())?;
@@ -112,10 +117,17 @@ pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, Strin
 
 /// Reads `cluster.json` and writes it again, for the fuzz targets in `fuzz/`. Whether there is one, and it is the same then.
 #[cfg(fuzzing)]
-pub fn rewrite(data: &std::path::Path) -> Result<Option<bool>, LocalError> {
+pub fn rewrite(data: &Path) -> Result<Option<bool>, LocalError> {
     let Some(found) = file::read(data)? else { return Ok(None) };
     file::write(data, &found)?;
     Ok(Some(file::read(data)?.as_ref() == Some(&found)))
+}
+
+/// Makes the data directory and the secret that the nodes share, unless the environment protects them in another way.
+fn ensure_secret(data: &Path, environment: &[(String, String)]) -> Result<(), LocalError> {
+    let Some(path) = plan::own_secret(data, environment) else { return Ok(()) };
+    fs::create_dir_all(data).map_err(LocalError::io(format!("{} cannot be made", data.display())))?;
+    secret::ensure(&path).map(drop).map_err(|error| LocalError::Arguments(error.to_string()))
 }
 
 /// The configuration of `node`: what is passed on from `environment`, and what is the node's own.

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -117,6 +117,22 @@ pub(super) fn check_free(nodes: &[NodeRecord]) -> Result<(), LocalError> {
     Ok(())
 }
 
+/// Keys that protect the nodes from strangers. Given any of them, `chatd local` adds no secret of its own.
+const PROTECTION: [&str; 6] = [
+    "CHAT_PEER_SECRET",
+    "CHAT_PEER_SECRET_FILE",
+    "CHAT_PEER_TLS_CERT",
+    "CHAT_PEER_TLS_KEY",
+    "CHAT_PEER_TLS_CA",
+    "CHAT_INSECURE_PEERS",
+];
+
+/// The file of the secret that the nodes share, unless the environment protects them in another way.
+pub(super) fn own_secret(data: &Path, given: &[(String, String)]) -> Option<PathBuf> {
+    let is_protected = given.iter().any(|(key, value)| PROTECTION.contains(&key.as_str()) && !value.is_empty());
+    (!is_protected).then(|| data.join("peer-secret"))
+}
+
 /// What `node` is told beside what it gets passed on.
 pub(super) fn environment(
     node: &NodeRecord,
@@ -131,7 +147,8 @@ pub(super) fn environment(
         Some((_, threads)) => threads.clone(),
         None => (cores / all.len()).max(1).to_string(),
     };
-    [
+    let secret = own_secret(data, given).map(|path| ("CHAT_PEER_SECRET_FILE", path.to_string_lossy().into_owned()));
+    let own = [
         ("CHAT_WORKER_THREADS", threads),
         ("CHAT_NAME", node.name.clone()),
         ("CHAT_LISTEN", node.grpc.to_string()),
@@ -143,9 +160,8 @@ pub(super) fn environment(
         ("CHAT_WEB_ADVERTISE", node.web.to_string()),
         ("CHAT_DATA_DIR", data.join(&node.name).to_string_lossy().into_owned()),
         ("CHAT_INITIAL_NODES", initial.join(",")),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    ];
+    own.into_iter().chain(secret).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 #[cfg(test)]
@@ -209,12 +225,17 @@ mod tests {
     #[test]
     fn nodes_get_a_valid_configuration() {
         let nodes = plan(None, &arguments(None, None)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        fs::write(own_secret(data, &[]).unwrap(), "the-secret-of-this-cluster").unwrap();
+        assert_eq!(own_secret(data, &[("CHAT_PEER_SECRET".to_owned(), "x".to_owned())]), None);
         for node in &nodes {
-            let config = Config::load(environment(node, &nodes, Path::new("d"), &[])).unwrap();
+            let config = Config::load(environment(node, &nodes, data, &[])).unwrap();
+            assert!(config.peer_secrets.is_some());
             assert!(config.warnings.is_empty(), "{:?}", config.warnings);
             assert_eq!(config.advertise, node.grpc.to_string());
             assert_eq!(config.initial_nodes.len(), 5);
-            assert_eq!(config.data_dir, Path::new("d").join(&node.name));
+            assert_eq!(config.data_dir, data.join(&node.name));
         }
     }
 }

@@ -26,10 +26,11 @@ use tokio::{
 };
 
 use super::{
-    LocalArguments, LocalError, config_of,
+    LocalArguments, LocalError, config_of, ensure_secret,
     file::{self, ClusterFile, NodeRecord},
     plan, text,
 };
+use crate::cli::say::Voice;
 
 /// Pause between two questions whether a node is ready.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
@@ -61,11 +62,14 @@ struct Ended {
 pub async fn run(arguments: &LocalArguments, environment: Vec<(String, String)>) -> Result<u8, LocalError> {
     let data = &arguments.data;
     let mut nodes = plan::plan(file::read(data)?, arguments)?;
+    ensure_secret(data, &environment)?;
     let mut drain = Duration::ZERO;
     for node in &nodes {
         drain = drain.max(config_of(node, &nodes, arguments, &environment)?.drain_timeout);
     }
     plan::check_free(&nodes)?;
+    // A terminal that is stopped must not stop this process: it minds the nodes.
+    let voice = Voice::start().map_err(LocalError::io("standard output and error cannot be written to"))?;
     // From here on a signal is an orderly stop.
     let mut signals = Signals::new()?;
     fs::create_dir_all(data).map_err(LocalError::io(format!("{} cannot be made", data.display())))?;
@@ -81,12 +85,13 @@ pub async fn run(arguments: &LocalArguments, environment: Vec<(String, String)>)
         children.push(child);
     }
     file::write(data, &ClusterFile { nodes: nodes.clone() })?;
-    let mut cluster = Cluster::new(nodes, children);
-    let failed = cluster.watch(&mut signals, data, &commands).await;
-    if failed {
-        return Ok(1);
-    }
-    Ok(cluster.stop(&mut signals, drain + STOP_GRACE).await)
+    let mut cluster = Cluster::new(nodes, children, voice.clone());
+    let code = match cluster.watch(&mut signals, data, &commands).await {
+        true => 1,
+        false => cluster.stop(&mut signals, drain + STOP_GRACE).await,
+    };
+    voice.finish();
+    Ok(code)
 }
 
 fn spawn(executable: &Path, own: Vec<(String, String)>) -> io::Result<Child> {
@@ -128,6 +133,7 @@ impl Signals {
 /// The running cluster.
 struct Cluster {
     nodes: Vec<NodeRecord>,
+    voice: Voice,
     wanted: watch::Sender<Wanted>,
     /// One task per living child.
     minders: JoinSet<Ended>,
@@ -139,7 +145,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(nodes: Vec<NodeRecord>, mut children: Vec<Child>) -> Self {
+    fn new(nodes: Vec<NodeRecord>, mut children: Vec<Child>, voice: Voice) -> Self {
         let (wanted, _) = watch::channel(Wanted::Run);
         // Taken out first: waiting for a child closes the standard input that it still owns.
         let lifelines = children.iter_mut().map(|child| child.stdin.take()).collect();
@@ -147,11 +153,11 @@ impl Cluster {
         let mut unready = JoinSet::new();
         let mut unready_by_name = BTreeMap::new();
         for (node, child) in nodes.iter().zip(children) {
-            minders.spawn(mind(node.name.clone(), child, wanted.subscribe()));
-            let probe = unready.spawn(becomes_ready(node.name.clone(), node.metrics));
+            minders.spawn(mind(node.name.clone(), child, wanted.subscribe(), voice.clone()));
+            let probe = unready.spawn(becomes_ready(node.name.clone(), node.metrics, voice.clone()));
             unready_by_name.insert(node.name.clone(), probe);
         }
-        Self { nodes, wanted, minders, unready, unready_by_name, _lifelines: lifelines }
+        Self { nodes, voice, wanted, minders, unready, unready_by_name, _lifelines: lifelines }
     }
 
     /// Announces when all that live are ready, reports who dies; until a stop is asked for (`false`) or no node is
@@ -164,7 +170,7 @@ impl Cluster {
                 () = signals.any() => return false,
                 ended = self.minders.join_next() => {
                     let Some(ended) = ended else {
-                        eprintln!("chatd local: no node is left");
+                        self.voice.tell(format_args!("chatd local: no node is left"));
                         return true;
                     };
                     // A task that mind()s neither panics nor is aborted.
@@ -174,7 +180,10 @@ impl Cluster {
                     }
                     let pid = self.nodes.iter().find(|node| node.name == name).map_or(0, |node| node.pid);
                     let start = commands.start(data, &name);
-                    eprintln!("chatd local: {name} (pid {pid}) ended: {}; to start it again: {start}", shown(&status));
+                    self.voice.tell(format_args!(
+                        "chatd local: {name} (pid {pid}) ended: {}; to start it again: {start}",
+                        shown(&status)
+                    ));
                     dead.push(name);
                 }
                 Some(ready) = self.unready.join_next() => {
@@ -186,9 +195,7 @@ impl Cluster {
             if !announced && self.unready_by_name.is_empty() && !self.minders.is_empty() {
                 announced = true;
                 let living: Vec<&NodeRecord> = self.nodes.iter().filter(|node| !dead.contains(&node.name)).collect();
-                // Through the lock and with the error dropped: nobody may be reading, and the nodes matter more.
-                let _ =
-                    io::Write::write_all(&mut io::stdout().lock(), text::welcome(&living, data, commands).as_bytes());
+                self.voice.show(&text::welcome(&living, data, commands));
             }
         }
     }
@@ -205,7 +212,7 @@ impl Cluster {
                     None => return code,
                     Some(Ok(Ended { status: Ok(status), .. })) if status.success() => {}
                     Some(Ok(Ended { name, status })) => {
-                        eprintln!("chatd local: {name} did not stop well: {}", shown(&status));
+                        self.voice.tell(format_args!("chatd local: {name} did not stop well: {}", shown(&status)));
                         code = 1;
                     }
                     Some(Err(_)) => code = 1,
@@ -224,7 +231,7 @@ fn shown(status: &io::Result<ExitStatus>) -> String {
 }
 
 /// Waits for a child's end and passes on what is wanted of it.
-async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted>) -> Ended {
+async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted>, voice: Voice) -> Ended {
     loop {
         tokio::select! {
             status = child.wait() => return Ended { name, status },
@@ -239,7 +246,7 @@ async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted
                 if let Some(pid) = pid
                     && let Err(error) = kill_process(pid, signal)
                 {
-                    eprintln!("chatd local: {name} cannot be signalled: {error}");
+                    voice.tell(format_args!("chatd local: {name} cannot be signalled: {error}"));
                 }
             }
         }
@@ -247,7 +254,7 @@ async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted
 }
 
 /// Asks until the node says that it is ready; whoever waits gives up when the node ends.
-async fn becomes_ready(name: String, metrics: SocketAddr) -> String {
+async fn becomes_ready(name: String, metrics: SocketAddr, voice: Voice) -> String {
     let mut reminder = Instant::now() + REMIND_EVERY;
     loop {
         let reason = match timeout(PROBE_TIMEOUT, probe(metrics)).await {
@@ -258,7 +265,7 @@ async fn becomes_ready(name: String, metrics: SocketAddr) -> String {
         };
         if Instant::now() >= reminder {
             reminder += REMIND_EVERY;
-            eprintln!("chatd local: {name} is not ready yet: {reason}");
+            voice.tell(format_args!("chatd local: {name} is not ready yet: {reason}"));
         }
         sleep(PROBE_EVERY).await;
     }
@@ -283,7 +290,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::web::{Readiness, metrics_router, serve};
+    use crate::{
+        net::gate::Gate,
+        web::{Readiness, metrics_router, serve},
+    };
 
     fn child(program: &str, argument: &str) -> Child {
         Command::new(program).arg(argument).stdin(Stdio::piped()).process_group(0).kill_on_drop(true).spawn().unwrap()
@@ -292,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn a_child_is_told_to_stop_and_reaped() {
         let (wanted, wants) = watch::channel(Wanted::Run);
-        let minder = tokio::spawn(mind("n1".into(), child("sleep", "1000"), wants));
+        let minder = tokio::spawn(mind("n1".into(), child("sleep", "1000"), wants, Voice::start().unwrap()));
         wanted.send_replace(Wanted::Stop);
         let ended = minder.await.unwrap();
         assert_eq!(ended.name, "n1");
@@ -304,7 +314,7 @@ mod tests {
         let mut cat = child("cat", "-");
         let lifeline = cat.stdin.take();
         let (_wanted, wants) = watch::channel(Wanted::Run);
-        let minder = tokio::spawn(mind("n1".into(), cat, wants));
+        let minder = tokio::spawn(mind("n1".into(), cat, wants, Voice::start().unwrap()));
         tokio::task::yield_now().await;
         assert!(!minder.is_finished());
         drop(lifeline);
@@ -317,9 +327,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (set, readiness) = watch::channel(Readiness::NotReady("no leader".into()));
         let router = metrics_router("text/plain", String::new, readiness);
-        tokio::spawn(serve(listener, 8, router, std::future::pending()));
+        tokio::spawn(serve(listener, Gate::uncounted(8), router, Default::default(), std::future::pending()));
         assert_eq!(probe(address).await.unwrap(), Some("no leader".into()));
-        let waiter = tokio::spawn(becomes_ready("n1".into(), address));
+        let waiter = tokio::spawn(becomes_ready("n1".into(), address, Voice::start().unwrap()));
         set.send_replace(Readiness::Ready);
         assert_eq!(waiter.await.unwrap(), "n1");
     }

@@ -62,9 +62,22 @@ pub enum TlsError {
     /// TLS itself cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Setup(rustls::Error),
+    /// No certificate could be made from the secrets.
+    #[error("no certificate could be made from the peer secret: {0}")]
+    Derived(String),
+    /// A file does not hold secrets.
+    #[error("{}: expected {}", path.display(), super::Secrets::EXPECTED)]
+    Secrets {
+        /// Which file.
+        path: PathBuf,
+    },
 }
 
 impl TlsError {
+    pub(super) fn derived(error: impl std::fmt::Display) -> Self {
+        Self::Derived(error.to_string())
+    }
+
     /// The file that is wrong, if it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -72,8 +85,9 @@ impl TlsError {
             | Self::Missing { path, .. }
             | Self::Unusable { path, .. }
             | Self::Host { path, .. }
-            | Self::Caller { path, .. } => Some(path),
-            Self::Name { .. } | Self::NoAuthority | Self::Setup(_) => None,
+            | Self::Caller { path, .. }
+            | Self::Secrets { path } => Some(path),
+            Self::Name { .. } | Self::NoAuthority | Self::Setup(_) | Self::Derived(_) => None,
         }
     }
 }

@@ -37,9 +37,10 @@ pub struct Files {
     pub authority: Option<PathBuf>,
 }
 
-/// What the files hold.
+/// What the files hold, or what was made from secrets.
 pub(super) struct Material {
-    files: Files,
+    /// `None`: it was made from secrets.
+    files: Option<Files>,
     /// As it was read.
     bytes: (Vec<u8>, Vec<u8>, Option<Vec<u8>>),
     chain: Vec<CertificateDer<'static>>,
@@ -64,7 +65,7 @@ impl Files {
         };
         let no_key = |_| TlsError::Missing { path: self.key.clone(), what: "private key" };
         Ok(Material {
-            files: self.clone(),
+            files: Some(self.clone()),
             chain: certificates(&certificate, &self.certificate)?,
             key: PrivateKeyDer::from_pem_slice(&key).map_err(no_key)?,
             authorities,
@@ -74,6 +75,15 @@ impl Files {
 }
 
 impl Material {
+    /// Not read from files.
+    pub(super) fn derived(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        authorities: Arc<RootCertStore>,
+    ) -> Self {
+        Self { files: None, bytes: Default::default(), chain, key, authorities: Some(authorities) }
+    }
+
     pub(super) fn server_config(&self, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -103,32 +113,16 @@ impl Material {
         Ok(Some(Arc::new(config)))
     }
 
-    /// When the first of the certificates ends that are shown.
-    ///
-    /// The verifier is asked about the end of time, and says when it was: it looks at that before all else, so that any
-    /// authority will do.
+    /// When the first of the certificates ends that are shown; `None` for those from secrets, which do not end.
     pub(super) fn expires_at(&self) -> Option<SystemTime> {
-        let never = UnixTime::since_unix_epoch(END_OF_TIME);
-        let name = server_name("localhost").ok()?;
-        let ends = self.chain.iter().map(|certificate| {
-            let mut store = RootCertStore::empty();
-            store.add(certificate.clone()).ok()?;
-            let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider()).build().ok()?;
-            match verifier.verify_server_cert(certificate, &[], &name, &[], never) {
-                Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-                    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(not_after.as_secs()))
-                }
-                _ => None,
-            }
-        });
-        ends.flatten().min()
+        self.files.as_ref().and_then(|_| first_end(&self.chain))
     }
 
     /// See [`super::Tls::check_host`].
     pub(super) fn check_host(&self, host: &str) -> Result<(), TlsError> {
         let name = server_name(host).map_err(|_| TlsError::Name { host: host.to_owned() })?;
         let (end, between) = self.chain.split_first().ok_or_else(|| self.unusable(empty()))?;
-        let path = || self.files.certificate.clone();
+        let path = || self.path();
         let wrong = |source| TlsError::Host { path: path(), host: host.to_owned(), source };
         let Some(authorities) = &self.authorities else {
             let parsed = ParsedCertificate::try_from(end).map_err(|source| self.unusable(source))?;
@@ -149,9 +143,37 @@ impl Material {
         built.map(Some).map_err(|error| self.unusable(rustls::Error::General(error.to_string())))
     }
 
-    fn unusable(&self, source: rustls::Error) -> TlsError {
-        TlsError::Unusable { path: self.files.certificate.clone(), source }
+    fn path(&self) -> PathBuf {
+        self.files.as_ref().map(|files| files.certificate.clone()).unwrap_or_default()
     }
+
+    fn unusable(&self, source: rustls::Error) -> TlsError {
+        match &self.files {
+            Some(files) => TlsError::Unusable { path: files.certificate.clone(), source },
+            None => TlsError::Setup(source),
+        }
+    }
+}
+
+/// When the first of some certificates ends.
+///
+/// The verifier is asked about the end of time, and says when it was: it looks at that before all else, so that any
+/// authority will do.
+pub(super) fn first_end(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let never = UnixTime::since_unix_epoch(END_OF_TIME);
+    let name = server_name("localhost").ok()?;
+    let ends = chain.iter().map(|certificate| {
+        let mut store = RootCertStore::empty();
+        store.add(certificate.clone().into_owned()).ok()?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider()).build().ok()?;
+        match verifier.verify_server_cert(certificate, &[], &name, &[], never) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                Some(SystemTime::UNIX_EPOCH + Duration::from_secs(not_after.as_secs()))
+            }
+            _ => None,
+        }
+    });
+    ends.flatten().min()
 }
 
 fn empty() -> rustls::Error {

@@ -97,13 +97,18 @@ impl Authority {
     /// # Errors
     /// A host is none, a file cannot be written, or the authority is of another kind.
     pub fn issue(&self, name: &str, hosts: &[String], days: u64) -> Result<Files, IssueError> {
+        self.issue_for(name, hosts, of_days(days))
+    }
+
+    /// The same for another time. Certificates tell it in whole seconds.
+    pub(super) fn issue_for(&self, name: &str, hosts: &[String], time: Duration) -> Result<Files, IssueError> {
         let wrong = |source| IssueError::Certificate { what: format!("{name} for {}", hosts.join(", ")), source };
         let mut params = CertificateParams::new(hosts).map_err(wrong)?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        valid_for(&mut params, days);
+        valid_for(&mut params, time);
         let pair = KeyPair::generate().map_err(wrong)?;
         let certificate = params.signed_by(&pair, &self.issuer).map_err(wrong)?;
         let files = Files {
@@ -122,21 +127,25 @@ impl Authority {
 }
 
 /// The same each time for the same key: only the key is read again.
-fn authority_params(pair: &KeyPair) -> Result<CertificateParams, rcgen::Error> {
+pub(super) fn authority_params(pair: &KeyPair) -> Result<CertificateParams, rcgen::Error> {
     let digest = Sha256::digest(pair.public_key_raw());
     let name = format!("{AUTHORITY_NAME} {:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
     let mut params = CertificateParams::new(Vec::<String>::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid_for(&mut params, AUTHORITY_DAYS);
+    valid_for(&mut params, of_days(AUTHORITY_DAYS));
     Ok(params)
 }
 
-fn valid_for(params: &mut CertificateParams, days: u64) {
+fn of_days(days: u64) -> Duration {
+    DAY * u32::try_from(days).unwrap_or(u32::MAX)
+}
+
+fn valid_for(params: &mut CertificateParams, time: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - BACK).into();
-    params.not_after = (now + DAY * u32::try_from(days).unwrap_or(u32::MAX)).into();
+    params.not_after = (now + time).into();
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> IssueError {

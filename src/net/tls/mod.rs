@@ -1,19 +1,22 @@
-//! TLS: certificates from files, connections that are made and taken with them, and their replacement while all runs.
+//! TLS: certificates from files or from a shared secret, connections that use them, and their replacement at run time.
 //!
-//! Owns the only use of rustls. Three ways to have it: [`Tls`] shows a certificate to whoever connects (the ports of clients
-//! and browsers), with an authority it also asks the other side for one of the same authority (the port of peers, both as server and
-//! as client), and [`Connector::trusting`] only checks who answers (the client library).
+//! Owns the only use of rustls. Three ways to have it: [`Tls`] presents a certificate to every caller (the ports of clients
+//! and browsers), with an authority it also requires one of the same authority from the other side (the port of peers, both as
+//! server and as client), and [`Connector::trusting`] only verifies the server (the client library).
 //!
 //! Invariants: TLS 1.3 and nothing older; what is loaded fits together (the key belongs to the certificate, and of a peer's
 //! the authority vouches for it); files that do not are never taken into use, and what was in use stays. Sessions are not resumed across a
 //! replacement, so that the authorities of today decide about every new connection.
 //!
-//! Left out: connections that are open when files are replaced. They end when one of both sides restarts.
+//! Connections with certificates on both sides end when a certificate is replaced or expires ([`Mortal`]). Does not cover: open
+//! connections of clients and browsers, which outlive a replacement.
 
 mod error;
 mod files;
 pub mod issue;
+mod lifetime;
 mod port;
+mod secret;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -21,14 +24,14 @@ mod watch;
 use std::{
     fmt, io,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, pki_types::ServerName};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch::Sender};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
     codegen::http::{Uri, uri::Scheme},
@@ -37,10 +40,13 @@ use tonic::{
 
 pub use error::TlsError;
 pub use files::Files;
-pub use port::Port;
+pub use lifetime::Mortal;
+pub use port::{Peer, Port, Stream};
+pub use secret::Secrets;
 pub use watch::follow;
 
 use files::Material;
+use lifetime::Lifetime;
 
 /// What HTTP/2 is called in a handshake.
 const HTTP_2: &[u8] = b"h2";
@@ -56,15 +62,25 @@ pub enum Protocol {
     Http,
 }
 
-/// Certificates in use. They change when [`Tls::reload`] finds other ones in the files.
+/// Certificates in use. They change when [`Tls::reload`] finds other ones.
 pub struct Tls {
-    files: Files,
+    source: Source,
     current: RwLock<Current>,
+    /// Sent when `current` was replaced.
+    replaced: Sender<()>,
+}
+
+/// What certificates come from.
+enum Source {
+    Files(Files),
+    /// Secrets, and the file to read them from again.
+    Secrets(Option<PathBuf>),
 }
 
 struct Current {
-    /// What was read, to see whether it changed.
+    /// What was read, to detect changes.
     material: Material,
+    secrets: Option<Secrets>,
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     /// Of a mutual one.
@@ -73,18 +89,26 @@ struct Current {
 }
 
 impl Current {
+    fn of_secrets(secrets: Secrets) -> Result<Self, TlsError> {
+        let material = secrets.material()?;
+        Ok(Self { secrets: Some(secrets), ..Self::new(material)? })
+    }
+
     fn new(material: Material) -> Result<Self, TlsError> {
         let grpc = material.server_config(&[HTTP_2])?;
         let http = material.server_config(&[HTTP_2, HTTP_1])?;
         let client = material.client_config(HTTP_2)?;
         let expires_at = material.expires_at();
-        Ok(Self { material, grpc, http, client, expires_at })
+        Ok(Self { material, secrets: None, grpc, http, client, expires_at })
     }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tls").field(&self.files).finish()
+        match &self.source {
+            Source::Files(files) => f.debug_tuple("Tls").field(files).finish(),
+            Source::Secrets(file) => f.debug_tuple("Tls").field(file).finish(),
+        }
     }
 }
 
@@ -95,31 +119,62 @@ impl Tls {
     /// One of them cannot be read, is not what it should be, or does not fit the others.
     pub fn load(files: Files) -> Result<Arc<Self>, TlsError> {
         let current = RwLock::new(Current::new(files.read()?)?);
-        Ok(Arc::new(Self { files, current }))
+        Ok(Arc::new(Self { source: Source::Files(files), current, replaced: Sender::default() }))
     }
 
-    /// Where it reads them.
-    pub fn files(&self) -> &Files {
-        &self.files
+    /// Certificates for both sides from the secrets that all peers share. `file` is read again by [`Tls::reload`]. Takes about
+    /// 50 ms for each secret, so call it on a thread that may block.
+    ///
+    /// # Errors
+    /// No certificate could be made.
+    pub fn shared(secrets: Secrets, file: Option<PathBuf>) -> Result<Arc<Self>, TlsError> {
+        let current = RwLock::new(Current::of_secrets(secrets)?);
+        Ok(Arc::new(Self { source: Source::Secrets(file), current, replaced: Sender::default() }))
+    }
+
+    /// The files that hold the certificates; `None` when they are made from secrets.
+    pub fn files(&self) -> Option<&Files> {
+        match &self.source {
+            Source::Files(files) => Some(files),
+            Source::Secrets(_) => None,
+        }
     }
 
     /// When the first of the certificates in use ends; `None` when that cannot be told.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).expires_at
+        self.read().expires_at
     }
 
-    /// Reads the files again. True: they have changed, and what is in them is in use from now on.
+    /// Reads the files again. True: they have changed, and their content is in use from now on.
     ///
     /// # Errors
-    /// As for [`Tls::load`]; then what was in use stays.
+    /// As for [`Tls::load`]; then the previous certificates stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let material = self.files.read()?;
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).material == material {
-            return Ok(false);
-        }
-        let next = Current::new(material)?;
+        let next = match &self.source {
+            Source::Files(files) => {
+                let material = files.read()?;
+                if self.read().material == material {
+                    return Ok(false);
+                }
+                Current::new(material)?
+            }
+            Source::Secrets(None) => return Ok(false),
+            Source::Secrets(Some(file)) => {
+                let found = Secrets::read(file).map_err(|source| TlsError::Read { path: file.clone(), source })?;
+                let secrets = found.ok_or_else(|| TlsError::Secrets { path: file.clone() })?;
+                if self.read().secrets.as_ref() == Some(&secrets) {
+                    return Ok(false);
+                }
+                Current::of_secrets(secrets)?
+            }
+        };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.replaced.send_replace(());
         Ok(true)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the certificate holds for whoever connects to `host`, and, of a mutual one, whether the authority vouches for it
@@ -128,37 +183,57 @@ impl Tls {
     /// # Errors
     /// It does not.
     pub fn check_host(&self, host: &str) -> Result<(), TlsError> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).material.check_host(host)
+        self.read().material.check_host(host)
     }
 
     fn server(&self, protocol: Protocol) -> Arc<ServerConfig> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.read();
         Arc::clone(match protocol {
             Protocol::Grpc => &current.grpc,
             Protocol::Http => &current.http,
         })
     }
 
-    /// Connects to servers of the same authority, and shows them the certificate.
+    /// Both sides present a certificate.
+    fn is_mutual(&self) -> bool {
+        self.read().client.is_some()
+    }
+
+    /// Until when a connection lives whose handshake begins now. Taken before the certificates are, so that no replacement is
+    /// missed. `None`: it outlives them.
+    fn lifetime(&self) -> Option<Lifetime> {
+        let replaced = self.replaced.subscribe();
+        self.is_mutual().then(|| (replaced, self.expires_at()))
+    }
+
+    /// Connects to servers of the same authority, and presents the certificate to them.
     ///
     /// # Errors
     /// There is no authority: it is not a mutual one.
     pub fn connector(self: &Arc<Self>) -> Result<Connector, TlsError> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let first = current.client.clone().ok_or(TlsError::NoAuthority)?;
-        drop(current);
-        let tls = Arc::clone(self);
-        Ok(Connector(Arc::new(move || {
-            let current = tls.current.read().unwrap_or_else(PoisonError::into_inner);
-            // Once mutual, always mutual: the files that are read are the same.
-            current.client.clone().unwrap_or_else(|| Arc::clone(&first))
-        })))
+        if !self.is_mutual() {
+            return Err(TlsError::NoAuthority);
+        }
+        Ok(Connector(Trust::Peer(Arc::clone(self))))
     }
 }
 
 /// Makes connections, each with the certificates of its moment.
 #[derive(Clone)]
-pub struct Connector(Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>);
+pub struct Connector(Trust);
+
+#[derive(Clone)]
+enum Trust {
+    /// Verifies the server only.
+    Fixed(Arc<ClientConfig>),
+    /// Certificates on both sides.
+    Peer(Arc<Tls>),
+}
+
+/// A connection could not be made, so nothing was sent on it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConnectError(io::Error);
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,8 +248,19 @@ impl Connector {
     /// The file cannot be read, or holds no certificate.
     pub fn trusting(authorities: &Path) -> Result<Self, TlsError> {
         let roots = files::authorities(&files::read(authorities)?, authorities)?;
-        let config = Arc::new(anonymous(roots)?);
-        Ok(Self(Arc::new(move || Arc::clone(&config))))
+        Ok(Self(Trust::Fixed(Arc::new(anonymous(roots)?))))
+    }
+
+    /// The same with HTTP/1.1 to follow, for servers of other programs.
+    pub fn with_http1(self) -> Self {
+        match self.0 {
+            Trust::Fixed(config) => {
+                let mut config = (*config).clone();
+                config.alpn_protocols = vec![HTTP_1.to_vec()];
+                Self(Trust::Fixed(Arc::new(config)))
+            }
+            Trust::Peer(tls) => Self(Trust::Peer(tls)),
+        }
     }
 
     pub(super) fn channel(&self, endpoint: Endpoint) -> tonic::transport::Channel {
@@ -182,8 +268,8 @@ impl Connector {
         let dial = tower::service_fn(move |uri: Uri| {
             let connector = connector.clone();
             async move {
-                let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?;
-                connector.connect(authority.as_str()).await.map(TokioIo::new)
+                let authority = uri.authority().ok_or_else(|| ConnectError(io::ErrorKind::InvalidInput.into()))?;
+                connector.connect(authority.as_str()).await.map(TokioIo::new).map_err(ConnectError)
             }
         });
         // To tonic the connection is one that needs no TLS of its own; those who read the requests see what it is.
@@ -199,12 +285,33 @@ impl Connector {
     /// Connects to `host:port`, with HTTP/2 to follow.
     ///
     /// # Errors
-    /// Nobody answers, or not in TLS, or with a certificate that does not hold for this host.
-    pub async fn connect(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {
+    /// The server does not answer, or not in TLS, or with a certificate that does not hold for this host; or, with a shared
+    /// secret, it does not have the secret.
+    pub async fn connect(&self, address: &str) -> io::Result<Mortal<TlsStream<TcpStream>>> {
         let stream = TcpStream::connect(address).await?;
         // Without it requests may be late, but they come.
         let _ = stream.set_nodelay(true);
-        TlsConnector::from((self.0)()).connect(server_name(host_of(address))?, stream).await
+        let host = host_of(address);
+        let tls = match &self.0 {
+            Trust::Fixed(config) => {
+                let stream = TlsConnector::from(Arc::clone(config)).connect(server_name(host)?, stream).await?;
+                return Ok(Mortal::immortal(stream));
+            }
+            Trust::Peer(tls) => tls,
+        };
+        let lifetime = tls.lifetime();
+        let config = tls.read().client.clone().ok_or(io::ErrorKind::InvalidInput)?;
+        let shared = matches!(tls.source, Source::Secrets(_));
+        let name = server_name(if shared { secret::SERVER_NAME } else { host })?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| match error.get_ref() {
+            Some(inner) if shared && inner.is::<rustls::Error>() => {
+                io::Error::new(error.kind(), format!("the server does not have this node's peer secret: {inner}"))
+            }
+            _ => error,
+        })?;
+        let Some((replaced, own_end)) = lifetime else { return Ok(Mortal::immortal(stream)) };
+        let their_end = (!shared).then(|| stream.get_ref().1.peer_certificates().and_then(files::first_end)).flatten();
+        Ok(Mortal::until(stream, replaced, own_end.into_iter().chain(their_end).min()))
     }
 }
 

@@ -1,13 +1,13 @@
 //! A port on which TLS is spoken, or not.
 //!
 //! A handshake is a matter of its connection: it begins with the first byte that is read or written, so that nobody who
-//! is slow with it holds up those who come after. It has to be done within [`HANDSHAKE_PATIENCE`].
+//! is slow with it holds up those who come after. It has to be done within [`HANDSHAKE_MAX`].
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,11 +18,13 @@ use tokio::{
 };
 use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
 
-use super::{Protocol, Tls};
+use rustls::{client::verify_server_name, pki_types::CertificateDer, server::ParsedCertificate};
+
+use super::{Mortal, Protocol, Source, Tls, files, lifetime::Lifetime, server_name};
 use crate::net::Listener;
 
-/// Time for a handshake.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a handshake: two round trips, and the signature.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
 
 /// A listener, and how its connections are secured.
 pub struct Port<L> {
@@ -43,12 +45,69 @@ impl<L: Listener> Listener for Port<L> {
     async fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)> {
         let (stream, from) = self.listener.accept().await?;
         let Some((tls, protocol)) = &self.tls else { return Ok((Stream::Plain(stream), from)) };
+        let lifetime = tls.lifetime();
         let accept = TlsAcceptor::from(tls.server(*protocol)).accept(stream);
-        Ok((Stream::greeting(accept, from), from))
+        let kind = match &tls.source {
+            _ if lifetime.is_none() => Kind::Anonymous,
+            Source::Secrets(_) => Kind::Secret,
+            Source::Files(_) => Kind::Certificate,
+        };
+        Ok((Stream::greeting(accept, from, lifetime, Peer { kind, chain: Arc::default() }), from))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    fn behind(stream: &Self::Stream) -> Option<Arc<OnceLock<SocketAddr>>> {
+        match stream {
+            Stream::Plain(stream) => L::behind(stream),
+            Stream::Greeting(greeting) => greeting.accept.get_ref().and_then(L::behind),
+            Stream::Secure(..) | Stream::Refused => None,
+        }
+    }
+}
+
+/// What the caller of a connection has proven in the handshake. Known as soon as the first byte of a request was read.
+#[derive(Clone)]
+pub struct Peer {
+    kind: Kind,
+    chain: Arc<OnceLock<Vec<CertificateDer<'static>>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing.
+    Anonymous,
+    /// That it has the shared secret.
+    Secret,
+    /// That it has the key of a certificate of the authority.
+    Certificate,
+}
+
+impl Peer {
+    /// A caller without TLS.
+    pub fn anonymous() -> Self {
+        Self { kind: Kind::Anonymous, chain: Arc::default() }
+    }
+
+    /// Whether the caller may speak only for the hosts of its certificate.
+    pub fn is_restricted(&self) -> bool {
+        self.kind == Kind::Certificate
+    }
+
+    /// Whether the caller may speak for one of `hosts`. Only a certificate restricts that: all holders of a shared secret are
+    /// equal, and without either nothing is known.
+    pub fn may_speak_for<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> bool {
+        if !self.is_restricted() {
+            return true;
+        }
+        let Some(certificate) = self.chain.get().and_then(|chain| chain.first()) else { return false };
+        let Ok(parsed) = ParsedCertificate::try_from(certificate) else { return false };
+        hosts
+            .into_iter()
+            .filter_map(|host| server_name(host).ok())
+            .any(|name| verify_server_name(&parsed, &name).is_ok())
     }
 }
 
@@ -59,7 +118,7 @@ pub enum Stream<S> {
     /// The handshake is not over.
     Greeting(Box<Greeting<S>>),
     /// It is.
-    Secure(Box<TlsStream<S>>),
+    Secure(Box<Mortal<TlsStream<S>>>, Peer),
     /// It failed; nothing more comes.
     Refused,
 }
@@ -69,11 +128,25 @@ pub struct Greeting<S> {
     accept: Accept<S>,
     patience: Pin<Box<Sleep>>,
     from: SocketAddr,
+    lifetime: Option<Lifetime>,
+    peer: Peer,
+}
+
+impl<S> Stream<S> {
+    /// What the caller proves; complete after the handshake.
+    pub fn peer(&self) -> Peer {
+        match self {
+            Self::Greeting(greeting) => greeting.peer.clone(),
+            Self::Secure(_, peer) => peer.clone(),
+            Self::Plain(_) | Self::Refused => Peer::anonymous(),
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    pub(super) fn greeting(accept: Accept<S>, from: SocketAddr) -> Self {
-        Self::Greeting(Box::new(Greeting { accept, patience: Box::pin(sleep(HANDSHAKE_PATIENCE)), from }))
+    pub(super) fn greeting(accept: Accept<S>, from: SocketAddr, lifetime: Option<Lifetime>, peer: Peer) -> Self {
+        let patience = Box::pin(sleep(HANDSHAKE_MAX));
+        Self::Greeting(Box::new(Greeting { accept, patience, from, lifetime, peer }))
     }
 
     /// Goes on with the handshake. Ready when it is over, or not needed.
@@ -88,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         };
         match done {
             Ok(stream) => {
-                *self = Self::Secure(Box::new(stream));
+                *self = Self::secure(stream, greeting.lifetime.take(), greeting.peer.clone());
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
@@ -97,6 +170,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
                 Poll::Ready(Err(error))
             }
         }
+    }
+
+    /// After the handshake.
+    fn secure(stream: TlsStream<S>, lifetime: Option<Lifetime>, peer: Peer) -> Self {
+        let Some((replaced, own_end)) = lifetime else { return Self::Secure(Box::new(Mortal::immortal(stream)), peer) };
+        let mut their_end = None;
+        if let (Kind::Certificate, Some(chain)) = (peer.kind, stream.get_ref().1.peer_certificates()) {
+            their_end = files::first_end(chain);
+            // Set once: there is one handshake.
+            let _ = peer.chain.set(chain.iter().map(|certificate| certificate.clone().into_owned()).collect());
+        }
+        let end = own_end.into_iter().chain(their_end).min();
+        Self::Secure(Box::new(Mortal::until(stream, replaced, end)), peer)
     }
 }
 
@@ -110,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
         ready!(self.poll_greeting(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Secure(stream, _) => Pin::new(stream).poll_read(cx, buffer),
             Self::Greeting(_) | Self::Refused => gone(),
         }
     }
@@ -121,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         ready!(self.poll_greeting(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Secure(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Secure(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             Self::Greeting(_) | Self::Refused => gone(),
         }
     }
@@ -134,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         ready!(self.poll_greeting(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Secure(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Secure(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Greeting(_) | Self::Refused => gone(),
         }
     }
@@ -150,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         ready!(self.poll_greeting(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Secure(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secure(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Greeting(_) | Self::Refused => gone(),
         }
     }
@@ -158,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secure(stream, _) => Pin::new(stream).poll_shutdown(cx),
             // There is nothing to say goodbye to.
             Self::Greeting(_) | Self::Refused => Poll::Ready(Ok(())),
         }

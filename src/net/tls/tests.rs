@@ -1,10 +1,14 @@
 //! Who gets a connection and who does not, and what happens when the files change.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 
@@ -132,12 +136,57 @@ async fn without_tls_nothing_is_understood() {
     talk(&client, address).await.unwrap_err();
 }
 
+/// What an authority issued: for `n1` a certificate that lasts, and for `n2` one that ends within seconds.
+fn lasting_and_brief() -> (TempDir, Arc<Tls>, Arc<Tls>) {
+    let dir = TempDir::new().unwrap();
+    let authority = Authority::open(dir.path()).unwrap();
+    let here = hosts(&["127.0.0.1"]);
+    let lasting = authority.issue("n1", &here, 7).unwrap();
+    let brief = authority.issue_for("n2", &here, Duration::from_secs(5)).unwrap();
+    (dir, Tls::load(lasting).unwrap(), Tls::load(brief).unwrap())
+}
+
+/// Waits until a connection over which nothing is sent ends.
+async fn end_of(mut stream: impl AsyncRead + Unpin) -> io::Result<usize> {
+    tokio::time::timeout(Duration::from_secs(60), stream.read(&mut [0])).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn a_server_ends_the_connection_of_a_certificate_that_expires() {
+    let (_dir, lasting, brief) = lasting_and_brief();
+    let address = echo(lasting).await;
+    // A client that does not look at the time itself.
+    let config = brief.read().client.clone().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = TlsConnector::from(config).connect(server_name("127.0.0.1").unwrap(), stream).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    stream.read_exact(&mut [0]).await.unwrap();
+    let _ = end_of(stream).await;
+    assert!(SystemTime::now() >= brief.expires_at().unwrap(), "it ended before its time");
+    talk(&brief.connector().unwrap(), address).await.expect_err("it was let in again");
+}
+
+#[tokio::test]
+async fn a_client_ends_the_connection_to_a_certificate_that_expires() {
+    let (_dir, lasting, brief) = lasting_and_brief();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // A server that does not look at the time itself.
+    let acceptor = TlsAcceptor::from(brief.server(Protocol::Grpc));
+    let served = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await });
+    let stream = lasting.connector().unwrap().connect(&address.to_string()).await.unwrap();
+    let open = served.await.unwrap().unwrap();
+    assert_eq!(end_of(stream).await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    assert!(SystemTime::now() >= brief.expires_at().unwrap(), "it ended before its time");
+    drop(open);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_silent_is_cut_off() {
     let (_dir, files) = issued("n1");
     let (ours, theirs) = tokio::io::duplex(1024);
     let accept = TlsAcceptor::from(Tls::load(files).unwrap().server(Protocol::Grpc)).accept(ours);
-    let mut stream = port::Stream::greeting(accept, "127.0.0.1:1".parse().unwrap());
+    let mut stream = port::Stream::greeting(accept, "127.0.0.1:1".parse().unwrap(), None, Peer::anonymous());
     let error = stream.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     drop(theirs);

@@ -20,17 +20,22 @@ use openraft::{
     Precondition,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
 use self::plan::{Change, Situation};
 use super::{
-    error::{MemberError, TransferError},
+    error::{MemberError, ProposeError, TransferError},
     node::Node,
     peers::Lane,
     types::{NodeRecord, StoredMembership, TypeConfig},
 };
-use crate::{proto::raft::v1 as wire, storage::new_cluster::MEMBER_IDS_FROM};
+use crate::{
+    chat::{Command, Outcome, TokenHash},
+    proto::raft::v1 as wire,
+    storage::new_cluster::MEMBER_IDS_FROM,
+};
 
 /// Between two looks at the membership.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -103,6 +108,7 @@ impl Node {
     pub(super) async fn join(&self, request: wire::JoinRequest) -> Result<Admission, MemberError> {
         let view = self.inner.view.borrow().clone();
         if view.is_leader() {
+            self.permit(&request).await?;
             return self.admit(request).await;
         }
         let leader = view.leader().filter(|_| !request.forwarded).ok_or(MemberError::NoLeader)?;
@@ -127,17 +133,51 @@ impl Node {
             web_address: found.web_address,
             forwarded: true,
             admission: found.admission,
+            token: String::new(),
         };
         let Admission { cluster_id, node_id } = self.admit(request).await?;
         let client = self.inner.peers.client(peer_address, Lane::Control);
         let mut client = client.map_err(|status| conflict(status.message().to_owned()))?;
-        let mut request = tonic::Request::new(wire::FoundRequest { cluster_id, node_id, name: found.name });
-        self.inner.credentials.sign_secret(request.metadata_mut());
+        let request = wire::FoundRequest { cluster_id, node_id, name: found.name };
+        let request = self.inner.credentials.present(request);
         // Where it does not take it, it is a learner that nobody hears of: the next attempt makes room.
         match timeout(ANSWER_MAX, client.found(request)).await {
             Ok(Ok(_)) => Ok(node_id),
             Ok(Err(status)) => Err(conflict(status.message().to_owned())),
             Err(_) => Err(MemberError::Unknown("the node does not answer".into())),
+        }
+    }
+
+    /// On the leader: checks that a node which asks to join is expected, or uses its token.
+    async fn permit(&self, joiner: &wire::JoinRequest) -> Result<(), MemberError> {
+        let is_member = self.membership().membership().nodes().any(|(_, node)| node.name == joiner.name);
+        if is_member || self.inner.expected_nodes.iter().any(|pattern| plan::matches(pattern, &joiner.name)) {
+            return Ok(());
+        }
+        if joiner.token.is_empty() {
+            return Err(MemberError::Conflict(format!(
+                "{:?} is the name of no member, and neither in CHAT_INITIAL_NODES nor in CHAT_EXPECTED_NODES of the leader: it \
+                 needs a token of `chatctl members token` as CHAT_JOIN_TOKEN",
+                joiner.name
+            )));
+        }
+        let token_hash = join_token_hash(&joiner.token);
+        let command = Command::RedeemJoinToken { token_hash, admission: joiner.admission };
+        match self.propose(command, None, Instant::now() + CHANGE_MAX).await {
+            Ok(Outcome::JoinTokenRedeemed) => Ok(()),
+            Ok(_) => {
+                tracing::warn!(
+                    name = joiner.name,
+                    address = joiner.peer_address,
+                    "A node asked to join with an invalid token"
+                );
+                Err(MemberError::Conflict(
+                    "the join token is not valid: it has expired, was used by another node, or the node was started again since"
+                        .into(),
+                ))
+            }
+            Err(ProposeError::NoLeader) => Err(MemberError::NoLeader),
+            Err(error) => Err(MemberError::Unknown(error.to_string())),
         }
     }
 
@@ -250,6 +290,15 @@ impl Node {
         }
     }
 
+    /// Returns when this node knows of another member.
+    pub async fn has_fellows(&self) {
+        let mut view = self.inner.view.clone();
+        if view.wait_for(|view| view.members.len() > 1).await.is_err() {
+            // Raft was shut down.
+            std::future::pending().await
+        }
+    }
+
     /// The membership that counts now, committed or not.
     fn membership(&self) -> StoredMembership {
         use openraft::async_runtime::WatchReceiver as _;
@@ -263,8 +312,8 @@ impl Node {
     async fn probe(&self, peer_address: &str) -> Result<wire::ProbeResponse, String> {
         let client = self.inner.peers.client(peer_address, Lane::Control);
         let mut client = client.map_err(|status| status.message().to_owned())?;
-        let mut request = tonic::Request::new(wire::ProbeRequest { name: self.inner.identity.name.clone() });
-        self.inner.credentials.sign_secret(request.metadata_mut());
+        let request = wire::ProbeRequest { name: self.inner.identity.name.clone() };
+        let request = self.inner.credentials.present(request);
         match timeout(ANSWER_MAX, client.probe(request)).await {
             Ok(Ok(found)) => Ok(found.into_inner()),
             Ok(Err(status)) => Err(status.message().to_owned()),
@@ -310,16 +359,21 @@ impl Node {
             .collect();
         let questions = addresses.into_iter().map(|address| async move {
             let mut client = self.inner.peers.client(address, Lane::Control).ok()?;
-            let mut request = tonic::Request::new(wire::StandingRequest {
-                cluster_id: self.inner.identity.cluster_id.clone(),
-                node_id: own,
-            });
-            self.inner.credentials.sign_secret(request.metadata_mut());
+            let cluster_id = self.inner.identity.cluster_id.clone();
+            let request = self.inner.credentials.present(wire::StandingRequest { cluster_id, node_id: own });
             let answer = timeout(ANSWER_MAX, client.standing(request)).await.ok()?.ok()?;
             Some(answer.into_inner().is_member)
         });
         futures_util::future::join_all(questions).await.into_iter().flatten().next()
     }
+}
+
+/// The hash of the bytes that the hex digits of a join token stand for; of what is no token, one that belongs to none.
+fn join_token_hash(token: &str) -> TokenHash {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let byte = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
+    let bytes: Vec<u8> = token.as_bytes().chunks(2).map_while(byte).collect();
+    TokenHash(Sha256::digest(bytes).into())
 }
 
 /// What another node's answer means.

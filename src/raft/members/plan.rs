@@ -114,6 +114,14 @@ impl Situation<'_> {
     }
 }
 
+/// Whether a name is the one that is expected; a `*` at the end of the pattern stands for any rest.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
 fn under_way() -> MemberError {
     MemberError::Conflict("another change of the membership is under way".into())
 }
@@ -220,6 +228,12 @@ mod tests {
         assert!(matches!(removal(&ALL_HEARD, "n9"), Err(MemberError::NodeUnknown)));
         let alone = case(&[&[1]], &[(1, "n1")], &[(1, 0)]);
         assert!(matches!(alone.situation().removal("n1"), Err(MemberError::Conflict(_))));
+    }
+
+    #[test]
+    fn a_name_matches_itself_or_its_beginning() {
+        assert!(matches("n6", "n6") && !matches("n6", "n66") && !matches("n6", "n"));
+        assert!(matches("chat-*", "chat-7") && matches("*", "x") && !matches("chat-*", "cha"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl Observer for Silent {
     fn applied(&self, _: Vec<Arc<Event>>, _: &[SessionId], _: Revision, _: TimeMs) {}
     fn replaced(&self, _: Revision, _: TimeMs) {}
     fn compared(&self, _: bool) {}
+    fn malformed(&self, _: u64) {}
     fn measured(&self, _: usize, _: Duration) {}
     fn snapshot_built(&self, _: Duration) {}
     fn answered(&self, _: &str, _: Duration) {}
@@ -75,7 +76,7 @@ impl Member {
         let gate = stall.clone();
         let log = LogDb::open(&dir, Box::new(move |_| gate.pass())).expect("opens");
         let identity = Identity { cluster_id: CLUSTER.into(), node_id: id, name: format!("n{id}") };
-        let credentials = Credentials::new(CLUSTER, id, None).expect("plain text");
+        let credentials = Credentials::new(CLUSTER, id, &format!("n{id}"), "").expect("plain text");
         let advertised =
             Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
         let service = PeerService::new(Founding::new(log.clone(), advertised, credentials.clone()));
@@ -240,13 +241,18 @@ pub(super) fn settings(heartbeat: u64, election_min: u64, election_max: u64) -> 
         election_min: Duration::from_millis(election_min),
         election_max: Duration::from_millis(election_max),
         snapshot_log_bytes: 1 << 30,
+        rates: Default::default(),
+        quota: (0, 0),
+        space_reserve_bytes: 0,
         log_entries_kept: 0,
+        erase_after: Duration::from_secs(86_400),
+        expected_nodes: vec!["n*".to_owned()],
         digest_interval: Duration::from_secs(3600),
     }
 }
 
 pub(super) fn create(name: &str) -> Command {
-    Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None }
+    Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None, invitation: None }
 }
 
 /// Proposes an account and expects it to be made.

@@ -2,5 +2,6 @@
 
 pub(super) mod cluster;
 mod members;
+mod poison;
 mod safety;
 mod suite;

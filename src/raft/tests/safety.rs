@@ -260,7 +260,7 @@ async fn a_node_that_has_less_than_it_promised_to_a_candidate_does_not_vote() {
     let member = &cluster.members[&1];
     let peers = Peers::default();
     let mut client = peers.client(&member.address.to_string(), Lane::Control).expect("a valid address");
-    let ours = Credentials::new(CLUSTER, 2, None).expect("plain text");
+    let ours = Credentials::new(CLUSTER, 2, "n2", "").expect("plain text");
     let term = member.node.status().term;
     let candidate = |index| wire::VoteRequest {
         vote: Some(pb::Vote { term: term + 100, node_id: 2, committed: false }),
@@ -288,8 +288,8 @@ async fn the_peer_port_refuses_strangers() {
         let result = client.read_index(credentials.sign(target, wire::ReadIndexRequest {})).await;
         result.map(|_| ()).map_err(|status: tonic::Status| status.code())
     };
-    let ours = Credentials::new(CLUSTER, 2, None).expect("plain text");
-    let theirs = Credentials::new("another-cluster", 2, None).expect("plain text");
+    let ours = Credentials::new(CLUSTER, 2, "n2", "").expect("plain text");
+    let theirs = Credentials::new("another-cluster", 2, "n2", "").expect("plain text");
     assert_eq!(code(&mut client, &ours, 1).await, Ok(()));
     assert_eq!(code(&mut client, &ours, 7).await, Err(tonic::Code::PermissionDenied));
     assert_eq!(code(&mut client, &theirs, 1).await, Err(tonic::Code::PermissionDenied));

@@ -1,13 +1,12 @@
-//! Accounts and sessions.
+//! Accounts: made, given another password, disabled, deleted.
 
 use std::ops::ControlFlow;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Applier, execute};
-use crate::chat::limits::SESSIONS_PER_ACCOUNT_MAX;
 use crate::chat::{
-    AccountId, ClientId, ConversationId, EventKind, Outcome, Rejection, Revision, Seq, SessionId, TimeMs, TokenHash,
+    AccountId, ClientId, ConversationId, EventKind, Outcome, Rejection, Revision, Seq, SessionId, TokenHash,
 };
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{self, Link};
@@ -19,6 +18,7 @@ impl Applier<'_> {
         username: String,
         password_hash: &str,
         request_id: Option<ClientId>,
+        invitation: Option<&TokenHash>,
     ) -> Result<Outcome, StorageError> {
         if let Some(request_id) = request_id
             && let Some((account, name)) = self.account_of_request(request_id)?
@@ -29,8 +29,15 @@ impl Applier<'_> {
                 false => Outcome::Rejected(Rejection::ClientIdReused),
             });
         }
+        let admitted_by = match self.admission(invitation)? {
+            Ok(invitation) => invitation,
+            Err(reason) => return Ok(Outcome::Rejected(reason)),
+        };
         if self.caches.account(self.conn, &username)?.is_some() {
             return Ok(Outcome::Rejected(Rejection::UsernameTaken));
+        }
+        if let Some(invitation) = admitted_by {
+            self.use_invitation(invitation)?;
         }
         let revision = self.next_revision();
         let account = AccountId(revision.0);
@@ -50,85 +57,109 @@ impl Applier<'_> {
             .context("look for a request id")
     }
 
-    pub(super) fn open_session(
-        &mut self,
+    /// Whether the password that a caller has verified is still the account's, and whether it may be used.
+    pub(super) fn check_login(
+        &self,
         account: AccountId,
-        token_hash: &TokenHash,
-        lifetime_ms: u64,
-    ) -> Result<Outcome, StorageError> {
-        let exists = self
+        verified: Option<Revision>,
+    ) -> Result<Result<(), Rejection>, StorageError> {
+        let found = self
             .conn
-            .prepare_cached("SELECT 1 FROM account WHERE id = ?1 AND deleted = 0")
-            .and_then(|mut statement| statement.exists([account]))
-            .context("look for an account")?;
-        if !exists {
-            return Ok(Outcome::Rejected(Rejection::AccountUnknown));
-        }
-        if let Some((session, owner, expires_at)) = self.session_of_token(token_hash)? {
-            // The same command again: tokens are random. The session that it opened stays as it is.
-            let revision = Revision(session.0);
-            return Ok(match owner == account {
-                true => Outcome::SessionOpened { session, account, expires_at, revision },
-                false => Outcome::Rejected(Rejection::ClientIdReused),
-            });
-        }
-        let revision = self.next_revision();
-        let session = SessionId(revision.0);
-        let expires_at = TimeMs(self.clock.0.saturating_add(lifetime_ms).min(i64::MAX.unsigned_abs()));
-        let sql =
-            "INSERT INTO session (id, token_hash, account_id, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-        execute(self.conn, sql, params![session, token_hash, account, self.clock, expires_at])
-            .context("store a session")?;
-        let surplus = self.sessions_of(account, SESSIONS_PER_ACCOUNT_MAX)?;
-        self.end_sessions(surplus)?;
-        Ok(Outcome::SessionOpened { session, account, expires_at, revision })
-    }
-
-    fn session_of_token(&self, token_hash: &TokenHash) -> Result<Option<(SessionId, AccountId, TimeMs)>, StorageError> {
-        self.conn
-            .prepare_cached("SELECT id, account_id, expires_ms FROM session WHERE token_hash = ?1")
+            .prepare_cached("SELECT deleted, disabled, password_revision FROM account WHERE id = ?1")
             .and_then(|mut statement| {
-                statement.query_row([token_hash], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
+                let read = |row: &Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, bool>(1)?, row.get(2)?));
+                statement.query_row([account], read).optional()
             })
-            .context("look for a token")
+            .context("look for an account")?;
+        Ok(match found {
+            None | Some((true, _, _)) => Err(Rejection::AccountUnknown),
+            Some((_, _, set)) if verified.is_some_and(|verified| verified != set) => Err(Rejection::PasswordOutdated),
+            Some((_, true, _)) => Err(Rejection::AccountDisabled),
+            Some(_) => Ok(()),
+        })
     }
 
-    pub(super) fn close_session(&mut self, session: SessionId, all: bool) -> Result<Outcome, StorageError> {
+    pub(super) fn change_password(
+        &mut self,
+        session: SessionId,
+        verified: Revision,
+        password_hash: &str,
+    ) -> Result<Outcome, StorageError> {
         let account = match self.caller(session)? {
             Ok(account) => account,
             Err(reason) => return Ok(Outcome::Rejected(reason)),
         };
-        let sessions = if all { self.sessions_of(account, 0)? } else { vec![session] };
-        let count = self.end_sessions(sessions)?;
-        Ok(Outcome::SessionsClosed { count, revision: self.next_revision() })
-    }
-
-    /// The sessions of an account, oldest first, without the newest `keep`.
-    fn sessions_of(&self, account: AccountId, keep: usize) -> Result<Vec<SessionId>, StorageError> {
-        let read = || -> rusqlite::Result<Vec<SessionId>> {
-            let sql = "SELECT id FROM session WHERE account_id = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?2";
-            let keep = i64::try_from(keep).unwrap_or(i64::MAX);
-            self.conn.prepare_cached(sql)?.query_map(params![account, keep], |row| row.get(0))?.collect()
-        };
-        let mut sessions = read().context("read the sessions of an account")?;
-        sessions.reverse();
-        Ok(sessions)
-    }
-
-    fn end_sessions(&mut self, sessions: Vec<SessionId>) -> Result<u32, StorageError> {
-        let mut count = 0;
-        for session in sessions {
-            execute(self.conn, "DELETE FROM session WHERE id = ?1", [session]).context("close a session")?;
-            self.caches.forget_session(session);
-            self.closed_sessions.push(session);
-            self.fold_row([session.0]);
-            count += 1;
+        if self.has_password(account, password_hash)? {
+            return Ok(Outcome::Changed { count: 0, revision: self.revision });
         }
-        Ok(count)
+        if let Err(reason) = self.check_login(account, Some(verified))? {
+            return Ok(Outcome::Rejected(reason));
+        }
+        self.replace_password(account, password_hash, Some(session))
     }
 
-    /// The account's messages become tombstones, one revision and one event for each conversation; then the account
-    /// goes, with a revision of its own. All in one command: nobody sees half of it.
+    pub(super) fn reset_password(&mut self, username: &str, password_hash: &str) -> Result<Outcome, StorageError> {
+        let Some(account) = self.existing(username)? else { return Ok(Outcome::Rejected(Rejection::AccountUnknown)) };
+        if self.has_password(account, password_hash)? {
+            return Ok(Outcome::Changed { count: 0, revision: self.revision });
+        }
+        self.replace_password(account, password_hash, None)
+    }
+
+    /// Whether the account has this very hash: salts are random, so the same command was applied before.
+    fn has_password(&self, account: AccountId, password_hash: &str) -> Result<bool, StorageError> {
+        self.conn
+            .prepare_cached("SELECT 1 FROM account WHERE id = ?1 AND password_hash = ?2")
+            .and_then(|mut statement| statement.exists(params![account, password_hash]))
+            .context("compare a password")
+    }
+
+    /// Ends the account's sessions and forgets its devices, but for those of `keep`.
+    fn replace_password(
+        &mut self,
+        account: AccountId,
+        password_hash: &str,
+        keep: Option<SessionId>,
+    ) -> Result<Outcome, StorageError> {
+        let revision = self.next_revision();
+        let sql = "UPDATE account SET password_hash = ?2, password_revision = ?3 WHERE id = ?1";
+        execute(self.conn, sql, params![account, password_hash, revision]).context("store a password")?;
+        self.forget_devices(account, keep)?;
+        let mut sessions = self.sessions_of(account, 0)?;
+        sessions.retain(|session| Some(*session) != keep);
+        let count = self.end_sessions(sessions)?;
+        Ok(Outcome::Changed { count: u64::from(count), revision })
+    }
+
+    pub(super) fn set_disabled(&mut self, username: &str, disabled: bool) -> Result<Outcome, StorageError> {
+        let Some(account) = self.existing(username)? else { return Ok(Outcome::Rejected(Rejection::AccountUnknown)) };
+        let sql = "UPDATE account SET disabled = ?2 WHERE id = ?1 AND disabled <> ?2";
+        let changed = execute(self.conn, sql, params![account, disabled]).context("disable an account")?;
+        if changed == 0 {
+            return Ok(Outcome::Changed { count: 0, revision: self.revision });
+        }
+        let revision = self.next_revision();
+        let sessions = if disabled { self.sessions_of(account, 0)? } else { Vec::new() };
+        let count = self.end_sessions(sessions)?;
+        Ok(Outcome::Changed { count: u64::from(count), revision })
+    }
+
+    pub(super) fn purge(&mut self, username: &str) -> Result<Outcome, StorageError> {
+        match self.existing(username)? {
+            Some(account) => self.begin_erasure(account),
+            None => Ok(Outcome::Rejected(Rejection::AccountUnknown)),
+        }
+    }
+
+    /// The account of a name, unless it is deleted.
+    pub(super) fn existing(&mut self, username: &str) -> Result<Option<AccountId>, StorageError> {
+        let account = self.caches.account(self.conn, username)?;
+        Ok(account.filter(|account| !account.deleted).map(|account| account.id))
+    }
+
+    /// The deletion of an account as versions before 0.1.0 proposed it: the messages become tombstones, one revision and one
+    /// event for each conversation; then the account goes. Its work has no bound, so nothing proposes it any more; it is
+    /// kept for logs that hold it, which have to make the same state as they did then.
     pub(super) fn delete_account(&mut self, session: SessionId) -> Result<Outcome, StorageError> {
         let account = match self.caller(session)? {
             Ok(account) => account,
@@ -138,6 +169,12 @@ impl Applier<'_> {
         for conversation in self.conversations_of(account)? {
             deleted_messages += self.leave_tombstones(account, conversation)?;
         }
+        self.end_account(account)?;
+        Ok(Outcome::AccountDeleted { revision: self.next_revision(), deleted_messages })
+    }
+
+    /// Ends the sessions of an account, and marks it deleted.
+    pub(super) fn end_account(&mut self, account: AccountId) -> Result<(), StorageError> {
         let sessions = self.sessions_of(account, 0)?;
         self.end_sessions(sessions)?;
         let username: String = self
@@ -146,8 +183,10 @@ impl Applier<'_> {
             .context("read the name of an account")?;
         execute(self.conn, "UPDATE account SET password_hash = '', deleted = 1 WHERE id = ?1", [account])
             .context("delete an account")?;
+        self.forget_devices(account, None)?;
+        self.forget_privacy(account)?;
         self.caches.forget_account(&username);
-        Ok(Outcome::AccountDeleted { revision: self.next_revision(), deleted_messages })
+        Ok(())
     }
 
     fn conversations_of(&self, account: AccountId) -> Result<Vec<ConversationId>, StorageError> {
@@ -177,6 +216,12 @@ impl Applier<'_> {
         for message in &messages {
             self.leave_tombstone(message)?;
         }
+        self.leave_conversation(account, id)?;
+        Ok(messages.len() as u64)
+    }
+
+    /// Tells the members of a conversation that one of them has deleted the account.
+    pub(super) fn leave_conversation(&mut self, account: AccountId, id: ConversationId) -> Result<(), StorageError> {
         let revision = self.next_revision();
         self.remember_deletion(revision, id, DELETION_OF_ACCOUNT, account, &[])?;
         let conversation = self.change(id)?;
@@ -188,6 +233,6 @@ impl Applier<'_> {
         let members = conversation.members.clone();
         let member_name = members[position].username.clone();
         self.event(revision, id, members, EventKind::AccountDeleted { member: account, member_name });
-        Ok(messages.len() as u64)
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //! an error everything is dropped.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::mem;
 use std::sync::Arc;
@@ -14,13 +14,15 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::execute;
-use crate::chat::{AccountId, ConversationId, Member, Revision, Seq, SessionId, TimeMs};
+use crate::chat::{AccountId, ConversationId, Member, Privacy, Revision, Seq, SessionId, TimeMs};
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{Jumps, Link};
 
 /// Entries of the younger generation that make it the older one: so at most about twice as many are held.
 const ENTRIES_MAX: usize = 32 * 1024;
+/// Deleted accounts that are remembered; beyond it the conversations are read anew.
+const DELETED_MAX: usize = 4096;
 
 /// A map that forgets what was not used for a while: two generations, the older one is dropped as a whole.
 struct Generations<K, V> {
@@ -70,6 +72,7 @@ impl<K: Hash + Eq, V> Generations<K, V> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
     pub account: AccountId,
+    /// When it ends, by its lifetime or for want of use.
     pub expires: TimeMs,
 }
 
@@ -107,8 +110,15 @@ pub(super) struct Mark {
     pub sent_read: u64,
     /// Messages of others after `read` that are deleted, or that the member hid.
     pub gone: u64,
+    /// Messages that the member hid from itself.
+    pub hidden: u64,
     pub receipt_revision: Revision,
     pub receipt_time: TimeMs,
+    /// `read` as the other members see it.
+    pub shown: Seq,
+    /// Of the last move that the other members see.
+    pub shown_revision: Revision,
+    pub shown_time: TimeMs,
     /// The member's account was deleted.
     pub has_left: bool,
     /// The row has to be written.
@@ -121,13 +131,24 @@ impl Conversation {
         self.members.iter().position(|member| member.account == account)
     }
 
-    /// The members for whom a message counts as unread, unless they hid it: positions and accounts.
-    pub fn recipients_yet_to_read(&self, message: &Link) -> Vec<(usize, AccountId)> {
+    /// The members for whom a message is one of others: positions, accounts, and whether they have yet to read it.
+    pub fn recipients(&self, message: &Link) -> Vec<(usize, AccountId, bool)> {
         let members = self.members.iter().zip(&self.marks).enumerate();
         members
-            .filter(|(_, (member, mark))| member.account != message.sender && mark.read < message.seq)
-            .map(|(position, (member, _))| (position, member.account))
+            .filter(|(_, (member, _))| member.account != message.sender)
+            .map(|(position, (member, mark))| (position, member.account, mark.read < message.seq))
             .collect()
+    }
+
+    /// Whether the account of a member was deleted: all of its messages are tombstones, overwritten or not yet.
+    pub fn has_left(&self, account: AccountId) -> bool {
+        self.position(account).is_some_and(|position| self.marks[position].has_left)
+    }
+
+    /// Whether all others have deleted their accounts, so that nothing of theirs counts as unread.
+    pub fn others_have_left(&self, position: usize) -> bool {
+        let mut others = self.marks.iter().enumerate().filter(|(at, _)| *at != position).peekable();
+        others.peek().is_some() && others.all(|(_, mark)| mark.has_left)
     }
 
     /// A message that a member has not read is deleted, or hidden by the member. How many these are now.
@@ -138,6 +159,13 @@ impl Conversation {
         mark.gone
     }
 
+    /// A member hid a message from itself.
+    pub fn one_more_hidden(&mut self, position: usize) {
+        let mark = &mut self.marks[position];
+        mark.hidden += 1;
+        mark.dirty = true;
+    }
+
     /// Writes the row, and those of the members that changed.
     pub fn write(&mut self, conn: &Connection, id: ConversationId) -> Result<(), StorageError> {
         let sql = "UPDATE conversation SET last_seq = ?2, last_message_revision = ?3, last_revision = ?4 WHERE id = ?1";
@@ -146,7 +174,8 @@ impl Conversation {
         for (member, mark) in self.members.iter().zip(&mut self.marks) {
             if mark.dirty {
                 let sql = "UPDATE member SET delivered_seq = ?3, read_seq = ?4, sent = ?5, sent_read = ?6, gone = ?7, \
-                           receipt_revision = ?8, receipt_ms = ?9 WHERE conversation_id = ?1 AND account_id = ?2";
+                           receipt_revision = ?8, receipt_ms = ?9, hidden = ?10, shown_seq = ?11, \
+                           shown_revision = ?12, shown_ms = ?13 WHERE conversation_id = ?1 AND account_id = ?2";
                 let values = params![
                     id,
                     member.account,
@@ -157,11 +186,36 @@ impl Conversation {
                     Int(mark.gone),
                     mark.receipt_revision,
                     mark.receipt_time,
+                    Int(mark.hidden),
+                    mark.shown,
+                    mark.shown_revision,
+                    mark.shown_time,
                 ];
                 execute(conn, sql, values).context("write a member")?;
                 mark.dirty = false;
             }
         }
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+/// A row of `usage`: what an account has stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Usage {
+    pub messages: u64,
+    /// Of bodies.
+    pub bytes: u64,
+    /// The row has to be written.
+    pub dirty: bool,
+}
+
+impl Usage {
+    /// Writes the row.
+    pub fn write(&mut self, conn: &Connection, account: AccountId) -> Result<(), StorageError> {
+        let sql = "INSERT INTO usage (account_id, messages, bytes) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT (account_id) DO UPDATE SET messages = excluded.messages, bytes = excluded.bytes";
+        execute(conn, sql, params![account, Int(self.messages), Int(self.bytes)]).context("write the usage")?;
         self.dirty = false;
         Ok(())
     }
@@ -174,8 +228,14 @@ pub(super) struct Caches {
     accounts: Generations<Arc<str>, Account>,
     direct: Generations<(AccountId, AccountId), ConversationId>,
     conversations: Generations<ConversationId, Conversation>,
+    usage: Generations<AccountId, Usage>,
+    privacy: Generations<AccountId, Privacy>,
+    /// Accounts that were deleted while conversations of theirs may have been held.
+    deleted: HashSet<AccountId>,
     /// Whether any send was ever rejected: most databases can say no without a look.
     rejections: Option<bool>,
+    /// Whether any account has other privacy settings than the defaults. Stays true once it is: it only saves look-ups.
+    private: Option<bool>,
 }
 
 impl Caches {
@@ -190,6 +250,12 @@ impl Caches {
         self.accounts.trim();
         self.direct.trim();
         self.conversations.trim();
+        self.usage.trim();
+        self.privacy.trim();
+        if self.deleted.len() > DELETED_MAX {
+            self.deleted.clear();
+            self.conversations = Generations::default();
+        }
     }
 
     /// Whether any rejected send is remembered.
@@ -209,13 +275,42 @@ impl Caches {
         self.rejections = Some(true);
     }
 
+    /// The privacy settings of an account.
+    pub fn privacy(&mut self, conn: &Connection, account: AccountId) -> Result<Privacy, StorageError> {
+        if !self.is_any_private(conn)? {
+            return Ok(Privacy::default());
+        }
+        if let Some(privacy) = self.privacy.get(&account) {
+            return Ok(*privacy);
+        }
+        let found = super::privacy::privacy(conn, account)?;
+        Ok(*self.privacy.insert(account, found))
+    }
+
+    fn is_any_private(&mut self, conn: &Connection) -> Result<bool, StorageError> {
+        if let Some(known) = self.private {
+            return Ok(known);
+        }
+        let found = conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM privacy)", [], |row| row.get(0))
+            .context("look for privacy settings")?;
+        self.private = Some(found);
+        Ok(found)
+    }
+
+    /// The privacy settings of an account were changed.
+    pub fn forget_privacy(&mut self, account: AccountId) {
+        self.privacy.remove(&account);
+        self.private = Some(true);
+    }
+
     /// The session of an id.
     pub fn session(&mut self, conn: &Connection, id: SessionId) -> Result<Option<Session>, StorageError> {
         if let Some(session) = self.sessions.get(&id) {
             return Ok(Some(*session));
         }
         let found = conn
-            .prepare_cached("SELECT account_id, expires_ms FROM session WHERE id = ?1")
+            .prepare_cached("SELECT account_id, ends_ms FROM session WHERE id = ?1")
             .and_then(|mut statement| {
                 statement.query_row([id], |row| Ok(Session { account: row.get(0)?, expires: row.get(1)? })).optional()
             })
@@ -265,6 +360,28 @@ impl Caches {
         Ok(found.map(|id| *self.direct.insert(pair, id)))
     }
 
+    /// What an account has stored.
+    pub fn usage(&mut self, conn: &Connection, account: AccountId) -> Result<&mut Usage, StorageError> {
+        // Asked twice because a borrow that is returned early would last for the whole function.
+        if self.usage.get(&account).is_none() {
+            let found = conn
+                .prepare_cached("SELECT messages, bytes FROM usage WHERE account_id = ?1")
+                .and_then(|mut statement| {
+                    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Int>(0)?.0, row.get::<_, Int>(1)?.0));
+                    statement.query_row([account], read).optional()
+                })
+                .context("read the usage")?;
+            let (messages, bytes) = found.unwrap_or_default();
+            return Ok(self.usage.insert(account, Usage { messages, bytes, dirty: false }));
+        }
+        self.usage.get(&account).ok_or(StorageError::Closed)
+    }
+
+    /// An account was deleted: conversations that are held learn it when they are used next.
+    pub fn note_deletion(&mut self, account: AccountId) {
+        self.deleted.insert(account);
+    }
+
     /// The conversation of an id.
     pub fn conversation(
         &mut self,
@@ -278,7 +395,15 @@ impl Caches {
                 Some(conversation) => return Ok(Some(self.conversations.insert(id, conversation))),
             }
         }
-        Ok(self.conversations.get(&id))
+        let found = self.conversations.get(&id);
+        if self.deleted.is_empty() {
+            return Ok(found);
+        }
+        let Some(conversation) = found else { return Ok(None) };
+        for (member, mark) in conversation.members.iter().zip(&mut conversation.marks) {
+            mark.has_left |= self.deleted.contains(&member.account);
+        }
+        Ok(Some(conversation))
     }
 
     /// A conversation that some row names.
@@ -318,7 +443,8 @@ fn load(conn: &Connection, id: ConversationId) -> Result<Option<Conversation>, S
 
 fn load_members(conn: &Connection, id: ConversationId) -> rusqlite::Result<(Vec<Member>, Vec<Mark>)> {
     let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.sent, m.sent_read, m.gone, \
-               m.receipt_revision, m.receipt_ms, a.deleted FROM member m CROSS JOIN account a ON a.id = m.account_id \
+               m.receipt_revision, m.receipt_ms, a.deleted, m.hidden, m.shown_seq, m.shown_revision, m.shown_ms \
+               FROM member m CROSS JOIN account a ON a.id = m.account_id \
                WHERE m.conversation_id = ?1 ORDER BY m.account_id";
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map([id], |row| {
@@ -332,6 +458,10 @@ fn load_members(conn: &Connection, id: ConversationId) -> rusqlite::Result<(Vec<
             receipt_revision: row.get(7)?,
             receipt_time: row.get(8)?,
             has_left: row.get(9)?,
+            hidden: row.get::<_, Int>(10)?.0,
+            shown: row.get(11)?,
+            shown_revision: row.get(12)?,
+            shown_time: row.get(13)?,
             dirty: false,
         };
         Ok((member, mark))

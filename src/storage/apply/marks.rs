@@ -1,7 +1,6 @@
 //! Receipts, which move watermarks, and deletions of messages.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use rusqlite::params;
 
@@ -10,6 +9,8 @@ use super::{Applier, execute};
 use crate::chat::{
     AccountId, ConversationId, EventKind, Outcome, ReceiptItem, ReceiptResult, Rejection, Revision, Seq, SessionId,
 };
+use crate::storage::absent::{Kind, Set};
+use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{self, Link};
 use crate::storage::schema::{DELETION_FOR_EVERYONE, DELETION_FOR_MEMBER};
@@ -32,7 +33,7 @@ impl Applier<'_> {
         let Some(position) = conversation.position(account) else {
             return Ok(Err(Rejection::ConversationUnknown));
         };
-        let mark = conversation.marks[position];
+        let (mark, members) = (conversation.marks[position], conversation.members.clone());
         let up_to = item.up_to.min(conversation.last_seq);
         let delivered = mark.delivered.max(up_to);
         let read = if item.read { mark.read.max(up_to) } else { mark.read };
@@ -41,57 +42,61 @@ impl Applier<'_> {
             return Ok(Ok((seq, self.revision)));
         }
         let (newest, last_seq) = (conversation.last_message_revision, conversation.last_seq);
+        let alone = conversation.others_have_left(position);
         let (sent_read, gone) = match read > mark.read {
-            true => self.counted(id, account, mark, read, newest, last_seq)?,
+            true => self.counted((id, account), mark, read, (newest, last_seq), alone)?,
             false => (mark.sent_read, mark.gone),
         };
+        let shown = if read > mark.read && self.share_reads(&members)? { read } else { mark.shown };
         let revision = self.next_revision();
         let time = self.clock;
         let conversation = self.change(id)?;
         conversation.last_revision = revision;
         let has_left = mark.has_left;
         let (receipt_revision, receipt_time, sent) = (revision, time, mark.sent);
-        conversation.marks[position] =
-            Mark { delivered, read, sent, sent_read, gone, receipt_revision, receipt_time, has_left, dirty: true };
-        let members = conversation.members.clone();
+        let mut moved = Mark { delivered, read, sent_read, gone, receipt_revision, receipt_time, shown, ..mark };
+        let is_seen = (delivered, shown) != (mark.delivered, mark.shown);
+        if is_seen {
+            (moved.shown_revision, moved.shown_time) = (revision, time);
+        }
+        conversation.marks[position] = Mark { dirty: true, ..moved };
         self.fold_row([sent, sent_read, gone, u64::from(has_left)]);
+        if shown != read {
+            self.fold_row([shown.0, moved.shown_revision.0]);
+        }
         let member_name = members[position].username.clone();
-        self.event(revision, id, members, EventKind::Receipt { member: account, member_name, delivered, read });
+        let shown = is_seen.then_some(shown);
+        let kind = EventKind::Receipt { member: account, member_name, delivered, read, shown };
+        self.event(revision, id, members, kind);
         Ok(Ok((seq, revision)))
     }
 
-    /// `sent_read` and `gone` of a member that has now read up to `read`. Looks at the messages on one side of it: each is
-    /// looked at once for each member, or never, when everything is read.
+    /// `sent_read` and `gone` of a member that has now read up to `read`, in a conversation of two, or of one: the message
+    /// at `read` knows its ordinal among those of its sender, so that one look-up counts both members' messages. `alone`:
+    /// all others have left.
     fn counted(
         &self,
-        id: ConversationId,
-        account: AccountId,
+        (conversation, account): (ConversationId, AccountId),
         mark: Mark,
         read: Seq,
-        newest: Revision,
-        last_seq: Seq,
+        (newest, last_seq): (Revision, Seq),
+        alone: bool,
     ) -> Result<(u64, u64), StorageError> {
         let (now_read, unread) = (read.0 - mark.read.0, last_seq.0 - read.0);
         if unread == 0 {
             return Ok((mark.sent, 0));
         }
-        let (from, back_to) = match now_read < unread {
-            true => (history::find(self.conn, newest, read)?, mark.read),
-            false => (history::link(self.conn, newest)?, read),
+        let link = history::find(self.conn, newest, read)?;
+        let sent_read = if link.sender == account { link.sent } else { read.0.saturating_sub(link.sent) };
+        if alone {
+            return Ok((sent_read, unread.saturating_sub(mark.sent.saturating_sub(sent_read))));
+        }
+        let set = Set { account, conversation, kind: Kind::Gone };
+        let gone = match now_read < unread {
+            true => mark.gone.saturating_sub(set.count(self.conn, mark.read, read)?),
+            false => set.count(self.conn, read, last_seq)?,
         };
-        let (mut own, mut gone) = (0, 0);
-        history::walk_back(self.conn, from, Seq(back_to.0 + 1), |link| {
-            if link.sender == account {
-                own += 1;
-            } else if link.deleted || history::is_hidden(self.conn, account, id, link.seq)? {
-                gone += 1;
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(match now_read < unread {
-            true => (mark.sent_read + own, mark.gone.saturating_sub(gone)),
-            false => (mark.sent.saturating_sub(own), gone),
-        })
+        Ok((sent_read, gone))
     }
 
     pub(super) fn delete_messages(
@@ -150,12 +155,16 @@ impl Applier<'_> {
             }
             self.leave_tombstone(&link)?;
         } else {
-            let counts = sender != account && !deleted && seq > conversation.marks[position].read;
+            let (unread, has_left) = (seq > conversation.marks[position].read, conversation.has_left(sender));
             let sql = "INSERT OR IGNORE INTO hidden (account_id, conversation_id, seq) VALUES (?1, ?2, ?3)";
             if execute(self.conn, sql, params![account, id, seq]).context("hide a message")? == 0 {
                 return Ok(None);
             }
-            if counts {
+            Set { account, conversation: id, kind: Kind::Hidden }.insert(self.conn, seq)?;
+            self.change(id)?.one_more_hidden(position);
+            let is_new =
+                sender != account && Set { account, conversation: id, kind: Kind::Gone }.insert(self.conn, seq)?;
+            if is_new && unread && !has_left {
                 let gone = self.change(id)?.one_more_gone(position);
                 self.fold_row([position as u64, gone]);
             }
@@ -166,15 +175,28 @@ impl Applier<'_> {
     /// Deletes a message for everyone.
     pub(super) fn leave_tombstone(&mut self, message: &Link) -> Result<(), StorageError> {
         let id = message.conversation;
-        let recipients = self.change(id)?.recipients_yet_to_read(message);
-        execute(self.conn, "UPDATE message SET body = '', deleted = 1 WHERE revision = ?1", [message.revision])
-            .context("delete a message")?;
-        for (position, recipient) in recipients {
-            if !history::is_hidden(self.conn, recipient, id, message.seq)? {
+        let recipients = self.change(id)?.recipients(message);
+        self.take_body(message)?;
+        for (position, account, unread) in recipients {
+            let is_new = Set { account, conversation: id, kind: Kind::Gone }.insert(self.conn, message.seq)?;
+            if is_new && unread {
                 let gone = self.change(id)?.one_more_gone(position);
                 self.fold_row([position as u64, gone]);
             }
         }
+        Ok(())
+    }
+
+    /// Overwrites the body of a message, and gives its space back to the sender.
+    fn take_body(&mut self, message: &Link) -> Result<(), StorageError> {
+        let bytes: Int = self
+            .conn
+            .prepare_cached("SELECT octet_length(body) FROM message WHERE revision = ?1")
+            .and_then(|mut statement| statement.query_row([message.revision], |row| row.get(0)))
+            .context("read the length of a message")?;
+        self.use_less(message.sender, bytes.0)?;
+        execute(self.conn, "UPDATE message SET body = '', deleted = 1 WHERE revision = ?1", [message.revision])
+            .context("delete a message")?;
         Ok(())
     }
 

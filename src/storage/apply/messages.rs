@@ -11,6 +11,7 @@ use crate::chat::{
     SessionId, TimeMs,
 };
 use crate::storage::codec;
+use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 
 /// Where a message would go.
@@ -34,7 +35,9 @@ impl Applier<'_> {
             Err(reason) => return Ok(Outcome::Rejected(reason)),
         };
         let target = self.target(sender, to)?;
+        let fits = self.fits_quota(sender, body.len() as u64)?;
         if let Target::Existing(conversation) = target
+            && fits
             && let Some(outcome) = self.store_message(conversation, sender, client_id, body)?
         {
             return Ok(outcome);
@@ -44,6 +47,7 @@ impl Applier<'_> {
             return Ok(outcome);
         }
         let reason = match target {
+            Target::New(_) | Target::Existing(_) if !fits => Rejection::QuotaExceeded,
             Target::New(partner) => {
                 let conversation = self.create_direct(sender, partner)?;
                 if let Some(outcome) = self.store_message(conversation, sender, client_id, body)? {
@@ -113,10 +117,11 @@ impl Applier<'_> {
         let seq = Seq(conversation.last_seq.0 + 1);
         // One row and no SELECT: SQLite would keep a copy of each page that such a statement changes, to undo it alone.
         let sql = "INSERT INTO message (revision, conversation_id, seq, sender_id, client_id, time_ms, body, deleted, \
-                   previous, jump) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9) \
+                   previous, jump, sent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10) \
                    ON CONFLICT (client_id, sender_id) DO NOTHING";
         let (previous, jump) = (conversation.last_message_revision, conversation.jumps.target(seq));
-        let values = params![revision, id, seq, sender, client_id, time, body, previous, jump];
+        let sent = conversation.marks[position].sent + 1;
+        let values = params![revision, id, seq, sender, client_id, time, body, previous, jump, Int(sent)];
         if execute(conn, sql, values).context("store a message")? == 0 {
             return Ok(None);
         }
@@ -127,11 +132,11 @@ impl Applier<'_> {
         conversation.last_revision = revision;
         conversation.jumps.push(seq, revision);
         let mark = &mut conversation.marks[position];
-        mark.sent += 1;
+        mark.sent = sent;
         mark.dirty = true;
-        let sent = mark.sent;
         let members = conversation.members.clone();
         self.fold_row([previous.0, jump.0, sent]);
+        self.use_more(sender, body.len() as u64)?;
         let sender_name = members[position].username.clone();
         let kind = EventKind::Message { seq, sender, sender_name, client_id, body: body.into(), deleted: false };
         self.event(revision, id, members, kind);

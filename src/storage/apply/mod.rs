@@ -6,17 +6,30 @@
 //!
 //! - Deterministic: nothing but the state and the entries decides. Lists that end up in rows, revisions or events are
 //!   in an order of their own, never in that of a hash table.
-//! - Every change has its own revision, and at most one event; rejections and repeats change no revision.
+//! - Every change has its own revision, and at most one event; rejections and repeats change no revision, nor do steps
+//!   of an erasure that overwrite what no read shows any more.
+//! - A command does bounded work; only `DeleteAccount`, which nothing proposes any more, does not.
 //! - A failure leaves the state of the last commit: what was staged since has to come again, from the log.
 //! - No command can make SQLite report a broken constraint: that would stop every node at the same entry, for ever.
 //!
-//! Split by subject: `accounts` (accounts and sessions), `messages` (sends), `marks` (receipts and deletions),
-//! `cache` (what is kept in memory between calls).
+//! Split by subject: `accounts`, `sessions` (with their devices), `registration` (who may create an account), `privacy`
+//! (what others see of an account), `messages` (sends), `marks` (receipts and deletions), `erasure` (what is left of a
+//! deleted account, in bounded steps), `usage` (what accounts have stored and may store), `malformed` (bytes that are no
+//! command), `cache` (what is kept in memory between calls).
 
 mod accounts;
 mod cache;
+mod erasure;
+mod joining;
+mod malformed;
 mod marks;
 mod messages;
+pub(super) mod privacy;
+pub(super) mod registration;
+mod sessions;
+mod usage;
+
+pub use self::malformed::MalformedCommand;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,15 +39,17 @@ use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::cache::{Caches, Conversation};
+use self::usage::Quota;
 use super::codec;
 use super::db::{self, Checkpoints, Int};
 use super::digest::{Chain, Fold};
 use super::divergence;
 use super::error::{Context, StorageError};
+use super::intake::{self, RawProposal};
 use super::{schema, snapshot};
 use crate::chat::{
-    AccountId, Command, ConversationId, DigestReport, Event, EventKind, Member, Outcome, Rejection, Revision,
-    SessionId, StateDigest, TimeMs,
+    AccountCommand, AccountId, Command, ConversationId, DigestReport, Event, EventKind, Member, Outcome, Rejection,
+    Revision, SessionId, StateDigest, TimeMs,
 };
 use crate::planted;
 use crate::proto::log::v1 as pb;
@@ -94,6 +109,10 @@ pub struct Applied {
     pub noted: Vec<NotedDigest>,
     /// Digests that nodes have reported, in the order of the log.
     pub reported: Vec<DigestReport>,
+    /// How many commands were rejected because they are none in any version.
+    pub malformed: u64,
+    /// The first of those, at most eight.
+    pub malformed_shown: Vec<MalformedCommand>,
 }
 
 /// The digest of the state at a mark in the log.
@@ -121,6 +140,8 @@ pub struct StateMachine {
     caches: Caches,
     /// Conversations whose row, or whose members' rows, are newer in the cache than in the database.
     dirty: Vec<ConversationId>,
+    /// Accounts whose usage is newer in the cache than in the database.
+    dirty_usage: Vec<AccountId>,
 }
 
 impl StateMachine {
@@ -139,6 +160,7 @@ impl StateMachine {
             applied,
             caches: Caches::default(),
             dirty: Vec::new(),
+            dirty_usage: Vec::new(),
         })
     }
 
@@ -195,6 +217,12 @@ impl StateMachine {
         result
     }
 
+    /// Cuts the write-ahead log to nothing. False: it is being read.
+    pub(super) fn cut_write_ahead_log(&self) -> Result<bool, StorageError> {
+        let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
+        db::cut_wal(conn).context("cut the write-ahead log of chat.db")
+    }
+
     /// Whether anything waits to be committed.
     pub fn is_staged(&self) -> bool {
         self.conn.as_ref().is_some_and(|conn| !conn.is_autocommit())
@@ -217,7 +245,11 @@ impl StateMachine {
             closed_sessions: Vec::new(),
             mark: None,
             reported: Vec::new(),
+            malformed: 0,
+            malformed_shown: Vec::new(),
             dirty: &mut self.dirty,
+            dirty_usage: &mut self.dirty_usage,
+            quota: Quota::default(),
         };
         let mut noted = Vec::new();
         let mut outcomes = Vec::with_capacity(entries.len());
@@ -227,7 +259,7 @@ impl StateMachine {
             }
             outcomes.push(match entry.payload {
                 AppliedPayload::Blank => Vec::new(),
-                AppliedPayload::Batch(bytes) => applier.batch(bytes)?,
+                AppliedPayload::Batch(bytes) => applier.batch(entry.log_id.index, bytes)?,
                 AppliedPayload::Membership(membership) => {
                     self.applied.membership =
                         pb::StoredMembership { log_id: Some(entry.log_id), membership: Some(membership) };
@@ -241,8 +273,21 @@ impl StateMachine {
             }
         }
         let Applier { revision, clock, chain, events, closed_sessions, reported, .. } = applier;
+        let Applier { malformed, malformed_shown, .. } = applier;
         (self.applied.revision, self.applied.clock, self.applied.chain) = (revision, clock, chain);
-        Ok(Applied { outcomes, events, closed_sessions, revision, clock, digest: chain.digest, noted, reported })
+        let digest = chain.digest;
+        Ok(Applied {
+            outcomes,
+            events,
+            closed_sessions,
+            revision,
+            clock,
+            digest,
+            noted,
+            reported,
+            malformed,
+            malformed_shown,
+        })
     }
 
     fn write_and_commit(&mut self) -> Result<(), StorageError> {
@@ -251,6 +296,12 @@ impl StateMachine {
         self.dirty.sort_unstable();
         for id in self.dirty.drain(..) {
             self.caches.known_conversation(conn, id)?.write(conn, id)?;
+        }
+        self.dirty_usage.sort_unstable();
+        for account in self.dirty_usage.drain(..) {
+            if !planted::is(planted::USAGE_NOT_STORED) {
+                self.caches.usage(conn, account)?.write(conn, account)?;
+            }
         }
         if planted::is(planted::APPLIED_TWICE_AFTER_A_CRASH) {
             let behind = AppliedState { log_id: self.committed.log_id, ..self.applied.clone() };
@@ -266,6 +317,7 @@ impl StateMachine {
     fn roll_back(&mut self) {
         self.caches.clear();
         self.dirty.clear();
+        self.dirty_usage.clear();
         self.applied.clone_from(&self.committed);
         // After some errors SQLite has done it already. A connection that cannot even do this is of no use.
         if let Some(conn) = &self.conn
@@ -280,6 +332,7 @@ impl StateMachine {
     pub(super) fn reopen(&mut self) -> Result<(), StorageError> {
         self.caches.clear();
         self.dirty.clear();
+        self.dirty_usage.clear();
         let (conn, checkpoints, applied) = open_database(&self.dir)?;
         (self.conn, self.checkpoints) = (Some(conn), checkpoints);
         self.committed.clone_from(&applied);
@@ -374,35 +427,63 @@ struct Applier<'a> {
     /// The revision and its digest, when the entry that is being applied asks for it.
     mark: Option<(Revision, StateDigest)>,
     reported: Vec<DigestReport>,
+    malformed: u64,
+    malformed_shown: Vec<MalformedCommand>,
     dirty: &'a mut Vec<ConversationId>,
+    dirty_usage: &'a mut Vec<AccountId>,
+    /// What an account may store, as the leader said that made the batch at hand.
+    quota: Quota,
 }
 
 impl Applier<'_> {
-    fn batch(&mut self, bytes: Bytes) -> Result<Vec<Outcome>, StorageError> {
-        let batch = pb::Batch::decode(bytes)
-            .map_err(|error| StorageError::UnknownCommand(format!("the batch cannot be decoded: {error}")))?;
-        batch.proposals.into_iter().map(|proposal| self.proposal(proposal)).collect()
+    /// An entry that is no batch has one outcome, as if it were one command.
+    fn batch(&mut self, index: u64, bytes: Bytes) -> Result<Vec<Outcome>, StorageError> {
+        match intake::batch(bytes.clone()) {
+            Ok(batch) => {
+                self.quota = Quota::of(&batch);
+                let proposals = batch.proposals.into_iter().enumerate();
+                let outcomes = proposals.map(|(position, proposal)| self.proposal(index, position, proposal));
+                let mut outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
+                if planted::is(planted::MALFORMED_WITHOUT_OUTCOME) {
+                    outcomes.retain(|outcome| !matches!(outcome, Outcome::Rejected(Rejection::Malformed)));
+                }
+                Ok(outcomes)
+            }
+            Err(problem) => Ok(vec![self.malformed(index, 0, problem, &bytes)]),
+        }
     }
 
-    fn proposal(&mut self, proposal: pb::Proposal) -> Result<Outcome, StorageError> {
-        let command =
-            proposal.command.ok_or_else(|| StorageError::UnknownCommand("a proposal without a command".into()))?;
-        let command =
-            codec::decode_command(command).map_err(|error| StorageError::UnknownCommand(error.to_string()))?;
+    fn proposal(&mut self, index: u64, position: usize, proposal: RawProposal) -> Result<Outcome, StorageError> {
+        let bytes = proposal.command;
+        let command = match intake::command(bytes.clone()) {
+            Ok(Ok(command)) => command,
+            Ok(Err(problem)) => {
+                return Ok(self.malformed(index, position, problem, bytes.as_deref().unwrap_or_default()));
+            }
+            Err(StorageError::UnknownCommand(problem)) => {
+                return Err(StorageError::UnknownCommand(format!(
+                    "command {position} of log entry {index}: {problem}"
+                )));
+            }
+            Err(error) => return Err(error),
+        };
         // A new leader's clock may be behind the last one's: time stands still then. What SQLite cannot hold is cut.
         self.clock = self.clock.max(TimeMs(proposal.time_ms.min(i64::MAX.unsigned_abs())));
         self.trace = codec::trace(&proposal.traceparent);
         let (before, events) = (self.revision, self.events.len());
         self.fold = Some(Fold::begin(&self.chain, &command));
         let outcome = match command {
-            Command::CreateAccount { username, password_hash, request_id } => {
-                self.create_account(username, &password_hash, request_id)
+            Command::CreateAccount { username, password_hash, request_id, invitation } => {
+                self.create_account(username, &password_hash, request_id, invitation.as_ref())
             }
-            Command::OpenSession { account, token_hash, lifetime_ms } => {
-                self.open_session(account, &token_hash, lifetime_ms)
+            Command::OpenSession { account, token_hash, lifetime_ms, login } => {
+                self.open_session(account, &token_hash, lifetime_ms, &login)
             }
+            Command::Account(command) => self.account_command(command),
             Command::CloseSession { session, all } => self.close_session(session, all),
             Command::DeleteAccount { session } => self.delete_account(session),
+            Command::BeginAccountDeletion { session } => self.begin_account_deletion(session),
+            Command::EraseAccount { account, limit } => self.erase_account(account, limit),
             Command::SendMessage { session, to, client_id, body } => self.send_message(session, &to, client_id, &body),
             Command::Receipts(items) => self.receipts(&items),
             Command::DeleteMessages { session, messages, for_everyone } => {
@@ -410,12 +491,35 @@ impl Applier<'_> {
             }
             Command::NoteDigest => Ok(self.note_digest()),
             Command::ReportDigest(report) => Ok(self.report_digest(report)),
+            Command::IssueJoinToken { token_hash, lifetime_ms } => self.issue_join_token(&token_hash, lifetime_ms),
+            Command::RedeemJoinToken { token_hash, admission } => self.redeem_join_token(&token_hash, admission),
         }?;
         if let Some(fold) = self.fold.take() {
             let events = self.events[events..].iter().map(|event| &**event);
             fold.end(&mut self.chain, &outcome, events, (before, self.revision), self.clock);
         }
         Ok(outcome)
+    }
+
+    fn account_command(&mut self, command: AccountCommand) -> Result<Outcome, StorageError> {
+        match command {
+            AccountCommand::ChangePassword { session, password_revision, password_hash } => {
+                self.change_password(session, password_revision, &password_hash)
+            }
+            AccountCommand::ResetPassword { username, password_hash } => self.reset_password(&username, &password_hash),
+            AccountCommand::SetDisabled { username, disabled } => self.set_disabled(&username, disabled),
+            AccountCommand::EndSessions { username } => self.end_sessions_of(&username),
+            AccountCommand::Purge { username } => self.purge(&username),
+            AccountCommand::RevokeSession { session, target } => self.revoke_session(session, target),
+            AccountCommand::TouchSessions(sessions) => self.touch_sessions(&sessions),
+            AccountCommand::SetRegistration(registration) => self.set_registration(registration),
+            AccountCommand::CreateInvitation { code_hash, uses, lifetime_ms } => {
+                self.create_invitation(&code_hash, uses, lifetime_ms)
+            }
+            AccountCommand::RevokeInvitation { invitation } => self.revoke_invitation(invitation),
+            AccountCommand::RemoveExpired { before, limit } => self.remove_expired(before, limit),
+            AccountCommand::SetPrivacy { session, change } => self.set_privacy(session, change),
+        }
     }
 
     fn note_digest(&mut self) -> Outcome {

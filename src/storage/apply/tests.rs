@@ -13,7 +13,7 @@ fn entry(index: u64, commands: &[(u64, Command)]) -> AppliedEntry {
             command: Some(codec::encode_command(command)),
         })
         .collect();
-    batch(index, &pb::Batch { proposals })
+    batch(index, &pb::Batch { proposals, ..Default::default() })
 }
 
 fn batch(index: u64, batch: &pb::Batch) -> AppliedEntry {
@@ -25,13 +25,22 @@ fn log_id(index: u64) -> pb::LogId {
 }
 
 fn create(name: &str) -> (u64, Command) {
-    let command = Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None };
+    let command = Command::CreateAccount {
+        username: name.into(),
+        password_hash: "hash".into(),
+        request_id: None,
+        invitation: None,
+    };
     (1000, command)
 }
 
 fn login(account: u64, token: u8) -> (u64, Command) {
-    let command =
-        Command::OpenSession { account: AccountId(account), token_hash: TokenHash([token; 32]), lifetime_ms: 1 << 40 };
+    let command = Command::OpenSession {
+        account: AccountId(account),
+        token_hash: TokenHash([token; 32]),
+        lifetime_ms: 1 << 40,
+        login: crate::chat::Login::default(),
+    };
     (1000, command)
 }
 
@@ -89,24 +98,23 @@ fn blank_and_membership_entries_are_kept_across_a_restart() {
     assert_eq!(machine.applied().membership, stored);
 }
 
+/// A batch of one proposal, whose command is field 99 with an empty message: what a later version's looks like.
+fn later(index: u64) -> AppliedEntry {
+    let bytes = Bytes::from_static(&[0x0a, 0x05, 0x1a, 0x03, 0x9a, 0x06, 0x00]);
+    AppliedEntry { log_id: log_id(index), payload: AppliedPayload::Batch(bytes) }
+}
+
 #[test]
 fn an_unknown_command_leaves_no_trace_of_its_call() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut machine = StateMachine::open(dir.path()).expect("open");
     start(&mut machine);
     let before = machine.applied().clone();
-    let unknown = pb::Proposal { time_ms: 9999, command: Some(pb::Command { kind: None }), ..Default::default() };
-    let absent = pb::Proposal { time_ms: 9999, command: None, ..Default::default() };
-    let garbage = AppliedEntry { log_id: log_id(3), payload: AppliedPayload::Batch(Bytes::from_static(b"\xff\xff")) };
-    for bad in
-        [batch(3, &pb::Batch { proposals: vec![unknown] }), batch(3, &pb::Batch { proposals: vec![absent] }), garbage]
-    {
-        // What came before it in the same call is undone, in the tables and in the caches.
-        let error = machine.apply(vec![entry(2, &[send(3, "bob", 1)]), bad]).expect_err("unknown");
-        assert!(matches!(error, StorageError::UnknownCommand(_)), "{error}");
-        assert_eq!(machine.applied(), &before);
-        assert_eq!((rows(&machine, "message"), rows(&machine, "conversation")), (0, 0));
-    }
+    // What came before it in the same call is undone, in the tables and in the caches.
+    let error = machine.apply(vec![entry(2, &[send(3, "bob", 1)]), later(3)]).expect_err("unknown");
+    assert!(matches!(&error, StorageError::UnknownCommand(text) if text.contains("entry 3")), "{error}");
+    assert_eq!(machine.applied(), &before);
+    assert_eq!((rows(&machine, "message"), rows(&machine, "conversation")), (0, 0));
     let applied = machine.apply(vec![entry(2, &[send(3, "bob", 1)])]).expect("apply");
     assert!(matches!(&applied.outcomes[0][0], Outcome::MessageSent(sent) if !sent.repeated && sent.seq == Seq(1)));
 }
@@ -197,9 +205,155 @@ fn files_of_others_and_of_later_versions_are_refused() {
 
     std::fs::remove_file(&path).expect("remove");
     drop(StateMachine::open(dir.path()).expect("open"));
-    Connection::open(&path).and_then(|conn| conn.pragma_update(None, "user_version", 2)).expect("set");
-    assert!(matches!(refused(dir.path()), StorageError::NewerFormat { found: 2, known: 1, .. }));
+    Connection::open(&path).and_then(|conn| conn.pragma_update(None, "user_version", 3)).expect("set");
+    assert!(matches!(refused(dir.path()), StorageError::NewerFormat { found: 3, known: 2, .. }));
 
     std::fs::write(&path, vec![7; 8192]).expect("write");
     assert!(refused(dir.path()).is_corruption());
+}
+
+/// Batches with commands that are none, at their positions.
+fn poisoned(index: u64) -> AppliedEntry {
+    let (time_ms, good) = send(3, "bob", 1);
+    let good = pb::Proposal { time_ms, command: Some(codec::encode_command(&good)), ..Default::default() };
+    let proposals = vec![
+        pb::Proposal { time_ms: u64::MAX, command: None, ..Default::default() },
+        good,
+        pb::Proposal { time_ms: u64::MAX, command: Some(pb::Command { kind: None }), ..Default::default() },
+    ];
+    batch(index, &pb::Batch { proposals, ..Default::default() })
+}
+
+#[test]
+fn what_is_no_command_is_rejected_alone_and_is_in_the_digest() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut machine = StateMachine::open(dir.path()).expect("open");
+    start(&mut machine);
+    let before = machine.applied().clone();
+    let garbage = AppliedEntry { log_id: log_id(2), payload: AppliedPayload::Batch(Bytes::from_static(b"garbage")) };
+    let applied = machine.apply(vec![garbage]).expect("goes on");
+    assert_eq!(applied.outcomes, [[Outcome::Rejected(Rejection::Malformed)]]);
+    assert_eq!((applied.malformed, applied.malformed_shown[0].index), (1, 2));
+    let after = machine.applied().clone();
+    assert_eq!((after.revision, after.clock, after.chain.digest), (before.revision, before.clock, before.chain.digest));
+    assert_ne!(after.chain.since, before.chain.since, "the next revision has it in its digest");
+
+    let applied = machine.apply(vec![poisoned(3)]).expect("goes on");
+    let rejected = Outcome::Rejected(Rejection::Malformed);
+    assert!(matches!(&applied.outcomes[0][..], [a, Outcome::MessageSent(_), b] if *a == rejected && *b == rejected));
+    let positions: Vec<usize> = applied.malformed_shown.iter().map(|malformed| malformed.position).collect();
+    assert_eq!((positions, applied.clock), (vec![0, 2], before.clock));
+
+    // The same in another batching, with other bytes: another digest.
+    let other = tempfile::tempdir().expect("tempdir");
+    let mut second = StateMachine::open(other.path()).expect("open");
+    start(&mut second);
+    let other = AppliedEntry { log_id: log_id(2), payload: AppliedPayload::Batch(Bytes::from_static(b"rubbish")) };
+    second.apply(vec![other, poisoned(3)]).expect("goes on");
+    assert_ne!(second.applied().chain, machine.applied().chain);
+}
+
+fn issue(time: u64, token: u8) -> (u64, Command) {
+    (time, Command::IssueJoinToken { token_hash: TokenHash([token; 32]), lifetime_ms: 1000 })
+}
+
+fn redeem(time: u64, token: u8, admission: u64) -> (u64, Command) {
+    (time, Command::RedeemJoinToken { token_hash: TokenHash([token; 32]), admission })
+}
+
+#[test]
+fn a_join_token_admits_one_node_within_its_time() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut machine = StateMachine::open(dir.path()).expect("open");
+    let invalid = Outcome::Rejected(Rejection::JoinTokenInvalid);
+    let issued = |ms| Outcome::JoinTokenIssued { expires_at: TimeMs(ms) };
+    let commands = [
+        redeem(1000, 1, 7),
+        issue(1000, 1),
+        // The same command again.
+        issue(1100, 1),
+        redeem(1100, 1, 0),
+        redeem(1100, 1, u64::MAX),
+        redeem(1200, 1, u64::MAX),
+        redeem(1200, 1, 7),
+        issue(1300, 2),
+        // The time of the first is over, on the replicated clock.
+        redeem(2000, 1, u64::MAX),
+        redeem(2000, 2, 7),
+        redeem(2300, 2, 7),
+    ];
+    let used = Outcome::JoinTokenRedeemed;
+    let expected = [
+        invalid.clone(),
+        issued(2000),
+        issued(2000),
+        invalid.clone(),
+        used.clone(),
+        used.clone(),
+        invalid.clone(),
+        issued(2300),
+        invalid.clone(),
+        used,
+        invalid,
+    ];
+    let applied = machine.apply(vec![entry(1, &commands)]).expect("apply");
+    assert_eq!(applied.outcomes, [expected.to_vec()]);
+    assert_eq!(applied.revision, Revision(0));
+    assert_eq!(rows(&machine, "join_token"), 0);
+}
+
+#[test]
+fn join_tokens_are_bounded_and_make_room_when_they_expire() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut machine = StateMachine::open(dir.path()).expect("open");
+    let many: Vec<_> = (0..=64).map(|token| issue(1000, token)).collect();
+    let applied = machine.apply(vec![entry(1, &many)]).expect("apply");
+    let full = Outcome::Rejected(Rejection::JoinTokensFull);
+    assert_eq!(applied.outcomes[0].iter().filter(|outcome| **outcome == full).count(), 1);
+    assert_eq!(applied.outcomes[0].last(), Some(&full));
+    assert_eq!(rows(&machine, "join_token"), 64);
+    machine.apply(vec![entry(2, &[issue(2000, 65)])]).expect("apply");
+    assert_eq!(rows(&machine, "join_token"), 1);
+}
+
+fn set_privacy(session: u64, read_receipts: Option<bool>, session_activity: Option<bool>) -> Command {
+    let change = crate::chat::PrivacyChange { read_receipts, session_activity };
+    Command::Account(AccountCommand::SetPrivacy { session: SessionId(session), change })
+}
+
+#[test]
+fn without_activity_no_row_tells_when_a_session_was_used() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut machine = StateMachine::open(dir.path()).expect("open");
+    let open = |account, token: u8, idle_ms| Command::OpenSession {
+        account: AccountId(account),
+        token_hash: TokenHash([token; 32]),
+        lifetime_ms: 100_000,
+        login: crate::chat::Login { idle_ms, ..Default::default() },
+    };
+    let touch = || Command::Account(AccountCommand::TouchSessions([3, 4, 5, 6].map(SessionId).to_vec()));
+    // Two sessions of alice, one of them ends for want of use; one that has ended at 2000; one of bob.
+    let opened = [(1000, open(1, 1, 0)), (1000, open(1, 2, 5000)), (1000, open(1, 3, 500)), (1000, open(2, 4, 5000))];
+    machine.apply(vec![entry(1, &[&[create("alice"), create("bob")][..], &opened[..]].concat())]).expect("apply");
+    let times = |machine: &StateMachine| -> Vec<(u64, u64, u64)> {
+        let conn = machine.conn.as_ref().expect("open");
+        let mut statement = conn.prepare("SELECT id, used_ms, ends_ms FROM session ORDER BY id").expect("prepare");
+        let read =
+            |row: &rusqlite::Row<'_>| Ok((row.get::<_, Int>(0)?.0, row.get::<_, Int>(1)?.0, row.get::<_, Int>(2)?.0));
+        statement.query_map([], read).expect("query").map(Result::unwrap).collect()
+    };
+    machine.apply(vec![entry(2, &[(2000, touch())])]).expect("apply");
+    let touched = [(3, 2000, 101_000), (4, 2000, 7000), (5, 1000, 1500), (6, 2000, 7000)];
+    assert_eq!(times(&machine), touched);
+    let off = machine.apply(vec![entry(3, &[(3000, set_privacy(3, None, Some(false)))])]).expect("apply");
+    assert_eq!(off.closed_sessions, [SessionId(5)]);
+    let forgotten = [(3, 1000, 101_000), (4, 1000, 8000), (6, 2000, 7000)];
+    assert_eq!(times(&machine), forgotten);
+    machine.apply(vec![entry(4, &[(4000, touch())])]).expect("apply");
+    assert_eq!(times(&machine), [forgotten[0], forgotten[1], (6, 4000, 9000)]);
+    assert_eq!(rows(&machine, "privacy"), 1);
+    // The defaults need no row.
+    machine.apply(vec![entry(5, &[(5000, set_privacy(3, None, Some(true))), (5000, touch())])]).expect("apply");
+    assert_eq!(times(&machine), [(3, 5000, 101_000), (4, 5000, 10_000), (6, 5000, 10_000)]);
+    assert_eq!(rows(&machine, "privacy"), 0);
 }

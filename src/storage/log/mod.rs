@@ -348,6 +348,15 @@ impl LogDb {
         Ok(entries)
     }
 
+    /// Has the writer cut the write-ahead log to nothing, so that it keeps nothing of entries that were purged. It does not
+    /// wait for those who read.
+    ///
+    /// # Errors
+    /// The writer has stopped after an earlier failure.
+    pub fn cut_write_ahead_log(&self) -> Result<(), StorageError> {
+        self.send(Operation::CutWal)
+    }
+
     /// Whether the entry at an index is durable.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::{
         StorageError,
         db::{self, Checkpoints},
         error::Context as _,
+        private,
     },
 };
 
@@ -80,6 +81,7 @@ impl Row {
 
 /// Opens the writer's connection.
 pub(super) fn open(path: &Path) -> Result<(Connection, Checkpoints), StorageError> {
+    private::open_or_create(path).map_err(StorageError::io("make", path))?;
     let mut connection = Connection::open(path).context("opening log.db")?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
     let (application, version) =
@@ -94,10 +96,10 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Checkpoints), StorageErro
     if version > VERSION {
         return Err(StorageError::NewerFormat { path: path.to_owned(), found: version.into(), known: VERSION.into() });
     }
-    // FULL: a commit is on disk when it returns.
+    // FULL: a commit is on disk when it returns. Secure: the bodies in entries that are cut are overwritten, wherever they are.
     connection
         .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
              PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF;
              BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         ))

@@ -33,6 +33,8 @@ const GROUP_MAX: usize = 1024;
 const COMMITTED_EVERY: Duration = Duration::from_secs(1);
 /// Rows deleted in one transaction after a purge, so that a large purge does not hold up appends.
 const PURGE_ROWS_MAX: u64 = 2000;
+/// Bytes of rows at which a transaction deletes no more: all of them are overwritten with zeros.
+const PURGE_BYTES: u64 = 1 << 20;
 
 /// What is to be written.
 pub(super) enum Operation {
@@ -42,6 +44,7 @@ pub(super) enum Operation {
     TruncateFrom(u64, Done),
     Purge(pb::LogId),
     Identity(Identity, Done),
+    CutWal,
     Stop,
 }
 
@@ -115,7 +118,18 @@ impl Writer {
     pub(super) fn turn(&mut self) -> Turn {
         let mut group: Vec<_> = self.queue.try_iter().take(GROUP_MAX).collect();
         if group.is_empty() {
-            return Turn::Wait;
+            if self.deleted_before >= self.delete_before {
+                return Turn::Wait;
+            }
+            // Nobody waits: what was purged goes at once.
+            let underway = Arc::clone(&self.underway);
+            return match underway.run(|| self.write(&[])) {
+                Ok(_) => Turn::More,
+                Err(error) => {
+                    self.fail(group, error);
+                    Turn::End
+                }
+            };
         }
         match self.flush(&mut group) {
             Ok(turn) => turn,
@@ -153,6 +167,7 @@ impl Writer {
         if let Some(shared) = self.shared.upgrade() {
             advance(&shared, group);
         }
+        let mut cut = false;
         for operation in group.drain(..) {
             match operation {
                 Operation::Append(_, traces, done) => {
@@ -166,8 +181,13 @@ impl Writer {
                     }
                     done(Ok(()));
                 }
+                Operation::CutWal => cut = true,
                 Operation::Committed(_) | Operation::Purge(_) | Operation::Stop => {}
             }
+        }
+        if cut {
+            // What is being read is cut the next time.
+            db::cut_wal(&self.connection).context("cutting the write-ahead log of log.db")?;
         }
         (self.on_group)(&commit);
         Ok(if stop { Turn::End } else { Turn::More })
@@ -200,7 +220,7 @@ impl Writer {
                     let record = IdentityRecord::from(identity.clone());
                     schema::put_meta(&transaction, "identity", &record.encode_to_vec()).context(context)?;
                 }
-                Operation::Committed(_) | Operation::Stop => {}
+                Operation::Committed(_) | Operation::CutWal | Operation::Stop => {}
             }
         }
         let due = self.committed_written.is_none_or(|at| at.elapsed() >= COMMITTED_EVERY);
@@ -213,15 +233,12 @@ impl Writer {
         if self.deleted_before < self.delete_before {
             // An append after a purge beyond the end must not collide with rows that are still to be deleted: those
             // are all before the purge point, and appends all after it.
-            let deleted = transaction
-                .prepare_cached(
-                    "DELETE FROM entry WHERE idx IN (SELECT idx FROM entry WHERE idx < ?1 ORDER BY idx LIMIT ?2)",
-                )
-                .and_then(|mut statement| statement.execute(params![self.delete_before, PURGE_ROWS_MAX]))
+            let end = purge_end(&transaction, self.delete_before).context(context)?;
+            transaction
+                .prepare_cached("DELETE FROM entry WHERE idx < ?1")
+                .and_then(|mut statement| statement.execute([end]))
                 .context(context)?;
-            if (deleted as u64) < PURGE_ROWS_MAX {
-                self.deleted_before = self.delete_before;
-            }
+            self.deleted_before = end;
         }
         let written = Instant::now();
         self.checkpoints.of(transaction.commit()).context(context)?;
@@ -240,10 +257,26 @@ impl Writer {
                 | Operation::Vote(_, done)
                 | Operation::TruncateFrom(_, done)
                 | Operation::Identity(_, done) => done(Err(Arc::clone(&error))),
-                Operation::Committed(_) | Operation::Purge(_) | Operation::Stop => {}
+                Operation::Committed(_) | Operation::Purge(_) | Operation::CutWal | Operation::Stop => {}
             }
         }
     }
+}
+
+/// Up to where rows are deleted in one transaction, of those before `before`.
+fn purge_end(connection: &Connection, before: u64) -> rusqlite::Result<u64> {
+    let sql = "SELECT idx, length(bytes) FROM entry WHERE idx < ?1 ORDER BY idx LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![before, PURGE_ROWS_MAX])?;
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(row) = rows.next()? {
+        count += 1;
+        bytes += row.get::<_, u64>(1)?;
+        if count == PURGE_ROWS_MAX || bytes >= PURGE_BYTES {
+            return Ok(row.get::<_, u64>(0)? + 1);
+        }
+    }
+    Ok(before)
 }
 
 /// How far the log is durable after a group. What is cut off may have been written, and called durable, after it was cut off

@@ -4,18 +4,33 @@
 //! but never unread.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 use rusqlite::params;
 
 use super::Query;
+use crate::chat::limits::{PAGE_BYTES_MAX, fitting};
 use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
+use crate::planted;
+use crate::storage::absent::{Kind, Set};
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{self, Link};
 
-/// Bytes of bodies at which a page ends early: whoever asks for pages and takes none must not cost much memory.
-const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// Around the expression for what the account `?1` has not read in a conversation. Of a partner whose account was deleted
+/// nothing counts; a partner is looked at only when the counters leave something.
+macro_rules! concat_unread {
+    ($before:literal, $from:literal, $condition:literal) => {
+        concat!(
+            $before,
+            "CASE WHEN (c.last_seq - m.sent) - (m.read_seq - m.sent_read) - m.gone <> 0 AND c.direct_low IS NOT NULL \
+             AND (SELECT deleted FROM account WHERE id = c.direct_low + c.direct_high - ?1) THEN 0 \
+             ELSE (c.last_seq - m.sent) - (m.read_seq - m.sent_read) - m.gone END",
+            $from,
+            "member m CROSS JOIN conversation c ON c.id = m.conversation_id WHERE m.account_id = ?1",
+            $condition
+        )
+    };
+}
 
 /// A page of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,7 +96,7 @@ pub struct MemberRow {
     pub deleted: bool,
     /// Received up to here.
     pub delivered: Seq,
-    /// Read up to here.
+    /// Read up to here, as far as the reader of the row may know.
     pub read: Seq,
 }
 
@@ -112,7 +127,7 @@ impl Query<'_> {
         before: Option<Seq>,
         limit: u32,
     ) -> Result<ConversationPage, StorageError> {
-        let members = self.members(conversation)?;
+        let members = self.members(me, conversation)?;
         if !members.iter().any(|member| member.account == me) {
             return Ok(ConversationPage::default());
         }
@@ -123,16 +138,17 @@ impl Query<'_> {
             .context("read a conversation")?;
         let hidden = self
             .one(
-                "SELECT count(*) FROM hidden WHERE account_id = ?1 AND conversation_id = ?2",
+                "SELECT hidden FROM member WHERE account_id = ?1 AND conversation_id = ?2",
                 params![me, conversation],
                 |row| row.get::<_, Int>(0),
             )
             .context("count hidden messages")?;
         // One more than asked, to see whether there is more.
         let from = before.map_or(last_seq, |before| Seq(before.0.saturating_sub(1)).min(last_seq));
-        let mut messages = self.messages(me, newest, from, limit as usize + 1, &members)?;
+        let mut messages = self.messages((me, conversation), newest, from, limit as usize + 1, &members)?;
         let found = messages.len();
-        messages.truncate(fitting(&messages).min(limit as usize));
+        let sizes = messages.iter().map(|message| message.body.len());
+        messages.truncate(fitting(sizes, PAGE_BYTES_MAX).min(limit as usize));
         let has_more = found > messages.len();
         Ok(ConversationPage {
             messages,
@@ -163,8 +179,8 @@ impl Query<'_> {
         let summaries = rows
             .into_iter()
             .map(|(conversation, last_revision, last_seq)| {
-                let members = self.members(conversation)?;
-                let last = self.messages(me, last_revision, last_seq, 1, &members)?;
+                let members = self.members(me, conversation)?;
+                let last = self.messages((me, conversation), last_revision, last_seq, 1, &members)?;
                 Ok(ConversationSummary {
                     conversation,
                     last_revision,
@@ -183,27 +199,26 @@ impl Query<'_> {
 
     /// Messages of others that an account has not read in a conversation. 0 for who is not a member.
     pub fn unread(&self, me: AccountId, conversation: ConversationId) -> Result<u64, StorageError> {
-        let sql = "SELECT (c.last_seq - m.sent) - (m.read_seq - m.sent_read) - m.gone \
-                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
-                   WHERE m.account_id = ?1 AND m.conversation_id = ?2";
+        let sql = concat_unread!("SELECT ", " FROM ", " AND m.conversation_id = ?2");
         let count = self.maybe(sql, params![me, conversation], |row| row.get::<_, Int>(0)).context("count unread")?;
         Ok(count.map_or(0, |count| count.0))
     }
 
-    /// Messages of others that an account has not read, in all its conversations.
+    /// Messages of others that an account has not read, in all its conversations. Looks at every conversation of the
+    /// account.
     pub fn unread_total(&self, me: AccountId) -> Result<u64, StorageError> {
-        let sql = "SELECT coalesce(sum((c.last_seq - m.sent) - (m.read_seq - m.sent_read) - m.gone), 0) \
-                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id WHERE m.account_id = ?1";
+        let sql = concat_unread!("SELECT coalesce(sum(", "), 0) FROM ", "");
         let count = self.one(sql, [me], |row| row.get::<_, Int>(0)).context("count all unread")?;
         Ok(count.0)
     }
 
-    /// The members of a conversation, by account.
-    pub fn members(&self, conversation: ConversationId) -> Result<Vec<MemberRow>, StorageError> {
-        let sql = "SELECT m.account_id, a.username, a.deleted, m.delivered_seq, m.read_seq \
+    /// The members of a conversation, by account, as one of them sees them.
+    pub fn members(&self, me: AccountId, conversation: ConversationId) -> Result<Vec<MemberRow>, StorageError> {
+        let sql = "SELECT m.account_id, a.username, a.deleted, m.delivered_seq, \
+                   CASE WHEN m.account_id = ?2 THEN m.read_seq ELSE m.shown_seq END \
                    FROM member m CROSS JOIN account a ON a.id = m.account_id \
                    WHERE m.conversation_id = ?1 ORDER BY m.account_id";
-        self.all(sql, [conversation], |row| {
+        self.all(sql, params![conversation, me], |row| {
             Ok(MemberRow {
                 account: row.get(0)?,
                 username: row.get(1)?,
@@ -218,7 +233,7 @@ impl Query<'_> {
     /// Visible messages of a conversation, newest first, from the one at `from`. `newest` is its newest message.
     fn messages(
         &self,
-        me: AccountId,
+        (me, conversation): (AccountId, ConversationId),
         newest: Revision,
         from: Seq,
         limit: usize,
@@ -230,14 +245,15 @@ impl Query<'_> {
         }
         let progress: HashMap<AccountId, (&MemberRow, Seq, Seq)> =
             members.iter().map(|member| (member.account, others(member, members))).collect();
-        let first = history::find(self.conn, newest, from)?;
-        history::walk_back(self.conn, first, Seq(1), |link| {
-            if !history::is_hidden(self.conn, me, link.conversation, link.seq)? {
-                let known = progress.get(&link.sender).ok_or_else(|| not_a_member(link.conversation))?;
-                messages.push(self.message(link, known)?);
-            }
-            Ok(if messages.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
+        let hidden = Set { account: me, conversation, kind: Kind::Hidden };
+        let mut link = None;
+        for seq in hidden.outside(self.conn, from, limit)? {
+            let near = link.as_ref().map_or(newest, |link: &Link| link.revision);
+            let found = history::find(self.conn, near, seq)?;
+            let known = progress.get(&found.sender).ok_or_else(|| not_a_member(conversation))?;
+            messages.push(self.message(&found, known)?);
+            link = Some(found);
+        }
         Ok(messages)
     }
 
@@ -251,15 +267,17 @@ impl Query<'_> {
             MessageProgress::Sent
         };
         let content = self.content(link)?;
+        // Of a deleted account: perhaps yet to be overwritten.
+        let withheld = sender.deleted && !planted::is(planted::DELETED_ACCOUNT_SHOWN);
         Ok(MessageRow {
             id: link.revision,
             conversation: link.conversation,
             seq: link.seq,
             sender: link.sender,
             sender_name: sender.username.clone(),
-            body: content.body,
+            body: if withheld { String::new() } else { content.body },
             time: content.time,
-            deleted: link.deleted,
+            deleted: link.deleted || withheld,
             client_id: content.client_id,
             status,
         })
@@ -279,16 +297,6 @@ pub(super) struct Content {
     pub body: String,
     pub time: TimeMs,
     pub client_id: ClientId,
-}
-
-/// How many of the messages fit on a page: at least one.
-fn fitting(messages: &[MessageRow]) -> usize {
-    let mut bytes = 0;
-    let whole = messages.iter().take_while(|message| {
-        bytes += message.body.len();
-        bytes <= PAGE_BYTES_MAX
-    });
-    whole.count().max(1)
 }
 
 /// How far all members but `member` have come: delivered, and read. Without others: to the end.

@@ -15,6 +15,7 @@ use rusqlite::{Row, params};
 use super::Query;
 use super::conversations::not_a_member;
 use crate::chat::{AccountId, ConversationId, Event, EventKind, Member, Revision, Seq, TimeMs};
+use crate::storage::absent::{Kind, Set};
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{self, Link};
 use crate::storage::schema::{DELETION_FOR_EVERYONE, DELETION_FOR_MEMBER, DELETION_OF_ACCOUNT};
@@ -34,6 +35,7 @@ struct Candidate {
 struct Receipt {
     delivered: Seq,
     read: Seq,
+    shown: Option<Seq>,
     revision: Revision,
     time: TimeMs,
 }
@@ -51,7 +53,7 @@ impl Query<'_> {
         let mut found = Earliest::new(limit, up_to);
         for candidate in self.candidates(me, after)? {
             let id = candidate.id;
-            let (members, receipts) = self.receipts(id)?;
+            let (members, receipts) = self.receipts(me, id)?;
             if candidate.last_message_revision > after {
                 let first = history::first_after(self.conn, candidate.last_message_revision, after)?;
                 self.collect_messages(&mut found, &candidate, first.seq, &members, None)?;
@@ -63,6 +65,7 @@ impl Query<'_> {
                         member_name: member.username.clone(),
                         delivered: receipt.delivered,
                         read: receipt.read,
+                        shown: receipt.shown,
                     };
                     let (revision, time) = (receipt.revision, receipt.time);
                     found.push(Event { revision, time, conversation: id, members: members.clone(), kind, trace: None });
@@ -87,7 +90,7 @@ impl Query<'_> {
             if candidate.last_seq <= candidate.delivered || candidate.last_message_revision <= after {
                 continue;
             }
-            let (members, _) = self.receipts(candidate.id)?;
+            let (members, _) = self.receipts(me, candidate.id)?;
             if members.len() == 1 {
                 continue; // Notes to oneself: there are no others.
             }
@@ -114,15 +117,26 @@ impl Query<'_> {
         .context("read conversations with news")
     }
 
-    fn receipts(&self, id: ConversationId) -> Result<(Arc<[Member]>, Vec<Receipt>), StorageError> {
-        let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.receipt_revision, m.receipt_ms \
-                   FROM member m CROSS JOIN account a ON a.id = m.account_id \
+    /// The members of a conversation, and the newest receipt of each that concerns `me`.
+    fn receipts(&self, me: AccountId, id: ConversationId) -> Result<(Arc<[Member]>, Vec<Receipt>), StorageError> {
+        let sql = "SELECT m.account_id, a.username, m.delivered_seq, m.read_seq, m.receipt_revision, m.receipt_ms, \
+                   m.shown_seq, m.shown_revision, m.shown_ms FROM member m CROSS JOIN account a ON a.id = m.account_id \
                    WHERE m.conversation_id = ?1 ORDER BY m.account_id";
         let rows = self
             .all(sql, [id], |row| {
                 let member = Member { account: row.get(0)?, username: row.get(1)? };
-                let receipt =
-                    Receipt { delivered: row.get(2)?, read: row.get(3)?, revision: row.get(4)?, time: row.get(5)? };
+                let (delivered, shown, seen_at) = (row.get(2)?, row.get(6)?, row.get::<_, Revision>(7)?);
+                let receipt = match member.account == me {
+                    true => {
+                        let (read, revision, time) = (row.get(3)?, row.get(4)?, row.get(5)?);
+                        let shown = (revision == seen_at).then_some(shown);
+                        Receipt { delivered, read, shown, revision, time }
+                    }
+                    // Nothing of what the member keeps to itself. Others see each move of `delivered`.
+                    false => {
+                        Receipt { delivered, read: shown, shown: Some(shown), revision: seen_at, time: row.get(8)? }
+                    }
+                };
                 Ok((member, receipt))
             })
             .context("read the receipts of a conversation")?;
@@ -154,7 +168,10 @@ impl Query<'_> {
                     return Ok(());
                 }
                 let is_for_recipient = match recipient {
-                    Some(me) => link.sender != me && !history::is_hidden(self.conn, me, candidate.id, link.seq)?,
+                    Some(account) => {
+                        let hidden = Set { account, conversation: candidate.id, kind: Kind::Hidden };
+                        link.sender != account && !hidden.contains(self.conn, link.seq)?
+                    }
                     None => true,
                 };
                 if is_for_recipient {
@@ -170,16 +187,22 @@ impl Query<'_> {
         let sender = members.iter().find(|member| member.account == link.sender);
         let sender = sender.ok_or_else(|| not_a_member(link.conversation))?;
         let content = self.content(link)?;
+        // Of a deleted account: perhaps yet to be overwritten.
+        let deleted = link.deleted || self.is_deleted(link.sender)?;
         let kind = EventKind::Message {
             seq: link.seq,
             sender: link.sender,
             sender_name: sender.username.clone(),
             client_id: content.client_id,
-            body: content.body.into(),
-            deleted: link.deleted,
+            body: if deleted { "".into() } else { content.body.into() },
+            deleted,
         };
         let (revision, time) = (link.revision, content.time);
         Ok(Event { revision, time, conversation: link.conversation, members: members.clone(), kind, trace: None })
+    }
+
+    fn is_deleted(&self, account: AccountId) -> Result<bool, StorageError> {
+        self.one("SELECT deleted FROM account WHERE id = ?1", [account], |row| row.get(0)).context("read an account")
     }
 
     fn collect_deletions(

@@ -3,18 +3,20 @@
 //! [`Readers`] lends read-only connections; each [`Readers::read`] is one read transaction, so that all answers a
 //! [`Query`] gives belong to the same revision. Whether that revision is new enough is the caller's concern.
 //!
-//! Split by subject: sessions and accounts here, `conversations` (pages, lists, counts), `events` (what a subscription
+//! Split by subject: sessions and accounts here, `accounts` (devices, lists of sessions, registration), `conversations` (pages, lists, counts), `events` (what a subscription
 //! catches up with).
 
+mod accounts;
 mod conversations;
 mod events;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
+pub use self::accounts::{InvitationRow, OpenSession};
 pub use self::conversations::{ConversationPage, ConversationSummary, MemberRow, MessageProgress, MessageRow};
 use super::db::{self, Int};
 use super::error::{Context, StorageError};
@@ -24,6 +26,11 @@ use crate::chat::{AccountId, ConversationId, Revision, SessionId, TimeMs, TokenH
 
 /// Longest wait for a free connection. Reads take milliseconds: who waits that long is one of too many.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Longest read. A bound of last resort: the largest lists of an account take a small part of it.
+const READ_MAX: Duration = Duration::from_secs(2);
+/// Steps of SQLite's virtual machine between two looks at the time: some tens of microseconds.
+const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
 /// A pool of read-only connections, for use from many threads.
 pub struct Readers {
@@ -59,14 +66,23 @@ impl Readers {
     }
 
     /// Asks questions in one read transaction. Blocks while all connections are in use.
+    ///
+    /// # Errors
+    /// [`StorageError::ReadTooLong`] after two seconds of SQLite's work, so that no read keeps a connection from the others.
     pub fn read<T>(&self, f: impl FnOnce(&Query<'_>) -> Result<T, StorageError>) -> Result<T, StorageError> {
         let mut lease = self.lease()?;
         if let Some(writer) = &self.writer {
             writer.settle()?;
         }
         let conn = lease.conn.as_mut().expect("a lease has its connection until it is dropped");
+        let started = Instant::now();
+        conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || started.elapsed() > READ_MAX))
+            .context("bound the time of a read")?;
         let transaction = conn.transaction().context("begin to read")?;
-        let result = f(&Query { conn: &transaction });
+        let result = f(&Query { conn: &transaction }).map_err(|error| match error.is_interruption() {
+            true => StorageError::ReadTooLong(READ_MAX.as_millis() as u64),
+            false => error,
+        });
         if let (Some(writer), Err(error)) = (&self.writer, &result)
             && error.is_corruption()
         {
@@ -149,8 +165,12 @@ pub struct SessionRow {
     pub account: AccountId,
     /// The account's name.
     pub username: String,
-    /// When it ends, on the replicated clock.
+    /// When it ends if it is not used again, on the replicated clock.
     pub expires_at: TimeMs,
+    /// When it was last noted as used.
+    pub used_at: TimeMs,
+    /// Milliseconds without use after which it ends; 0: never for that.
+    pub idle_ms: u64,
 }
 
 /// An account.
@@ -164,6 +184,10 @@ pub struct AccountRow {
     pub password_hash: String,
     /// Only the name is left.
     pub deleted: bool,
+    /// The revision that set the password; 0: the one that made the account.
+    pub password_revision: Revision,
+    /// An operator has forbidden its logins.
+    pub disabled: bool,
 }
 
 impl Query<'_> {
@@ -179,21 +203,22 @@ impl Query<'_> {
 
     /// The session that a token opened.
     pub fn session_by_token(&self, token: &TokenHash) -> Result<Option<SessionRow>, StorageError> {
-        let sql = "SELECT s.id, s.account_id, a.username, s.expires_ms \
+        let sql = "SELECT s.id, s.account_id, a.username, s.ends_ms, s.used_ms, s.idle_ms \
                    FROM session s CROSS JOIN account a ON a.id = s.account_id WHERE s.token_hash = ?1";
         self.maybe(sql, [token], session_row).context("look for a token")
     }
 
     /// The session of an id.
     pub fn session(&self, id: SessionId) -> Result<Option<SessionRow>, StorageError> {
-        let sql = "SELECT s.id, s.account_id, a.username, s.expires_ms \
+        let sql = "SELECT s.id, s.account_id, a.username, s.ends_ms, s.used_ms, s.idle_ms \
                    FROM session s CROSS JOIN account a ON a.id = s.account_id WHERE s.id = ?1";
         self.maybe(sql, [id], session_row).context("read a session")
     }
 
     /// The account of a name, deleted or not.
     pub fn account_by_name(&self, name: &str) -> Result<Option<AccountRow>, StorageError> {
-        let sql = "SELECT id, username, password_hash, deleted FROM account WHERE username = ?1";
+        let sql =
+            "SELECT id, username, password_hash, deleted, password_revision, disabled FROM account WHERE username = ?1";
         self.maybe(sql, [name], account_row).context("read an account")
     }
 
@@ -205,7 +230,7 @@ impl Query<'_> {
         after: Option<&str>,
         limit: u32,
     ) -> Result<(Vec<AccountRow>, u64), StorageError> {
-        let sql = "SELECT id, username, password_hash, deleted FROM account \
+        let sql = "SELECT id, username, password_hash, deleted, password_revision, disabled FROM account \
                    WHERE username > ?1 AND instr(username, ?2) > 0 ORDER BY username LIMIT ?3";
         // No name is empty, so that "" comes before all.
         let rows =
@@ -231,6 +256,13 @@ impl Query<'_> {
         let sql = "SELECT 1 FROM member WHERE conversation_id = ?1 AND account_id = ?2";
         let found = self.maybe(sql, params![conversation, account], |_| Ok(())).context("look for a member")?;
         Ok(found.is_some())
+    }
+
+    /// An account whose deletion has work left. Deletions that still have members to notify come before those that only
+    /// overwrite bodies, so that a long erasure delays no event.
+    pub fn next_erasure(&self) -> Result<Option<AccountId>, StorageError> {
+        self.maybe("SELECT account_id FROM erasure ORDER BY stage, account_id LIMIT 1", [], |row| row.get(0))
+            .context("look for an erasure")
     }
 
     /// Whether a revision was skipped when a backup was restored or a survivor became a new cluster: nothing in this
@@ -268,11 +300,25 @@ impl Query<'_> {
 }
 
 fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
-    Ok(SessionRow { id: row.get(0)?, account: row.get(1)?, username: row.get(2)?, expires_at: row.get(3)? })
+    Ok(SessionRow {
+        id: row.get(0)?,
+        account: row.get(1)?,
+        username: row.get(2)?,
+        expires_at: row.get(3)?,
+        used_at: row.get(4)?,
+        idle_ms: row.get::<_, Int>(5)?.0,
+    })
 }
 
 fn account_row(row: &Row<'_>) -> rusqlite::Result<AccountRow> {
-    Ok(AccountRow { id: row.get(0)?, username: row.get(1)?, password_hash: row.get(2)?, deleted: row.get(3)? })
+    Ok(AccountRow {
+        id: row.get(0)?,
+        username: row.get(1)?,
+        password_hash: row.get(2)?,
+        deleted: row.get(3)?,
+        password_revision: row.get(4)?,
+        disabled: row.get(5)?,
+    })
 }
 
 #[cfg(test)]

@@ -20,17 +20,27 @@ fn apply(machine: &mut StateMachine, commands: &[Command]) {
             command: Some(codec::encode_command(command)),
         })
         .collect();
-    let payload = AppliedPayload::Batch(pb::Batch { proposals }.encode_to_vec().into());
+    let payload = AppliedPayload::Batch(pb::Batch { proposals, ..Default::default() }.encode_to_vec().into());
     let log_id = pb::LogId { term: 1, node_id: 1, index };
     machine.apply(vec![AppliedEntry { log_id, payload }]).expect("apply");
 }
 
 fn create(name: &str) -> Command {
-    Command::CreateAccount { username: name.into(), password_hash: format!("hash of {name}"), request_id: None }
+    Command::CreateAccount {
+        username: name.into(),
+        password_hash: format!("hash of {name}"),
+        request_id: None,
+        invitation: None,
+    }
 }
 
 fn login(account: u64) -> Command {
-    Command::OpenSession { account: AccountId(account), token_hash: TokenHash([account as u8; 32]), lifetime_ms: 500 }
+    Command::OpenSession {
+        account: AccountId(account),
+        token_hash: TokenHash([account as u8; 32]),
+        lifetime_ms: 500,
+        login: crate::chat::Login::default(),
+    }
 }
 
 #[test]

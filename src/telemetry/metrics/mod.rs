@@ -1,7 +1,7 @@
 //! Every metric of the node, registered once, in one registry that this value owns.
 //!
 //! Names follow Prometheus: prefix `chat_`, base units (seconds, bytes), `_total` for counters; those of the process have
-//! the names that every dashboard knows (`process_`). Labels are `method`, `code`, `peer`, `file`, `outcome`, `port`, and constant on
+//! the names that every dashboard knows (`process_`). Labels are `method`, `code`, `peer`, `file`, `outcome`, `limit`, `port`, and constant on
 //! all metrics `node`; never a user, a conversation or an id that grows without bound. The parts of a node are handed clones
 //! of single metrics; none of them registers one.
 //!
@@ -90,6 +90,8 @@ pub struct Metrics {
     pub ready: IntGauge,
     /// Revision of the state.
     pub revision: IntGauge,
+    /// Log lines that nobody saw.
+    pub log_lines_lost: IntCounter,
 }
 
 /// Consensus.
@@ -107,6 +109,9 @@ pub struct RaftMetrics {
     peer_silence: GaugeVec,
     peer_lag: IntGaugeVec,
     peers_shown: Arc<Mutex<BTreeSet<String>>>,
+    refusals: IntCounterVec,
+    /// This leader refuses messages and accounts.
+    pub growth_refused: IntGauge,
     proposals: IntCounterVec,
     heartbeat: HistogramVec,
     /// Changes of the leader that this node saw.
@@ -121,6 +126,8 @@ pub struct RaftMetrics {
     pub digest_agreements: IntCounter,
     /// Nodes that differed from a majority, and comparisons without a majority.
     pub digest_differences: IntCounter,
+    /// Commands in the log that are none in any version.
+    pub malformed_commands: IntCounter,
 }
 
 /// Calls of clients, and what they come to.
@@ -133,6 +140,8 @@ pub struct CallMetrics {
     pub repeated_sends: IntCounter,
     backup_time: GaugeVec,
     certificate_expiry: GaugeVec,
+    peers_insecure: IntGauge,
+    connections_dropped: IntCounterVec,
 }
 
 /// Subscriptions.
@@ -168,6 +177,8 @@ pub struct StorageMetrics {
     file_bytes: IntGaugeVec,
     /// Bytes of the data directory's volume that are free.
     pub volume_free_bytes: IntGauge,
+    /// Less than the reserve is free.
+    pub volume_low: IntGauge,
     /// Bytes of that volume.
     pub volume_size_bytes: IntGauge,
 }
@@ -221,6 +232,10 @@ impl Metrics {
             traces: TraceMetrics::new(&new),
             ready: new.gauge("ready", "1 while this node says that it is ready for clients, else 0."),
             revision: new.gauge("revision", "Revision of this node's state."),
+            log_lines_lost: new.counter(
+                "log_lines_lost_total",
+                "Log lines that were not written, because whoever reads standard error is too slow or gone.",
+            ),
             registry,
             process,
         }
@@ -277,16 +292,21 @@ impl Metrics {
         self.calls.in_flight.with_label_values(&[method]).inc();
     }
 
-    /// A call ended. `method` as before, and `code` a status code's name, such as `UNAVAILABLE`.
-    pub fn rpc_ended(&self, method: &'static str, code: &'static str, took: Duration) {
+    /// A call ended. `method` as before, `code` a status code's name, such as `UNAVAILABLE`, and `fault` who is to blame.
+    pub fn rpc_ended(&self, method: &'static str, code: &'static str, fault: &'static str, took: Duration) {
         self.calls.in_flight.with_label_values(&[method]).dec();
-        self.calls.requests.with_label_values(&[method, code]).inc();
+        self.calls.requests.with_label_values(&[method, code, fault]).inc();
         self.calls.duration.with_label_values(&[method]).observe(took.as_secs_f64());
     }
 
     /// Adds to the commands that came to `outcome`.
     pub fn add_proposals(&self, outcome: &'static str, more: u64) {
         self.raft.proposals.with_label_values(&[outcome]).inc_by(more);
+    }
+
+    /// Adds to the commands that were refused because of `limit`.
+    pub fn add_refusals(&self, limit: &'static str, more: u64) {
+        self.raft.refusals.with_label_values(&[limit]).inc_by(more);
     }
 
     /// A member answered a heartbeat.
@@ -301,10 +321,26 @@ impl Metrics {
         self.calls.backup_time.with_label_values(&NO_LABELS).set(now.as_secs_f64());
     }
 
+    /// Sets whether the peer port takes calls from any host.
+    pub fn set_peers_insecure(&self, insecure: bool) {
+        self.calls.peers_insecure.set(i64::from(insecure));
+    }
+
     /// Sets when the first of the certificates ends that a port shows.
     pub fn set_certificate_expiry(&self, port: &'static str, at: SystemTime) {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.calls.certificate_expiry.with_label_values(&[port]).set(at.as_secs_f64());
+    }
+
+    /// Connections of this port may be dropped for this reason; none was yet. A series that begins with its first increment hides
+    /// that increment from rates.
+    pub fn may_drop_connections(&self, port: &'static str, reason: &'static str) {
+        self.calls.connections_dropped.with_label_values(&[port, reason]);
+    }
+
+    /// A connection was dropped at its gate.
+    pub fn connection_dropped(&self, port: &'static str, reason: &'static str) {
+        self.calls.connections_dropped.with_label_values(&[port, reason]).inc();
     }
 
     /// Sets the size of a file.
@@ -362,6 +398,15 @@ impl RaftMetrics {
                 "Commands by what became of an attempt: committed by this leader, forwarded to it, or failed (most are tried again).",
                 &["outcome"],
             ),
+            refusals: new.counters(
+                "commands_refused_total",
+                "Commands and receipts that this node did not take, by limit: a rate of the account, or storage that is low.",
+                &["limit"],
+            ),
+            growth_refused: new.gauge(
+                "growth_refused",
+                "Whether this leader refuses messages and accounts because volumes are low on space.",
+            ),
             heartbeat: new.histograms(
                 "raft_heartbeat_seconds",
                 "Time from a heartbeat of this leader to a member's answer.",
@@ -386,6 +431,10 @@ impl RaftMetrics {
                 "digest_differences_total",
                 "Nodes that differed from a majority when states were compared, and comparisons without a majority.",
             ),
+            malformed_commands: new.counter(
+                "malformed_commands_total",
+                "Commands in the log that are none in any version, and were rejected: a member put them there.",
+            ),
         }
     }
 }
@@ -395,8 +444,8 @@ impl CallMetrics {
         Self {
             requests: new.counters(
                 "rpc_requests_total",
-                "Finished calls by method and gRPC status code.",
-                &["method", "code"],
+                "Finished calls by method, gRPC status code, and who is to blame: none, the caller, or the service.",
+                &["method", "code", "fault"],
             ),
             duration: new.histograms(
                 "rpc_duration_seconds",
@@ -413,6 +462,15 @@ impl CallMetrics {
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the first of the certificates ends that a port shows, in seconds since the Unix epoch; absent without TLS.",
                 &["port"],
+            ),
+            peers_insecure: new.gauge(
+                "peers_insecure",
+                "Whether any host that reaches the peer port is trusted: 1 with CHAT_INSECURE_PEERS=1 and without a secret or certificates.",
+            ),
+            connections_dropped: new.counters(
+                "connections_dropped_total",
+                "Connections that were dropped to make room for another, or because an answer was not taken.",
+                &["port", "reason"],
             ),
             backup_time: new.float_gauges(
                 "last_backup_timestamp_seconds",
@@ -477,6 +535,7 @@ impl StorageMetrics {
             ),
             file_bytes: new.gauges("file_bytes", "Size of a file of the data directory.", &["file"]),
             volume_free_bytes: new.gauge("volume_free_bytes", "Free bytes of the volume of the data directory."),
+            volume_low: new.gauge("volume_low", "Whether less than the reserve of the volume is free."),
             volume_size_bytes: new.gauge("volume_size_bytes", "Bytes of the volume of the data directory."),
         }
     }

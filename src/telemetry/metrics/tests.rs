@@ -12,7 +12,7 @@ fn values_are_encoded_with_the_node() {
     metrics.set_raft(&RaftFigures { term: 3, is_leader: true, has_leader: true, applied_index: 7, ..<_>::default() });
     metrics.rpc_began("SendMessage");
     metrics.rpc_began("SendMessage");
-    metrics.rpc_ended("SendMessage", "OK", Duration::from_millis(2));
+    metrics.rpc_ended("SendMessage", "OK", "none", Duration::from_millis(2));
     metrics.clone().delivery.subscriptions.inc();
     metrics.storage.log_fsync_seconds.observe(0.001);
     let text = metrics.encode();
@@ -20,7 +20,7 @@ fn values_are_encoded_with_the_node() {
         "chat_raft_term{node=\"n1\"} 3",
         "chat_raft_is_leader{node=\"n1\"} 1",
         "chat_raft_applied_index{node=\"n1\"} 7",
-        "chat_rpc_requests_total{code=\"OK\",method=\"SendMessage\",node=\"n1\"} 1",
+        "chat_rpc_requests_total{code=\"OK\",fault=\"none\",method=\"SendMessage\",node=\"n1\"} 1",
         "chat_rpc_duration_seconds_count{method=\"SendMessage\",node=\"n1\"} 1",
         "chat_rpc_in_flight{method=\"SendMessage\",node=\"n1\"} 1",
         "chat_subscriptions{node=\"n1\"} 1",
@@ -68,12 +68,13 @@ fn what_a_leader_knows_is_absent_elsewhere() {
 fn names_follow_the_conventions() {
     let metrics = Metrics::new("n1");
     metrics.rpc_began("Login");
-    metrics.rpc_ended("Login", "OK", Duration::from_millis(100));
+    metrics.rpc_ended("Login", "OK", "none", Duration::from_millis(100));
     metrics.set_leader(Some(&LeaderFigures {
         peers: vec![("n2".into(), Some(Duration::ZERO), Some(0))],
         ..<_>::default()
     }));
     metrics.add_proposals("failed", 1);
+    metrics.add_refusals("messages", 1);
     metrics.heartbeat_answered("n2", Duration::ZERO);
     metrics.set_file_bytes("log.db", 1);
     metrics.backed_up();
@@ -88,7 +89,7 @@ fn names_follow_the_conventions() {
         let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
         assert_eq!(counter, name.ends_with("_total"), "{name}");
     }
-    assert_eq!(families, 49, "one was added or lost: count again, and look whether each was seen here");
+    assert_eq!(families, 55, "one was added or lost: count again, and look whether each was seen here");
     for family in metrics.process.gather() {
         let name = family.name();
         assert!(name.starts_with("process_") && documented(name), "docs/metrics.md does not know {name}");

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::protocol::Protocol;
+use crate::net::receive::NotReceived;
 
 /// Whose the reasons are.
 const DOMAIN: &str = "quorum-chat";
@@ -23,7 +24,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn here(http: StatusCode, code: Code, reason: &str, message: &str) -> Self {
+    pub(super) fn here(http: StatusCode, code: Code, reason: &str, message: &str) -> Self {
         let details = ErrorDetails::with_error_info(reason, DOMAIN, [] as [(String, String); 0]);
         Self::Http(http, Box::new(Status::with_error_details(code, message, details)))
     }
@@ -48,8 +49,28 @@ impl Refusal {
         Self::here(StatusCode::BAD_REQUEST, Code::InvalidArgument, "INVALID_REQUEST", &message)
     }
 
+    pub(super) fn not_received(problem: NotReceived) -> Self {
+        match problem {
+            NotReceived::TooLarge => Self::too_large(),
+            NotReceived::Incomplete => {
+                let message = "the request did not arrive as a whole in time";
+                Self::here(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "REQUEST_INCOMPLETE", message)
+            }
+            NotReceived::BrokenOff => Self::unreadable(&"it broke off"),
+            NotReceived::Full => {
+                let message = "too much to do: too many requests are being received";
+                Self::here(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "OVERLOADED", message)
+            }
+        }
+    }
+
     pub(super) fn no_session() -> Self {
         Self::unreadable(&"Chat-Session has to name the account")
+    }
+
+    /// A fault of this program: requests come on connections.
+    pub(super) fn no_connection() -> Self {
+        Self::Service(Status::internal("the connection of the request is not known"))
     }
 
     pub(super) fn starting() -> Self {

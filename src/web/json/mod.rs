@@ -16,22 +16,20 @@ mod protocol;
 mod session;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode, header},
+    extract::{Path, Request, State},
+    http::{self, HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{delete, post},
-    serve::IncomingStream,
 };
+use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tonic::{Status, transport::server::TcpConnectInfo};
 use tower::ServiceExt as _;
 
@@ -41,11 +39,11 @@ use self::{
     protocol::{Method, Protocol},
     session::{SESSION, Session},
 };
-use super::origins::Origins;
+use super::{guard::Arrival, origins::Origins};
 use crate::{
     chat::limits::REQUEST_BYTES_MAX,
-    net::{self, bounded::Bounded},
-    proto::framed,
+    net::{answer::Held, gate::Ticket, receive::Receiver},
+    proto::{PREFIX_BYTES, framed},
 };
 
 /// Largest request: JSON may need six bytes for one of the message's, but those that do are few.
@@ -63,16 +61,6 @@ const RESPONSE_HEADERS: [&str; 1] = ["traceresponse"];
 /// How long the caller waits, in ms.
 const TIMEOUT: &str = "connect-timeout-ms";
 
-/// Where the caller connected from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Caller(SocketAddr);
-
-impl<L: net::Listener> axum::extract::connect_info::Connected<IncomingStream<'_, Bounded<L>>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Bounded<L>>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
 /// The services, once there are any: a node that does not belong to a cluster yet has none.
 pub type Services = Arc<OnceLock<Router>>;
 
@@ -80,8 +68,8 @@ pub type Services = Arc<OnceLock<Router>>;
 ///
 /// # Panics
 /// When the descriptors that were compiled in are broken.
-pub fn json_router(services: Services, origins: &Origins) -> Router {
-    let api = Arc::new(Api { services, protocol: Protocol::new() });
+pub fn json_router(services: Services, origins: &Origins, receiver: Arc<Receiver>) -> Router {
+    let api = Arc::new(Api { services, protocol: Protocol::new(), receiver });
     let mut asked: Vec<HeaderName> = REQUEST_HEADERS.map(HeaderName::from_static).into();
     asked.extend([header::CONTENT_TYPE, HeaderName::from_static(SESSION), HeaderName::from_static(TIMEOUT)]);
     let cors = origins.cors(&asked, &RESPONSE_HEADERS.map(HeaderName::from_static));
@@ -91,9 +79,25 @@ pub fn json_router(services: Services, origins: &Origins) -> Router {
         .layer(cors)
 }
 
+/// Makes refusals, in the form of all errors, for what never reaches a method.
+pub(super) struct Refuser(Protocol);
+
+impl Refuser {
+    /// # Panics
+    /// When the descriptors that were compiled in are broken.
+    pub(super) fn new() -> Self {
+        Self(Protocol::new())
+    }
+
+    pub(super) fn refuse(&self, http: StatusCode, reason: &str, message: &str) -> Response {
+        Refusal::here(http, tonic::Code::PermissionDenied, reason, message).into_response(&self.0)
+    }
+}
+
 struct Api {
     services: Services,
     protocol: Protocol,
+    receiver: Arc<Receiver>,
 }
 
 async fn answer(
@@ -109,12 +113,21 @@ async fn answer(
 
 /// Removes the cookie of an account. The session that it was for stays what it is: this needs nobody but the node that is asked, and is
 /// for a browser that is to forget it while there is no majority to close it.
-async fn forget(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
-    let session = Session::of(&headers).and_then(|session| session.ok_or_else(Refusal::no_session));
+async fn forget(State(api): State<Arc<Api>>, arrival: Extension<Arrival>, headers: HeaderMap) -> Response {
+    let session = Session::of(&headers, arrival.secure).and_then(|session| session.ok_or_else(Refusal::no_session));
     match session.and_then(|session| session.removed().map_err(Refusal::Service)) {
-        Ok(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, NEVER_KEPT)])
-            .into_response(),
+        Ok(cookies) => {
+            let mut response = (StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, NEVER_KEPT)]).into_response();
+            set_cookies(&mut response, cookies);
+            response
+        }
         Err(refusal) => refusal.into_response(&api.protocol),
+    }
+}
+
+fn set_cookies(response: &mut Response, cookies: Vec<HeaderValue>) {
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
 }
 
@@ -124,32 +137,41 @@ impl Api {
         if !is_json(request.headers()) {
             return Err(Refusal::not_json());
         }
-        let session = Session::of(request.headers())?;
+        let secure = request.extensions().get::<Arrival>().is_some_and(|arrival| arrival.secure);
+        let session = Session::of(request.headers(), secure)?;
         let services = self.services.get().ok_or_else(Refusal::starting)?;
         let (head, body) = request.into_parts();
-        let text = Limited::new(body, JSON_BYTES_MAX).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { Refusal::too_large() } else { Refusal::unreadable(&error) }
-        })?;
-        let message = method.read(&text.to_bytes()).map_err(|error| Refusal::unreadable(&error))?;
-        let mut call = Request::new(Body::from(framed(&message).map_err(Refusal::Service)?));
-        *call.method_mut() = head.method;
-        *call.uri_mut() = head.uri;
-        call.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        call.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
-        copy(&REQUEST_HEADERS, &head.headers, call.headers_mut());
-        if let Some(session) = &session
-            && !call.headers().contains_key(header::AUTHORIZATION)
-            && let Some(authorization) = session.authorization(&head.headers)
-        {
-            call.headers_mut().insert(header::AUTHORIZATION, authorization);
+        let ticket = head.extensions.get::<Arc<Ticket>>().ok_or_else(Refusal::no_connection)?;
+        let owner = ticket.proven_account().unwrap_or_else(|| ticket.stranger(&head.extensions));
+        let received = self.receiver.receive(ticket, owner, body, JSON_BYTES_MAX).await;
+        let (text, _bytes) = received.map_err(Refusal::not_received)?;
+        let message = method.read(&text).map_err(|error| Refusal::unreadable(&error))?;
+        let mut message = framed(&message).map_err(Refusal::Service)?;
+        let mut cookies = Vec::new();
+        if let Some(session) = &session {
+            session.check_login(&method, &message[PREFIX_BYTES..])?;
+            message = session.introduce(&method, message, &head.headers).map_err(Refusal::Service)?;
+            if !head.headers.contains_key(header::AUTHORIZATION) {
+                cookies = session.authorizations(&head.headers);
+            }
         }
-        if let Some(timeout) = timeout(&head.headers) {
-            call.headers_mut().insert("grpc-timeout", timeout);
+        let mut cookies = cookies.into_iter().peekable();
+        loop {
+            let call = service_request(&head, &message, session.as_ref(), cookies.next());
+            let Ok(answer) = services.clone().oneshot(call).await;
+            let status = Status::from_header_map(answer.headers()).filter(|status| status.code() != tonic::Code::Ok);
+            let Some(status) = status else { return self.translate(method, answer, session).await };
+            if cookies.peek().is_some() && Session::is_not_this_one(&status) {
+                continue;
+            }
+            let removed = match session.filter(|_| Session::is_mismatch(&status)) {
+                Some(session) => session.removed().map_err(Refusal::Service)?,
+                None => Vec::new(),
+            };
+            let mut response = Refusal::Service(status).into_response(&self.protocol);
+            set_cookies(&mut response, removed);
+            return Ok(response);
         }
-        let from = head.extensions.get::<ConnectInfo<Caller>>().map(|ConnectInfo(Caller(from))| *from);
-        call.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: from });
-        let Ok(answer) = services.clone().oneshot(call).await;
-        self.translate(method, answer, session).await
     }
 
     /// From the services' answer to the caller's.
@@ -160,9 +182,6 @@ impl Api {
         session: Option<Session>,
     ) -> Result<Response, Refusal> {
         let (head, body) = answer.into_parts();
-        if let Some(status) = Status::from_header_map(&head.headers).filter(|status| status.code() != tonic::Code::Ok) {
-            return Err(Refusal::Service(status));
-        }
         let mut frames = Frames::new(body);
         let mut response = if method.is_stream() {
             let api = Arc::clone(self);
@@ -186,21 +205,55 @@ impl Api {
             response
         } else {
             let mut message = frames.only().await.map_err(Refusal::Service)?;
-            let mut cookie = None;
+            let mut cookies = Vec::new();
             if let Some(session) = session {
-                (message, cookie) = session.keep(&method, message, now_ms()).map_err(Refusal::Service)?;
+                (message, cookies) = session.keep(&method, message, now_ms()).map_err(Refusal::Service)?;
             }
             let mut response = Response::new(Body::from(method.decode(&message).map_err(Refusal::Service)?));
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-            if let Some(cookie) = cookie {
-                response.headers_mut().insert(header::SET_COOKIE, cookie);
-            }
+            set_cookies(&mut response, cookies);
             response
         };
         response.headers_mut().insert(header::CACHE_CONTROL, NEVER_KEPT);
         copy(&RESPONSE_HEADERS, &head.headers, response.headers_mut());
+        if let Some(held) = head.extensions.get::<Held>() {
+            response.extensions_mut().insert(held.clone());
+        }
         Ok(response)
     }
+}
+
+/// The request to the services: the bytes of a gRPC client, with the headers that mean the same to them.
+fn service_request(
+    head: &http::request::Parts,
+    message: &Bytes,
+    session: Option<&Session>,
+    cookie: Option<HeaderValue>,
+) -> Request {
+    let mut call = Request::new(Body::from(message.clone()));
+    *call.method_mut() = head.method.clone();
+    *call.uri_mut() = head.uri.clone();
+    let headers = call.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    copy(&REQUEST_HEADERS, &head.headers, headers);
+    if let Some(authorization) = cookie {
+        headers.insert(header::AUTHORIZATION, authorization);
+    }
+    // Whose session it has to be.
+    if let Some(name) = session.and_then(|session| HeaderValue::try_from(session.name()).ok()) {
+        headers.insert(SESSION, name);
+    }
+    if let Some(timeout) = timeout(&head.headers) {
+        headers.insert("grpc-timeout", timeout);
+    }
+    if let Some(from) = head.extensions.get::<TcpConnectInfo>() {
+        call.extensions_mut().insert(from.clone());
+    }
+    if let Some(ticket) = head.extensions.get::<Arc<Ticket>>() {
+        call.extensions_mut().insert(Arc::clone(ticket));
+    }
+    call
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -44,7 +44,7 @@ macro_rules! files {
 const FILES: &[File] = files! {
     "text/css; charset=utf-8" => "style.css";
     "image/svg+xml" => "icon.svg";
-    SCRIPT => "api.js" "ask.js" "auth.js" "boot.js" "calls.js" "chat.js" "client.js" "cluster.js" "dom.js" "feed.js" "keep.js" "list.js"
+    SCRIPT => "account.js" "api.js" "ask.js" "auth.js" "boot.js" "calls.js" "chat.js" "client.js" "cluster.js" "dom.js" "feed.js" "keep.js" "list.js"
         "main.js" "messages.js" "nodes.js" "outbox.js" "people.js" "receipts.js" "session.js" "store.js" "tabs.js" "text.js" "toasts.js";
 };
 

@@ -14,6 +14,8 @@ LEFT_OUT = {
     "PersistentVolumeClaim.spec": "it is made when a pod claims it",
     "Pod.spec.automountServiceAccountToken": _TOKEN,
     "Pod.spec.securityContext.fsGroupChangePolicy": _GROUP,
+    "Job.spec.backoffLimit": "a job that fails fails the test",
+    "Job.spec.ttlSecondsAfterFinished": "the test removes its pod",
     "CronJob.spec.schedule": _ON_DEMAND,
     "CronJob.spec.concurrencyPolicy": _ON_DEMAND,
     "CronJob.spec.jobTemplate.spec.backoffLimit": "a job that fails fails the test",

@@ -135,55 +135,82 @@ class Network:
         selecting = [policy for policy in self.policies if policy.selects(pod)]
         if not selecting:
             return None
-        lines = ["*filter", ":INPUT DROP [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"]
-        lines.append("-A INPUT -i lo -j ACCEPT")
-        lines.append("-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+        policies = {kind: [policy.rules[kind] for policy in selecting if policy.rules[kind] is not None] for kind in ("Ingress", "Egress")}
+        verdict = {kind: "DROP" if found else "ACCEPT" for kind, found in policies.items()}
+        lines = ["*filter", f":INPUT {verdict['Ingress']} [0:0]", ":FORWARD ACCEPT [0:0]", f":OUTPUT {verdict['Egress']} [0:0]"]
+        for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
+            lines.append(f"-A {chain} {way} lo -j ACCEPT")
+            lines.append(f"-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
         # The machine itself is always let in: the kubelet's probes come from there, and here the proxies' connections too.
         lines.append(f"-A INPUT -s {NODE}/32 -j ACCEPT")
-        for policy in selecting:
-            for sources, ports in policy.ingress:
-                for port in ports:
+        for kind, chain, side in (("Ingress", "INPUT", "-s"), ("Egress", "OUTPUT", "-d")):
+            for peers, ports in [rule for rules in policies[kind] for rule in rules]:
+                addresses = peers(self, pods) if peers else ["0.0.0.0/0"]
+                for protocol, port in ports:
                     number = pod.spec.container.ports[port] if isinstance(port, str) else port
-                    for source in sources(pods) if sources else ["0.0.0.0/0"]:
-                        lines.append(f"-A INPUT -p tcp -s {source} --dport {number} -j ACCEPT")
+                    lines += [f"-A {chain} -p {protocol} {side} {address} --dport {number} -j ACCEPT" for address in addresses]
         return "\n".join([*lines, "COMMIT", ""])
 
 
 class Policy:
-    """What a NetworkPolicy lets in."""
+    """What a NetworkPolicy lets in and out: for each direction its rules, or `None` when it says nothing of it."""
 
     def __init__(self, fields):
         spec = fields.at("spec")
         self.labels = spec.at("podSelector").get("matchLabels", {})
-        if spec.need("policyTypes") != ["Ingress"]:
-            raise ManifestError(f"{spec.path}.policyTypes: only Ingress is known here")
-        self.ingress = []
-        for rule in spec.each("ingress"):
-            sources = [self._source(source) for source in rule.each("from")]
-            ports = []
-            for port in rule.each("ports"):
-                if port.get("protocol", "TCP") != "TCP":
-                    raise ManifestError(f"{port.path}: only TCP is known here")
-                ports.append(port.need("port"))
-            if not ports:
-                raise ManifestError(f"{rule.path}: a rule for all ports is not known here")
-            self.ingress.append((_union(sources) if sources else None, ports))
+        kinds = spec.need("policyTypes")
+        if not kinds or not set(kinds) <= {"Ingress", "Egress"}:
+            raise ManifestError(f"{spec.path}.policyTypes: only Ingress and Egress are known here")
+        self.rules = {"Ingress": None, "Egress": None}
+        for kind, side in (("Ingress", "from"), ("Egress", "to")):
+            if kind in kinds:
+                self.rules[kind] = [self._rule(rule, side) for rule in spec.each(kind.lower())]
 
     def selects(self, pod):
         return pod.namespace == "default" and selects(self.labels, pod.spec.labels)
 
+    def _rule(self, rule, side):
+        peers = [self._peer(peer) for peer in rule.each(side)]
+        ports = []
+        for port in rule.each("ports"):
+            protocol = port.get("protocol", "TCP")
+            if protocol not in ("TCP", "UDP"):
+                raise ManifestError(f"{port.path}: only TCP and UDP are known here")
+            if side == "to" and isinstance(port.value["port"], str):
+                raise ManifestError(f"{port.path}: the ports of others have no names here")
+            ports.append((protocol.lower(), port.need("port")))
+        if not ports:
+            raise ManifestError(f"{rule.path}: a rule for all ports is not known here")
+        return (_union(peers) if peers else None, ports)
+
     @staticmethod
-    def _source(source):
-        if "namespaceSelector" in source:
-            if source.get("namespaceSelector") != {}:
-                raise ManifestError(f"{source.path}: only the selector of all namespaces is known here")
-            return lambda pods: [str(SUBNET)]
-        labels = source.at("podSelector").get("matchLabels", {})
-        return lambda pods: [p.address for p in pods if p.namespace == "default" and selects(labels, p.spec.labels)]
+    def _peer(peer):
+        """The addresses that it names: of pods, and of what stands for pods here."""
+        if "namespaceSelector" in peer:
+            selector = peer.at("namespaceSelector")
+            labels = selector.get("matchLabels", {})
+            if not labels:
+                return lambda network, pods: [str(SUBNET)]
+            if set(labels) != {"kubernetes.io/metadata.name"}:
+                raise ManifestError(f"{selector.path}: namespaces have no other label than their name here")
+            name = labels["kubernetes.io/metadata.name"]
+            dns = [DNS] if name == "kube-system" else []
+            return lambda network, pods: dns + [p.address for p in pods if p.namespace == name]
+        if "ipBlock" in peer:
+            block = str(ipaddress.ip_network(peer.at("ipBlock").need("cidr")))
+            return lambda network, pods: [block]
+        labels = peer.at("podSelector").get("matchLabels", {})
+
+        def addresses(network, pods):
+            # Plug-ins look at where a Service's connection ends; here it ends at the Service's proxy.
+            services = [s.address for s in network.services.values() if s.address and labels.items() <= s.selector.items()]
+            return services + [p.address for p in pods if p.namespace == "default" and selects(labels, p.spec.labels)]
+
+        return addresses
 
 
-def _union(sources):
-    return lambda pods: sorted({address for source in sources for address in source(pods)})
+def _union(peers):
+    return lambda network, pods: sorted({address for peer in peers for address in peer(network, pods)})
 
 
 class _Udp(socketserver.ThreadingUDPServer):

@@ -6,7 +6,7 @@ import os
 
 import yaml
 
-from engine import EngineError, Not, docker, run
+from engine import EngineError, Not, docker, run, wait_until
 
 from .fields import Manifests
 from .made import LABEL
@@ -22,8 +22,8 @@ def chatctl(pod, *arguments, **options):
 
 
 def status(pod):
-    """`chatctl status`, as a value."""
-    return json.loads(chatctl(pod, "status").stdout)
+    """`chatctl status` for an operator, as a value, once the node has its socket."""
+    return json.loads(wait_until(f"status of {pod.name}", lambda: chatctl(pod, "status", "--socket", SOCKET).stdout, 20))
 
 
 def nodes(pod):
@@ -140,13 +140,15 @@ class Workload:
     # Far above what a run takes: it is ended by a signal.
     SECONDS = 1800
 
-    def __init__(self, cluster, name, image, clients=6, tls=False):
+    def __init__(self, cluster, name, image, clients=6, tls=False, namespace="default"):
         self.cluster = cluster
-        command = ["/usr/local/bin/chatctl", "--nodes", "quorum-chat:50051", "--output", "json"]
+        # From another namespace, the short name is none.
+        service = "quorum-chat" if namespace == "default" else "quorum-chat.default.svc.cluster.local"
+        command = ["/usr/local/bin/chatctl", "--nodes", f"{service}:50051", "--output", "json"]
         command += [*(["--tls-ca", "/certs/ca.crt"] if tls else []), "verify"]
         command += ["--clients", str(clients), "--seconds", str(self.SECONDS)]
         self.begun_at = self._revision()
-        self.pod = cluster.run(one_pod(name, image, *command, secret="quorum-chat-certs" if tls else None))
+        self.pod = cluster.run(one_pod(name, image, *command, secret="quorum-chat-certs" if tls else None), namespace)
         cluster.node.wait_for(lambda: self._revision() > self.begun_at + AT_WORK, f"{name} at work", 60)
 
     def _revision(self):

@@ -21,6 +21,8 @@ from .network import BRIDGE, DNS, DOMAIN
 from .spec import expand, resolve_env
 
 BACKOFF_FIRST, BACKOFF_MAX = 10.0, 300.0
+# Where the kubelet mounts the token of a service account.
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class Node:
@@ -29,6 +31,8 @@ class Node:
     def __init__(self):
         self.changed = threading.Condition()
         self.config_maps, self.secrets = {}, {}
+        # The API server, for pods with a token.
+        self.api = None
         self.directory = tempfile.mkdtemp(prefix=PREFIX)
         # Every container that ended: (pod, exit code, whether it was asked to).
         self.ends = []
@@ -169,6 +173,8 @@ class Pod:
             "status.podIP": self.address,
         }
         env = resolve_env(spec, facts, self.node.config_maps)
+        if spec.token:
+            env |= self.node.api.env()
         self._attempts += 1
         name = f"{PREFIX}{self.name}-{self.uid}-{self._attempts}"
         arguments = ["create", "--name", name, "--label", LABEL, "--hostname", self.name]
@@ -196,6 +202,9 @@ class Pod:
             arguments += ["--env", f"{key}={value}"]
         for mount in container.mounts:
             arguments += ["--mount", self._mount(mount)]
+        if spec.token:
+            source = self.node.api.mount(spec.service_account, self.namespace)
+            arguments += ["--mount", f"type=bind,source={source},destination={TOKEN},readonly"]
         command = [expand(word, env) for word in container.command]
         if command:
             arguments += ["--entrypoint", command.pop(0)]

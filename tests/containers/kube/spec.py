@@ -72,6 +72,8 @@ class PodSpec:
     non_root: bool
     service_links: bool
     service_account: str = ""
+    # Whether the token of the account is mounted. Only for pods that ask for it: the others do not talk to the API.
+    token: bool = False
 
 
 def read_pod(metadata, spec):
@@ -95,6 +97,7 @@ def read_pod(metadata, spec):
         non_root=security.get("runAsNonRoot", False),
         service_links=spec.get("enableServiceLinks", True),
         service_account=spec.get("serviceAccountName", "default"),
+        token=spec.get("automountServiceAccountToken"),
     )
 
 

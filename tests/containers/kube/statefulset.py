@@ -7,14 +7,25 @@ import copy
 import threading
 import time
 
+from .api import Api
 from .fields import ManifestError
 from .made import remove_all
-from .network import Network
+from .network import NODE, Network
 from .pod import Node, Pod
 from .spec import Volume, read_pod, selects
 
 # Longest time for a pod to become ready, or to be gone: far more than it takes, as the machine may be busy.
 PATIENCE_S = 120
+
+
+def _give_token(spec, accounts, path):
+    """Whether a pod gets a token of its account: as it says itself, or else as the account says."""
+    account = accounts.get(spec.service_account)
+    if account is None:
+        raise ManifestError(f"{path}: no such ServiceAccount")
+    mounts = account.get("automountServiceAccountToken", True)
+    if spec.token is None:
+        spec.token = mounts
 
 
 class Cluster:
@@ -25,6 +36,7 @@ class Cluster:
         self.all_pods = []
         self.network = Network(lambda: list(self.all_pods))
         self.set = None
+        self.api = None
         self.budgets = []
 
     def apply(self, manifests, patience=PATIENCE_S):
@@ -39,13 +51,27 @@ class Cluster:
         for budget in manifests.of_kind("PodDisruptionBudget"):
             spec = budget.at("spec")
             self.budgets.append((spec.at("selector").get("matchLabels"), spec.need("minAvailable")))
+        (job,) = manifests.of_kind("Job")
+        image = job.value["spec"]["template"]["spec"]["containers"][0]["image"]
+        self.api = self.node.api = Api(self.node, str(NODE), image)
+        self.api.bind(manifests)
+        self._do(job, accounts)
         (fields,) = manifests.of_kind("StatefulSet")
         self.set = StatefulSet(self, fields)
-        account = accounts.get(self.set.template.service_account)
-        if account is None:
-            raise ManifestError(f"{fields.path}: no such ServiceAccount")
-        account.get("automountServiceAccountToken")
+        _give_token(self.set.template, accounts, fields.path)
         self.set.scale(self.set.replicas, patience)
+
+    def _do(self, job, accounts):
+        """Runs a Job to its end. The pods would wait for what it makes; here they come later, which saves their back-off."""
+        template = job.at("spec").at("template")
+        labels = template.at("metadata").get("labels")
+        name = f"{job.value['metadata']['name']}-x"
+        spec = read_pod({"labels": labels}, template.at("spec"))
+        _give_token(spec, accounts, job.path)
+        pod = Pod(self.node, self.network, name, spec)
+        self.add(pod)
+        self.node.wait_for(lambda: pod.exit_code == 0, f"the end of {name}: {pod.waiting}", PATIENCE_S)
+        self.end(pod)
 
     def add(self, pod):
         self.all_pods.append(pod)
@@ -89,6 +115,8 @@ class Cluster:
         pods = list(self.all_pods)
         self.end(*pods, grace=0)
         self.network.stop()
+        if self.api is not None:
+            self.api.close()
         self.node.close()
         remove_all()
 

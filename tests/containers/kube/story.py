@@ -70,6 +70,8 @@ class Story:
         self.cluster.apply(self.manifests)
         self.set = self.cluster.set
         self.set.wait_ready()
+        # The Job has made the secret, with rights for nothing else.
+        assert self.cluster.api.asked == [("quorum-chat-secret", 201)], self.cluster.api.asked
         assert people.voters(self.pods[0]) == sorted(pod.name for pod in self.set.all())
         self._no_restarts()
         # Without that they would have waited for each other.
@@ -90,11 +92,12 @@ class Story:
             data = os.stat(f"{root}/data")
             assert (data.st_uid, data.st_gid, data.st_mode & 0o7777) == (0, 65532, 0o2775), data
             visible = [name for at in ("secrets", "certs") for name in os.listdir(f"{root}/{at}") if not name.startswith("..")]
-            assert visible == [], visible
-            # No warning: what the pod is told of itself agrees with what all are told.
+            assert visible == ["peer-secret"], visible
+            # No warning but those of listeners without TLS: what the pod is told of itself agrees with what all are told.
             told = pod.exec("chatd", "config").stdout
             assert f"CHAT_NAME={pod.name}\n" in told, told
             warnings = [line for line in pod.logs().splitlines() if '"level":"WARN"' in line and "CHAT_" in line]
+            warnings = [line for line in warnings if ", without TLS: " not in line]
             assert not warnings, warnings
 
     def names_resolve(self):
@@ -118,9 +121,18 @@ class Story:
         stranger = Workload(self.cluster, "stranger", self.image, clients=1)
         assert reaches(node, target, 50052), "the nodes do not reach each other"
         assert not reaches(stranger.pod.pid, target, 50052), "a stranger reaches the peer port"
-        for port in (50051, 8080, 9464):
+        for port in (50051, 8080):
             assert reaches(stranger.pod.pid, target, port), f"port {port} is closed"
+        assert not reaches(stranger.pod.pid, target, 9464), "a stranger reaches the metrics"
+        web = self.cluster.network.services["quorum-chat"].address
+        assert reaches(stranger.pod.pid, web, 8080), "the Service does not lead to the page"
+        # A node has nothing to do there.
+        assert not reaches(node, web, 8080), "a node reaches what it need not"
         stranger.judged()
+        watcher = Workload(self.cluster, "watcher", self.image, clients=1, namespace="monitoring")
+        assert reaches(watcher.pod.pid, target, 9464), "monitoring does not reach the metrics"
+        assert not reaches(watcher.pod.pid, target, 50052), "monitoring reaches the peer port"
+        watcher.judged()
 
     def somebody_chats_from_outside(self):
         """As the README does through a port-forward."""
@@ -265,7 +277,7 @@ class Story:
         self._no_restarts()
 
     def all_stop_and_get_a_secret(self):
-        """The hardening of the README: all nodes stop, the Secret is made, all nodes start."""
+        """A secret of the operator's own: all nodes stop, the Secret is replaced, all nodes start."""
         self.set.scale(0)
         assert len(self.cluster.node.claims()) == 5, self.cluster.node.claims()
         self._give_secret("the first secret of the peers")
@@ -275,18 +287,18 @@ class Story:
         spec = read_pod(*self._without_the_secret())
         intruder = Pod(self.cluster.node, self.cluster.network, "quorum-chat-x", spec, subdomain="quorum-chat-peers")
         self.cluster.add(intruder)
-        self.cluster.node.wait_for(lambda: intruder.container and "peer secret is missing or wrong" in intruder.logs(), "a refusal", 60)
+        self.cluster.node.wait_for(lambda: intruder.container and "has not been admitted to a cluster yet" in intruder.logs(), "a refusal", 60)
         assert sorted(people.nodes(self.pods[0])) == [f"quorum-chat-{number}" for number in range(5)]
         self.cluster.end(intruder)
         self._no_restarts()
 
     def all_get_certificates(self):
-        """The rest of the hardening. The secret is rotated with it: that is done as it was made."""
+        """The rest of the hardening. The certificates take the place of the secret."""
         self.set.scale(0)
-        self._give_secret("another secret of the peers")
         self.authority = Authority(self.cluster, self.image)
         self.cluster.node.secrets["quorum-chat-certs"] = self.authority.secret()
-        self.cluster.node.config_maps["quorum-chat-security"] |= {
+        self.cluster.node.config_maps["quorum-chat-security"] = {
+            "CHAT_PEER_SECRET_FILE": "",
             "CHAT_TLS_CERT": "/certs/tls.crt",
             "CHAT_TLS_KEY": "/certs/tls.key",
             "CHAT_PEER_TLS_CERT": "/certs/tls.crt",
@@ -383,10 +395,9 @@ class Story:
         wait_until(f"{count} voters", lambda: people.voters(self.pods[0]) == wanted, 90)
 
     def _give_secret(self, text):
-        """`kubectl create secret generic ... --from-literal=peer-secret=...`, and the ConfigMap that names its file."""
+        """`kubectl create secret generic ... --from-literal=peer-secret=...`, in the place of the one that there is."""
         secret = text.replace(" ", "-").encode()
         self.cluster.node.secrets["quorum-chat-peer-secret"] = {"peer-secret": base64.b64encode(secret).decode()}
-        self.cluster.node.config_maps["quorum-chat-security"] = {"CHAT_PEER_SECRET_FILE": "/secrets/peer-secret"}
 
     def _without_the_secret(self):
         """A node as the others, but for the Secret."""
@@ -396,6 +407,7 @@ class Story:
         container["env"] = [
             {"name": "CHAT_NAME", "value": "quorum-chat-x"},
             {"name": "CHAT_JOIN", "value": peers},
+            {"name": "CHAT_INSECURE_PEERS", "value": "1"},
             {"name": "CHAT_DATA_DIR", "value": "/data"},
         ]
         container["ports"] = [{"name": "peer", "containerPort": 50052}, {"name": "grpc", "containerPort": 50051}]

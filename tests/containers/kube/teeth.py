@@ -77,6 +77,20 @@ def _stranger_gets_in(cluster, manifests, image):
     assert reaches(stranger.pod.pid, cluster.set.pods[0].address, 50052), "the peer port is closed"
 
 
+def _stranger_reads_metrics(cluster, manifests, image):
+    cluster.apply(manifests)
+    cluster.set.wait_ready()
+    stranger = Workload(cluster, "stranger", image, clients=1)
+    assert reaches(stranger.pod.pid, cluster.set.pods[0].address, 9464), "the metrics are closed"
+
+
+def _node_gets_out(cluster, manifests, image):
+    cluster.apply(manifests)
+    cluster.set.wait_ready()
+    web = cluster.network.services["quorum-chat"].address
+    assert reaches(cluster.set.pods[0].pid, web, 8080), "a node does not get out"
+
+
 def _field_is_missed(cluster, manifests, image):
     cluster.apply(manifests)
     missed = manifests.unused(LEFT_OUT)
@@ -87,6 +101,20 @@ def _open(parts):
     parts["NetworkPolicy/quorum-chat"]["spec"]["ingress"][0]["from"].append({"namespaceSelector": {}})
 
 
+def _no_group(parts):
+    pod = _pod(parts)
+    del pod["securityContext"]["fsGroup"]
+    # Readable for all: otherwise the node ends before it looks at its volume.
+    for volume in pod["volumes"]:
+        volume["secret"]["defaultMode"] = 0o444
+
+
+def _rules(parts, way):
+    return parts["NetworkPolicy/quorum-chat"]["spec"][way]
+
+
+ANYWHERE = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 8080}]}
+
 BROKEN = {
     "peers do not resolve before they are ready": (
         lambda parts: parts["Service/quorum-chat-peers"]["spec"].update(publishNotReadyAddresses=False),
@@ -96,7 +124,8 @@ BROKEN = {
         lambda parts: parts["StatefulSet/quorum-chat"]["spec"].update(podManagementPolicy="OrderedReady"),
         _never_founded,
     ),
-    "no fsGroup": (lambda parts: _pod(parts)["securityContext"].pop("fsGroup"), _ends_with(73)),
+    "no fsGroup": (_no_group, _ends_with(73)),
+    "no fsGroup, and the secret is root's": (lambda parts: _pod(parts)["securityContext"].pop("fsGroup"), _ends_with(64)),
     "no CHAT_JOIN": (lambda parts: parts["ConfigMap/quorum-chat"]["data"].pop("CHAT_JOIN"), _late_pod_ends),
     "liveness asks for a quorum": (
         lambda parts: _pod(parts)["containers"][0]["livenessProbe"]["httpGet"].update(path="/readyz"),
@@ -104,4 +133,7 @@ BROKEN = {
     ),
     "a field that is not known here": (lambda parts: _pod(parts).update(hostPID=True), _field_is_missed),
     "the peer port is open": (_open, _stranger_gets_in),
+    "the metrics are open": (lambda parts: _rules(parts, "ingress")[2].update({"from": [{"namespaceSelector": {}}]}), _stranger_reads_metrics),
+    "nodes get out everywhere": (lambda parts: _rules(parts, "egress").append(ANYWHERE), _node_gets_out),
+    "nodes do not reach the DNS": (lambda parts: _rules(parts, "egress").pop(1), _never_founded),
 }

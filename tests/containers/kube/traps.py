@@ -12,6 +12,8 @@ KINDS = {
     "apps/v1": {"StatefulSet"},
     "policy/v1": {"PodDisruptionBudget"},
     "networking.k8s.io/v1": {"NetworkPolicy"},
+    "batch/v1": {"Job"},
+    "rbac.authorization.k8s.io/v1": {"Role", "RoleBinding"},
 }
 # What a drain needs beyond CHAT_DRAIN_TIMEOUT_MS: to hand over leadership, and to close the files.
 GRACE_BEYOND_DRAIN_S = 10
@@ -34,7 +36,10 @@ class Parts:
         self.settings = self._one("ConfigMap", self.set["metadata"]["name"])["data"]
         self.budget = self._one("PodDisruptionBudget")["spec"]
         self.policy = self._one("NetworkPolicy")["spec"]
-        self.account = self._one("ServiceAccount")
+        self.account = self._one("ServiceAccount", self.set["metadata"]["name"])
+        self.job = self._one("Job")["spec"]["template"]
+        self.role = self._one("Role")
+        self.binding = self._one("RoleBinding")
         self.ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         self.env = {variable["name"]: variable for variable in self.container["env"]}
 
@@ -187,13 +192,40 @@ def a_bare_cluster_takes_it(p):
     return any("namespace" in document["metadata"] for document in p.documents) and "a namespace is given"
 
 
-@trap(_set("pod/volumes/0/secret/optional", False))
-def it_starts_without_secrets(p):
-    for volume in p.pod["volumes"]:
-        if volume.get("secret", {}).get("optional") is not True:
-            return f"{volume['name']} is not optional"
-    named = [name for name in [*p.settings, *p.env] if name.endswith("_FILE") or "TLS" in name or name == "CHAT_PEER_SECRET"]
-    return named and f"{named} would have to be there"
+@trap(_set("pod/volumes/1/secret/optional", False))
+def it_starts_without_certificates(p):
+    (certs,) = (volume for volume in p.pod["volumes"] if volume["name"] == "certs")
+    if certs["secret"].get("optional") is not True:
+        return "the certificates are not optional"
+    named = [name for name in [*p.settings, *p.env] if "TLS" in name or name in ("CHAT_PEER_SECRET", "CHAT_INSECURE_PEERS")]
+    return named and f"{named} would have to be there, or makes the peer port open"
+
+
+@trap(_set("pod/volumes/0/secret/optional", True))
+def it_waits_for_the_secret_that_the_job_makes(p):
+    (volume,) = (volume for volume in p.pod["volumes"] if volume["name"] == "peer-secret")
+    (mount,) = (mount for mount in p.container["volumeMounts"] if mount["name"] == "peer-secret")
+    if volume["secret"].get("optional", False):
+        return "the pods start without the secret, and fail"
+    (container,) = p.job["spec"]["containers"]
+    if container["args"] != ["secret", "--kubernetes", volume["secret"]["secretName"]]:
+        return "the Job makes another Secret"
+    return p.settings.get("CHAT_PEER_SECRET_FILE") != f"{mount['mountPath']}/peer-secret" and "the secret is not used"
+
+
+@trap(_set("role/rules/0/verbs", ["create", "get"]))
+def the_job_may_create_secrets_and_nothing_else(p):
+    account = p.job["spec"]["serviceAccountName"]
+    bound = [subject["name"] for subject in p.binding["subjects"]]
+    if account == p.pod["serviceAccountName"] or bound != [account] or p.binding["roleRef"]["name"] != p.role["metadata"]["name"]:
+        return "somebody else may, or it may not"
+    rights = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]
+    return p.role["rules"] != rights and f"{p.role['rules']}"
+
+
+@trap(_set("job/metadata/labels", {"app.kubernetes.io/name": "quorum-chat"}))
+def the_policy_of_the_nodes_is_not_for_the_job(p):
+    return p.job["metadata"]["labels"].get("app.kubernetes.io/name") == p.labels["app.kubernetes.io/name"] and "it is"
 
 
 @trap(_set("container/envFrom/1/configMapRef/optional", False))
@@ -218,6 +250,24 @@ def the_peer_port_is_closed_to_others(p):
 def clients_browsers_and_prometheus_are_let_in(p):
     open_to = {port["port"] for rule in p.policy["ingress"] for port in rule["ports"] if rule.get("from") != []}
     return not {"grpc", "web", "metrics"} <= open_to and f"only {sorted(open_to)}"
+
+
+@trap(_set("policy/ingress/2/from", [{"namespaceSelector": {}}]))
+def metrics_are_for_monitoring(p):
+    metrics = [rule for rule in p.policy["ingress"] if "metrics" in {port["port"] for port in rule["ports"]}]
+    wanted = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    return any(rule.get("from") != wanted for rule in metrics) and "not only for the namespace `monitoring`"
+
+
+@trap(_set("policy/policyTypes", ["Ingress"]))
+def nodes_reach_nothing_but_each_other_dns_and_the_collector(p):
+    if "Egress" not in p.policy["policyTypes"]:
+        return "there is no rule for what goes out"
+    for rule in p.policy["egress"]:
+        if not rule.get("to") or {} in [peer.get("namespaceSelector") for peer in rule["to"]]:
+            return "a rule leads everywhere"
+    ports = {port["port"] for rule in p.policy["egress"] for port in rule["ports"]}
+    return ports != {p.ports["peer"], p.ports["grpc"], 53, 4317} and f"to {ports}"
 
 
 @trap(_set("pod/securityContext/runAsUser", 0))

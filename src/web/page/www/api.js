@@ -11,7 +11,7 @@ export class Failure extends Error {
 
   /** Another node, or the same a little later, may well answer. Whether it did what was asked is not known. */
   get passing() {
-    return ["network", "unavailable", "deadline_exceeded", "aborted"].includes(this.code) || this.reason === "OVERLOADED";
+    return ["network", "unavailable", "deadline_exceeded", "aborted"].includes(this.code) || ["OVERLOADED", "RATE_LIMITED"].includes(this.reason);
   }
 
   /** The session is over. */

@@ -17,17 +17,19 @@ for (const dialog of document.querySelectorAll("dialog")) {
   });
 }
 
-/** Asks before something that cannot be undone. `type` is what has to be typed first. */
-export async function confirm({ title, text, action, type = null }) {
+/** Asks before something that cannot be undone. `type` is what has to be typed first, or `password`: then it resolves to what was typed. */
+export async function confirm({ title, text, action, type = null, password = false }) {
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   const button = $("ask-yes");
   button.textContent = action;
-  const typed = el("input", { id: "ask-typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
-  const check = () => { button.disabled = type !== null && typed.value !== type; };
+  const typed = el("input", { id: "ask-typed", autocomplete: password ? "current-password" : "off", autocapitalize: "off", spellcheck: "false", type: password ? "password" : "text" });
+  const check = () => { button.disabled = password ? !typed.value : type !== null && typed.value !== type; };
   typed.addEventListener("input", check);
   typed.addEventListener("keydown", (event) => event.key === "Enter" && !button.disabled && button.click());
-  $("ask-field").replaceChildren(...(type === null ? [] : [el("label", { for: "ask-typed" }, `Type ${type} to confirm`), typed]));
+  $("ask-field").replaceChildren(...(type === null && !password ? [] : [el("label", { for: "ask-typed" }, password ? "Your password" : `Type ${type} to confirm`), typed]));
   check();
-  return (await show($("ask"))) === "yes";
+  const sure = (await show($("ask"))) === "yes";
+  $("ask-field").replaceChildren();
+  return sure && password ? typed.value : sure;
 }

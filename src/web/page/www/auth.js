@@ -44,7 +44,7 @@ export class Auth {
 
   /** `onLoggedIn` is called when `session` has somebody. */
   constructor(session, onLoggedIn) {
-    Object.assign(this, { session, onLoggedIn, name: $("auth-name"), password: $("auth-password"), again: $("auth-again") });
+    Object.assign(this, { session, onLoggedIn, name: $("auth-name"), password: $("auth-password"), again: $("auth-again"), invitation: $("auth-invitation") });
     $("auth-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit();
@@ -83,8 +83,22 @@ export class Auth {
     const words = signingUp ? ["Create an account", "Create account", "You have an account?", "Log in"] : ["Log in", "Log in", "New here?", "Create an account"];
     ["auth-title", "auth-submit", "auth-other", "auth-switch"].forEach((id, at) => { $(id).textContent = words[at]; });
     $("auth-again-field").hidden = !signingUp;
+    $("auth-invitation-field").hidden = true;
+    if (signingUp) this.#askWhoMay();
     this.password.autocomplete = signingUp ? "new-password" : "current-password";
     this.#hint();
+  }
+
+  /** Shows the field of the invitation where one is needed. Who may is decided when the account is created. */
+  async #askWhoMay() {
+    try {
+      const { open = false, invitationNeeded = false } = await this.session.registration();
+      if (!this.#signingUp) return;
+      $("auth-invitation-field").hidden = !invitationNeeded;
+      if (!open) this.#notice("New accounts can't be created here.", true);
+    } catch (failure) {
+      if (!(failure instanceof Failure)) throw failure;
+    }
   }
 
   #problems() {
@@ -114,7 +128,7 @@ export class Auth {
     const [name, password] = [this.name.value, this.password.value];
     this.#working(true);
     try {
-      if (this.#signingUp) await this.session.signUp(name, password);
+      if (this.#signingUp) await this.session.signUp(name, password, this.invitation.value.trim());
       await this.session.logIn(name, password);
       for (const field of [this.password, this.again]) field.value = "";
       this.onLoggedIn();
@@ -141,10 +155,19 @@ export class Auth {
       PASSWORD_WRONG: "The password is wrong.",
       USERNAME_TAKEN: `The name ${name} is taken. Please choose another one.`,
       LOGIN_THROTTLED: `Too many wrong passwords. Please wait ${duration(Math.max(failure.retryMs, 1000))}.`,
+      REGISTRATION_CLOSED: "New accounts can't be created here.",
+      INVITATION_NEEDED: "New accounts need an invitation here.",
+      INVITATION_INVALID: "This invitation isn't valid any more.",
+      REGISTRATION_THROTTLED: `Too many new accounts. Try again in ${duration(Math.max(failure.retryMs, 1000))}.`,
+      ACCOUNT_DISABLED: "This account has been disabled.",
       NO_LEADER: "The cluster has no majority at the moment, so nobody can log in. Please try again soon.",
     };
     const text = failure.code === "network" ? "No node can be reached. Please try again." : (words[failure.reason] ?? failure.message);
     this.#notice(text, true);
+    if (failure.reason === "INVITATION_NEEDED" || failure.reason === "INVITATION_INVALID") {
+      $("auth-invitation-field").hidden = false;
+      return this.invitation.select();
+    }
     (failure.reason === "USERNAME_TAKEN" ? this.name : this.password).select();
   }
 }

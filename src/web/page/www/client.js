@@ -316,8 +316,8 @@ export class Client extends Events {
     await this.#leave("Logout", { allSessions: everywhere });
   }
 
-  async deleteAccount() {
-    await this.#leave("DeleteAccount", {});
+  async deleteAccount(password) {
+    await this.#leave("DeleteAccount", { password });
   }
 
   async #leave(method, message) {

@@ -4,6 +4,7 @@
 // known), outbox.js and receipts.js (what the cluster has to be told), client.js (all of them, for one account); then the views,
 // people.js, chat.js, messages.js, list.js, cluster.js, auth.js.
 
+import { changePassword, drawPrivacy, showSessions } from "./account.js";
 import { $, eachFrame } from "./dom.js";
 import { confirm, show } from "./ask.js";
 import { Auth, nameProblem } from "./auth.js";
@@ -154,8 +155,9 @@ async function logOut() {
 
 async function deleteAccount() {
   const text = "Your account, your sessions and the text of all your messages will be deleted, for everyone. This cannot be undone, and nobody can take the name again.";
-  if (!(await confirm({ title: "Delete your account?", text, action: "Delete my account", type: session.name }))) return;
-  await parting(() => app.client.deleteAccount(), "Your account is deleted.");
+  const password = await confirm({ title: "Delete your account?", text, action: "Delete my account", password: true });
+  if (!password) return;
+  await parting(() => app.client.deleteAccount(password), "Your account is deleted.");
 }
 
 /** Ends the session by `work`. When the cluster cannot be told, `anyway` decides whether that is done without. */
@@ -172,6 +174,7 @@ async function parting(work, notice, anyway = async () => false) {
     if (app !== parted) return;
     if (!isMeant) {
       session.leaving(null);
+      if (failure.reason === "PASSWORD_WRONG") return toast("The password is wrong. Nothing was deleted.", { isError: true });
       if (failure.loggedOut) return leave("Your session had ended before, and nothing was deleted. Please log in again.");
       toast(`That did not work: ${failure.message}`, { isError: true });
       return;
@@ -208,8 +211,11 @@ function setUpSettings() {
     wish.checked = notifications.on;
     wish.disabled = !notifications.possible;
     $("notify-why").textContent = notifications.possible ? "" : "This browser has them only for pages that came over TLS or from this machine.";
+    drawPrivacy(app.client.calls);
     const choice = await show($("settings"));
-    if (choice === "logout") logOut();
+    if (choice === "password") changePassword(app.client.calls);
+    else if (choice === "sessions") showSessions(app.client.calls);
+    else if (choice === "logout") logOut();
     else if (choice === "delete") deleteAccount();
   });
   wish.addEventListener("change", async () => {

@@ -70,7 +70,7 @@ export class Nodes extends Events {
     // Another one has been chosen, or is being.
     if (base !== this.current) return this.#choosing;
     // Too much to do is not a reason to go away, and would only move the load.
-    if (failure instanceof Failure && failure.reason === "OVERLOADED") return;
+    if (failure instanceof Failure && ["OVERLOADED", "RATE_LIMITED"].includes(failure.reason)) return;
     // One that does not lead knows why; one that fails otherwise would say that all is well.
     await this.choose(failure.reason === "NO_LEADER" ? null : base);
   }

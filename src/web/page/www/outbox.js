@@ -94,7 +94,7 @@ export class Outbox extends Events {
   retry(id) {
     const entry = this.#entries.get(id);
     if (!entry) return;
-    if (REFUSED.includes(entry.problem?.code)) {
+    if (REFUSED.includes(entry.problem?.code) || entry.problem?.reason === "QUOTA_EXCEEDED") {
       this.done(id);
       this.#add(entry.to, entry.body);
       return;
@@ -140,7 +140,7 @@ export class Outbox extends Events {
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
         if (failure.loggedOut || this.#over) return;
-        if (failure.passing) {
+        if (failure.passing || failure.reason === "STORAGE_LOW") {
           const wait = pause(Math.max(failure.retryMs, PAUSE_MS[Math.min(misses, PAUSE_MS.length - 1)]));
           misses += 1;
           await Promise.all([wait, this.#calls.nodes.online()]);

@@ -31,12 +31,17 @@ export class Session {
     return { headers: { "Chat-Session": this.name }, cookies: true };
   }
 
+  /** Who may create an account, as far as a node knows. */
+  async registration() {
+    return new Calls(this.#nodes, () => NOBODY).chat("GetRegistration", {});
+  }
+
   /** Resolves when the account is there; also when an earlier try, with the same password, made it. */
-  async signUp(username, password) {
+  async signUp(username, password, invitation) {
     const wish = JSON.stringify([username, password]);
     if (this.#wish?.wish !== wish) this.#wish = { wish, requestId: uuid7() };
     const { requestId } = this.#wish;
-    await new Calls(this.#nodes, () => NOBODY).chat("CreateAccount", { username, password, requestId }, 15_000);
+    await new Calls(this.#nodes, () => NOBODY).chat("CreateAccount", { username, password, requestId, invitation }, 15_000);
   }
 
   async logIn(username, password) {

@@ -1,0 +1,212 @@
+//! `chatd secret --kubernetes NAME`: stores the secret that the nodes share as a Kubernetes Secret.
+//!
+//! Runs in a pod whose service account may do one thing: create Secrets. One request over HTTPS, with the token and the authority
+//! that Kubernetes mounts into the pod. Invariant: a Secret that exists is never changed (the API server refuses to create it
+//! again), so running it twice is safe. Does not cover: retries, which are the Job's.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use crate::net::tls::{Connector, TlsError};
+
+/// Where Kubernetes mounts the token, its namespace and the authority of the API server.
+const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The name of the API server within a cluster, for when the environment does not name its address.
+const DEFAULT_HOST: &str = "kubernetes.default.svc";
+/// The key of the secret in the Secret: the name of the file when it is mounted.
+const KEY: &str = "peer-secret";
+/// Time limit for the request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer that is read.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why the Secret was not created.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KubernetesError {
+    /// A file of the service account cannot be read.
+    #[error("{path}: {source} (does the pod mount a service account token?)")]
+    Mount {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The authority of the API server cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The API server did not answer.
+    #[error("the Kubernetes API at {address}: {source}")]
+    Call {
+        /// Its address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The API server refused.
+    #[error("the Kubernetes API at {address} answered {answer}")]
+    Refused {
+        /// Its address.
+        address: String,
+        /// The status and the message.
+        answer: String,
+    },
+}
+
+/// The API server, and who calls it.
+pub(super) struct Api {
+    address: String,
+    token: String,
+    namespace: String,
+    connector: Connector,
+}
+
+impl Api {
+    /// The API server of the cluster that this pod runs in.
+    pub(super) fn of_pod(environment: &[(String, String)]) -> Result<Self, KubernetesError> {
+        let given = |name: &str| environment.iter().find(|(key, value)| key == name && !value.is_empty());
+        let host = given("KUBERNETES_SERVICE_HOST").map_or(DEFAULT_HOST, |(_, host)| host);
+        let port = given("KUBERNETES_SERVICE_PORT").map_or("443", |(_, port)| port);
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Self::new(address, Path::new(MOUNT))
+    }
+
+    fn new(address: String, mount: &Path) -> Result<Self, KubernetesError> {
+        let read = |name: &str| {
+            let path = mount.join(name);
+            let path_text = path.display().to_string();
+            fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .map_err(|source| KubernetesError::Mount { path: path_text, source })
+        };
+        let connector = Connector::trusting(&mount.join("ca.crt"))?.with_http1();
+        Ok(Self { address, token: read("token")?, namespace: read("namespace")?, connector })
+    }
+
+    /// Creates the Secret `name`. False: it exists.
+    pub(super) async fn create_secret(&self, name: &str, secret: &str) -> Result<bool, KubernetesError> {
+        let body = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": name, "labels": { "app.kubernetes.io/name": "quorum-chat" } },
+            "type": "Opaque",
+            "data": { KEY: STANDARD.encode(secret) },
+        });
+        let answer = match timeout(TIMEOUT, self.post(&body.to_string())).await {
+            Ok(answer) => answer,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        let address = self.address.clone();
+        let answer = answer.map_err(|source| KubernetesError::Call { address: address.clone(), source })?;
+        match answer.split_ascii_whitespace().nth(1) {
+            Some("200" | "201" | "202") => Ok(true),
+            Some("409") => Ok(false),
+            _ => Err(KubernetesError::Refused { address, answer: shown(&answer) }),
+        }
+    }
+
+    async fn post(&self, body: &str) -> io::Result<String> {
+        let mut stream = self.connector.connect(&self.address).await?;
+        let request = format!(
+            "POST /api/v1/namespaces/{}/secrets HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nAccept: application/json\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.namespace,
+            self.address,
+            self.token,
+            body.len(),
+        );
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
+        let mut answer = Vec::new();
+        match stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await {
+            // Some servers close without a farewell; the answer is there.
+            Err(error) if answer.is_empty() || error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
+        }
+    }
+}
+
+/// The status line, and the message in the body if there is one.
+fn shown(answer: &str) -> String {
+    let status = answer.lines().next().unwrap_or_default();
+    let body = answer.find('{').zip(answer.rfind('}')).and_then(|(from, to)| answer.get(from..=to));
+    let value: Option<Value> = body.and_then(|body| serde_json::from_str(body).ok());
+    match value.as_ref().and_then(|value| value["message"].as_str()) {
+        Some(message) => format!("{status}: {message}"),
+        None => status.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::net::{
+        Listener as _,
+        tls::{Files, Port, Protocol, Tls, issue::Authority},
+    };
+
+    /// An API server that gives one answer after the other; what it was asked is in the result.
+    async fn api(dir: &Path, answers: Vec<&'static str>) -> (Api, tokio::task::JoinHandle<Vec<String>>) {
+        let authority = Authority::open(dir).unwrap();
+        let issued = authority.issue("api", &["127.0.0.1".to_owned()], 7).unwrap();
+        fs::copy(dir.join("ca.pem"), dir.join("ca.crt")).unwrap();
+        fs::write(dir.join("token"), "the-token\n").unwrap();
+        fs::write(dir.join("namespace"), "chat").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tls = Tls::load(Files { authority: None, ..issued }).unwrap();
+        let mut port = Port::new(listener, Some(tls), Protocol::Http);
+        let asked = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = port.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"}") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                }
+                asked.push(String::from_utf8(request).unwrap());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+            asked
+        });
+        (Api::new(address, dir).unwrap(), asked)
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_created_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let created = "HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}";
+        let exists = "HTTP/1.1 409 Conflict\r\nContent-Length: 2\r\n\r\n{}";
+        let refused = "HTTP/1.1 403 Forbidden\r\n\r\n{\"kind\":\"Status\",\"message\":\"secrets is forbidden\"}";
+        let (api, asked) = api(dir.path(), vec![created, exists, refused]).await;
+        assert!(api.create_secret("name", "a-secret").await.unwrap());
+        assert!(!api.create_secret("name", "a-secret").await.unwrap());
+        let error = api.create_secret("name", "a-secret").await.unwrap_err().to_string();
+        assert!(error.ends_with("answered HTTP/1.1 403 Forbidden: secrets is forbidden"), "{error}");
+        let asked = asked.await.unwrap().remove(0);
+        assert!(asked.starts_with("POST /api/v1/namespaces/chat/secrets HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("\r\nAuthorization: Bearer the-token\r\n"), "{asked}");
+        assert!(asked.contains(&STANDARD.encode("a-secret")), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Api::new("127.0.0.1:1".into(), dir.path()).is_err(), "nothing is mounted");
+        let (api, _) = api(dir.path(), vec![]).await;
+        let other = tempfile::tempdir().unwrap();
+        Authority::open(other.path()).unwrap();
+        fs::copy(other.path().join("ca.pem"), dir.path().join("ca.crt")).unwrap();
+        let mistrusting = Api::new(api.address.clone(), dir.path()).unwrap();
+        assert!(matches!(mistrusting.create_secret("name", "x").await, Err(KubernetesError::Call { .. })));
+    }
+}

@@ -1,0 +1,105 @@
+//! The body of an answer, handed to the connection in small parts, so that what is not taken is known and bounded.
+//!
+//! A part belongs to this process until the connection has written it, however little the other side's flow control lets
+//! through: until then its answer is *not taken*, which the ticket records. Does not cover: what the answer is.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::{gate::Ticket, shares::Share};
+
+/// Largest part. The send buffer of a stream is as large, so no stream has more than twice this in the connection.
+pub const PART_BYTES_MAX: usize = 32 * 1024;
+
+/// What an answer holds until it is taken: an extension of the response.
+#[derive(Debug, Clone)]
+pub struct Held(pub Arc<(Option<tokio::sync::OwnedSemaphorePermit>, Option<Share>)>);
+
+/// The body of an answer.
+pub struct Answer {
+    body: Body,
+    /// Of the last frame of `body`, what was not handed out yet.
+    rest: Bytes,
+    ticket: Arc<Ticket>,
+    held: Option<Held>,
+}
+
+/// Bytes on their way to the socket. The connection drops them when they are written, or when the stream ends.
+struct Part {
+    bytes: Bytes,
+    ticket: Arc<Ticket>,
+    slot: usize,
+    _held: Option<Held>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.ticket.written(self.slot);
+    }
+}
+
+impl Answer {
+    /// Hands out `body`, and keeps `held` until all of it is written.
+    pub fn new(body: Body, ticket: Arc<Ticket>, held: Option<Held>) -> Self {
+        Self { body, rest: Bytes::new(), ticket, held }
+    }
+
+    fn part(&mut self) -> Frame<Bytes> {
+        let bytes = self.rest.split_to(self.rest.len().min(PART_BYTES_MAX));
+        let slot = self.ticket.handed_out();
+        let part = Part { bytes, ticket: Arc::clone(&self.ticket), slot, _held: self.held.clone() };
+        Frame::data(Bytes::from_owner(part))
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.part())));
+        }
+        loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    // h2 ends connections with many empty frames.
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => {
+                        self.rest = data;
+                        return Poll::Ready(Some(Ok(self.part())));
+                    }
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}

@@ -1,0 +1,520 @@
+//! Which connections a port keeps: pools, owners, and the choice of the connection that makes room for another.
+//!
+//! A connection is *unproven* until its caller has done something that a stranger cannot do; then it moves to the pool of
+//! proven connections, under the owner that it has proven to be. When a pool is full, the owner with the most connections
+//! loses its oldest one. So a flood displaces itself: an owner with few connections keeps them, and a new stranger always
+//! gets in. In a full pool of proven connections equals do not displace each other: the last one to come goes. Connections
+//! of the same owner are unlimited while there is room.
+//!
+//! Invariants: a pool never holds more than its bound; proven connections are never displaced by unproven ones; accepting
+//! never waits for a connection to end. A connection also ends when one of its answers is not taken ([`ANSWER_STALL_MAX`]).
+//! Does not cover: what proves a caller (the layers above), bytes ([`super::shares`]), and time limits of the socket
+//! ([`super::bounded`]).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use axum::http::Extensions;
+use futures_util::task::AtomicWaker;
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::transport::server::TcpConnectInfo;
+
+/// Longest time that a part of an answer may wait in this process for its receiver. A peer that answers keepalive pings but
+/// leaves its flow-control window closed is not found by any other time limit.
+pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(30);
+/// Answers of reads that one connection may leave unread before its further reads wait: 8 pages of 256 KiB.
+pub const UNREAD_PAGES_MAX: usize = 8;
+/// The same on a connection of a trusted proxy.
+const FORWARDED_PAGES_MAX: usize = 256;
+
+/// To whom a connection or a share is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// An IPv4 address, or the /64 of an IPv6 address: a host can choose any address of its /64.
+    Address(u128),
+    /// An authenticated account.
+    Account(u64),
+}
+
+impl Owner {
+    /// The owner of connections from `ip`.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::Address(ip.to_ipv6_mapped().to_bits()),
+            IpAddr::V6(ip) => Self::Address(ip.to_bits() >> 64 << 64),
+        }
+    }
+}
+
+/// Bounds of a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Pools {
+    /// Connections whose callers have proven who they are.
+    pub proven: usize,
+    /// All others.
+    pub unproven: usize,
+    /// Whether a proven connection makes room for one of an owner with as many. Where all owners are equal, such as probes, the
+    /// newest has something to do; elsewhere they would only take turns.
+    pub equals_displace: bool,
+}
+
+/// Why the gate ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drop {
+    /// Its pool was full, and its owner had the most connections.
+    Displaced,
+    /// A part of an answer was not taken in time.
+    Unread,
+}
+
+impl Drop {
+    /// As a label of metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Displaced => "displaced",
+            Self::Unread => "answer_unread",
+        }
+    }
+}
+
+/// Observes dropped connections. Must not block.
+pub type DropObserver = Arc<dyn Fn(Drop) + Send + Sync>;
+
+/// The connections of a port. Clones share them.
+#[derive(Clone)]
+pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pools: Pools,
+    connections: Mutex<Connections>,
+    observer: DropObserver,
+}
+
+#[derive(Default)]
+struct Connections {
+    next_id: u64,
+    unproven: Pool,
+    proven: Pool,
+}
+
+#[derive(Default)]
+struct Pool {
+    owners: BTreeMap<Owner, BTreeMap<u64, Arc<Ticket>>>,
+    count: usize,
+}
+
+impl Pool {
+    fn insert(&mut self, owner: Owner, ticket: &Arc<Ticket>) {
+        self.owners.entry(owner).or_default().insert(ticket.id, Arc::clone(ticket));
+        self.count += 1;
+    }
+
+    fn remove(&mut self, owner: Owner, id: u64) {
+        let Some(tickets) = self.owners.get_mut(&owner) else { return };
+        self.count -= usize::from(tickets.remove(&id).is_some());
+        if tickets.is_empty() {
+            self.owners.remove(&owner);
+        }
+    }
+
+    fn held_by(&self, owner: Owner) -> usize {
+        self.owners.get(&owner).map_or(0, BTreeMap::len)
+    }
+
+    /// The oldest connection of the owner that has most, with one more counted for `newcomer`; among equals, the oldest of all.
+    fn next_to_go(&self, newcomer: Owner) -> Option<(Owner, Arc<Ticket>)> {
+        let oldest = |tickets: &BTreeMap<u64, Arc<Ticket>>| tickets.keys().next().copied().unwrap_or(u64::MAX);
+        let most = self.owners.iter().max_by_key(|(owner, tickets)| {
+            (tickets.len() + usize::from(**owner == newcomer), u64::MAX - oldest(tickets))
+        });
+        most.and_then(|(owner, tickets)| tickets.values().next().map(|ticket| (*owner, Arc::clone(ticket))))
+    }
+}
+
+impl Gate {
+    /// An open gate without connections.
+    pub fn new(pools: Pools, observer: DropObserver) -> Self {
+        Self { inner: Arc::new(Inner { pools, connections: Mutex::default(), observer }) }
+    }
+
+    /// A gate for `connections` of each kind that no metric counts.
+    pub fn uncounted(connections: usize) -> Self {
+        Self::new(Pools { proven: connections, unproven: connections, equals_displace: false }, Arc::new(|_| {}))
+    }
+
+    /// Admits a connection, and ends another one when the pool of unproven connections is full.
+    pub fn admit(&self, from: SocketAddr) -> Arc<Ticket> {
+        let owner = Owner::of(from.ip());
+        let mut connections = self.inner.lock();
+        if connections.unproven.count >= self.inner.pools.unproven
+            && let Some((owner, ticket)) = connections.unproven.next_to_go(owner)
+        {
+            connections.unproven.remove(owner, ticket.id);
+            self.inner.cut(&ticket, Drop::Displaced);
+        }
+        let id = connections.next_id;
+        connections.next_id += 1;
+        let ticket = Arc::new(Ticket {
+            gate: Arc::clone(&self.inner),
+            id,
+            from,
+            behind: OnceLock::new(),
+            owner: Mutex::new(owner),
+            is_proven: AtomicBool::new(false),
+            forwards: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            answers: Mutex::default(),
+            pages: Arc::new(Semaphore::new(UNREAD_PAGES_MAX)),
+            receiving: AtomicUsize::new(0),
+        });
+        connections.unproven.insert(owner, &ticket);
+        ticket
+    }
+
+    /// The unproven connection of an owner that holds most bytes of requests, and how many.
+    pub(super) fn receives_most(&self, owner: Owner) -> Option<(usize, Arc<Ticket>)> {
+        let connections = self.inner.lock();
+        let of_owner = connections.unproven.owners.get(&owner).into_iter().flat_map(BTreeMap::values);
+        let held = of_owner.map(|ticket| (ticket.receiving.load(Ordering::Relaxed), ticket));
+        let most = held.max_by_key(|(bytes, ticket)| (*bytes, u64::MAX - ticket.id))?;
+        Some((most.0, Arc::clone(most.1)))
+    }
+
+    /// Ends an unproven connection, to make room for another one's request.
+    pub(super) fn displace(&self, ticket: &Ticket) {
+        let mut connections = self.inner.lock();
+        connections.unproven.remove(ticket.owner(), ticket.id);
+        self.inner.cut(ticket, Drop::Displaced);
+    }
+
+    /// Ends the connections that leave an answer unread. To be called about once a second.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let mut connections = self.inner.lock();
+        let Connections { unproven, proven, .. } = &mut *connections;
+        for pool in [unproven, proven] {
+            let tickets = pool.owners.values().flat_map(BTreeMap::values);
+            let stalled: Vec<_> = tickets.filter(|ticket| ticket.is_stalled(now)).cloned().collect();
+            for ticket in stalled {
+                pool.remove(ticket.owner(), ticket.id);
+                self.inner.cut(&ticket, Drop::Unread);
+            }
+        }
+    }
+
+    /// Unproven and proven connections.
+    pub fn counts(&self) -> (usize, usize) {
+        let connections = self.inner.lock();
+        (connections.unproven.count, connections.proven.count)
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("pools", &self.inner.pools).field("counts", &self.counts()).finish()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cut(&self, ticket: &Ticket, reason: Drop) {
+        tracing::debug!(from = %ticket.from(), reason = reason.name(), "A connection is dropped");
+        ticket.is_cut.store(true, Ordering::Release);
+        ticket.waker.wake();
+        (self.observer)(reason);
+    }
+}
+
+/// The place of a connection. Travels with its requests, as an extension of type `Arc<Ticket>`.
+pub struct Ticket {
+    gate: Arc<Inner>,
+    id: u64,
+    from: SocketAddr,
+    /// The caller behind a trusted proxy.
+    behind: OnceLock<SocketAddr>,
+    /// Written only while the gate's connections are locked.
+    owner: Mutex<Owner>,
+    is_proven: AtomicBool,
+    /// Of a proxy that forwards the requests of many callers.
+    forwards: AtomicBool,
+    is_cut: AtomicBool,
+    waker: AtomicWaker,
+    answers: Mutex<Answers>,
+    pages: Arc<Semaphore>,
+    receiving: AtomicUsize,
+}
+
+/// When each part of an answer that is not written yet was handed out.
+#[derive(Default)]
+struct Answers {
+    since: Vec<Option<Instant>>,
+    free: Vec<usize>,
+}
+
+impl Ticket {
+    /// The address that connected.
+    pub fn peer(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// The caller's address: the one that connected, or the one that a trusted proxy names.
+    pub fn from(&self) -> SocketAddr {
+        self.behind.get().copied().unwrap_or(self.from)
+    }
+
+    /// To whom the connection is counted.
+    pub fn owner(&self) -> Owner {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account that the caller has proven to be, if all requests of the connection are of one caller.
+    pub fn proven_account(&self) -> Option<Owner> {
+        Some(self.owner()).filter(|owner| self.is_proven() && matches!(owner, Owner::Account(_)))
+    }
+
+    /// To whom a request with these `extensions` is counted when its caller has shown no session: the address that the
+    /// connection came from, or that a trusted proxy says of this request.
+    pub fn stranger(&self, extensions: &Extensions) -> Owner {
+        let from = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        Owner::of(from.unwrap_or_else(|| self.from()).ip())
+    }
+
+    /// Whether the caller has proven who it is.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Relaxed)
+    }
+
+    /// Permits for answers of reads that are not taken yet.
+    pub fn pages(&self) -> &Arc<Semaphore> {
+        &self.pages
+    }
+
+    /// Bytes of requests that are being received or carried out.
+    pub(super) fn receiving(&self) -> &AtomicUsize {
+        &self.receiving
+    }
+
+    /// A trusted proxy has named the caller, before anything else was read.
+    pub fn name_caller(self: &Arc<Self>, caller: SocketAddr) {
+        let mut connections = self.gate.lock();
+        if self.is_cut() || self.is_proven() || self.behind.set(caller).is_err() {
+            return;
+        }
+        let owner = Owner::of(caller.ip());
+        connections.unproven.remove(self.owner(), self.id);
+        self.set_owner(owner);
+        connections.unproven.insert(owner, self);
+    }
+
+    /// The connection is one of a trusted proxy, which forwards the requests of many callers: it is proven, and neither ends
+    /// for the answer that one of them does not take, nor lets them wait for each other.
+    pub fn forward(self: &Arc<Self>) {
+        if !self.forwards.swap(true, Ordering::Relaxed) {
+            self.pages.add_permits(FORWARDED_PAGES_MAX - UNREAD_PAGES_MAX);
+            self.prove(self.owner());
+        }
+    }
+
+    /// The caller has proven to be `owner`. The first proof decides to whom the connection is counted.
+    pub fn prove(self: &Arc<Self>, owner: Owner) {
+        if self.is_proven() {
+            return;
+        }
+        let mut connections = self.gate.lock();
+        if self.is_cut() || self.is_proven() {
+            return;
+        }
+        connections.unproven.remove(self.owner(), self.id);
+        self.set_owner(owner);
+        self.is_proven.store(true, Ordering::Relaxed);
+        let pool = &mut connections.proven;
+        if pool.count >= self.gate.pools.proven
+            && let Some((most, oldest)) = pool.next_to_go(owner)
+        {
+            let equals_displace = self.gate.pools.equals_displace;
+            let (own, theirs) = (pool.held_by(owner) + 1, pool.held_by(most));
+            let stays = match most == owner {
+                true => equals_displace || self.forwards.load(Ordering::Relaxed),
+                false => own < theirs || equals_displace && own == theirs,
+            };
+            if !stays {
+                self.gate.cut(self, Drop::Displaced);
+                return;
+            }
+            pool.remove(most, oldest.id);
+            self.gate.cut(&oldest, Drop::Displaced);
+        }
+        pool.insert(owner, self);
+    }
+
+    fn set_owner(&self, owner: Owner) {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+    }
+
+    /// The connection has ended.
+    pub(super) fn leave(&self) {
+        let mut connections = self.gate.lock();
+        let owner = self.owner();
+        let pool = if self.is_proven() { &mut connections.proven } else { &mut connections.unproven };
+        pool.remove(owner, self.id);
+    }
+
+    /// Whether the connection has to end.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Whose task is woken when it has to end.
+    pub(super) fn watch(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A part of an answer was handed out; the slot to say when it is written.
+    pub(super) fn handed_out(&self) -> usize {
+        let now = Some(Instant::now());
+        let mut answers = self.answers();
+        match answers.free.pop() {
+            Some(slot) => {
+                answers.since[slot] = now;
+                slot
+            }
+            None => {
+                answers.since.push(now);
+                answers.since.len() - 1
+            }
+        }
+    }
+
+    /// A part was written, or dropped with its stream.
+    pub(super) fn written(&self, slot: usize) {
+        let mut answers = self.answers();
+        answers.since[slot] = None;
+        answers.free.push(slot);
+    }
+
+    fn is_stalled(&self, now: Instant) -> bool {
+        if self.forwards.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.answers().since.iter().flatten().any(|since| now.duration_since(*since) > ANSWER_STALL_MAX)
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("id", &self.id).field("from", &self.from()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(proven: usize, unproven: usize) -> Gate {
+        Gate::new(Pools { proven, unproven, equals_displace: false }, Arc::new(|_| {}))
+    }
+
+    fn from(host: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, host], 1))
+    }
+
+    fn cut(tickets: &[Arc<Ticket>]) -> Vec<bool> {
+        tickets.iter().map(|ticket| ticket.is_cut()).collect()
+    }
+
+    #[test]
+    fn a_flood_displaces_itself() {
+        let gate = gate(8, 3);
+        let tickets: Vec<_> = [1, 2, 2, 2, 3, 2].map(|host| gate.admit(from(host))).into();
+        assert_eq!(cut(&tickets), [false, true, true, true, false, false]);
+        assert_eq!(gate.counts(), (3, 0));
+        tickets[1].leave();
+        tickets[0].leave();
+        assert_eq!(gate.counts(), (2, 0));
+    }
+
+    #[test]
+    fn proven_connections_are_out_of_reach_of_strangers() {
+        let gate = gate(2, 1);
+        let member = gate.admit(from(1));
+        member.prove(Owner::Account(1));
+        let strangers: Vec<_> = (0..10).map(|_| gate.admit(from(1))).collect();
+        assert!(!member.is_cut());
+        assert_eq!(strangers.iter().filter(|ticket| !ticket.is_cut()).count(), 1);
+    }
+
+    #[test]
+    fn a_full_pool_is_shared_by_its_owners() {
+        let gate = gate(3, 8);
+        let prove = |owner| {
+            let ticket = gate.admit(from(1));
+            ticket.prove(Owner::Account(owner));
+            ticket
+        };
+        let tickets: Vec<_> = [1, 1, 1, 2, 3, 1, 4].map(prove).into();
+        assert_eq!(cut(&tickets), [true, true, false, false, false, true, true], "{gate:?}");
+    }
+
+    #[test]
+    fn the_newest_probe_and_the_newest_connection_of_a_proxy_get_in() {
+        let probes = Gate::new(Pools { proven: 2, unproven: 8, equals_displace: true }, Arc::new(|_| {}));
+        let prove = |host| {
+            let ticket = probes.admit(from(host));
+            ticket.prove(ticket.owner());
+            ticket
+        };
+        let tickets: Vec<_> = [1, 2, 3, 3, 1].map(prove).into();
+        assert_eq!(cut(&tickets), [true, true, true, false, false]);
+        let gate = gate(2, 8);
+        let forward = |_| {
+            let ticket = gate.admit(from(1));
+            ticket.forward();
+            ticket
+        };
+        let tickets: Vec<_> = [(); 4].map(forward).into();
+        assert_eq!(cut(&tickets), [true, true, false, false]);
+    }
+
+    #[test]
+    fn addresses_of_one_host_are_one_owner() {
+        let owner = |text: &str| Owner::of(text.parse().unwrap());
+        assert_eq!(owner("2001:db8::1"), owner("2001:db8::ffff:1"));
+        assert_ne!(owner("2001:db8:0:1::1"), owner("2001:db8:0:2::1"));
+        assert_eq!(owner("::ffff:10.0.0.1"), owner("10.0.0.1"));
+        assert_ne!(owner("10.0.0.2"), owner("10.0.0.1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_ends_its_connection() {
+        let gate = gate(8, 8);
+        let (idle, reading, stalled) = (gate.admit(from(1)), gate.admit(from(1)), gate.admit(from(1)));
+        stalled.handed_out();
+        let slot = reading.handed_out();
+        tokio::time::advance(ANSWER_STALL_MAX).await;
+        reading.written(slot);
+        reading.handed_out();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        gate.sweep();
+        assert_eq!(cut(&[idle, reading, stalled]), [false, false, true]);
+        assert_eq!(gate.counts(), (2, 0));
+    }
+}

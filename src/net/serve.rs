@@ -1,0 +1,156 @@
+//! Serves HTTP on a port: one accept loop for gRPC, pages and probes.
+//!
+//! Each request carries the ticket of its connection (`Arc<Ticket>`) and the caller's address (`TcpConnectInfo`). Answers go
+//! through [`Answer`]. Does not cover: time limits of requests and their bodies, which the layers of the router have.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::Request};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto::Builder, graceful::GracefulShutdown},
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::transport::server::TcpConnectInfo;
+use tower::ServiceExt as _;
+
+use super::{
+    Listener,
+    answer::{Answer, Held, PART_BYTES_MAX},
+    bounded::Bounded,
+    gate::Ticket,
+    proxies::Proxies,
+};
+
+/// Time for the head of an HTTP/1 request, and for a connection without one. Not what the page waits between two requests (15
+/// and 30 s): a request that meets the end of its connection fails.
+const HEADER_MAX: Duration = Duration::from_secs(10);
+/// Bytes of such a head where nothing else is said.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Between two looks for answers that are not taken.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Versions of HTTP.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Spoken {
+    /// HTTP/1 and HTTP/2.
+    #[default]
+    Both,
+    /// HTTP/2 alone.
+    Grpc,
+    /// HTTP/1 alone.
+    Http1,
+}
+
+/// How HTTP is spoken on a port.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Http {
+    /// Which versions.
+    pub spoken: Spoken,
+    /// Keepalive interval of HTTP/2, and the timeout of its answer.
+    pub keep_alive: Option<(Duration, Duration)>,
+    /// Requests under way on a connection.
+    pub streams_max: Option<u32>,
+    /// Bytes that a caller may send ahead of being read, for a request and for a connection.
+    pub windows: Option<(u32, u32)>,
+    /// Bytes of a request's head.
+    pub header_bytes_max: Option<u32>,
+    /// Answers are large and their receivers are trusted: no small send buffers.
+    pub is_bulk: bool,
+}
+
+impl Http {
+    fn builder(&self) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        let head_bytes = self.header_bytes_max.map_or(HEAD_BYTES_MAX, |bytes| bytes as usize);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX).max_buf_size(head_bytes);
+        let mut http2 = builder.http2();
+        http2.timer(TokioTimer::new()).max_concurrent_streams(self.streams_max);
+        if let Some((every, timeout)) = self.keep_alive {
+            http2.keep_alive_interval(every).keep_alive_timeout(timeout);
+        }
+        if let Some((stream, connection)) = self.windows {
+            http2.initial_stream_window_size(stream).initial_connection_window_size(connection);
+        }
+        if let Some(bytes) = self.header_bytes_max {
+            http2.max_header_list_size(bytes);
+        }
+        if !self.is_bulk {
+            http2.max_send_buf_size(PART_BYTES_MAX);
+        }
+        match self.spoken {
+            Spoken::Both => builder,
+            Spoken::Grpc => builder.http2_only(),
+            Spoken::Http1 => builder.http1_only(),
+        }
+    }
+}
+
+/// For ports whose callers prove nothing before their requests.
+pub fn no_proof<S>(_: &S) -> Option<()> {
+    None
+}
+
+/// Serves `router` until `shutdown`, behind `proxies`, then waits until the requests under way are answered. What
+/// `proof` says of a connection travels with each of its requests, as an extension.
+pub async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
+    mut listener: Bounded<L>,
+    http: Http,
+    router: Router,
+    proxies: Arc<Proxies>,
+    proof: impl Fn(&L::Stream) -> Option<P>,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let builder = Arc::new(http.builder());
+    let graceful = GracefulShutdown::new();
+    let gate = listener.gate().clone();
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let connection = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            _ = sweep.tick() => {
+                gate.sweep();
+                continue;
+            }
+            connection = listener.accept() => connection,
+        };
+        let (router, ticket, proxies) = (router.clone(), Arc::clone(connection.ticket()), Arc::clone(&proxies));
+        let proof = proof(connection.get_ref());
+        if proxies.forwards_requests(ticket.peer().ip()) {
+            ticket.forward();
+        }
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            if let Some(proof) = proof.clone() {
+                request.extensions_mut().insert(proof);
+            }
+            let caller = proxies.caller(ticket.from(), request.headers());
+            request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: Some(caller) });
+            answer(router.clone(), Arc::clone(&ticket), request)
+        });
+        let serving = builder.serve_connection(TokioIo::new(connection), service).into_owned();
+        let serving = graceful.watch(serving);
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(error, "A connection ended");
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+async fn answer(
+    router: Router,
+    ticket: Arc<Ticket>,
+    request: Request<Incoming>,
+) -> Result<axum::http::Response<Answer>, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(Arc::clone(&ticket));
+    let mut response = router.oneshot(request).await?;
+    let held = response.extensions_mut().remove::<Held>();
+    Ok(response.map(|body| Answer::new(body, ticket, held)))
+}

@@ -1,0 +1,300 @@
+//! What the leader lets into the log: rates per account, and growth only while there is space.
+//!
+//! All commands of the cluster pass the leader's proposer, so that a bucket there counts for the whole cluster without
+//! being replicated. A new leader begins with full buckets: a burst is the price of a failover. Buckets are kept for
+//! accounts that used them lately; one that is full again is the same as none, so dropping it gives nothing away.
+//! Invariants: a refused command was not appended; a refusal concerns one command, never the others of its batch.
+//!
+//! Receipts, which a node gathers from many accounts into one command, are charged where they are taken, on each node by itself.
+//!
+//! Does not cover logins: hashing the password bounds them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{error::Refusal, node::Node};
+use crate::{
+    chat::AccountId,
+    proto::log::v1::{self as pb, command::Kind},
+};
+
+/// A bucket holds what its rate makes in this time.
+const BURST: Duration = Duration::from_secs(10);
+/// Accounts with a bucket. Beyond it those are dropped that are full again, whatever they owed, and when that does not help,
+/// all of them.
+const ACCOUNTS_MAX: usize = 100_000;
+/// Bytes that a message takes beside its body: its row, its index, its entry in the log.
+const MESSAGE_OVERHEAD_BYTES: u64 = 128;
+/// Messages that a rejected one counts for, beside itself.
+const REJECTED_MESSAGES: f64 = 99.0;
+
+/// Rates per account; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rates {
+    /// Messages a second.
+    pub messages: u64,
+    /// Bytes of messages a second.
+    pub bytes: u64,
+    /// Changes of any kind a second; a deletion counts once for each message.
+    pub changes: u64,
+}
+
+/// What a rate is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rate {
+    /// [`Rates::messages`].
+    Messages,
+    /// [`Rates::bytes`].
+    Bytes,
+    /// [`Rates::changes`].
+    Changes,
+}
+
+impl Rate {
+    const ALL: [Self; 3] = [Self::Messages, Self::Bytes, Self::Changes];
+
+    /// The name of the limit, as callers and metrics see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Bytes => "bytes",
+            Self::Changes => "changes",
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rate| rate.name() == name)
+    }
+}
+
+/// Commands that were refused on this node, as the leader or before they were proposed.
+#[derive(Debug, Default)]
+pub(super) struct RefusalCounts {
+    rates: [AtomicU64; 3],
+    storage_low: AtomicU64,
+}
+
+impl RefusalCounts {
+    fn note(&self, refusal: &Refusal) {
+        let count = match refusal {
+            Refusal::RateLimited { rate, .. } => &self.rates[*rate as usize],
+            Refusal::StorageLow => &self.storage_low,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The name of each limit, and how many commands it has refused.
+    pub(super) fn get(&self) -> Vec<(&'static str, u64)> {
+        let rates = Rate::ALL.into_iter().zip(&self.rates).map(|(rate, count)| (rate.name(), count));
+        let all = rates.chain([("storage", &self.storage_low)]);
+        all.map(|(name, count)| (name, count.load(Ordering::Relaxed))).collect()
+    }
+}
+
+/// Tokens of one account, each in units of its rate; they may be owed.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: [f64; 3],
+    at: Instant,
+}
+
+/// The buckets of all accounts.
+#[derive(Debug)]
+pub(super) struct Admission {
+    rates: [u64; 3],
+    buckets: HashMap<u64, Bucket>,
+}
+
+impl Admission {
+    /// Full buckets.
+    pub(super) fn new(rates: Rates) -> Self {
+        Self { rates: [rates.messages, rates.bytes, rates.changes], buckets: HashMap::new() }
+    }
+
+    /// Takes what a command of an account costs, or says why it is refused. `account` 0: the cluster's own.
+    pub(super) fn admit(
+        &mut self,
+        account: u64,
+        command: &pb::Command,
+        space_low: bool,
+        counts: &RefusalCounts,
+    ) -> Result<(), Refusal> {
+        let refused = match space_low && grows(command) {
+            true => Err(Refusal::StorageLow),
+            false => self.take(account, costs(command), Instant::now()),
+        };
+        refused.inspect_err(|refusal| counts.note(refusal))
+    }
+
+    /// Takes so many changes that are not proposed in the account's name.
+    fn charge(&mut self, account: AccountId, changes: usize, counts: &RefusalCounts) -> Result<(), Refusal> {
+        let charged = self.take(account.0, [0.0, 0.0, changes as f64], Instant::now());
+        charged.inspect_err(|refusal| counts.note(refusal))
+    }
+
+    /// A message of an account was rejected: it does not fit into the quota, or there is no such recipient. Its id is remembered all
+    /// the same, so it costs as much as many messages: otherwise rejected ones would fill the volumes.
+    pub(super) fn slow_down(&mut self, account: AccountId) {
+        if let Some(bucket) = self.buckets.get_mut(&account.0) {
+            let tokens = &mut bucket.tokens[Rate::Messages as usize];
+            // Many that were under way together are no longer debt than a burst.
+            let least = -burst(self.rates[Rate::Messages as usize]).max(REJECTED_MESSAGES);
+            *tokens = (*tokens - REJECTED_MESSAGES).max(least);
+        }
+    }
+
+    fn take(&mut self, account: u64, costs: [f64; 3], now: Instant) -> Result<(), Refusal> {
+        if account == 0 || self.rates == [0; 3] {
+            return Ok(());
+        }
+        let full = self.rates.map(burst);
+        if self.buckets.len() >= ACCOUNTS_MAX && !self.buckets.contains_key(&account) {
+            self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < 2 * BURST);
+            if self.buckets.len() >= ACCOUNTS_MAX {
+                self.buckets.clear();
+            }
+        }
+        let bucket = self.buckets.entry(account).or_insert(Bucket { tokens: full, at: now });
+        let elapsed = now.saturating_duration_since(bucket.at).as_secs_f64();
+        bucket.at = now;
+        for (at, tokens) in bucket.tokens.iter_mut().enumerate() {
+            *tokens = (*tokens + elapsed * self.rates[at] as f64).min(full[at]);
+        }
+        for rate in Rate::ALL {
+            let at = rate as usize;
+            // One whole token lets a command in that costs more: it is owed then, so that nothing is refused for ever.
+            if self.rates[at] > 0 && costs[at] > 0.0 && bucket.tokens[at] < costs[at].min(full[at]) {
+                let missing = costs[at].min(full[at]) - bucket.tokens[at];
+                let retry = Duration::from_secs_f64((missing / self.rates[at] as f64).clamp(0.01, 60.0));
+                return Err(Refusal::RateLimited { rate, retry });
+            }
+        }
+        bucket.tokens.iter_mut().zip(costs).for_each(|(tokens, cost)| *tokens -= cost);
+        Ok(())
+    }
+}
+
+impl Node {
+    /// The name of each limit, and how many commands this node has refused because of it.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.inner.refusals.get()
+    }
+
+    /// Takes so many changes of an account that are not proposed in its name, at its rate on this node.
+    ///
+    /// # Errors
+    /// The account exceeds its rate of changes. Nothing is to be applied.
+    pub fn charge(&self, account: AccountId, changes: usize) -> Result<(), Refusal> {
+        let mut charges = self.inner.charges.lock().unwrap_or_else(PoisonError::into_inner);
+        charges.charge(account, changes, &self.inner.refusals)
+    }
+}
+
+/// The tokens of a full bucket.
+fn burst(rate: u64) -> f64 {
+    rate as f64 * BURST.as_secs_f64()
+}
+
+/// What a command costs, by rate.
+fn costs(command: &pb::Command) -> [f64; 3] {
+    match &command.kind {
+        Some(Kind::SendMessage(send)) => [1.0, (send.body.len() as u64 + MESSAGE_OVERHEAD_BYTES) as f64, 1.0],
+        Some(Kind::DeleteMessages(delete)) => [0.0, 0.0, delete.message_ids.len() as f64],
+        _ => [0.0, 0.0, 1.0],
+    }
+}
+
+/// Whether a command makes the state larger. Deletions write little, and are what gives space back; a login is needed for
+/// them.
+fn grows(command: &pb::Command) -> bool {
+    matches!(&command.kind, Some(Kind::SendMessage(_) | Kind::CreateAccount(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(bytes: usize) -> pb::Command {
+        let send = pb::SendMessage { body: "x".repeat(bytes), ..Default::default() };
+        pb::Command { kind: Some(Kind::SendMessage(send)) }
+    }
+
+    fn rates() -> Rates {
+        Rates { messages: 10, bytes: 10_000, changes: 100 }
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds_for_that_account_only() {
+        let (mut admission, now) = (Admission::new(rates()), Instant::now());
+        for _ in 0..100 {
+            admission.take(1, costs(&send(1)), now).unwrap();
+        }
+        let Err(Refusal::RateLimited { rate: Rate::Messages, retry }) = admission.take(1, costs(&send(1)), now) else {
+            panic!("the burst has no end");
+        };
+        assert!(retry <= Duration::from_millis(101), "{retry:?}");
+        admission.take(2, costs(&send(1)), now).unwrap();
+        admission.take(0, costs(&send(1)), now).unwrap();
+        admission.take(1, costs(&send(1)), now + retry).unwrap();
+        admission.take(1, costs(&send(1)), now + retry).unwrap_err();
+    }
+
+    #[test]
+    fn bytes_and_deletions_count() {
+        let (mut admission, now) = (Admission::new(rates()), Instant::now());
+        while admission.take(1, costs(&send(16 * 1024)), now).is_ok() {}
+        let refused = admission.take(1, costs(&send(16 * 1024)), now).unwrap_err();
+        assert!(matches!(refused, Refusal::RateLimited { rate: Rate::Bytes, .. }));
+        let delete = pb::DeleteMessages { message_ids: vec![1; 1000], ..Default::default() };
+        let delete = pb::Command { kind: Some(Kind::DeleteMessages(delete)) };
+        admission.take(2, costs(&delete), now).unwrap();
+        let refused = admission.take(2, costs(&delete), now).unwrap_err();
+        assert!(matches!(refused, Refusal::RateLimited { rate: Rate::Changes, .. }));
+    }
+
+    #[test]
+    fn what_is_rejected_costs_as_much_as_many() {
+        let (mut admission, now) = (Admission::new(rates()), Instant::now());
+        admission.take(1, costs(&send(1)), now).unwrap();
+        admission.slow_down(AccountId(1));
+        let refused = admission.take(1, costs(&send(1)), now).unwrap_err();
+        assert!(matches!(refused, Refusal::RateLimited { rate: Rate::Messages, .. }));
+        admission.take(1, costs(&send(1)), now + Duration::from_secs(1)).unwrap();
+        (0..1000).for_each(|_| admission.slow_down(AccountId(1)));
+        admission.take(1, costs(&send(1)), now + Duration::from_secs(1) + 2 * BURST).unwrap();
+    }
+
+    #[test]
+    fn what_is_off_limits_nothing() {
+        let (mut admission, now) = (Admission::new(Rates::default()), Instant::now());
+        for _ in 0..10_000 {
+            admission.take(1, costs(&send(1000)), now).unwrap();
+        }
+        assert!(admission.buckets.is_empty());
+    }
+
+    #[test]
+    fn without_space_only_growth_is_refused() {
+        let (mut admission, counts) = (Admission::new(Rates::default()), RefusalCounts::default());
+        assert_eq!(admission.admit(1, &send(1), true, &counts), Err(Refusal::StorageLow));
+        let delete = pb::Command { kind: Some(Kind::DeleteMessages(pb::DeleteMessages::default())) };
+        admission.admit(1, &delete, true, &counts).unwrap();
+        admission.admit(1, &send(1), false, &counts).unwrap();
+        assert!(counts.get().contains(&("storage", 1)));
+    }
+
+    #[test]
+    fn the_buckets_are_bounded() {
+        let (mut admission, now) = (Admission::new(rates()), Instant::now());
+        for account in 1..=ACCOUNTS_MAX as u64 + 10 {
+            admission.take(account, costs(&send(1)), now).unwrap();
+        }
+        assert!(admission.buckets.len() <= ACCOUNTS_MAX);
+    }
+}

@@ -1,0 +1,67 @@
+//! Finishes the deletion of accounts: the leader proposes bounded steps until nothing is left.
+//!
+//! What is left is a row of the state, so a new leader goes on where the last one has come to. Two leaders that propose the
+//! same step do no harm: each step does what is next.
+
+use std::{sync::Arc, sync::Weak, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::node::{Inner, Node};
+use crate::{
+    blocking,
+    chat::{AccountId, Command, Outcome},
+    planted,
+    storage::Readers,
+};
+
+/// Between two looks for deletions that have work left.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Units of work in a command: a millisecond or two, so that no other command waits for long.
+const UNITS: u32 = 256;
+/// Between two steps, so that they take a part of the time only.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Longest wait for the outcome of a step. The next look finds what is left.
+const PROPOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Runs until the node is gone.
+pub(super) async fn run(node: Weak<Inner>, readers: Arc<Readers>) {
+    let mut tick = interval(LOOK_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whether a look found this node leading and nothing left to erase.
+    let mut caught_up = false;
+    loop {
+        tick.tick().await;
+        loop {
+            let Some(node) = node.upgrade().map(|inner| Node { inner }) else { return };
+            if !node.view().borrow().is_leader() {
+                caught_up = false;
+                break;
+            }
+            let Some(account) = next(&readers).await else {
+                caught_up = true;
+                break;
+            };
+            if !caught_up && planted::is(planted::ERASURE_NOT_RESUMED) {
+                break;
+            }
+            let command = Command::EraseAccount { account, limit: UNITS };
+            match node.propose(command, None, Instant::now() + PROPOSE_MAX).await {
+                Ok(Outcome::AccountErased { done: false, .. }) => {}
+                Ok(_) => tracing::info!(account = account.0, "The messages of a deleted account are erased"),
+                Err(error) => {
+                    tracing::debug!(%error, "A step of the erasure of an account was left out");
+                    break;
+                }
+            }
+            drop(node);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn next(readers: &Arc<Readers>) -> Option<AccountId> {
+    let readers = Arc::clone(readers);
+    // A failed read has been reported by the storage.
+    blocking::run(move || readers.read(|query| query.next_erasure())).await.ok()?.ok()?
+}

@@ -1,0 +1,465 @@
+//! Whether the volumes have space for more.
+//!
+//! Each node looks at its own volume and says in its answers to heartbeats when less than the reserve is free. The leader
+//! takes growth (messages, accounts) only while its own volume and those of a majority of the voters have space; deletions,
+//! receipts, logins and reads go on from the reserve. A leader whose own volume is low hands leadership to a voter whose
+//! volume is not. All of it ends by itself when there is space again.
+//!
+//! A volume may be filled by something else. A node that is nearly out of space takes no entries any more, so that it does not
+//! end in the middle of a write: it serves what it has, and catches up when there is space. For a start on a full volume
+//! there is the reserve file, which a start gives up when it finds no space, and which is made again as soon as it fits. A node
+//! without it takes no entries: the next start would have nothing to give up.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::io::Errno;
+
+use super::{error::TransferError, node::Node, view::View};
+use crate::{blocking, storage::private};
+
+/// Between two looks at the volume.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two attempts to hand leadership to a voter with space.
+const HAND_OVER_INTERVAL: Duration = Duration::from_secs(5);
+/// The reserve is at most this part of the volume, so that small volumes are of use.
+const RESERVE_PART: u64 = 10;
+/// Low ends when this much more than the reserve is free, in percent of it: no flapping.
+const RECOVERED_PERCENT: u64 = 125;
+/// What entries write, in their bytes: to the log and to the state, each with a write-ahead log of its own.
+const WRITTEN_TIMES: u64 = 4;
+/// What a message with entries writes at least: whole pages of both databases.
+const WRITTEN_BYTES_MIN: u64 = 16 << 10;
+
+/// The reserve file of a data directory.
+const RESERVE_FILE: &str = "reserve";
+/// Most bytes of the reserve file.
+const RESERVE_FILE_BYTES_MAX: u64 = 4 << 20;
+/// The reserve file is at most this part of the volume.
+const RESERVE_FILE_PART: u64 = 64;
+/// Between two attempts to make the reserve file.
+const RESERVE_FILE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Free and all bytes of a volume.
+#[derive(Debug, Clone, Copy)]
+struct Volume {
+    free: u64,
+    total: u64,
+}
+
+impl Volume {
+    fn of(dir: &Path) -> io::Result<Self> {
+        let volume = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(volume.f_frsize);
+        if volume.f_blocks == 0 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the file system does not say how large it is"));
+        }
+        Ok(Self { free: bytes(volume.f_bavail), total: bytes(volume.f_blocks) })
+    }
+
+    fn reserve_file_bytes(self) -> u64 {
+        (self.total / RESERVE_FILE_PART).min(RESERVE_FILE_BYTES_MAX)
+    }
+
+    /// So little is free that a write may fail at any moment.
+    fn is_critical(self) -> bool {
+        self.free < self.reserve_file_bytes() / 2
+    }
+
+    /// There is space for the reserve file and for what is written while it is made.
+    fn fits_reserve_file(self) -> bool {
+        self.free >= 2 * self.reserve_file_bytes()
+    }
+}
+
+/// Removes the reserve file if there is no space to start in. Returns whether it did.
+///
+/// # Errors
+/// The volume cannot be looked at, or the file cannot be removed.
+pub fn give_up_reserve_file(dir: &Path) -> io::Result<bool> {
+    let path = dir.join(RESERVE_FILE);
+    if !Volume::of(dir)?.is_critical() || !path.exists() {
+        return Ok(false);
+    }
+    fs::remove_file(path)?;
+    Ok(true)
+}
+
+/// Whether the reserve file is there.
+fn has_reserve_file(dir: &Path, volume: Volume) -> bool {
+    fs::metadata(dir.join(RESERVE_FILE)).is_ok_and(|metadata| metadata.len() >= volume.reserve_file_bytes())
+}
+
+/// Makes the reserve file.
+fn make_reserve_file(dir: &Path, volume: Volume) -> io::Result<()> {
+    let (path, length) = (dir.join(RESERVE_FILE), volume.reserve_file_bytes());
+    let mut file = private::create_file(&path)?;
+    let filled = match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(&mut file, length),
+        other => other.map_err(io::Error::from),
+    };
+    filled.inspect_err(|_| drop(fs::remove_file(&path)))
+}
+
+/// Not every file system can promise space: it takes what is written.
+fn fill(file: &mut fs::File, length: u64) -> io::Result<()> {
+    let piece = vec![0; 1 << 16];
+    for _ in 0..length / piece.len() as u64 {
+        file.write_all(&piece)?;
+    }
+    file.set_len(length)
+}
+
+/// What is known of the volumes. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Space(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    own_low: AtomicBool,
+    critical: AtomicBool,
+    free_bytes: AtomicU64,
+    /// Of the volume that has to stay free for a write at any moment. 0: nobody looks.
+    kept_bytes: AtomicU64,
+    coming: Mutex<Coming>,
+    /// What has to be free before entries are taken again that found no space.
+    wanted_bytes: AtomicU64,
+    /// Of this node's state: what a copy of it takes.
+    state_bytes: AtomicU64,
+    refusing: AtomicBool,
+    /// Voters that said so with their last answer.
+    low: Mutex<HashMap<u64, bool>>,
+}
+
+/// What entries write that came a moment ago: it may not be written yet. Told by time, and not by looks, which may fail.
+#[derive(Debug, Default)]
+struct Coming {
+    /// Since the last turn.
+    now: u64,
+    /// Between that and the one before.
+    before: u64,
+    turned: Option<Instant>,
+}
+
+impl Coming {
+    fn turn(&mut self, now: Instant) {
+        let since = self.turned.map_or(Duration::MAX, |turned| now.saturating_duration_since(turned));
+        if since < LOOK_INTERVAL {
+            return;
+        }
+        self.before = if since < 2 * LOOK_INTERVAL { self.now } else { 0 };
+        (self.now, self.turned) = (0, Some(now));
+    }
+}
+
+/// Space on a node's volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SpaceStatus {
+    /// Bytes that are free.
+    pub free_bytes: u64,
+    /// Less than the reserve is free.
+    pub low: bool,
+    /// This node leads, and refuses growth.
+    pub refusing: bool,
+}
+
+impl Space {
+    /// What the volume of `dir` has at the start. With a reserve of 0 nobody looks, then or later.
+    pub(super) fn at_start(dir: &Path, reserve_bytes: u64) -> Self {
+        let space = Self::default();
+        if reserve_bytes == 0 {
+            return space;
+        }
+        match Volume::of(dir) {
+            Ok(volume) => {
+                let has_file = has_reserve_file(dir, volume);
+                if space.look(volume, reserve_bytes, has_file || volume.fits_reserve_file()) {
+                    report(true, volume.free);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
+        }
+        space
+    }
+
+    /// Whether this node's volume is low.
+    pub(super) fn is_low(&self) -> bool {
+        self.0.own_low.load(Ordering::Relaxed)
+    }
+
+    /// Whether this node takes no entries, because a write may fail at any moment.
+    pub(super) fn is_critical(&self) -> bool {
+        self.0.critical.load(Ordering::Relaxed)
+    }
+
+    /// Whether entries of `bytes` find space, beside those that came before and may not be written yet. If not, no entries are
+    /// taken until they do.
+    pub(super) fn takes(&self, bytes: u64) -> bool {
+        if self.is_critical() {
+            return false;
+        }
+        let needed = bytes.saturating_mul(WRITTEN_TIMES).max(WRITTEN_BYTES_MIN);
+        let (kept, free) = (self.0.kept_bytes.load(Ordering::Relaxed), self.0.free_bytes.load(Ordering::Relaxed));
+        let mut coming = self.0.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        coming.turn(Instant::now());
+        let fits = kept == 0 || free >= coming.now + coming.before + needed + kept / 2;
+        if fits {
+            coming.now += needed;
+        } else {
+            self.0.wanted_bytes.store(needed + kept / 2, Ordering::Relaxed);
+            self.set_critical(true, free);
+        }
+        fits
+    }
+
+    fn set_critical(&self, critical: bool, free: u64) {
+        if self.0.critical.swap(critical, Ordering::Relaxed) == critical {
+            return;
+        }
+        match critical {
+            true => tracing::error!(free_bytes = free, "The volume is full: this node takes no more entries"),
+            false => tracing::warn!(free_bytes = free, "The volume is not full any more: this node catches up"),
+        }
+    }
+
+    /// Whether there is space for a copy of the state, or for a state of `bytes` that another node sends. A copy that fails for
+    /// lack of space ends the node, and on a volume that is low because of its log it is what gives space back.
+    pub(super) fn has_room(&self, bytes: Option<u64>) -> bool {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let kept = load(&self.0.kept_bytes);
+        let needed = bytes.unwrap_or_else(|| load(&self.0.state_bytes)).saturating_add(2 * kept);
+        kept == 0 || load(&self.0.free_bytes) >= needed
+    }
+
+    /// A follower has said whether its volume is low.
+    pub(super) fn note(&self, node: u64, low: bool) {
+        self.0.low.lock().unwrap_or_else(PoisonError::into_inner).insert(node, low);
+    }
+
+    fn somebody_is_low(&self) -> bool {
+        self.0.low.lock().unwrap_or_else(PoisonError::into_inner).values().any(|low| *low)
+    }
+
+    /// Whether the leader refuses growth.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.0.refusing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn status(&self, leads: bool) -> SpaceStatus {
+        SpaceStatus {
+            free_bytes: self.0.free_bytes.load(Ordering::Relaxed),
+            low: self.is_low(),
+            refusing: leads && self.is_refusing(),
+        }
+    }
+
+    /// Notes what the volume has. Returns whether that changed whether it is low.
+    fn look(&self, volume: Volume, reserve: u64, has_reserve_file: bool) -> bool {
+        let Volume { free, total } = volume;
+        let finds_space = free >= self.0.wanted_bytes.load(Ordering::Relaxed);
+        if volume.is_critical() || !has_reserve_file {
+            self.set_critical(true, free);
+        } else if finds_space {
+            self.0.wanted_bytes.store(0, Ordering::Relaxed);
+            self.set_critical(false, free);
+        }
+        let reserve = reserve.min(total / RESERVE_PART);
+        let was = self.is_low();
+        let limit = if was { reserve / 100 * RECOVERED_PERCENT } else { reserve };
+        // Who takes no entries is low, however large what found no space.
+        let low = free < limit || self.is_critical();
+        self.0.free_bytes.store(free, Ordering::Relaxed);
+        self.0.kept_bytes.store(volume.reserve_file_bytes().max(1), Ordering::Relaxed);
+        self.0.own_low.store(low, Ordering::Relaxed);
+        was != low
+    }
+
+    /// The voters that count as having space, and how many there are: this node, and those that answered lately (`heard`) and
+    /// did not say otherwise. A dead one acknowledges nothing, however much space it has.
+    fn with_space(&self, own: u64, heard: &[u64], view: &View) -> (Vec<u64>, usize) {
+        let low = self.0.low.lock().unwrap_or_else(PoisonError::into_inner);
+        let voters: Vec<u64> = view.members.iter().filter(|peer| peer.voter).map(|peer| peer.node_id).collect();
+        let has_space = |id: u64| match id == own {
+            true => !self.is_low(),
+            false => heard.contains(&id) && !low.get(&id).copied().unwrap_or(false),
+        };
+        let with_space = voters.iter().copied().filter(|id| has_space(*id)).collect();
+        (with_space, voters.len())
+    }
+}
+
+impl Node {
+    /// Hands leadership to the one of `nodes` that answers and has most of the log.
+    async fn hand_over_to_one_of(&self, nodes: &[u64]) -> Result<u64, TransferError> {
+        let view = self.inner.view.borrow().clone();
+        let successor = self.best_successor(&view, |id| nodes.contains(&id)).ok_or(TransferError::NotAVoter)?;
+        self.hand_over(Some(successor)).await
+    }
+
+    /// The nodes that answered lately. Only the leader knows.
+    fn heard_lately(&self) -> Vec<u64> {
+        let lately = self.inner.election_max * 2;
+        let overview = self.overview_here();
+        let heard = overview.peers.iter().filter(|peer| peer.silent.is_some_and(|silent| silent <= lately));
+        heard.map(|peer| peer.node_id).collect()
+    }
+}
+
+/// Looks at the volume of `dir` until Raft stops. With a reserve of 0 it does nothing.
+pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
+    if reserve_bytes == 0 {
+        return;
+    }
+    let mut reserve_file_due = Instant::now();
+    let own = node.inner.identity.node_id;
+    let space = node.inner.space.clone();
+    let mut view = node.view();
+    let mut handed_over: Option<Instant> = None;
+    loop {
+        let volume = dir.clone();
+        let found = blocking::io(move || {
+            let state =
+                ["chat.db", "chat.db-wal"].map(|name| fs::metadata(volume.join(name)).map_or(0, |file| file.len()));
+            let found = Volume::of(&volume)?;
+            Ok((found, state.iter().sum::<u64>(), has_reserve_file(&volume, found)))
+        })
+        .await;
+        match found {
+            Ok((volume, state_bytes, mut has_file)) => {
+                space.0.state_bytes.store(state_bytes, Ordering::Relaxed);
+                if !has_file && volume.fits_reserve_file() && Instant::now() >= reserve_file_due {
+                    reserve_file_due = Instant::now() + RESERVE_FILE_INTERVAL;
+                    let dir = dir.clone();
+                    match blocking::io(move || make_reserve_file(&dir, volume)).await {
+                        Ok(()) => has_file = true,
+                        Err(error) => tracing::warn!(%error, "The reserve file cannot be made"),
+                    }
+                }
+                if space.look(volume, reserve_bytes, has_file) {
+                    report(space.is_low(), volume.free);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
+        }
+        let now = view.borrow().clone();
+        let heard = if now.is_leader() { node.heard_lately() } else { Vec::new() };
+        let (with_space, voters) = space.with_space(own, &heard, &now);
+        let somebody_is_low = space.is_low() || space.somebody_is_low();
+        // Too few that answer is no matter of space: then nothing is acknowledged anyway. Without voters the membership is not known yet.
+        let refuses = space.is_low() || somebody_is_low && voters > 0 && with_space.len() < voters / 2 + 1;
+        space.0.refusing.store(refuses, Ordering::Relaxed);
+        let due = handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_INTERVAL);
+        if now.is_leader() && space.is_low() && with_space.len() > voters / 2 && due {
+            handed_over = Some(Instant::now());
+            match node.hand_over_to_one_of(&with_space).await {
+                Ok(to) => tracing::warn!(to, "The volume of this leader is low on space: it asks another one to lead"),
+                Err(error) => {
+                    tracing::warn!(%error, "The volume of this leader is low on space, and nobody else can lead")
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            gone = view.wait_for(|_| false) => {
+                if gone.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn report(low: bool, free: u64) {
+    if low {
+        tracing::error!(free_bytes = free, "The volume is low on space: messages and accounts will be refused");
+    } else {
+        tracing::warn!(free_bytes = free, "The volume has space again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_a_part_of_a_small_volume_and_low_does_not_flap() {
+        let space = Space::default();
+        let mib = 1 << 20;
+        let look = |free, total| space.look(Volume { free, total }, 256 * mib, true);
+        assert!(!look(10 * mib, 64 * mib), "64 MiB have a reserve of 6.4");
+        assert!(look(6 * mib, 64 * mib) && space.is_low());
+        assert!(!look(7 * mib, 64 * mib) && space.is_low(), "a little more is not enough");
+        assert!(look(9 * mib, 64 * mib) && !space.is_low());
+        assert!(look(200 * mib, 100_000 * mib));
+    }
+
+    #[test]
+    fn entries_that_may_not_fit_are_not_taken_until_they_do() {
+        let (space, mib) = (Space::default(), 1 << 20);
+        let look = |free, has_file| space.look(Volume { free, total: 64 * mib }, 0, has_file);
+        let forget = || *space.0.coming.lock().unwrap() = Coming::default();
+        look(4 * mib, true);
+        assert!(space.takes(mib / 2), "it writes 2 of 4 MiB");
+        assert!(!space.takes(mib / 2), "the first ones may not be written yet");
+        assert!(!space.takes(1), "what comes later does not overtake");
+        assert!(look(2 * mib, true) && space.is_low(), "who takes no entries is low");
+        assert!(look(3 * mib, true), "the first ones are written, and what was refused fits");
+        forget();
+        assert!(space.takes(1) && !space.is_low());
+        look(mib / 4, true);
+        assert!(!space.takes(1));
+        look(mib, true);
+        assert!(space.takes(1));
+        // Without the reserve file the next start has nothing to give up.
+        look(64 * mib, false);
+        assert!(!space.takes(1));
+    }
+
+    #[test]
+    fn what_came_long_ago_is_written() {
+        let (mut coming, began) = (Coming::default(), Instant::now());
+        coming.turn(began);
+        coming.now = 7;
+        coming.turn(began + LOOK_INTERVAL / 2);
+        assert_eq!((coming.now, coming.before), (7, 0));
+        coming.turn(began + LOOK_INTERVAL);
+        assert_eq!((coming.now, coming.before), (0, 7));
+        coming.turn(began + 4 * LOOK_INTERVAL);
+        assert_eq!((coming.now, coming.before), (0, 0));
+    }
+
+    #[test]
+    fn a_node_that_starts_without_a_reserve_file_takes_nothing_unless_it_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Space::at_start(dir.path(), 1 << 20).takes(1), "there is space for tests");
+        assert!(
+            !Space::at_start(&dir.path().join("nowhere"), 1 << 20).is_critical(),
+            "what is not known refuses nothing"
+        );
+        let (space, full) = (Space::default(), Volume { free: 1 << 20, total: 1 << 30 });
+        assert!(!has_reserve_file(dir.path(), full) && !full.fits_reserve_file());
+        space.look(full, 1 << 20, false);
+        assert!(space.is_critical());
+    }
+
+    #[test]
+    fn the_reserve_file_is_given_up_only_without_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = Volume { free: 1 << 30, total: 1 << 30 };
+        make_reserve_file(dir.path(), volume).unwrap();
+        make_reserve_file(dir.path(), volume).unwrap();
+        assert_eq!(fs::metadata(dir.path().join(RESERVE_FILE)).unwrap().len(), 4 << 20);
+        assert!(!give_up_reserve_file(dir.path()).unwrap(), "there is space for tests");
+        let full = Volume { free: 1 << 20, total: 1 << 30 };
+        assert!(full.is_critical() && !Volume { free: 4 << 20, ..full }.is_critical());
+    }
+}

@@ -1,0 +1,22 @@
+//! Appends bytes to the log without the checks of [`Node::propose`], like a leader that is not to be trusted.
+//!
+//! For tests that run nodes in their own process. No service calls it: a peer reaches the log only through `service`,
+//! which checks.
+
+use bytes::Bytes;
+
+use super::{node::Node, types::Payload};
+use crate::chat::Outcome;
+
+impl Node {
+    /// Appends an entry with `payload` as its batch, whatever that is. Returns the entry's outcomes once this node has
+    /// applied it.
+    ///
+    /// # Errors
+    /// This node is not the leader, stopped leading, or is stopping. The entry may be committed all the same.
+    #[doc(hidden)]
+    pub async fn append_unchecked(&self, payload: Bytes) -> Result<Vec<Outcome>, String> {
+        let written = self.inner.raft.client_write(Payload(payload)).await;
+        written.map(|written| written.data.0).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,146 @@
+//! The deletion of an account, in bounded steps.
+//!
+//! [`Command::BeginAccountDeletion`](crate::chat::Command) does what is seen: the sessions end, the account is deleted, and
+//! from its revision on every read shows the account's messages as tombstones, because it looks at the account. What is
+//! left is work: the members of each conversation are told, and the bodies are overwritten. The leader proposes
+//! `EraseAccount` until that is done; each does at most `limit` units of it, and where it has come to is a row of
+//! `erasure`, so that the next leader goes on. Invariants: nothing is sent in a conversation of a deleted account any more,
+//! so the messages that are left only become fewer; an `EraseAccount` for an account with no work left changes nothing.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Applier, execute};
+use crate::chat::limits::ERASE_UNITS_MAX;
+use crate::chat::{AccountId, ConversationId, Outcome, Revision, SessionId};
+use crate::storage::error::{Context, StorageError};
+use crate::storage::history;
+
+/// A row of `erasure`.
+struct Erasure {
+    overwriting: bool,
+    /// The conversation that was begun last.
+    conversation: ConversationId,
+    /// The next message there; 0: none is left.
+    next: Revision,
+}
+
+impl Applier<'_> {
+    /// Deletes the account of a session for everybody who looks; [`Self::erase_account`] does the rest.
+    pub(super) fn begin_account_deletion(&mut self, session: SessionId) -> Result<Outcome, StorageError> {
+        let account = match self.caller(session)? {
+            Ok(account) => account,
+            Err(reason) => return Ok(Outcome::Rejected(reason)),
+        };
+        self.begin_erasure(account)
+    }
+
+    /// Deletes an account that is not deleted yet.
+    pub(super) fn begin_erasure(&mut self, account: AccountId) -> Result<Outcome, StorageError> {
+        self.end_account(account)?;
+        self.caches.note_deletion(account);
+        let deleted_messages = self.use_nothing(account)?;
+        let sql = "INSERT INTO erasure (account_id, stage, conversation_id, revision) VALUES (?1, 0, 0, 0)";
+        execute(self.conn, sql, [account]).context("note what is to be erased")?;
+        Ok(Outcome::AccountDeleted { revision: self.next_revision(), deleted_messages })
+    }
+
+    /// Does up to `limit` units of what is left of a deletion: a conversation that is told, or a message looked at.
+    pub(super) fn erase_account(&mut self, account: AccountId, limit: u32) -> Result<Outcome, StorageError> {
+        let Some(mut erasure) = self.erasure(account)? else {
+            return Ok(Outcome::AccountErased { revision: self.revision, done: true });
+        };
+        let mut left = limit.clamp(1, ERASE_UNITS_MAX);
+        while left > 0 {
+            if erasure.next > Revision(0) {
+                erasure.next = self.erase_message(account, erasure.next)?;
+                left -= 1;
+                continue;
+            }
+            match self.next_conversation(account, erasure.conversation)? {
+                Some(conversation) if erasure.overwriting => {
+                    erasure.conversation = conversation;
+                    let known = self.caches.known_conversation(self.conn, conversation)?;
+                    erasure.next = known.last_message_revision;
+                }
+                Some(conversation) => {
+                    erasure.conversation = conversation;
+                    self.nothing_unread(account, conversation)?;
+                    self.leave_conversation(account, conversation)?;
+                    left -= 1;
+                }
+                None if erasure.overwriting => {
+                    execute(self.conn, "DELETE FROM erasure WHERE account_id = ?1", [account])
+                        .context("end an erasure")?;
+                    return Ok(Outcome::AccountErased { revision: self.revision, done: true });
+                }
+                None => (erasure.overwriting, erasure.conversation) = (true, ConversationId(0)),
+            }
+        }
+        let Erasure { overwriting, conversation, next } = erasure;
+        let sql = "UPDATE erasure SET stage = ?2, conversation_id = ?3, revision = ?4 WHERE account_id = ?1";
+        execute(self.conn, sql, params![account, overwriting, conversation, next]).context("note an erasure")?;
+        self.fold_row([u64::from(overwriting), conversation.0, next.0]);
+        Ok(Outcome::AccountErased { revision: self.revision, done: false })
+    }
+
+    fn erasure(&self, account: AccountId) -> Result<Option<Erasure>, StorageError> {
+        let sql = "SELECT stage, conversation_id, revision FROM erasure WHERE account_id = ?1";
+        self.conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| {
+                let read = |row: &rusqlite::Row<'_>| {
+                    Ok(Erasure { overwriting: row.get(0)?, conversation: row.get(1)?, next: row.get(2)? })
+                };
+                statement.query_row([account], read).optional()
+            })
+            .context("read what is to be erased")
+    }
+
+    fn next_conversation(
+        &self,
+        account: AccountId,
+        after: ConversationId,
+    ) -> Result<Option<ConversationId>, StorageError> {
+        let sql = "SELECT conversation_id FROM member WHERE account_id = ?1 AND conversation_id > ?2 \
+                   ORDER BY conversation_id LIMIT 1";
+        self.conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params![account, after], |row| row.get(0)).optional())
+            .context("read the conversations of an account")
+    }
+
+    /// The other members have nothing unread any more: all that others sent is gone.
+    fn nothing_unread(&mut self, account: AccountId, id: ConversationId) -> Result<(), StorageError> {
+        let conversation = self.change(id)?;
+        let last_seq = conversation.last_seq.0;
+        let mut changed = Vec::new();
+        for position in 0..conversation.marks.len() {
+            if conversation.members[position].account == account || !conversation.others_have_left(position) {
+                continue;
+            }
+            let mark = &mut conversation.marks[position];
+            let unread = last_seq.saturating_sub(mark.read.0);
+            mark.gone = unread.saturating_sub(mark.sent.saturating_sub(mark.sent_read));
+            mark.dirty = true;
+            changed.push((position as u64, mark.gone));
+        }
+        changed.into_iter().for_each(|(position, gone)| self.fold_row([position, gone]));
+        Ok(())
+    }
+
+    /// Overwrites a message if it is the account's. Returns the one before it.
+    fn erase_message(&self, account: AccountId, revision: Revision) -> Result<Revision, StorageError> {
+        let link = history::link(self.conn, revision)?;
+        if link.previous >= revision {
+            return Err(StorageError::Corrupt(format!(
+                "message {revision} names {}, which is not before it",
+                link.previous
+            )));
+        }
+        if link.sender == account && !link.deleted {
+            execute(self.conn, "UPDATE message SET body = '', deleted = 1 WHERE revision = ?1", [revision])
+                .context("erase a message")?;
+        }
+        Ok(link.previous)
+    }
+}

@@ -1,0 +1,37 @@
+//! Bytes in the log that are no command in any version: rejected, counted, and part of the digest.
+
+use super::Applier;
+use crate::chat::{Outcome, Rejection};
+use crate::planted;
+use crate::storage::digest::Fold;
+use crate::storage::intake::Malformed;
+
+/// Malformed commands that a call of [`StateMachine::stage`](super::StateMachine::stage) describes.
+const MALFORMED_SHOWN_MAX: usize = 8;
+
+/// Bytes in the log that are no command in any version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MalformedCommand {
+    /// Log index of the entry.
+    pub index: u64,
+    /// Position in the entry's batch, from 0.
+    pub position: usize,
+    /// Why they are none.
+    pub problem: String,
+}
+
+impl Applier<'_> {
+    /// Rejects bytes that are no command. They move neither the revision nor the clock; the digest has them.
+    pub(super) fn malformed(&mut self, index: u64, position: usize, problem: Malformed, bytes: &[u8]) -> Outcome {
+        let outcome = Outcome::Rejected(Rejection::Malformed);
+        if self.malformed == 0 || !planted::is(planted::MALFORMED_NOT_IN_DIGEST) {
+            let fold = Fold::malformed(&self.chain, bytes);
+            fold.end(&mut self.chain, &outcome, std::iter::empty(), (self.revision, self.revision), self.clock);
+        }
+        self.malformed += 1;
+        if self.malformed_shown.len() < MALFORMED_SHOWN_MAX {
+            self.malformed_shown.push(MalformedCommand { index, position, problem: problem.0 });
+        }
+        outcome
+    }
+}

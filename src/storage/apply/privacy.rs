@@ -1,0 +1,96 @@
+//! Privacy settings of accounts: whether read receipts are exchanged, and whether the use of sessions is noted.
+//!
+//! Invariants:
+//!
+//! - Others see that a member has read a message only if all members of the conversation exchanged read receipts when it was
+//!   marked read. A later change of a setting shows nothing of earlier reads, and takes nothing back that was shown.
+//! - Of an account that has the use of its sessions not noted, no row tells when one was used.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Applier, execute};
+use crate::chat::{AccountId, Member, Outcome, Privacy, PrivacyChange, SessionId};
+use crate::storage::error::{Context, StorageError};
+
+impl Applier<'_> {
+    pub(super) fn set_privacy(&mut self, session: SessionId, change: PrivacyChange) -> Result<Outcome, StorageError> {
+        let account = match self.caller(session)? {
+            Ok(account) => account,
+            Err(reason) => return Ok(Outcome::Rejected(reason)),
+        };
+        let before = self.caches.privacy(self.conn, account)?;
+        let after = change.applied_to(before);
+        if after == before {
+            return Ok(Outcome::Changed { count: 0, revision: self.revision });
+        }
+        if after == Privacy::default() {
+            self.forget_privacy(account)?;
+        } else {
+            let sql = "INSERT INTO privacy (account_id, read_receipts, session_activity) VALUES (?1, ?2, ?3) \
+                       ON CONFLICT (account_id) DO UPDATE SET read_receipts = ?2, session_activity = ?3";
+            execute(self.conn, sql, params![account, after.read_receipts, after.session_activity])
+                .context("store privacy settings")?;
+            self.caches.forget_privacy(account);
+        }
+        if before.session_activity && !after.session_activity {
+            self.forget_activity(account)?;
+        }
+        Ok(Outcome::Changed { count: 1, revision: self.next_revision() })
+    }
+
+    /// Back to the defaults.
+    pub(super) fn forget_privacy(&mut self, account: AccountId) -> Result<(), StorageError> {
+        let sql = "DELETE FROM privacy WHERE account_id = ?1";
+        if execute(self.conn, sql, [account]).context("forget privacy settings")? > 0 {
+            self.caches.forget_privacy(account);
+        }
+        Ok(())
+    }
+
+    /// Whether the members of a conversation exchange read receipts.
+    pub(super) fn share_reads(&mut self, members: &[Member]) -> Result<bool, StorageError> {
+        for member in members {
+            if !self.caches.privacy(self.conn, member.account)?.read_receipts {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes what is noted about the use of an account's sessions. The end of a session tells of its last use too, so that
+    /// a session which ends for want of use gets its whole idle time from now on.
+    fn forget_activity(&mut self, account: AccountId) -> Result<(), StorageError> {
+        let sql = "SELECT id FROM session WHERE account_id = ?1 AND ends_ms <= ?2 ORDER BY id";
+        let ended = self
+            .conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| {
+                statement.query_map(params![account, self.clock], |row| row.get(0))?.collect::<rusqlite::Result<_>>()
+            })
+            .context("read the sessions that have ended")?;
+        self.end_sessions(ended)?;
+        let sql = "UPDATE session SET used_ms = created_ms, \
+                   ends_ms = CASE WHEN idle_ms > 0 THEN min(expires_ms, ?2 + idle_ms) ELSE ends_ms END WHERE id = ?1";
+        let mut sessions = self.sessions_of(account, 0)?;
+        sessions.sort_unstable();
+        for session in sessions {
+            execute(self.conn, sql, params![session, self.clock]).context("forget the use of a session")?;
+            self.caches.forget_session(session);
+            self.fold_row([session.0]);
+        }
+        Ok(())
+    }
+}
+
+/// The privacy settings of an account.
+pub(in crate::storage) fn privacy(conn: &Connection, account: AccountId) -> Result<Privacy, StorageError> {
+    let found = conn
+        .prepare_cached("SELECT read_receipts, session_activity FROM privacy WHERE account_id = ?1")
+        .and_then(|mut statement| {
+            let read =
+                |row: &rusqlite::Row<'_>| Ok(Privacy { read_receipts: row.get(0)?, session_activity: row.get(1)? });
+            statement.query_row([account], read).optional()
+        })
+        .context("read privacy settings")?;
+    Ok(found.unwrap_or_default())
+}

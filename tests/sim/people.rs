@@ -1,0 +1,133 @@
+//! People whose accounts change: passwords, sessions, deletions, and one that stores as much as it may. Complements the
+//! workload of `chatctl verify`, which leaves accounts and sessions alone.
+//!
+//! Checked while it runs, once a change is acknowledged:
+//! - a session that was revoked, or ended by a change of the password, neither sends nor reads;
+//! - a linearizable read shows the messages of a deleted account as tombstones;
+//! - the bodies of an account's acknowledged messages are never more than its quota.
+//!
+//! Does not cover: a change whose outcome is unknown. Its account is not looked at again.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use quorum_chat::client::{Client, ClientError, Consistency, Options, types::Message};
+use tokio::time::{Instant, sleep};
+
+use super::{dice::Dice, member::Contradictions};
+
+/// Quota of each account, in MiB: the smallest that can be set. What the other workload stores is a small part of it.
+pub const QUOTA_MIB: u64 = 1;
+/// Length of a body that uses up the quota, in bytes: the longest that is allowed.
+const BODY_BYTES: usize = 16 * 1024;
+/// Messages in flight while the quota is used up.
+const AT_ONCE: usize = 16;
+
+const PASSWORD: &str = "a password of the simulation";
+const NEW_PASSWORD: &str = "another password of the simulation";
+
+struct People {
+    addresses: Vec<String>,
+    options: Options,
+    dice: Dice,
+    found: Contradictions,
+}
+
+/// Changes accounts for as long as `lasts`. A call that fails ends what was tried with its account.
+pub async fn run(addresses: Vec<String>, options: Options, lasts: Duration, dice: Dice, found: Contradictions) {
+    let mut people = People { addresses, options, dice, found };
+    // A name of its own for each run is not needed: a run has a cluster of its own.
+    let Ok((stayer, ..)) = people.register("stayer").await else { return };
+    let Ok((hoarder, ..)) = people.register("hoarder").await else { return };
+    let end = Instant::now() + lasts;
+    let mut stored = 0;
+    for round in 0.. {
+        if Instant::now() >= end {
+            return;
+        }
+        stored += people.hoard(&hoarder, if round == 0 { 5 } else { 1 }).await;
+        // What failed is not known to have happened: nothing can be said of it.
+        let _ = people.leave(&stayer, &format!("leaver-{round}")).await;
+        if stored > QUOTA_MIB << 20 {
+            people.contradiction(format!("an account stored {stored} bytes, which is beyond its quota"));
+            return;
+        }
+        sleep(people.dice.ms(200..1500)).await;
+    }
+}
+
+impl People {
+    fn contradiction(&self, what: String) {
+        self.found.lock().expect("not poisoned").push(what);
+    }
+
+    async fn client(&self) -> Result<Client, ClientError> {
+        Client::connect(self.addresses.clone(), self.options.clone()).await
+    }
+
+    /// A new account and a session of it.
+    async fn register(&self, name: &str) -> Result<(Client, String), ClientError> {
+        let client = self.client().await?;
+        client.create_account(name, PASSWORD).await?;
+        let token = client.login(name, PASSWORD).await?.token;
+        Ok((client, token))
+    }
+
+    /// Stores as much as it can in a few steps. Returns the bytes that were acknowledged.
+    async fn hoard(&self, hoarder: &Client, steps: usize) -> u64 {
+        let body: Arc<str> = "h".repeat(BODY_BYTES).into();
+        let mut acknowledged = 0;
+        for _ in 0..steps {
+            let sent = join_all((0..AT_ONCE).map(|_| hoarder.send_message("hoarder", &body))).await;
+            acknowledged += sent.iter().filter(|sent| sent.is_ok()).count();
+        }
+        (acknowledged * BODY_BYTES) as u64
+    }
+
+    /// An account from its creation to its deletion.
+    async fn leave(&mut self, stayer: &Client, name: &str) -> Result<(), ClientError> {
+        let (client, _) = self.register(name).await?;
+        let other = self.client().await?;
+        other.login(name, PASSWORD).await?;
+        for number in 0..self.dice.range(1..12) {
+            let by = if number % 2 == 0 { &client } else { &other };
+            by.send_message("stayer", &format!("{name} writes {number}")).await?;
+        }
+        let password = self.end_session(&client).await?;
+        self.check_ended(name, &other).await;
+        sleep(self.dice.ms(0..300)).await;
+        client.delete_account(password).await?;
+        self.check_deleted(name, stayer).await
+    }
+
+    /// Ends the other session of an account in one of two ways. Returns the password that holds afterwards.
+    async fn end_session(&mut self, client: &Client) -> Result<&'static str, ClientError> {
+        if self.dice.chance(50) {
+            client.change_password(PASSWORD, NEW_PASSWORD).await?;
+            return Ok(NEW_PASSWORD);
+        }
+        for session in client.sessions().await?.into_iter().filter(|session| !session.current) {
+            client.revoke_session(session.session_id).await?;
+        }
+        Ok(PASSWORD)
+    }
+
+    async fn check_ended(&self, name: &str, ended: &Client) {
+        if ended.send_message("stayer", "from a session that ended").await.is_ok() {
+            self.contradiction(format!("a session of {name} that ended sends"));
+        }
+        if ended.read_conversation("stayer", 0, 1, Consistency::Linearizable).await.is_ok() {
+            self.contradiction(format!("a session of {name} that ended reads"));
+        }
+    }
+
+    async fn check_deleted(&self, name: &str, stayer: &Client) -> Result<(), ClientError> {
+        let page = stayer.read_conversation(name, 0, 50, Consistency::Linearizable).await?;
+        let is_shown = |message: &&Message| message.sender == name && !(message.deleted && message.body.is_empty());
+        let shown = page.messages.iter().find(is_shown);
+        if let Some(message) = shown {
+            self.contradiction(format!("{name} is deleted, and its message {:?} is shown", message.body));
+        }
+        Ok(())
+    }
+}
