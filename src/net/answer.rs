@@ -13,7 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::{gate::Ticket, shares::Share};
+use super::{gate::Ticket, shares::Share, under_way::Call};
 
 /// Largest part. The send buffer of a stream is as large, so no stream has more than twice this in the connection.
 pub const PART_BYTES_MAX: usize = 32 * 1024;
@@ -29,6 +29,7 @@ pub struct Answer {
     rest: Bytes,
     ticket: Arc<Ticket>,
     held: Option<Held>,
+    _call: Arc<Call>,
 }
 
 /// Bytes on their way to the socket. The connection drops them when they are written, or when the stream ends.
@@ -52,9 +53,9 @@ impl Drop for Part {
 }
 
 impl Answer {
-    /// Hands out `body`, and keeps `held` until all of it is written.
-    pub fn new(body: Body, ticket: Arc<Ticket>, held: Option<Held>) -> Self {
-        Self { body, rest: Bytes::new(), ticket, held }
+    /// Hands out `body`, the answer to `call`, and keeps `held` until all of it is written.
+    pub(super) fn new(body: Body, ticket: Arc<Ticket>, held: Option<Held>, call: Arc<Call>) -> Self {
+        Self { body, rest: Bytes::new(), ticket, held, _call: call }
     }
 
     fn part(&mut self) -> Frame<Bytes> {

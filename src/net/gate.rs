@@ -178,6 +178,7 @@ impl Gate {
             answers: Mutex::default(),
             pages: Arc::new(Semaphore::new(UNREAD_PAGES_MAX)),
             receiving: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
         });
         connections.unproven.insert(owner, &ticket);
         ticket
@@ -257,6 +258,7 @@ pub struct Ticket {
     answers: Mutex<Answers>,
     pages: Arc<Semaphore>,
     receiving: AtomicUsize,
+    under_way: AtomicUsize,
 }
 
 /// When each part of an answer that is not written yet was handed out.
@@ -307,6 +309,16 @@ impl Ticket {
     /// Bytes of requests that are being received or carried out.
     pub(super) fn receiving(&self) -> &AtomicUsize {
         &self.receiving
+    }
+
+    /// Requests that have come and are not answered.
+    pub(super) fn under_way(&self) -> &AtomicUsize {
+        &self.under_way
+    }
+
+    /// Whether a request is under way, or part of an answer is not written.
+    pub(super) fn is_used(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0 || self.answers().since.iter().any(Option::is_some)
     }
 
     /// A trusted proxy has named the caller, before anything else was read.

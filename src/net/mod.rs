@@ -2,8 +2,8 @@
 //!
 //! The simulation says otherwise: it runs nodes and clients on a network of its own. Left out: what is spoken on a
 //! connection, and timeouts and limits of calls, which are those of the endpoint and of the servers. Callers behind [`proxies`]
-//! are named by them. Connections are admitted by a [`gate`], bounded in time in [`bounded`], and served by [`serve`]; bodies are received in [`receive`], and budgets are
-//! divided by [`shares`].
+//! are named by them. Connections are admitted by a [`gate`], bounded in time in [`bounded`], and served by [`serve`], which
+//! knows what is `under_way`; bodies are received in [`receive`], and budgets are divided by [`shares`].
 
 pub mod answer;
 pub mod bounded;
@@ -13,18 +13,19 @@ pub mod receive;
 pub mod serve;
 pub mod shares;
 pub mod tls;
+mod under_way;
 
 use std::{
     fmt,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, OnceLock},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -75,6 +76,9 @@ impl fmt::Debug for Dialer {
     }
 }
 
+/// The address of what has none.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Takes connections on a port.
 pub trait Listener: Send + 'static {
     /// A connection.
@@ -111,5 +115,19 @@ impl Listener for TcpListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         TcpListener::local_addr(self)
+    }
+}
+
+/// Its callers have no addresses: they count as one.
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, SocketAddr)> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        Ok((stream, NOWHERE))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(NOWHERE)
     }
 }

@@ -11,7 +11,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt as _;
 
@@ -21,6 +24,7 @@ use super::{
     bounded::Bounded,
     gate::Ticket,
     proxies::Proxies,
+    under_way::{Call, Coming, unused},
 };
 
 /// Time for the head of an HTTP/1 request, and for a connection without one. Not what the page waits between two requests (15
@@ -92,7 +96,8 @@ pub fn no_proof<S>(_: &S) -> Option<()> {
     None
 }
 
-/// Serves `router` until `shutdown`, behind `proxies`, then waits until the requests under way are answered. What
+/// Serves `router` until `shutdown`, behind `proxies`, then waits until the requests under way are answered;
+/// connections without any are closed at once, or half a second later if their callers do not take part in that. What
 /// `proof` says of a connection travels with each of its requests, as an extension.
 pub async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
     mut listener: Bounded<L>,
@@ -104,6 +109,7 @@ pub async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
 ) {
     let builder = Arc::new(http.builder());
     let graceful = GracefulShutdown::new();
+    let (stop, stopping) = watch::channel(false);
     let gate = listener.gate().clone();
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,6 +129,7 @@ pub async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
         if proxies.forwards_requests(ticket.peer().ip()) {
             ticket.forward();
         }
+        let (place, stopping) = (Arc::clone(&ticket), stopping.clone());
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             if let Some(proof) = proof.clone() {
                 request.extensions_mut().insert(proof);
@@ -134,12 +141,16 @@ pub async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
         let serving = builder.serve_connection(TokioIo::new(connection), service).into_owned();
         let serving = graceful.watch(serving);
         tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::debug!(error, "A connection ended");
+            tokio::select! {
+                ended = serving => if let Err(error) = ended {
+                    tracing::debug!(error, "A connection ended");
+                },
+                () = unused(stopping, &place) => {}
             }
         });
     }
     drop(listener);
+    stop.send_replace(true);
     graceful.shutdown().await;
 }
 
@@ -148,9 +159,85 @@ async fn answer(
     ticket: Arc<Ticket>,
     request: Request<Incoming>,
 ) -> Result<axum::http::Response<Answer>, Infallible> {
-    let mut request = request.map(Body::new);
+    let call = Call::new(Arc::clone(&ticket));
+    let mut request = request.map(|body| Body::new(Coming::new(body, Arc::clone(&call))));
     request.extensions_mut().insert(Arc::clone(&ticket));
     let mut response = router.oneshot(request).await?;
     let held = response.extensions_mut().remove::<Held>();
-    Ok(response.map(|body| Answer::new(body, ticket, held)))
+    Ok(response.map(|body| Answer::new(body, ticket, held, call)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::{body::Bytes, routing::post};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::Notify,
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::net::{bounded::Demand, gate::Gate};
+
+    /// Only a fault takes this long.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    /// Longer than a stop waits for connections without requests.
+    const LONG: Duration = Duration::from_secs(3);
+
+    async fn ask(address: SocketAddr, words: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(words.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn rest(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        // Closed or reset.
+        let _ = timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("it ends");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_calls_and_for_nobody_who_is_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = Bounded::new(listener, Gate::uncounted(8), Demand::Writes { within: PATIENCE });
+        let (stop, called) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let begun = Arc::clone(&called);
+        let router = Router::new().route(
+            "/",
+            post(async move |body: Bytes| {
+                begun.notify_one();
+                tokio::time::sleep(LONG).await;
+                body
+            }),
+        );
+        let stopped = Arc::clone(&stop);
+        let serving = tokio::spawn(serve(listener, Http::default(), router, Arc::default(), no_proof, async move {
+            stopped.notified().await;
+        }));
+        let nothing = ask(address, "").await;
+        let half_a_head = ask(address, "POST / HTTP/1.1\r\nHo").await;
+        let half_a_body = ask(address, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf").await;
+        let preface = ask(address, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        let whole = ask(address, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\ndone").await;
+        timeout(PATIENCE, called.notified()).await.expect("it is called");
+        stop.notify_one();
+        let silent = async {
+            let all = [nothing, half_a_head, half_a_body, preface].map(rest);
+            futures_util::future::join_all(all).await;
+        };
+        let answered = rest(whole);
+        tokio::pin!(silent, answered);
+        tokio::select! {
+            () = &mut silent => {}
+            answer = &mut answered => panic!("those who say nothing wait longer than those who ask: {answer}"),
+        }
+        let answer = answered.await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+        timeout(PATIENCE, serving).await.expect("it ends").unwrap();
+    }
 }

@@ -22,18 +22,17 @@ use std::{
 use axum::{
     Router,
     extract::Request,
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, map_request},
     response::Response,
 };
-use futures_util::future::OptionFuture;
+use futures_util::future::{self, OptionFuture};
 use tokio::{
     net::UnixListener,
     sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Code, Status, service::Routes, transport::Server};
+use tonic::{Code, Status, service::Routes, transport::server::TcpConnectInfo};
 
 use crate::{
     api::{self, ApiParts, ApiSettings, ChatApi},
@@ -76,6 +75,8 @@ const STREAM_WINDOW_BYTES: u32 = limits::REQUEST_BYTES_MAX as u32 + 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
 /// A request's headers: the token, the trace, the deadline.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Connections to the admin socket.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Longest hand-over of leadership at a stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
@@ -127,9 +128,11 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let services = web::Services::default();
     let receiver: Arc<Receiver> = Arc::default();
     let page = page(&config, &hub, &node_cell, &services, &receiver);
-    let web = ports
-        .local
-        .map(|local| serve_web(&config, local, ports.connections, (page, &receiver), &ready, &metrics, &peers_closed));
+    let (close_clients, clients_closed) = watch::channel(false);
+    let web = ports.local.map(|local| {
+        let stops = (clients_closed.clone(), peers_closed);
+        serve_web(&config, local, ports.connections, (page, &receiver), &ready, &metrics, stops)
+    });
 
     let peers = Arc::new(Peers::new(protection::dialer(peer_tls.as_ref(), || host.dialer())?));
     tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
@@ -171,7 +174,6 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let client_gate = GatedPort::Clients(ports.connections).gate(&metrics);
     receiver.watch(&client_gate);
     let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone()));
-    let (close_clients, clients_closed) = watch::channel(false);
     let api = chat_api(&config, &node, readers, &hub, counted, tracer, receiver);
     let clients =
         serve_clients(&config, (ports.client, client_gate), &api, &services, &ready, clients_closed.clone()).await?;
@@ -190,7 +192,8 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     if let Some(reason) = failure {
         return Err(failed(config.data_dir, &files.failure, reason));
     }
-    let serving = Serving { node, hub, clients, close_clients, admin, peers: peer_server, close_peers, web };
+    let (page, probes) = web.unzip();
+    let serving = Serving { node, hub, clients, page, close_clients, admin, peers: peer_server, close_peers, probes };
     serving.drain(&config).await;
     Ok(())
 }
@@ -200,11 +203,12 @@ struct Serving {
     node: Node,
     hub: Hub,
     clients: JoinHandle<()>,
+    page: Option<JoinHandle<()>>,
     close_clients: watch::Sender<bool>,
     admin: Option<JoinHandle<()>>,
     peers: JoinHandle<()>,
     close_peers: watch::Sender<bool>,
-    web: Option<JoinHandle<()>>,
+    probes: Option<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -216,7 +220,7 @@ impl Serving {
         self.hub.stop();
         self.close_clients.send_replace(true);
         // A panic has been reported already.
-        let finished = async { (self.clients.await, OptionFuture::from(self.admin).await) };
+        let finished = future::join3(self.clients, OptionFuture::from(self.page), OptionFuture::from(self.admin));
         if timeout_at(deadline, finished).await.is_err() {
             tracing::warn!("Some calls were not finished in time and are cut off");
         }
@@ -224,8 +228,8 @@ impl Serving {
         self.node.shutdown().await;
         self.close_peers.send_replace(true);
         // The others may keep their connections open for as long as they like.
-        let _ = timeout(Duration::from_millis(200), self.peers).await;
-        let _ = timeout(Duration::from_millis(200), OptionFuture::from(self.web)).await;
+        let ended = future::join(self.peers, OptionFuture::from(self.probes));
+        let _ = timeout(Duration::from_millis(200), ended).await;
         tracing::info!("Stopped");
     }
 }
@@ -467,24 +471,17 @@ fn serve_web(
     (page, receiver): (Router, &Receiver),
     ready: &Ready,
     metrics: &Metrics,
-    stop: &watch::Receiver<bool>,
-) -> JoinHandle<()> {
+    (page_stop, probe_stop): (watch::Receiver<bool>, watch::Receiver<bool>),
+) -> (JoinHandle<()>, JoinHandle<()>) {
     let metrics = metrics.clone();
     let (page_gate, probe_gate) = (GatedPort::Web(connections).gate(&metrics), GatedPort::Metrics.gate(&metrics));
     receiver.watch(&page_gate);
     let probes = web::metrics_router(metrics::CONTENT_TYPE, move || metrics.encode(), ready.reasons());
-    let (page_stop, probe_stop) = (stop.clone(), stop.clone());
     let proxies = Arc::clone(&config.proxies);
     let page_port = Port::new(Behind::new(ports.web, Arc::clone(&proxies)), config.tls.clone(), Protocol::Http);
-    tokio::spawn(async move {
-        let (page, probes) = tokio::join!(
-            web::serve(page_port, page_gate, page, proxies, told(page_stop)),
-            web::serve_probes(ports.metrics, probe_gate, probes, told(probe_stop)),
-        );
-        for error in [page, probes].into_iter().filter_map(Result::err) {
-            tracing::error!(%error, "An HTTP port stopped");
-        }
-    })
+    let page = tokio::spawn(web::serve(page_port, page_gate, page, proxies, told(page_stop)));
+    let probes = tokio::spawn(web::serve_probes(ports.metrics, probe_gate, probes, told(probe_stop)));
+    (page, probes)
 }
 
 fn chat_api(
@@ -542,13 +539,13 @@ fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
     private::restrict(&path).map_err(failed)?;
-    let routes = api::admin_routes(api);
-    Ok(tokio::spawn(async move {
-        let server = Server::builder()
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), told(stop));
-        if let Err(error) = server.await {
-            tracing::error!(%error, "The admin socket stopped");
-        }
-    }))
+    // Its callers own the node: neither their address nor their place is anybody's limit.
+    let router = api::admin_routes(api).into_axum_router().layer(map_request(async |mut request: Request| {
+        request.extensions_mut().remove::<Arc<Ticket>>();
+        request.extensions_mut().remove::<TcpConnectInfo>();
+        request
+    }));
+    let http = Http { spoken: Spoken::Grpc, is_bulk: true, ..Http::default() };
+    let port = http2(listener, Gate::uncounted(ADMIN_CONNECTIONS_MAX));
+    Ok(tokio::spawn(async move { serve_http(port, http, router, Arc::default(), no_proof, told(stop)).await }))
 }

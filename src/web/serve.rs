@@ -1,6 +1,6 @@
 //! Serving a router until told to stop.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,8 +18,6 @@ use crate::net::{
 
 /// How long a connection may go without anything written by this side.
 const WRITES_WITHIN: Duration = Duration::from_secs(30);
-/// Time limit for the answers under way after `shutdown`. They are small; a connection that takes longer is not being read.
-const DRAIN: Duration = Duration::from_secs(2);
 /// Requests of one HTTP/2 connection that may be under way.
 const STREAMS_MAX: u32 = 64;
 /// What a browser may send ahead of being read: for a request, and for a connection.
@@ -27,7 +25,8 @@ const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
 /// Bytes of the head of a request: cookies of all accounts, and what proxies add.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 
-/// Serves `router` on `listener` until `shutdown` completes, then waits a moment for the answers under way.
+/// Serves `router` on `listener` until `shutdown` completes, then waits for the answers under way. How long is the caller's to
+/// bound.
 ///
 /// `gate` decides which connections are kept. One is cut off that is idle for 30 s, or has a request that is not answered within
 /// that time.
@@ -37,9 +36,9 @@ pub async fn serve(
     router: Router,
     proxies: Arc<Proxies>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+) {
     let listener = Bounded::new(listener, gate, Demand::Writes { within: WRITES_WITHIN });
-    serve_bounded(listener, pages(), router, proxies, shutdown).await
+    serve_http(listener, pages(), router, proxies, no_proof, shutdown).await;
 }
 
 /// The same for probes and Prometheus, which speak HTTP/1. A connection is proven by its first request: there is nothing else that its
@@ -49,7 +48,7 @@ pub async fn serve_probes(
     gate: Gate,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+) {
     let listener = Bounded::new(listener, gate, Demand::Writes { within: WRITES_WITHIN });
     let router = router.layer(from_fn(|request: Request, next: Next| {
         if let Some(ticket) = request.extensions().get::<Arc<Ticket>>() {
@@ -58,7 +57,7 @@ pub async fn serve_probes(
         next.run(request)
     }));
     let http = Http { spoken: Spoken::Http1, ..Http::default() };
-    serve_bounded(listener, http, router, Arc::default(), shutdown).await
+    serve_http(listener, http, router, Arc::default(), no_proof, shutdown).await;
 }
 
 /// How HTTP is spoken with browsers.
@@ -69,29 +68,6 @@ fn pages() -> Http {
         header_bytes_max: Some(HEADER_BYTES_MAX),
         ..Http::default()
     }
-}
-
-async fn serve_bounded(
-    listener: Bounded<impl Listener>,
-    http: Http,
-    router: Router,
-    proxies: Arc<Proxies>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let (request_stop, mut stopping) = tokio::sync::oneshot::channel::<()>();
-    let shutdown = async move {
-        shutdown.await;
-        let _ = request_stop.send(());
-    };
-    let serving = serve_http(listener, http, router, proxies, no_proof, shutdown);
-    tokio::pin!(serving);
-    tokio::select! {
-        () = &mut serving => return Ok(()),
-        _ = &mut stopping => {}
-    }
-    // A connection that never ends its request must not hold up the stop of the node.
-    let _ = tokio::time::timeout(DRAIN, serving).await;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -111,7 +87,7 @@ mod tests {
     struct Server {
         address: SocketAddr,
         stop: oneshot::Sender<()>,
-        running: JoinHandle<io::Result<()>>,
+        running: JoinHandle<()>,
     }
 
     async fn start(router: Router, connections: usize, patience: Duration) -> Server {
@@ -119,7 +95,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let listener = Bounded::new(listener, Gate::uncounted(connections), Demand::Writes { within: patience });
-        let running = tokio::spawn(serve_bounded(listener, pages(), router, Arc::default(), async {
+        let running = tokio::spawn(serve_http(listener, pages(), router, Arc::default(), no_proof, async {
             let _ = stopped.await;
         }));
         Server { address, stop, running }
@@ -162,7 +138,7 @@ mod tests {
         assert!(answer.ends_with("chat_x 1\n"));
         assert!(get(server.address, "/other").await.starts_with("HTTP/1.1 404"));
         server.stop.send(()).unwrap();
-        server.running.await.unwrap().unwrap();
+        server.running.await.unwrap();
     }
 
     #[tokio::test]
@@ -224,6 +200,6 @@ mod tests {
         half_open.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
         assert!(get(server.address, "/livez").await.starts_with("HTTP/1.1 200"));
         server.stop.send(()).unwrap();
-        server.running.await.unwrap().unwrap();
+        server.running.await.unwrap();
     }
 }

@@ -4,9 +4,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use quorum_chat::proto::chat::v1::{self as pb, subscribe_response::Event};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     task::JoinSet,
     time::Instant,
 };
@@ -120,6 +121,33 @@ async fn connections_that_fall_silent_are_cut_off() {
     }
     others_notice_nothing(&mut alice, 3).await;
     until("the node has closed them all", || node.open_files() <= files + 2).await;
+}
+
+/// A stop hands over and closes files. Waiting for connections that never end by themselves takes longer than this.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn nobody_who_is_silent_holds_up_a_stop() {
+    let mut node = Node::start().await;
+    let half_a_body: &[u8] = b"POST /chat.v1.ChatService/Login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    let words = [b"", &PREFACE[..3], PREFACE, &[PREFACE, SETTINGS].concat(), b"GET /livez HTTP/1.1\r\nHo", half_a_body];
+    let mut silent = Vec::new();
+    let mut operators = Vec::new();
+    for words in words {
+        for address in [node.grpc, node.peer, node.web, node.metrics] {
+            silent.push(say(address, words).await);
+        }
+        let mut operator = UnixStream::connect(node.admin().trim_start_matches("unix:")).await.expect("it listens");
+        let _ = operator.write_all(words).await;
+        operators.push(operator);
+    }
+    // One who asks for what never ends, and takes no answer.
+    let mut alice = Person::join(&node, "alice").await;
+    let _stream = alice.subscribe(Some(0)).await;
+    let start = Instant::now();
+    let ended = node.end_with(Signal::TERM).await;
+    assert!(ended.success(), "{ended}\n{}", node.log());
+    assert!(start.elapsed() < STOP_MAX, "{:?}\n{}", start.elapsed(), node.log());
 }
 
 /// Starts calls of which the message never comes, and says how each ended.
