@@ -212,7 +212,7 @@ fn costs(command: &pb::Command) -> [f64; 3] {
 
 /// Whether a command makes the state larger. Deletions write little, and are what gives space back; a login is needed for
 /// them.
-fn grows(command: &pb::Command) -> bool {
+pub(super) fn grows(command: &pb::Command) -> bool {
     matches!(&command.kind, Some(Kind::SendMessage(_) | Kind::CreateAccount(_)))
 }
 

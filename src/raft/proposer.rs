@@ -27,10 +27,10 @@ use tokio::{
 use tonic::Code;
 
 use super::{
-    admission::{Admission, Rate, RefusalCounts},
+    admission::{Admission, Rate, RefusalCounts, grows},
     error::Refusal,
     peers::{Credentials, Lane, Peers},
-    space::Space,
+    space::{Growth, Space},
     types::{Payload, Raft, TypeConfig},
     view::{Peer, View},
 };
@@ -195,8 +195,13 @@ impl Proposer {
         if view.is_leader() {
             let mut bytes = 0;
             let mut batch = Vec::with_capacity(jobs.len());
-            let space_low = self.space.is_refusing();
+            let growth = self.space.growth();
             for job in jobs.drain(..) {
+                if growth == Growth::Elsewhere && grows(&job.command) {
+                    self.counts.fail([job.reply], &AttemptError::NotLeader);
+                    continue;
+                }
+                let space_low = growth == Growth::Refused;
                 let admitted = self.admission.admit(job.account.0, &job.command, space_low, &self.refusals);
                 if let Err(refusal) = admitted {
                     self.counts.fail([job.reply], &AttemptError::Refused(refusal));

@@ -3,7 +3,8 @@
 //! Each node looks at its own volume and says in its answers to heartbeats when less than the reserve is free. The leader
 //! takes growth (messages, accounts) only while its own volume and those of a majority of the voters have space; deletions,
 //! receipts, logins and reads go on from the reserve. A leader whose own volume is low hands leadership to a voter whose
-//! volume is not. All of it ends by itself when there is space again.
+//! volume is not; meanwhile it answers growth as a node that does not lead, and the callers find it refused only where that
+//! comes to nothing. All of it ends by itself when there is space again.
 //!
 //! A volume may be filled by something else. A node that is nearly out of space takes no entries any more, so that it does not
 //! end in the middle of a write: it serves what it has, and catches up when there is space. For a start on a full volume
@@ -17,14 +18,18 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use rustix::io::Errno;
 
-use super::{error::TransferError, node::Node, view::View};
+use super::{
+    error::TransferError,
+    node::{Node, PeerHealth},
+    view::View,
+};
 use crate::{blocking, storage::private};
 
 /// Between two looks at the volume.
@@ -135,9 +140,49 @@ struct Known {
     wanted_bytes: AtomicU64,
     /// Of this node's state: what a copy of it takes.
     state_bytes: AtomicU64,
-    refusing: AtomicBool,
+    /// A [`Growth`].
+    growth: AtomicU8,
     /// Voters that said so with their last answer.
     low: Mutex<HashMap<u64, bool>>,
+}
+
+/// What becomes of messages and new accounts at a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Growth {
+    /// They are taken.
+    Taken,
+    /// Their callers are to try again: another node is asked to lead.
+    Elsewhere,
+    /// Their callers are told that there is no space.
+    Refused,
+}
+
+/// What a leader knows of a voter's volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// It has space.
+    Enough,
+    /// It said that it is low.
+    Low,
+    /// It had no time to answer since this node leads.
+    Unknown,
+    /// It does not answer, so it acknowledges nothing, however much space it has.
+    Silent,
+}
+
+/// What a leader of voters with these volumes does. `troubled`: for how long it has had a low volume itself.
+fn decide(own: Room, rooms: &[Room], troubled: Duration) -> Growth {
+    let takers = rooms.iter().filter(|room| matches!(room, Room::Enough | Room::Unknown)).count();
+    // Too few that answer is no matter of space: then nothing is acknowledged anyway.
+    if rooms.contains(&Room::Low) && takers <= rooms.len() / 2 {
+        return Growth::Refused;
+    }
+    match own {
+        Room::Low if troubled > HAND_OVER_INTERVAL => Growth::Refused,
+        Room::Low => Growth::Elsewhere,
+        _ => Growth::Taken,
+    }
 }
 
 /// What entries write that came a moment ago: it may not be written yet. Told by time, and not by looks, which may fail.
@@ -245,20 +290,20 @@ impl Space {
         self.0.low.lock().unwrap_or_else(PoisonError::into_inner).insert(node, low);
     }
 
-    fn somebody_is_low(&self) -> bool {
-        self.0.low.lock().unwrap_or_else(PoisonError::into_inner).values().any(|low| *low)
-    }
-
-    /// Whether the leader refuses growth.
-    pub(super) fn is_refusing(&self) -> bool {
-        self.0.refusing.load(Ordering::Relaxed)
+    /// What becomes of messages and new accounts while this node leads.
+    pub(super) fn growth(&self) -> Growth {
+        match self.0.growth.load(Ordering::Relaxed) {
+            0 => Growth::Taken,
+            1 => Growth::Elsewhere,
+            _ => Growth::Refused,
+        }
     }
 
     pub(super) fn status(&self, leads: bool) -> SpaceStatus {
         SpaceStatus {
             free_bytes: self.0.free_bytes.load(Ordering::Relaxed),
             low: self.is_low(),
-            refusing: leads && self.is_refusing(),
+            refusing: leads && self.growth() == Growth::Refused,
         }
     }
 
@@ -283,17 +328,34 @@ impl Space {
         was != low
     }
 
-    /// The voters that count as having space, and how many there are: this node, and those that answered lately (`heard`) and
-    /// did not say otherwise. A dead one acknowledges nothing, however much space it has.
-    fn with_space(&self, own: u64, heard: &[u64], view: &View) -> (Vec<u64>, usize) {
+    fn own_room(&self) -> Room {
+        if self.is_low() { Room::Low } else { Room::Enough }
+    }
+
+    /// The voters' volumes. What a voter said counts only while it answers: it may be from an earlier time as the leader.
+    fn rooms(
+        &self,
+        own: u64,
+        view: &View,
+        health: &[PeerHealth],
+        leads: Duration,
+        lately: Duration,
+    ) -> Vec<(u64, Room)> {
         let low = self.0.low.lock().unwrap_or_else(PoisonError::into_inner);
-        let voters: Vec<u64> = view.members.iter().filter(|peer| peer.voter).map(|peer| peer.node_id).collect();
-        let has_space = |id: u64| match id == own {
-            true => !self.is_low(),
-            false => heard.contains(&id) && !low.get(&id).copied().unwrap_or(false),
+        let room = |id: u64| {
+            let silent = health.iter().find(|peer| peer.node_id == id).and_then(|peer| peer.silent);
+            match silent {
+                _ if id == own => self.own_room(),
+                None if leads <= lately => Room::Unknown,
+                Some(silent) if silent <= lately => match low.get(&id) {
+                    Some(true) => Room::Low,
+                    _ => Room::Enough,
+                },
+                _ => Room::Silent,
+            }
         };
-        let with_space = voters.iter().copied().filter(|id| has_space(*id)).collect();
-        (with_space, voters.len())
+        let voters = view.members.iter().filter(|peer| peer.voter);
+        voters.map(|peer| (peer.node_id, room(peer.node_id))).collect()
     }
 }
 
@@ -303,14 +365,6 @@ impl Node {
         let view = self.inner.view.borrow().clone();
         let successor = self.best_successor(&view, |id| nodes.contains(&id)).ok_or(TransferError::NotAVoter)?;
         self.hand_over(Some(successor)).await
-    }
-
-    /// The nodes that answered lately. Only the leader knows.
-    fn heard_lately(&self) -> Vec<u64> {
-        let lately = self.inner.election_max * 2;
-        let overview = self.overview_here();
-        let heard = overview.peers.iter().filter(|peer| peer.silent.is_some_and(|silent| silent <= lately));
-        heard.map(|peer| peer.node_id).collect()
     }
 }
 
@@ -323,6 +377,8 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
     let own = node.inner.identity.node_id;
     let space = node.inner.space.clone();
     let mut view = node.view();
+    let lately = node.inner.election_max * 2;
+    let (mut leads_since, mut troubled_since) = (None, None);
     let mut handed_over: Option<Instant> = None;
     loop {
         let volume = dir.clone();
@@ -351,14 +407,17 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
             Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
         }
         let now = view.borrow().clone();
-        let heard = if now.is_leader() { node.heard_lately() } else { Vec::new() };
-        let (with_space, voters) = space.with_space(own, &heard, &now);
-        let somebody_is_low = space.is_low() || space.somebody_is_low();
-        // Too few that answer is no matter of space: then nothing is acknowledged anyway. Without voters the membership is not known yet.
-        let refuses = space.is_low() || somebody_is_low && voters > 0 && with_space.len() < voters / 2 + 1;
-        space.0.refusing.store(refuses, Ordering::Relaxed);
+        let leads = elapsed_while(now.is_leader(), &mut leads_since);
+        let troubled = elapsed_while(now.is_leader() && space.is_low(), &mut troubled_since);
+        let rooms = space.rooms(own, &now, &node.overview_here().peers, leads, lately);
+        let growth = match now.is_leader() {
+            true => decide(space.own_room(), &rooms.iter().map(|(_, room)| *room).collect::<Vec<_>>(), troubled),
+            false => Growth::Taken,
+        };
+        space.0.growth.store(growth as u8, Ordering::Relaxed);
+        let with_space: Vec<u64> = rooms.iter().filter(|(_, room)| *room == Room::Enough).map(|(id, _)| *id).collect();
         let due = handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_INTERVAL);
-        if now.is_leader() && space.is_low() && with_space.len() > voters / 2 && due {
+        if now.is_leader() && space.is_low() && with_space.len() > rooms.len() / 2 && due {
             handed_over = Some(Instant::now());
             match node.hand_over_to_one_of(&with_space).await {
                 Ok(to) => tracing::warn!(to, "The volume of this leader is low on space: it asks another one to lead"),
@@ -378,9 +437,22 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
     }
 }
 
+/// For how long `condition` has been true, as far as was looked; `since` keeps when that began.
+fn elapsed_while(condition: bool, since: &mut Option<Instant>) -> Duration {
+    if !condition {
+        *since = None;
+    } else if since.is_none() {
+        *since = Some(Instant::now());
+    }
+    since.map_or(Duration::ZERO, |since| since.elapsed())
+}
+
 fn report(low: bool, free: u64) {
     if low {
-        tracing::error!(free_bytes = free, "The volume is low on space: messages and accounts will be refused");
+        tracing::error!(
+            free_bytes = free,
+            "The volume is low on space: what is left is kept for deletions, receipts and logins"
+        );
     } else {
         tracing::warn!(free_bytes = free, "The volume has space again");
     }
@@ -400,6 +472,25 @@ mod tests {
         assert!(!look(7 * mib, 64 * mib) && space.is_low(), "a little more is not enough");
         assert!(look(9 * mib, 64 * mib) && !space.is_low());
         assert!(look(200 * mib, 100_000 * mib));
+    }
+
+    #[test]
+    fn a_leader_that_is_low_refuses_growth_only_where_nobody_else_can_take_it() {
+        use Room::{Enough, Low, Silent, Unknown};
+        let soon = Duration::ZERO;
+        let decide = |rooms: &[Room], troubled| decide(rooms[0], rooms, troubled);
+        assert_eq!(decide(&[Enough, Enough, Enough, Low, Low], soon), Growth::Taken);
+        assert_eq!(decide(&[Enough, Enough, Low, Low, Low], soon), Growth::Refused);
+        // A dead one acknowledges nothing; without a low one that is no matter of space.
+        assert_eq!(decide(&[Enough, Enough, Silent, Silent, Low], soon), Growth::Refused);
+        assert_eq!(decide(&[Enough, Enough, Silent, Silent, Silent], soon), Growth::Taken);
+        // While another one is asked to lead, nobody is told that the cluster is full.
+        assert_eq!(decide(&[Low, Enough, Enough, Enough, Silent], soon), Growth::Elsewhere);
+        assert_eq!(decide(&[Low, Enough, Enough, Enough, Silent], 2 * HAND_OVER_INTERVAL), Growth::Refused);
+        assert_eq!(decide(&[Low], soon), Growth::Refused);
+        // A new leader does not take what has not been said for a refusal.
+        assert_eq!(decide(&[Enough, Low, Unknown, Unknown, Unknown], soon), Growth::Taken);
+        assert_eq!(decide(&[Low, Unknown, Unknown, Unknown, Unknown], soon), Growth::Elsewhere);
     }
 
     #[test]
