@@ -378,6 +378,9 @@ fn outcomes(
 }
 
 fn refused_by_leader(refusal: &wire::Refusal) -> AttemptError {
+    if refusal.limit == NOT_APPENDED {
+        return AttemptError::NotLeader;
+    }
     let retry = Duration::from_millis(refusal.retry_ms);
     AttemptError::Refused(match Rate::of_name(&refusal.limit) {
         Some(rate) => Refusal::RateLimited { rate, retry },
@@ -385,6 +388,8 @@ fn refused_by_leader(refusal: &wire::Refusal) -> AttemptError {
     })
 }
 
+/// The limit of a command that was not appended for no limit.
+pub(super) const NOT_APPENDED: &str = "leader";
 /// Metadata of a refused `Propose`: the positions of the commands that may not be in a log, separated by commas.
 pub(super) const UNFIT: &str = "quorum-unfit";
 
@@ -420,6 +425,23 @@ fn never_sent(status: &tonic::Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_found_no_leader_does_not_put_the_others_in_doubt() {
+        let refusal = |index, limit: &str| wire::Refusal { index, limit: limit.to_owned(), retry_ms: 0 };
+        let answer = wire::ProposeResponse {
+            outcomes: vec![
+                codec::encode_outcome(&Outcome::DigestNoted),
+                pb::Outcome::default(),
+                pb::Outcome::default(),
+            ],
+            refusals: vec![refusal(1, NOT_APPENDED), refusal(2, "storage")],
+        };
+        let results = outcomes(answer, 3).unwrap();
+        assert!(results[0].is_ok());
+        assert!(matches!(results[1], Err(AttemptError::NotLeader)));
+        assert!(matches!(results[2], Err(AttemptError::Refused(Refusal::StorageLow))));
+    }
 
     #[test]
     fn an_unfit_command_does_not_fail_the_others_of_its_batch() {

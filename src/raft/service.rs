@@ -22,7 +22,7 @@ use super::{
     node::{Attempt, Node},
     peers::{Credentials, MESSAGE_BYTES_MAX},
     promises::Promise,
-    proposer::{BATCH_MAX, UNFIT},
+    proposer::{BATCH_MAX, NOT_APPENDED, UNFIT},
     snapshots::SnapshotStore,
     types::{LogId, Snapshot, Vote},
 };
@@ -177,6 +177,11 @@ fn refusal_pb(index: usize, refusal: Refusal) -> wire::Refusal {
         Refusal::StorageLow => ("storage", Duration::ZERO),
     };
     wire::Refusal { index: index as u32, limit: limit.into(), retry_ms: retry.as_millis() as u64 }
+}
+
+/// What says of a command of a batch that another try may find a leader that takes it.
+fn not_appended_pb(index: usize) -> wire::Refusal {
+    wire::Refusal { index: index as u32, limit: NOT_APPENDED.into(), retry_ms: 0 }
 }
 
 fn storage(error: impl std::fmt::Display) -> Status {
@@ -426,7 +431,11 @@ impl RaftService for PeerService {
                     refusals.push(refusal_pb(outcomes.len(), refusal));
                     outcomes.push(pb::Outcome::default());
                 }
-                Err(Attempt::NotLeader | Attempt::Overloaded | Attempt::Stopped) => refused += 1,
+                Err(Attempt::NotLeader | Attempt::Overloaded | Attempt::Stopped) => {
+                    refused += 1;
+                    refusals.push(not_appended_pb(outcomes.len()));
+                    outcomes.push(pb::Outcome::default());
+                }
                 Err(Attempt::Unfit(reason) | Attempt::Unknown(reason)) => doubt = Some(reason),
             }
         }
@@ -435,10 +444,6 @@ impl RaftService for PeerService {
         }
         if let Some(reason) = doubt {
             return Err(Status::aborted(reason));
-        }
-        if refused > 0 {
-            // Some are in, some are not: the follower asks again for all, with the same ids.
-            return Err(Status::aborted("leadership was lost in the middle of the batch"));
         }
         Ok(Response::new(wire::ProposeResponse { outcomes, refusals }))
     }

@@ -3,8 +3,8 @@
 //! Each node looks at its own volume and says in its answers to heartbeats when less than the reserve is free. The leader
 //! takes growth (messages, accounts) only while its own volume and those of a majority of the voters have space; deletions,
 //! receipts, logins and reads go on from the reserve. A leader whose own volume is low hands leadership to a voter whose
-//! volume is not; meanwhile it answers growth as a node that does not lead, and the callers find it refused only where that
-//! comes to nothing. All of it ends by itself when there is space again.
+//! volume is not; meanwhile it answers growth as a node that does not lead, so that callers try again, and says only after 5 s
+//! that there is no space. All of it ends by itself when there is space again.
 //!
 //! A volume may be filled by something else. A node that is nearly out of space takes no entries any more, so that it does not
 //! end in the middle of a write: it serves what it has, and catches up when there is space. For a start on a full volume
@@ -174,8 +174,9 @@ enum Room {
 /// What a leader of voters with these volumes does. `troubled`: for how long it has had a low volume itself.
 fn decide(own: Room, rooms: &[Room], troubled: Duration) -> Growth {
     let takers = rooms.iter().filter(|room| matches!(room, Room::Enough | Room::Unknown)).count();
+    let answering = rooms.iter().filter(|room| **room != Room::Silent).count();
     // Too few that answer is no matter of space: then nothing is acknowledged anyway.
-    if rooms.contains(&Room::Low) && takers <= rooms.len() / 2 {
+    if rooms.contains(&Room::Low) && takers <= rooms.len() / 2 && answering > rooms.len() / 2 {
         return Growth::Refused;
     }
     match own {
@@ -379,6 +380,7 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
     let mut view = node.view();
     let lately = node.inner.election_max * 2;
     let (mut leads_since, mut troubled_since) = (None, None);
+    let mut led_last: Option<Instant> = None;
     let mut handed_over: Option<Instant> = None;
     loop {
         let volume = dir.clone();
@@ -407,11 +409,18 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
             Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
         }
         let now = view.borrow().clone();
-        let leads = elapsed_while(now.is_leader(), &mut leads_since);
-        let troubled = elapsed_while(now.is_leader() && space.is_low(), &mut troubled_since);
+        if now.is_leader() {
+            led_last = Some(Instant::now());
+        }
+        // Who is elected again and again because the others cannot lead is in trouble all the time.
+        let led_lately = led_last.is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL);
+        let leads = elapsed_with(now.is_leader().then_some(now.term), &mut leads_since);
+        let troubled = elapsed_with((led_lately && space.is_low()).then_some(()), &mut troubled_since);
         let rooms = space.rooms(own, &now, &node.overview_here().peers, leads, lately);
         let growth = match now.is_leader() {
             true => decide(space.own_room(), &rooms.iter().map(|(_, room)| *room).collect::<Vec<_>>(), troubled),
+            // For the moment after it has become the leader.
+            false if space.is_low() => Growth::Elsewhere,
             false => Growth::Taken,
         };
         space.0.growth.store(growth as u8, Ordering::Relaxed);
@@ -437,14 +446,19 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
     }
 }
 
-/// For how long `condition` has been true, as far as was looked; `since` keeps when that began.
-fn elapsed_while(condition: bool, since: &mut Option<Instant>) -> Duration {
-    if !condition {
+/// For how long there has been this `state`, as far as was looked; `since` keeps when that began.
+fn elapsed_with<T: PartialEq>(state: Option<T>, since: &mut Option<(T, Instant)>) -> Duration {
+    let Some(state) = state else {
         *since = None;
-    } else if since.is_none() {
-        *since = Some(Instant::now());
+        return Duration::ZERO;
+    };
+    match since {
+        Some((before, began)) if *before == state => began.elapsed(),
+        _ => {
+            *since = Some((state, Instant::now()));
+            Duration::ZERO
+        }
     }
-    since.map_or(Duration::ZERO, |since| since.elapsed())
 }
 
 fn report(low: bool, free: u64) {
@@ -488,6 +502,7 @@ mod tests {
         assert_eq!(decide(&[Low, Enough, Enough, Enough, Silent], soon), Growth::Elsewhere);
         assert_eq!(decide(&[Low, Enough, Enough, Enough, Silent], 2 * HAND_OVER_INTERVAL), Growth::Refused);
         assert_eq!(decide(&[Low], soon), Growth::Refused);
+        assert_eq!(decide(&[Low, Silent, Silent], soon), Growth::Elsewhere);
         // A new leader does not take what has not been said for a refusal.
         assert_eq!(decide(&[Enough, Low, Unknown, Unknown, Unknown], soon), Growth::Taken);
         assert_eq!(decide(&[Low, Unknown, Unknown, Unknown, Unknown], soon), Growth::Elsewhere);
