@@ -111,7 +111,10 @@ class Person:
     def pick(self, *texts):
         self.button("Select messages").click()
         for text in texts:
+            # What is not stored yet cannot be picked.
+            expect(self.message(text).locator("input.pick")).to_have_count(1)
             self.message(text).locator(".bubble").click()
+            expect(self.message(text).locator("input.pick")).to_be_checked()
 
     def confirm(self, button):
         self.page.get_by_role("dialog").get_by_role("button", name=button, exact=True).click()

@@ -53,7 +53,7 @@ class Accounts(Case):
         second.button("Create an account").click()
         second.fill("Password, once more", PASSWORD)
         second.fill("Password", PASSWORD)
-        second.fill("Name", first.name.upper())
+        second.fill("Name", f"{first.name.upper()} ")
         second.button("Create account").click()
         expect(notice).to_have_text(f"The name {first.name} is taken. Please choose another one.")
         second.button("Log in").click()
