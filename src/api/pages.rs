@@ -2,16 +2,21 @@
 //!
 //! The hex text of one byte that says what the position is, and the position.
 
-use crate::chat::{
-    Revision,
-    limits::{self, Invalid},
+use crate::{
+    chat::{
+        ConversationId, Revision,
+        limits::{self, Invalid},
+    },
+    storage::ConversationSummary,
 };
 
 const FIELD: &str = "page_token";
 /// A token of accounts: the last name of the page before.
 const ACCOUNTS: u8 = b'a';
-/// A token of conversations: the revision of the last one's newest activity.
+/// A token of conversations by activity: the revision of the last one's newest activity, and that of the first page.
 const CONVERSATIONS: u8 = b'c';
+/// A token of conversations that have moved: the revision of the first page, and the id of the last one.
+const MOVED: u8 = b'm';
 const BYTES_MAX: usize = 1 + limits::USERNAME_CHARS_MAX;
 
 pub(super) fn to_hex(bytes: &[u8]) -> String {
@@ -66,16 +71,58 @@ pub(super) fn account(token: &str) -> Result<Option<String>, Invalid> {
     Ok(Some(name))
 }
 
-/// The token for the conversations that were quiet since before `revision`.
-pub(super) fn before_revision(revision: Revision) -> String {
-    encode(CONVERSATIONS, &revision.0.to_be_bytes())
+/// Where a page of conversations starts. A list by activity moves while it is read: what gets a message goes to its beginning,
+/// where no later page would have it. So the list has a second part, with what has moved since the first page was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// With the newest.
+    Newest,
+    /// Among those that were quiet since before a revision. The first page was read at `since`.
+    Before { revision: Revision, since: Revision },
+    /// Among those that got a message after `since`, after the conversation of an id.
+    Moved { since: Revision, after: ConversationId },
 }
 
-/// The revision before which the page starts; `None`: with the newest.
-pub(super) fn revision(token: &str) -> Result<Option<Revision>, Invalid> {
-    let Some(bytes) = decode(CONVERSATIONS, token)? else { return Ok(None) };
-    let bytes = <[u8; 8]>::try_from(bytes).map_err(|_| bad())?;
-    Ok(Some(Revision(u64::from_be_bytes(bytes))))
+impl Place {
+    /// The token for it.
+    pub(super) fn token(self) -> String {
+        let both = |a: u64, b: u64| [a.to_be_bytes(), b.to_be_bytes()].concat();
+        match self {
+            Self::Newest => String::new(),
+            Self::Before { revision, since } => encode(CONVERSATIONS, &both(revision.0, since.0)),
+            Self::Moved { since, after } => encode(MOVED, &both(since.0, after.0)),
+        }
+    }
+
+    /// What a token says.
+    pub(super) fn of(token: &str) -> Result<Self, Invalid> {
+        let both = |bytes: Vec<u8>| {
+            let (a, b) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
+            let b = <[u8; 8]>::try_from(b).map_err(|_| bad())?;
+            Ok((u64::from_be_bytes(*a), u64::from_be_bytes(b)))
+        };
+        if let Ok(Some(bytes)) = decode(MOVED, token) {
+            return both(bytes)
+                .map(|(since, after)| Self::Moved { since: Revision(since), after: ConversationId(after) });
+        }
+        let Some(bytes) = decode(CONVERSATIONS, token)? else { return Ok(Self::Newest) };
+        both(bytes).map(|(revision, since)| Self::Before { revision: Revision(revision), since: Revision(since) })
+    }
+
+    /// Where the page after this one starts. `last`: the last of this page if there are more of its part; `now`: the revision at which
+    /// the page was read; `has_moved`: there is a second part.
+    pub(super) fn next(self, last: Option<&ConversationSummary>, now: Revision, has_moved: bool) -> Option<Self> {
+        let since = match self {
+            Self::Newest => now,
+            Self::Before { since, .. } | Self::Moved { since, .. } => since,
+        };
+        match (self, last) {
+            (Self::Moved { .. }, last) => last.map(|last| Self::Moved { since, after: last.conversation }),
+            (_, Some(last)) => Some(Self::Before { revision: last.last_revision, since }),
+            (Self::Before { .. }, None) if has_moved => Some(Self::Moved { since, after: ConversationId(0) }),
+            (_, None) => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -86,19 +133,23 @@ mod tests {
     fn tokens_go_there_and_back() {
         let name = "x".repeat(limits::USERNAME_CHARS_MAX);
         assert_eq!(account(&after_account(&name)), Ok(Some(name)));
-        assert_eq!(revision(&before_revision(Revision(u64::MAX))), Ok(Some(Revision(u64::MAX))));
-        assert_eq!((account(""), revision("")), (Ok(None), Ok(None)));
+        let before = Place::Before { revision: Revision(u64::MAX), since: Revision(7) };
+        let moved = Place::Moved { since: Revision(7), after: ConversationId(u64::MAX) };
+        for place in [Place::Newest, before, moved] {
+            assert_eq!(Place::of(&place.token()), Ok(place));
+        }
+        assert_eq!(account(""), Ok(None));
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
-        let of_the_other_call = before_revision(Revision(5));
+        let of_the_other_call = Place::Moved { since: Revision(5), after: ConversationId(5) }.token();
         let (long, odd_name) = ("61".repeat(1000), after_account("A B"));
         for token in ["x", "6", "61", "zz", "é", "6é1", &of_the_other_call, &long, &odd_name] {
             assert_eq!(account(token), Err(bad()), "{token}");
         }
         for token in ["63", "6301", "61", &after_account("bob"), &format!("{of_the_other_call}00")] {
-            assert_eq!(revision(token), Err(bad()), "{token}");
+            assert_eq!(Place::of(token), Err(bad()), "{token}");
         }
     }
 }

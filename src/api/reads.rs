@@ -10,7 +10,9 @@ use super::{
     ChatApi,
     auth::{Caller, still_open},
     call::Call,
-    convert, pages, status,
+    convert,
+    pages::{self, Place},
+    status,
 };
 use crate::{
     chat::{
@@ -184,14 +186,27 @@ impl ChatApi {
     ) -> Result<pb::ListChatPartnersResponse, Status> {
         let limit = limits::page_size("page_size", request.page_size, limits::PAGE_SIZE_PARTNERS);
         let limit = limit.map_err(status::invalid)?;
-        let before = pages::revision(&request.page_token).map_err(status::invalid)?;
+        let place = Place::of(&request.page_token).map_err(status::invalid)?;
         let me = caller.account;
         // One more than asked for says whether there is a next page.
-        let read = move |query: &Query<'_>| query.conversations(me, before, limit + 1).map(Ok);
-        let ((mut rows, total), header) = self.read(&caller, true, request.consistency, call.deadline, read).await?;
+        let read = move |query: &Query<'_>| {
+            let ((rows, total), since) = match place {
+                Place::Newest => (query.conversations(me, None, limit + 1)?, None),
+                Place::Before { revision, since } => (query.conversations(me, Some(revision), limit + 1)?, Some(since)),
+                Place::Moved { since, after } => (query.conversations_since(me, (since, after), limit + 1)?, None),
+            };
+            let has_moved = match since {
+                Some(since) => !query.conversations_since(me, (since, ConversationId(0)), 1)?.0.is_empty(),
+                None => false,
+            };
+            Ok(Ok((rows, total, has_moved)))
+        };
+        let ((mut rows, total, has_moved), header) =
+            self.read(&caller, true, request.consistency, call.deadline, read).await?;
         let sizes = rows.iter().map(|row| row.last_message.as_ref().map_or(0, |message| message.body.len()));
         let fitting = u32::try_from(limits::fitting(sizes, limits::PAGE_BYTES_MAX)).unwrap_or(u32::MAX);
-        let next = truncated(&mut rows, fitting.min(limit)).map(|last| pages::before_revision(last.last_revision));
+        let last = truncated(&mut rows, fitting.min(limit));
+        let next = place.next(last, Revision(header.revision), has_moved).map(Place::token);
         Ok(pb::ListChatPartnersResponse {
             partners: rows.into_iter().map(|row| convert::partner(row, me)).collect(),
             next_page_token: next.unwrap_or_default(),
@@ -209,7 +224,7 @@ impl ChatApi {
         let limit = limits::page_size("page_size", request.page_size, limits::PAGE_SIZE_ACCOUNTS);
         let limit = limit.map_err(status::invalid)?;
         let after = pages::account(&request.page_token).map_err(status::invalid)?;
-        if request.query.len() > limits::USERNAME_CHARS_MAX {
+        if request.query.chars().count() > limits::USERNAME_CHARS_MAX {
             let problem = format!("must be at most {} characters", limits::USERNAME_CHARS_MAX);
             return Err(status::invalid(Invalid::new("query", problem)));
         }

@@ -1,12 +1,14 @@
 //! Messages and people: send, read, listen, accounts, partners, mark-read, delete-messages.
 
+use std::cmp::Reverse;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
     ctl::{Context, Failure, read_text},
     ctl_args::Freshness,
-    output::{Output, table, time},
+    output::{body, table, time},
 };
 use crate::{
     chat::limits::PAGE_SIZE_MAX,
@@ -62,12 +64,12 @@ pub(super) async fn read(
     };
     let session = context.session().await?;
     let page = session.client.read_conversation(partner, before, limit, consistency).await?;
-    let text = conversation_text(&context.output, &page, freshness.local);
+    let text = conversation_text(&page, freshness.local);
     context.output.print(|| conversation_json(&page), || text)?;
     Ok(())
 }
 
-fn conversation_text(output: &Output, page: &ReadConversationResponse, local: bool) -> String {
+fn conversation_text(page: &ReadConversationResponse, local: bool) -> String {
     let mut lines: Vec<String> = Vec::new();
     if page.has_more
         && let Some(oldest) = page.messages.last()
@@ -82,9 +84,9 @@ fn conversation_text(output: &Output, page: &ReadConversationResponse, local: bo
             MessageStatus::Delivered => " [delivered]",
             MessageStatus::Read => " [read]",
         };
-        format!("{}{status}", message_text(output, message))
+        format!("{}{status}", message_text(message))
     }));
-    let mut summary = format!("{} messages, {} unread", page.total_count, page.unread_count);
+    let mut summary = format!("{}, {} unread", several(page.total_count, "message"), page.unread_count);
     if let (true, Some(header)) = (local, &page.header) {
         summary.push_str(&match header.age_ms {
             Some(age) => format!("; as {} knew it, at most {age} ms ago", header.node),
@@ -108,8 +110,8 @@ fn conversation_json(page: &ReadConversationResponse) -> Value {
     })
 }
 
-fn message_text(output: &Output, message: &Message) -> String {
-    let body = if message.deleted { "(deleted)".to_owned() } else { output.body(&message.body) };
+fn message_text(message: &Message) -> String {
+    let body = if message.deleted { "(deleted)".into() } else { body(&message.body) };
     format!("{}  #{} id {}  {}: {body}", time(message.time_ms), message.seq, message.message_id, message.sender)
 }
 
@@ -153,16 +155,16 @@ pub(super) async fn listen(
         if matches!(event.kind, EventKind::Message(_)) {
             left -= 1;
         }
-        let text = event_text(&context.output, &event);
+        let text = event_text(&event);
         context.output.print(|| event_json(&event), || text)?;
     }
     events.close().await;
     Ok(())
 }
 
-fn event_text(output: &Output, event: &Event) -> String {
+fn event_text(event: &Event) -> String {
     match &event.kind {
-        EventKind::Message(message) => message_text(output, message),
+        EventKind::Message(message) => message_text(message),
         EventKind::Receipt(receipt) => format!(
             "{}  {} has received up to #{} and read up to #{} of conversation {}",
             time(receipt.time_ms),
@@ -219,7 +221,7 @@ pub(super) async fn accounts(context: &mut Context, query: &str) -> Result<(), F
         || {
             let line = |a: &Account| if a.deleted { format!("{} (deleted)", a.username) } else { a.username.clone() };
             let mut lines: Vec<String> = found.iter().map(line).collect();
-            lines.push(counted(found.len(), total, "accounts"));
+            lines.push(counted(found.len(), total, "account"));
             lines.join("\n")
         },
     )?;
@@ -227,7 +229,13 @@ pub(super) async fn accounts(context: &mut Context, query: &str) -> Result<(), F
 }
 
 fn counted(shown: usize, total: u64, what: &str) -> String {
-    if shown as u64 == total { format!("{total} {what}") } else { format!("{shown} of {total} {what}") }
+    let all = several(total, what);
+    if shown as u64 == total { all } else { format!("{shown} of {all}") }
+}
+
+/// "1 message", "2 messages".
+fn several(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 pub(super) async fn partners(context: &mut Context) -> Result<(), Failure> {
@@ -236,13 +244,18 @@ pub(super) async fn partners(context: &mut Context) -> Result<(), Failure> {
     let mut token = String::new();
     let total = loop {
         let page = client.list_chat_partners(PAGE_SIZE_MAX, &token, Consistency::Linearizable).await?;
-        found.extend(page.partners);
+        // What moved while the list was read comes again, and was not there before if it is new.
+        for partner in page.partners {
+            found.retain(|earlier| earlier.conversation_id != partner.conversation_id);
+            found.push(partner);
+        }
         token = page.next_page_token;
         if token.is_empty() || found.len() >= ROWS_MAX {
             break page.total_count;
         }
     };
-    let text = partners_text(&context.output, &found, total);
+    found.sort_by_key(|partner| Reverse(partner.last_message.as_ref().map_or(0, |message| message.message_id)));
+    let text = partners_text(&found, total);
     let json = |p: &ChatPartner| {
         json!({ "username": p.username, "deleted": p.deleted, "conversation_id": p.conversation_id,
                 "unread_count": p.unread_count, "last_seq": p.last_seq,
@@ -255,7 +268,7 @@ pub(super) async fn partners(context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn partners_text(output: &Output, partners: &[ChatPartner], total: u64) -> String {
+fn partners_text(partners: &[ChatPartner], total: u64) -> String {
     /// Longest part of the last message that is shown, in characters.
     const SHOWN_MAX: usize = 60;
     let mut rows = vec![["PARTNER", "UNREAD", "LAST", ""].map(str::to_owned).to_vec()];
@@ -266,13 +279,13 @@ fn partners_text(output: &Output, partners: &[ChatPartner], total: u64) -> Strin
             Some(message) => {
                 let first = message.body.lines().next().unwrap_or_default();
                 let short: String = first.chars().take(SHOWN_MAX).collect();
-                (time(message.time_ms), format!("{}: {}", message.sender, output.body(&short)))
+                (time(message.time_ms), format!("{}: {}", message.sender, body(&short)))
             }
             None => Default::default(),
         };
         rows.push(vec![name, partner.unread_count.to_string(), when, what]);
     }
-    format!("{}\n{}", table(&rows), counted(partners.len(), total, "partners"))
+    format!("{}\n{}", table(&rows), counted(partners.len(), total, "partner"))
 }
 
 pub(super) async fn mark_read(context: &mut Context, partner: &str, up_to: u64) -> Result<(), Failure> {
@@ -294,4 +307,31 @@ pub(super) async fn delete(context: &mut Context, ids: Vec<u64>, for_everyone: b
         || format!("{} deleted, {} ignored", answer.deleted_count, answer.ignored_count),
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_is_in_it() {
+        let body = "hello\n2026-01-01T00:00:00Z  #2 id 9  bob: I owe you\x1b[2J".to_owned();
+        let message = Message { seq: 1, message_id: 8, sender: "alice".into(), body, ..Default::default() };
+        let text = message_text(&message);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+        let page = ReadConversationResponse { messages: vec![message], total_count: 1, ..Default::default() };
+        let text = conversation_text(&page, false);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.ends_with("\n1 message, 0 unread"), "{text}");
+    }
+
+    #[test]
+    fn one_is_not_several() {
+        assert_eq!([0, 1, 2].map(|count| several(count, "partner")), ["0 partners", "1 partner", "2 partners"]);
+        assert_eq!(
+            (counted(1, 1, "account"), counted(1, 2, "account")),
+            ("1 account".into(), "1 of 2 accounts".into())
+        );
+    }
 }

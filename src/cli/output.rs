@@ -1,10 +1,11 @@
 //! Printing: for people or as JSON, one value per line. Errors go to standard error in the same format.
 //!
-//! What others wrote is never trusted with the terminal: control characters are shown, not sent.
+//! What others wrote is never trusted with the terminal: control characters are shown, not sent. That holds for pipes, too: they
+//! mostly end at a terminal, and a line break in a message would look like another message. Machines read JSON.
 
 use std::{
     borrow::Cow,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
 };
 
 use serde_json::{Value, json};
@@ -15,20 +16,19 @@ use crate::client::ClientError;
 /// Where results go.
 pub struct Output {
     format: Format,
-    terminal: bool,
     to: Box<dyn Write>,
 }
 
 impl Output {
     /// Standard output.
     pub fn stdout(format: Format) -> Self {
-        Self { format, terminal: io::stdout().is_terminal(), to: Box::new(io::stdout()) }
+        Self { format, to: Box::new(io::stdout()) }
     }
 
-    /// Somewhere else, as if it were a terminal.
+    /// Somewhere else.
     #[cfg(test)]
     pub(super) fn to(format: Format, to: Box<dyn Write>) -> Self {
-        Self { format, terminal: true, to }
+        Self { format, to }
     }
 
     /// Prints a result: `text` for people (without the last line break), `value` for machines. Flushed at once, so
@@ -38,7 +38,7 @@ impl Output {
             Format::Json => writeln!(self.to, "{}", value())?,
             Format::Text => {
                 let text = text();
-                let text = if self.terminal { visible(&text) } else { Cow::Borrowed(text.as_str()) };
+                let text = visible(&text);
                 if !text.is_empty() {
                     writeln!(self.to, "{text}")?;
                 }
@@ -46,12 +46,12 @@ impl Output {
         }
         self.to.flush()
     }
+}
 
-    /// A message's text for one line of text output.
-    pub fn body(&self, body: &str) -> String {
-        // Line breaks are the output's own; within a message they are shown on a terminal like the other controls.
-        if self.terminal { escape(body, false).into_owned() } else { body.to_owned() }
-    }
+/// A message's text for one line of text output: line breaks are the output's own, so within a message they are shown like the
+/// other controls.
+pub(super) fn body(text: &str) -> Cow<'_, str> {
+    escape(text, false)
 }
 
 /// Prints why it failed, in one line.

@@ -338,7 +338,7 @@ impl Client {
     }
 
     /// Lists the caller's conversations, newest activity first: a page of `page_size` (1-200; 0: 50), after
-    /// `page_token` (empty: the first page).
+    /// `page_token` (empty: the first page). What gets a message meanwhile comes on the last pages, perhaps once more.
     pub async fn list_chat_partners(
         &self,
         page_size: u32,

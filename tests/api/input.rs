@@ -1,5 +1,7 @@
 //! Requests of which a field is wrong, or refers to something that is not the caller's.
 
+use std::collections::BTreeSet;
+
 use quorum_chat::proto::chat::v1::{
     self as pb, mark_read_request, read_conversation_request, send_message_request::To,
 };
@@ -157,17 +159,49 @@ async fn pages_have_limits_and_tokens_of_their_own() {
     };
     invalid(partners(201, "").await, "page_size");
     let of_another_call = "61626f62";
-    for bad in ["x", "63", "é", of_another_call, "6300000000000000050", &"63".repeat(5000)] {
+    for bad in ["x", "63", "6d", "é", of_another_call, "6300000000000000050", &"63".repeat(5000)] {
         invalid(partners(0, bad).await, "page_token");
     }
     // A token that is well formed and leads beyond everything is no error: it is where a page would start.
-    let from_the_end = format!("63{:016x}", u64::MAX);
+    let from_the_end = format!("63{:016x}{:016x}", u64::MAX, u64::MAX);
     assert_eq!(partners(0, &from_the_end).await.unwrap().into_inner().partners.len(), 3);
     let first = partners(2, "").await.unwrap().into_inner();
     let second = partners(2, &first.next_page_token).await.unwrap().into_inner();
     let names: Vec<_> = first.partners.iter().chain(&second.partners).map(|p| p.username.as_str()).collect();
     assert_eq!((names.as_slice(), second.next_page_token.as_str()), (&["dave", "carol", "bob"][..], ""));
     assert_eq!((first.total_count, second.total_count), (3, 3));
+}
+
+#[tokio::test]
+async fn who_writes_while_the_list_is_read_is_on_it() {
+    const PARTNERS: usize = 9;
+    let node = Node::start().await;
+    let mut alice = Person::join(&node, "alice").await;
+    let mut partners = Vec::new();
+    for number in 0..PARTNERS {
+        let mut partner = Person::join(&node, &format!("partner{number}")).await;
+        partner.send("alice", "hello").await;
+        partners.push(partner);
+    }
+    let (mut listed, mut page_token) = (BTreeSet::new(), String::new());
+    for pages in 1.. {
+        let request = pb::ListChatPartnersRequest { page_size: 2, page_token, consistency: None };
+        let request = alice.ask(request);
+        let page = alice.chat.list_chat_partners(request).await.unwrap().into_inner();
+        assert!(page.partners.len() <= 2);
+        listed.extend(page.partners.into_iter().map(|partner| partner.username));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+        assert!(pages <= PARTNERS, "the list ends, although somebody writes all the time");
+        // The oldest that is not on a page yet: it would have been on one of the last.
+        let missing = partners.iter_mut().find(|partner| !listed.contains(&partner.name));
+        if let Some(partner) = missing {
+            partner.send("alice", "and again").await;
+        }
+    }
+    assert_eq!(listed.len(), PARTNERS, "{listed:?}");
 }
 
 #[tokio::test]

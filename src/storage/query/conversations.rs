@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::params;
+use rusqlite::{ToSql, params};
 
 use super::Query;
 use crate::chat::limits::{PAGE_BYTES_MAX, fitting};
@@ -172,9 +172,34 @@ impl Query<'_> {
                    FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
                    WHERE m.account_id = ?1 AND c.last_message_revision < ?2 \
                    ORDER BY c.last_message_revision DESC LIMIT ?3";
-        let before = before.unwrap_or(Revision(u64::MAX));
+        self.listed(me, sql, params![me, before.unwrap_or(Revision(u64::MAX)), limit])
+    }
+
+    /// Conversations of an account whose newest message is newer than `since`, by id: at most `limit` with ids after `after`, and the
+    /// number of all. Looks at every conversation of the account.
+    ///
+    /// A list by activity misses what moves to its beginning while it is read. What has moved is here, and stays in its place.
+    pub fn conversations_since(
+        &self,
+        me: AccountId,
+        (since, after): (Revision, ConversationId),
+        limit: u32,
+    ) -> Result<(Vec<ConversationSummary>, u64), StorageError> {
+        let sql = "SELECT c.id, c.last_message_revision, c.last_seq \
+                   FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
+                   WHERE m.account_id = ?1 AND m.conversation_id > ?3 AND c.last_message_revision > ?2 \
+                   ORDER BY m.conversation_id LIMIT ?4";
+        self.listed(me, sql, params![me, since, after, limit])
+    }
+
+    fn listed(
+        &self,
+        me: AccountId,
+        sql: &str,
+        parameters: &[&dyn ToSql],
+    ) -> Result<(Vec<ConversationSummary>, u64), StorageError> {
         let rows: Vec<(ConversationId, Revision, Seq)> = self
-            .all(sql, params![me, before, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .all(sql, parameters, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .context("list conversations")?;
         let summaries = rows
             .into_iter()
