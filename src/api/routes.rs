@@ -28,16 +28,28 @@ use crate::{
 const SMALL_BYTES_MAX: usize = 4096;
 
 /// Everything for the client port: chat, cluster, health, and reflection if the settings have it. `ready` is what health says,
-/// of the server and of the chat service; when its sender is gone, both are not serving. Needs a tokio runtime.
+/// of the server and of the chat service; when its sender is gone, both are not serving. After `stop` those who watch it are told
+/// that there is nothing to watch any more. Needs a tokio runtime.
 ///
 /// Fails only when the descriptors that were compiled in are broken.
 pub async fn client_routes(
     api: &ChatApi,
     ready: watch::Receiver<bool>,
+    stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let (mut reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, *ready.borrow()).await;
-    tokio::spawn(follow(reporter, ready));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = follow(&reporter, ready) => {}
+            () = stop => {}
+        }
+        report(&reporter, false).await;
+        // That ends the streams.
+        for service in ["", CHAT] {
+            reporter.clear_service_status(service).await;
+        }
+    });
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
@@ -84,12 +96,11 @@ async fn report(reporter: &HealthReporter, ready: bool) {
     }
 }
 
-async fn follow(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
+async fn follow(reporter: &HealthReporter, mut ready: watch::Receiver<bool>) {
     loop {
         let now = *ready.borrow_and_update();
-        report(&reporter, now).await;
+        report(reporter, now).await;
         if ready.changed().await.is_err() {
-            report(&reporter, false).await;
             return;
         }
     }

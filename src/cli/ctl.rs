@@ -95,6 +95,9 @@ impl fmt::Display for Failure {
         match self {
             Self::Client(error) => {
                 write!(f, "{error}")?;
+                if error.has_reason("TOKEN_INVALID") {
+                    f.write_str("; log in again with `chatctl login`")?;
+                }
                 let reason = error.reason.as_deref().map(|reason| format!(" [{reason}]"));
                 let trace = error.trace_id.as_deref().map(|id| format!(" (trace {id})"));
                 [reason, trace].into_iter().flatten().try_for_each(|part| f.write_str(&part))

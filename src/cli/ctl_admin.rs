@@ -29,7 +29,8 @@ pub(super) async fn channel(context: &Context, socket: &Path) -> Result<Channel,
     let path = socket.to_str().ok_or_else(|| Failure::Usage("the socket's path is not UTF-8".to_owned()))?;
     let unreachable = |error: &dyn std::error::Error| {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        ClientError::local(Code::Unavailable, format!("{path}: {error}{cause}"))
+        let hint = "the node has its socket in CHAT_DATA_DIR; --socket PATH names it";
+        ClientError::local(Code::Unavailable, format!("{path}: {error}{cause} ({hint})"))
     };
     let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.connect_timeout(context.global.timeout).timeout(context.global.timeout);

@@ -119,7 +119,8 @@ impl Client {
             sleep(backoff.next(None)).await;
         }
         let error = error.unwrap_or_else(|| ClientError::local(Code::Unavailable, "there was no time to ask"));
-        let message = format!("no node answered (one of them: {})", error.message);
+        let asked: Vec<String> = nodes.all().iter().map(|target| target.address.to_string()).collect();
+        let message = format!("none of {} answered (one of them: {})", asked.join(", "), error.message);
         Err(ClientError { message, code: Code::Unavailable, ..error })
     }
 

@@ -55,6 +55,7 @@ impl Drop for Part {
 impl Answer {
     /// Hands out `body`, the answer to `call`, and keeps `held` until all of it is written.
     pub(super) fn new(body: Body, ticket: Arc<Ticket>, held: Option<Held>, call: Arc<Call>) -> Self {
+        call.answered();
         Self { body, rest: Bytes::new(), ticket, held, _call: call }
     }
 

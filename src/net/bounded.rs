@@ -182,6 +182,7 @@ impl<S> Connection<S> {
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if result.is_ready() {
             self.has_written();
+            self.ticket.flushed(false);
         }
         self.done(cx, result)
     }
@@ -224,6 +225,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(result, Poll::Ready(Ok(()))) {
+            self.ticket.flushed(true);
+        }
         self.done(cx, result)
     }
 

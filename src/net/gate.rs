@@ -178,7 +178,8 @@ impl Gate {
             answers: Mutex::default(),
             pages: Arc::new(Semaphore::new(UNREAD_PAGES_MAX)),
             receiving: AtomicUsize::new(0),
-            under_way: AtomicUsize::new(0),
+            calls: Default::default(),
+            is_unflushed: AtomicBool::new(false),
         });
         connections.unproven.insert(owner, &ticket);
         ticket
@@ -258,7 +259,10 @@ pub struct Ticket {
     answers: Mutex<Answers>,
     pages: Arc<Semaphore>,
     receiving: AtomicUsize,
-    under_way: AtomicUsize,
+    /// Calls that run, and answers that are being written.
+    calls: (AtomicUsize, AtomicUsize),
+    /// Something was written that may wait in a buffer of TLS.
+    is_unflushed: AtomicBool,
 }
 
 /// When each part of an answer that is not written yet was handed out.
@@ -311,14 +315,26 @@ impl Ticket {
         &self.receiving
     }
 
-    /// Requests that have come and are not answered.
-    pub(super) fn under_way(&self) -> &AtomicUsize {
-        &self.under_way
+    /// How many calls run, and how many answers are being written.
+    pub(super) fn calls(&self) -> (&AtomicUsize, &AtomicUsize) {
+        (&self.calls.0, &self.calls.1)
     }
 
-    /// Whether a request is under way, or part of an answer is not written.
-    pub(super) fn is_used(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) > 0 || self.answers().since.iter().any(Option::is_some)
+    /// Whether a call runs.
+    pub(super) fn runs_calls(&self) -> bool {
+        self.calls.0.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether part of an answer has not reached the socket.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.calls.1.load(Ordering::Relaxed) > 0
+            || self.is_unflushed.load(Ordering::Relaxed)
+            || self.answers().since.iter().any(Option::is_some)
+    }
+
+    /// Something was written, or all of that has reached the socket.
+    pub(super) fn flushed(&self, is_flushed: bool) {
+        self.is_unflushed.store(!is_flushed, Ordering::Relaxed);
     }
 
     /// A trusted proxy has named the caller, before anything else was read.

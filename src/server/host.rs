@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::ServerError;
+use super::{ServerError, ports};
 use crate::{
     config::Config,
     net::{Dialer, Listener},
@@ -71,12 +71,12 @@ impl Host for Machine {
     type Listener = TcpListener;
 
     async fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        TcpListener::bind(address).await
+        ports::listen(address).await
     }
 
     async fn local_ports(&self, config: &Config) -> Result<Option<LocalPorts>, ServerError> {
         let bind = async |key, address| {
-            TcpListener::bind(address).await.map_err(|source| ServerError::Listen { key, address, source })
+            ports::listen(address).await.map_err(|source| ServerError::Listen { key, address, source })
         };
         Ok(Some(LocalPorts {
             web: bind("CHAT_WEB_LISTEN", config.web_listen).await?,

@@ -46,7 +46,8 @@ pub(super) fn connections() -> usize {
     let each = files.saturating_sub(OTHER_FILES).max(files / 2) / 2;
     if each < CONNECTIONS_MAX {
         tracing::warn!(
-            "Only {each} connections of clients and as many of browsers, because the process may open only {files} files"
+            "Only {each} connections of clients and as many of browsers, because the process may open only {files} files: raise \
+             the hard limit (ulimit -Hn, LimitNOFILE, --ulimit nofile)"
         );
     }
     each.min(CONNECTIONS_MAX)

@@ -10,6 +10,7 @@ mod host;
 mod incoming;
 mod observe;
 pub mod offline;
+mod ports;
 mod protection;
 
 use std::{
@@ -80,7 +81,7 @@ const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Longest hand-over of leadership at a stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
-/// Runs a node until SIGTERM or SIGINT, or until it fails. `tracer` records what it does for messages.
+/// Runs a node until SIGTERM, SIGINT or SIGHUP, or until it fails. `tracer` records what it does for messages.
 ///
 /// # Errors
 /// See [`ServerError`].
@@ -135,7 +136,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     });
 
     let peers = Arc::new(Peers::new(protection::dialer(peer_tls.as_ref(), || host.dialer())?));
-    tracing::info!("Waiting for the cluster: {} initial nodes", config.initial_nodes.len());
+    tracing::info!("Waiting for the cluster: {}", awaited(&config));
     let joined = tokio::select! {
         joined = join(&config, &founding, &peers, &files.log) => joined?,
         () = stop.asked() => {
@@ -327,6 +328,15 @@ struct Joined {
     members: Option<std::collections::BTreeMap<u64, raft::NodeRecord>>,
 }
 
+/// What a node without a cluster waits for.
+fn awaited(config: &Config) -> String {
+    match &config.join {
+        Some(Join::Ask(members)) => format!("it asks {}", members.join(", ")),
+        Some(Join::Invitation) => "an operator has to add this node".to_owned(),
+        None => format!("{} initial nodes", config.initial_nodes.len()),
+    }
+}
+
 /// Names and peer addresses.
 fn initial_nodes(config: &Config) -> Vec<(String, String)> {
     config.initial_nodes.iter().map(|node| (node.name.clone(), node.peer_address.clone())).collect()
@@ -510,7 +520,7 @@ async fn serve_clients(
     ready: &Ready,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, ServerError> {
-    let routes = api::client_routes(api, ready.healthy())
+    let routes = api::client_routes(api, ready.healthy(), told(stop.clone()))
         .await
         .map_err(|error| ServerError::Task(format!("gRPC reflection: {error}")))?;
     // Only set here: browsers are answered by the same services.
@@ -539,9 +549,11 @@ fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
     private::restrict(&path).map_err(failed)?;
-    // Its callers own the node: neither their address nor their place is anybody's limit.
+    // Its callers own the node: nothing of theirs counts against a budget, and a call that runs is not displaced.
     let router = api::admin_routes(api).into_axum_router().layer(map_request(async |mut request: Request| {
-        request.extensions_mut().remove::<Arc<Ticket>>();
+        if let Some(ticket) = request.extensions_mut().remove::<Arc<Ticket>>() {
+            ticket.prove(ticket.owner());
+        }
         request.extensions_mut().remove::<TcpConnectInfo>();
         request
     }));

@@ -9,13 +9,14 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tonic::{
     Code, Request,
     codegen::{http::uri::PathAndQuery, tokio_stream},
     transport::{Channel, Endpoint},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{
     node::{Node, soon, until},
@@ -124,7 +125,9 @@ async fn connections_that_fall_silent_are_cut_off() {
 }
 
 /// A stop hands over and closes files. Waiting for connections that never end by themselves takes longer than this.
-const STOP_MAX: Duration = Duration::from_secs(5);
+const STOP_MAX: Duration = Duration::from_secs(6);
+/// A socket that takes nothing for so long is full.
+const FULL: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn nobody_who_is_silent_holds_up_a_stop() {
@@ -141,9 +144,15 @@ async fn nobody_who_is_silent_holds_up_a_stop() {
         let _ = operator.write_all(words).await;
         operators.push(operator);
     }
-    // One who asks for what never ends, and takes no answer.
+    // What never ends by itself, and somebody who asks and takes no answer.
     let mut alice = Person::join(&node, "alice").await;
     let _stream = alice.subscribe(Some(0)).await;
+    let mut health = HealthClient::new(node.channel().await);
+    let _watched = health.watch(HealthCheckRequest { service: String::new() }).await.expect("it can be watched");
+    let mut greedy = TcpStream::connect(node.web).await.expect("the port takes connections");
+    let question = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", node.web);
+    // Until neither side's buffers take more.
+    while timeout(FULL, greedy.write_all(question.repeat(100).as_bytes())).await.is_ok_and(|written| written.is_ok()) {}
     let start = Instant::now();
     let ended = node.end_with(Signal::TERM).await;
     assert!(ended.success(), "{ended}\n{}", node.log());

@@ -130,6 +130,7 @@ async fn a_conversation_goes_over_http() {
     let (alice, bob) = (Caller::join(&node, "alice").await, Caller::join(&node, "bob").await);
     let mut events = bob.open("ChatService/Subscribe", json!({})).await;
     assert!(events.head.contains("content-type: application/x-ndjson\r\n"), "{}", events.head);
+    assert!(events.head.contains("x-accel-buffering: no\r\n"), "{}", events.head);
     assert!(events.line().await.unwrap()["heartbeat"].is_object());
 
     let body = "grüße <b>&amp; \u{1f44b}\n";
@@ -242,6 +243,11 @@ async fn what_is_no_call_is_refused_with_its_reason() {
         let (status, answer) = caller.post(path, kind, body.as_bytes()).await.json().await;
         assert_eq!((status, reason(&answer)), (http, expected), "{path} {kind}: {answer}");
     }
+    let gzip = "Content-Type: application/json\r\nContent-Encoding: gzip\r\n";
+    let answer = caller.request("POST", path, gzip, b"\x1f\x8b\x08").await;
+    assert!(answer.head.contains("accept-encoding: identity\r\n"), "{}", answer.head);
+    let (status, answer) = answer.json().await;
+    assert_eq!((status, reason(&answer)), (415, "CONTENT_ENCODED"));
     // An empty request is an empty message.
     let (status, answer) = caller.post("/chat.v1.ClusterService/GetLeader", "application/json", b"").await.json().await;
     assert_eq!((status, &answer["leader"]["name"]), (200, &node.name.clone().into()));

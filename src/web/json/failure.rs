@@ -39,6 +39,11 @@ impl Refusal {
         Self::here(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "NOT_JSON", message)
     }
 
+    pub(super) fn encoded() -> Self {
+        let message = "the node takes requests without a content encoding";
+        Self::here(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "CONTENT_ENCODED", message)
+    }
+
     pub(super) fn too_large() -> Self {
         let message = "the request is larger than the node takes";
         Self::here(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "REQUEST_TOO_LARGE", message)
@@ -74,7 +79,7 @@ impl Refusal {
     }
 
     pub(super) fn starting() -> Self {
-        let message = "this node does not belong to a cluster yet; ask another one";
+        let message = "this node is starting, and not part of its cluster yet; ask another one";
         Self::here(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "NODE_STARTING", message)
     }
 }

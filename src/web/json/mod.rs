@@ -137,6 +137,9 @@ impl Api {
         if !is_json(request.headers()) {
             return Err(Refusal::not_json());
         }
+        if is_encoded(request.headers()) {
+            return Err(Refusal::encoded());
+        }
         let secure = request.extensions().get::<Arrival>().is_some_and(|arrival| arrival.secure);
         let session = Session::of(request.headers(), secure)?;
         let services = self.services.get().ok_or_else(Refusal::starting)?;
@@ -202,6 +205,8 @@ impl Api {
             });
             let mut response = Response::new(Body::from_stream(lines));
             response.headers_mut().insert(header::CONTENT_TYPE, JSON_LINES);
+            // A proxy that collects answers would keep events back.
+            response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
             response
         } else {
             let mut message = frames.only().await.map_err(Refusal::Service)?;
@@ -261,6 +266,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 fn copy(names: &[&'static str], from: &HeaderMap, to: &mut HeaderMap) {
     for name in names {
         if let Some(value) = from.get(*name) {
@@ -294,6 +306,7 @@ impl Refusal {
         response.headers_mut().insert(header::CACHE_CONTROL, NEVER_KEPT);
         if http == StatusCode::UNSUPPORTED_MEDIA_TYPE {
             response.headers_mut().insert("accept-post", JSON);
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         response
     }

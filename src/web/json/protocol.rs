@@ -1,6 +1,7 @@
 //! The methods, and their messages between JSON and bytes.
 
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor};
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, Value};
+use serde::de::Error as _;
 use tonic::Status;
 
 use crate::proto::PUBLIC_DESCRIPTORS;
@@ -59,6 +60,9 @@ impl Method {
         let options = DeserializeOptions::new().deny_unknown_fields(false);
         let message = DynamicMessage::deserialize_with_options(self.0.input(), &mut text, &options)?;
         text.end()?;
+        if is_rounded(&message, json) {
+            return Err(serde_json::Error::custom("a number is too large for its field"));
+        }
         Ok(message)
     }
 
@@ -69,6 +73,22 @@ impl Method {
         let message = DynamicMessage::decode(self.0.output(), message).map_err(|error| broken(&error))?;
         serde_json::to_vec(&message).map_err(|error| broken(&error))
     }
+}
+
+/// Whether a number was too large for its field and became the largest that fits: 2^64 is the first that is no u64, and the last
+/// that the library lets pass, because as a floating-point number it equals the largest u64.
+fn is_rounded(message: &DynamicMessage, json: &[u8]) -> bool {
+    fn has_largest(value: &Value) -> bool {
+        match value {
+            Value::U64(number) => *number == u64::MAX,
+            Value::List(values) => values.iter().any(has_largest),
+            Value::Message(message) => message.fields().any(|(_, value)| has_largest(value)),
+            _ => false,
+        }
+    }
+    let largest = u64::MAX.to_string();
+    message.fields().any(|(_, value)| has_largest(value))
+        && !json.windows(largest.len()).any(|part| part == largest.as_bytes())
 }
 
 #[cfg(test)]
@@ -114,6 +134,18 @@ mod tests {
         let json = br#"{"after_revision": "18446744073709551615"}"#;
         let expected = pb::SubscribeRequest { after_revision: Some(u64::MAX) };
         assert_eq!(encode("Subscribe", json), expected.encode_to_vec());
+        assert_eq!(encode("Subscribe", br#"{"afterRevision": 18446744073709551615}"#), expected.encode_to_vec());
+        for too_large in
+            ["18446744073709551616", "\"18446744073709551616\"", "1.8446744073709552e19", "1e30", "-1", "0.5"]
+        {
+            for (method_name, json) in [
+                ("Subscribe", format!(r#"{{"afterRevision": {too_large}}}"#)),
+                ("DeleteMessages", format!(r#"{{"messageIds": [1, {too_large}]}}"#)),
+                ("ListAccounts", format!(r#"{{"consistency": {{"atLeastRevision": {too_large}}}}}"#)),
+            ] {
+                assert!(method(method_name).read(json.as_bytes()).is_err(), "{json}");
+            }
+        }
         assert!(encode("Logout", b" ").is_empty());
         for bad in
             [&b"{"[..], b"[]", b"1", b"{} {}", br#"{"body": 1}"#, br#"{"recipient": "a", "conversationId": "1"}"#]

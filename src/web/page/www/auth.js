@@ -52,7 +52,8 @@ export class Auth {
     $("auth-switch").addEventListener("click", () => this.#turn(!this.#signingUp));
     this.name.addEventListener("input", () => {
       const { selectionStart: at } = this.name;
-      this.name.value = this.name.value.toLowerCase();
+      // Keyboards of phones begin with a capital, and end with a blank.
+      this.name.value = this.name.value.trim().toLowerCase();
       this.name.setSelectionRange(at, at);
     });
     for (const field of [this.name, this.password, this.again]) field.addEventListener("input", () => this.#hint());
