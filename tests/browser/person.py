@@ -49,6 +49,8 @@ class Person:
         self.button("Log in").click()
 
     def is_in(self):
+        # The name of a session that ended stays there, behind the form.
+        expect(self.page.locator("#auth")).to_be_hidden()
         expect(self.page.locator("#me")).to_have_text(self.name)
 
     def is_out(self):
