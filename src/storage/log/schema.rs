@@ -4,7 +4,7 @@
 //! `meta` have one in common, in a record of its own, so that one that is gone shows as well: a vote that is forgotten
 //! or lowered would be given twice.
 
-use std::{ops::Range, path::Path};
+use std::{fs, io, ops::Range, os::unix::fs::FileExt as _, path::Path};
 
 use prost::Message as _;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
@@ -96,26 +96,59 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Checkpoints), StorageErro
     if version > VERSION {
         return Err(StorageError::NewerFormat { path: path.to_owned(), found: version.into(), known: VERSION.into() });
     }
+    // Not where they are: there may be no space to write at all.
+    let tables = match version == VERSION {
+        true => String::new(),
+        false => format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        ),
+    };
     // FULL: a commit is on disk when it returns. Secure: the bodies in entries that are cut are overwritten, wherever they are.
     connection
         .execute_batch(&format!(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
-             PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF;
-             BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+             PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF; {tables}"
         ))
         .context("preparing log.db")?;
-    // What the last process wrote and did not flush, or failed to, may be read and yet not be on disk. All that is
-    // found is written anew, and flushed, before it counts as durable.
+    flush(&connection, path)?;
+    db::keep_wal(&connection).context("preparing log.db")?;
+    let checkpoints = Checkpoints::by_commits(&mut connection).context("preparing log.db")?;
+    Ok((connection, checkpoints))
+}
+
+/// What the last process wrote and did not flush, or failed to, may be read and yet not be on disk. All that is found is written
+/// anew, and flushed, before it counts as durable: from the write-ahead log into the file, which may grow; or, where there is no
+/// space for that, in its place.
+fn flush(connection: &Connection, path: &Path) -> Result<(), StorageError> {
+    let wal = path.with_file_name("log.db-wal");
+    let bytes = fs::metadata(&wal).map_or(0, |file| file.len());
+    let dir = path.parent().unwrap_or(path);
+    let free = rustix::fs::statvfs(dir).map_or(u64::MAX, |volume| volume.f_bavail.saturating_mul(volume.f_frsize));
+    if free < bytes.saturating_mul(2) {
+        return write_anew(&wal).map_err(StorageError::io("flush", &wal));
+    }
     connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
         .and_then(|busy: i32| match busy {
             0 => Ok(()),
             _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
         })
-        .context("flushing log.db")?;
-    db::keep_wal(&connection).context("preparing log.db")?;
-    let checkpoints = Checkpoints::by_commits(&mut connection).context("preparing log.db")?;
-    Ok((connection, checkpoints))
+        .context("flushing log.db")
+}
+
+/// Writes what is in a file to where it is, and flushes it.
+fn write_anew(path: &Path) -> io::Result<()> {
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    let mut part = vec![0; 64 << 10];
+    let mut at = 0;
+    loop {
+        let count = file.read_at(&mut part, at)?;
+        if count == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&part[..count], at)?;
+        at += count as u64;
+    }
 }
 
 /// Opens a connection that only reads.
@@ -291,5 +324,29 @@ impl From<IdentityRecord> for Identity {
 impl From<Identity> for IdentityRecord {
     fn from(identity: Identity) -> Self {
         Self { cluster_id: identity.cluster_id, node_id: identity.node_id, name: identity.name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_anew_is_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.db");
+        let (connection, _checkpoints) = open(&path).unwrap();
+        let row = Row { index: 7, bytes: vec![7; 200_000] };
+        row.insert(&connection).unwrap();
+        let wal = dir.path().join("log.db-wal");
+        let before = fs::read(&wal).unwrap();
+        assert!(before.len() > row.bytes.len());
+        write_anew(&wal).unwrap();
+        assert_eq!(fs::read(&wal).unwrap(), before);
+        drop(connection);
+        let (connection, _checkpoints) = open(&path).unwrap();
+        let found: Vec<u8> =
+            connection.query_row("SELECT bytes FROM entry WHERE idx = 7", [], |row| row.get(0)).unwrap();
+        assert_eq!(found, row.bytes);
     }
 }
