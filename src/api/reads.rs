@@ -224,10 +224,7 @@ impl ChatApi {
         let limit = limits::page_size("page_size", request.page_size, limits::PAGE_SIZE_ACCOUNTS);
         let limit = limit.map_err(status::invalid)?;
         let after = pages::account(&request.page_token).map_err(status::invalid)?;
-        if request.query.chars().count() > limits::USERNAME_CHARS_MAX {
-            let problem = format!("must be at most {} characters", limits::USERNAME_CHARS_MAX);
-            return Err(status::invalid(Invalid::new("query", problem)));
-        }
+        limits::check_query("query", &request.query).map_err(status::invalid)?;
         let contains = request.query;
         let read = move |query: &Query<'_>| query.accounts(&contains, after.as_deref(), limit + 1).map(Ok);
         let ((mut rows, total), header) = self.read(&caller, true, request.consistency, call.deadline, read).await?;

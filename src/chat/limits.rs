@@ -76,6 +76,14 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
+/// Checks a part of a user name that is searched for.
+pub fn check_query(field: &'static str, query: &str) -> Result<(), Invalid> {
+    match query.chars().count() > USERNAME_CHARS_MAX {
+        true => Err(Invalid::new(field, format!("must be at most {USERNAME_CHARS_MAX} characters"))),
+        false => Ok(()),
+    }
+}
+
 /// Checks a user name: 1-32 characters of `[a-z0-9_.-]`.
 pub fn check_username(field: &'static str, name: &str) -> Result<(), Invalid> {
     if name.is_empty() {

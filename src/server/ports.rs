@@ -32,12 +32,14 @@ pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     loop {
         match TcpListener::bind(address).await {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let holder = blocking::io(move || Ok(holder(address))).await?;
-                let holder = holder.unwrap_or_else(|| "a process that this one may not see".to_owned());
-                if Instant::now() >= deadline {
-                    return Err(io::Error::new(error.kind(), format!("{error}: {holder} has it")));
-                }
-                if !has_waited {
+                let is_over = Instant::now() >= deadline;
+                // All processes are looked through for it.
+                if is_over || !has_waited {
+                    let holder = blocking::io(move || Ok(holder(address))).await?;
+                    let holder = holder.unwrap_or_else(|| "a process that this one may not see".to_owned());
+                    if is_over {
+                        return Err(io::Error::new(error.kind(), format!("{error}: {holder} has it")));
+                    }
                     tracing::warn!(%address, "The address is in use: {holder} has it; trying again for some seconds");
                     has_waited = true;
                 }
