@@ -1,4 +1,4 @@
-//! What this layer makes of bytes of clients, for the fuzz targets in `fuzz/`: only they are built with it.
+//! What this layer makes of bytes of clients, for the fuzz targets in `fuzz/`: only they use it.
 //!
 //! Each function is one decoder, as the calls use it. Left out: what a target says about the results.
 
@@ -14,7 +14,7 @@ use super::{
     reads::Target,
 };
 use crate::{
-    chat::{AccountId, ClientId, Command, Event, Revision, SessionId, TimeMs, limits::Invalid},
+    chat::{AccountId, ClientId, Command, Event, SessionId, TimeMs, limits::Invalid},
     proto::chat::v1 as pb,
     trace::TraceContext,
 };
@@ -57,14 +57,9 @@ pub fn account_token(name: &str) -> String {
     pages::after_account(name)
 }
 
-/// A page token of conversations.
-pub fn conversation_page(token: &str) -> Result<Option<Revision>, Invalid> {
-    pages::revision(token)
-}
-
-/// The token that [`conversation_page`] reads.
-pub fn conversation_token(revision: Revision) -> String {
-    pages::before_revision(revision)
+/// A page token of conversations, as it would be given out; nothing when the caller is refused.
+pub fn conversation_page(token: &str) -> Option<String> {
+    pages::Place::of(token).ok().map(pages::Place::token)
 }
 
 /// The token of a call, as text again; nothing when the caller is refused.

@@ -26,7 +26,8 @@ mod cluster;
 mod convert;
 mod database;
 mod feed;
-#[cfg(fuzzing)]
+// With the tests too: they are built more often.
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod housekeeping;
 mod messages;

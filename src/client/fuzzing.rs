@@ -1,4 +1,4 @@
-//! What the client makes of bytes of a server, for the fuzz targets in `fuzz/`: only they are built with it.
+//! What the client makes of bytes of a server, for the fuzz targets in `fuzz/`: only they use it.
 //!
 //! Each function is one decoder, as the calls use it. Left out: what a target says about the results.
 

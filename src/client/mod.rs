@@ -36,7 +36,8 @@ mod error;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
-#[cfg(fuzzing)]
+// With the tests too: they are built more often.
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub(crate) mod nodes;
 mod options;

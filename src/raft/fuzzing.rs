@@ -1,4 +1,4 @@
-//! What this layer makes of bytes of peers, for the fuzz targets in `fuzz/`: only they are built with it.
+//! What this layer makes of bytes of peers, for the fuzz targets in `fuzz/`: only they use it.
 //!
 //! Each message is turned into openraft's type and back, as the calls do it: what comes back is what was understood.
 //! Left out: what a target says about the results.

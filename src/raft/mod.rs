@@ -23,7 +23,8 @@ pub mod convert;
 mod eraser;
 mod error;
 mod freshness;
-#[cfg(fuzzing)]
+// With the tests too: they are built more often.
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod log_store;
 mod members;

@@ -116,7 +116,7 @@ pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, Strin
 }
 
 /// Reads `cluster.json` and writes it again, for the fuzz targets in `fuzz/`. Whether there is one, and it is the same then.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub fn rewrite(data: &Path) -> Result<Option<bool>, LocalError> {
     let Some(found) = file::read(data)? else { return Ok(None) };
     file::write(data, &found)?;
