@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser;
-use quorum_chat::client::unary::Connection;
+use quorum_chat::{client::unary::Connection, net::Dialer};
 use tokio::task::LocalSet;
 
 /// Measures acknowledged puts per second of an etcd cluster.
@@ -59,7 +59,9 @@ async fn main() {
     for number in 0..arguments.clients {
         let (arguments, results) = (Rc::clone(&arguments), Rc::clone(&results));
         clients.spawn_local(async move {
-            let mut connection = Connection::connect(&arguments.endpoint, None).await.expect("etcd answers");
+            let mut connection = Connection::connect(&arguments.endpoint, &Dialer::default(), Duration::from_secs(10))
+                .await
+                .expect("etcd answers");
             let mut key = 0_u64;
             while Instant::now() < until {
                 let began = Instant::now();

@@ -209,7 +209,7 @@ async fn leader(cluster: &Client) -> Result<String, ClientError> {
 }
 
 async fn connect_to(address: &str, options: &Options) -> Result<Connection, ClientError> {
-    match timeout(options.connect_timeout, Connection::connect(address, options.dialer.tls())).await {
+    match timeout(ATTEMPT_TIMEOUT, Connection::connect(address, &options.dialer, ATTEMPT_TIMEOUT)).await {
         Ok(connection) => Ok(connection?),
         Err(_) => Err(ClientError::local(Code::Unavailable, format!("{address}: no answer"))),
     }

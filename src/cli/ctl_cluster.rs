@@ -18,6 +18,7 @@ use crate::{
         nodes::endpoint,
         types::{ListNodesResponse, NodeInfo, NodeRole},
     },
+    net::dial::Patience,
     proto::{
         Channel,
         chat::v1::{ListNodesRequest, cluster_service_client::ClusterServiceClient},
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// How long one node has to say how it is.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn role(node: &NodeInfo) -> &'static str {
     match node.role() {
@@ -135,9 +136,11 @@ pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result
     let (nodes, options) = context.cluster()?;
     let addresses = one.map_or(nodes, |address| vec![address]);
     let limit = HEALTH_TIMEOUT.min(context.global.timeout);
+    // One call each: it is worth all of the time.
+    let patience = Patience { call: limit, all: limit };
     let channels: Vec<Channel> = addresses
         .iter()
-        .map(|address| Ok(options.dialer.channel(endpoint(address.trim(), &options)?).into()))
+        .map(|address| Ok(options.dialer.line(endpoint(address.trim())?, patience).channel.into()))
         .collect::<Result<_, ClientError>>()?;
     let checks = channels.into_iter().map(|channel| async move {
         let mut client = HealthClient::new(channel);
@@ -146,7 +149,7 @@ pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result
             Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => "serving".to_owned(),
             Ok(Ok(_)) => "not serving".to_owned(),
             Ok(Err(status)) => format!("unreachable: {}", ClientError::from(status)),
-            Err(_) => format!("no answer within {} ms", limit.as_millis()),
+            Err(_) => format!("no answer within {} s", limit.as_secs_f32()),
         }
     });
     let states = join_all(checks).await;

@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::net::tls::{Connector, TlsError};
+use crate::net::{
+    Dialer,
+    tls::{Connector, TlsError},
+};
 
 /// Where Kubernetes mounts the token, its namespace and the authority of the API server.
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -63,7 +66,7 @@ pub(super) struct Api {
     address: String,
     token: String,
     namespace: String,
-    connector: Connector,
+    dialer: Dialer,
 }
 
 impl Api {
@@ -84,8 +87,8 @@ impl Api {
                 .map(|text| text.trim().to_owned())
                 .map_err(|source| KubernetesError::Mount { path: path_text, source })
         };
-        let connector = Connector::trusting(&mount.join("ca.crt"))?.with_http1();
-        Ok(Self { address, token: read("token")?, namespace: read("namespace")?, connector })
+        let dialer = Connector::trusting(&mount.join("ca.crt"))?.with_http1().into();
+        Ok(Self { address, token: read("token")?, namespace: read("namespace")?, dialer })
     }
 
     /// Creates the Secret `name`. False: it exists.
@@ -111,7 +114,7 @@ impl Api {
     }
 
     async fn post(&self, body: &str) -> io::Result<String> {
-        let mut stream = self.connector.connect(&self.address).await?;
+        let mut stream = self.dialer.open(&self.address, TIMEOUT).await?;
         let request = format!(
             "POST /api/v1/namespaces/{}/secrets HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
              Content-Type: application/json\r\nAccept: application/json\r\nConnection: close\r\n\

@@ -5,10 +5,10 @@
 
 use std::{error::Error as _, time::Duration};
 
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::chat::limits::Invalid;
+use crate::{chat::limits::Invalid, net::dial::never_connected};
 
 /// Domain of the `ErrorInfo` that the service attaches to its errors.
 pub const ERROR_DOMAIN: &str = "quorum-chat";
@@ -185,18 +185,6 @@ fn classify_transport(status: &Status) -> Verdict {
     }
 }
 
-/// Whether no connection was made, so that the request never left.
-fn never_connected(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +258,7 @@ mod tests {
             assert_eq!(classify(&Status::new(code, "")), Verdict::Final, "{code:?}");
         }
         let mut refused = Status::unavailable("tcp connect error");
-        refused.set_source(std::sync::Arc::new(ConnectError("refused".into())));
+        refused.set_source(std::sync::Arc::new(tonic::ConnectError("refused".into())));
         assert_eq!(classify(&refused), Verdict::retry(false, false, Blame::Node));
     }
 }

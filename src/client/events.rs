@@ -26,7 +26,7 @@ use crate::proto::chat::v1::{AccountDeletedEvent, DeletionEvent, Message, Receip
 
 /// Events between the task and the reader.
 const QUEUE: usize = 256;
-/// How long a node has to accept a subscription.
+/// How long a node has to accept a subscription, beside the time of the way.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest pause between two tries to reconnect.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -198,7 +198,7 @@ impl Listener {
             request.metadata_mut().insert("traceparent", trace);
         }
         let mut client = chat_client(target.channel.clone());
-        let stream = match timeout(OPEN_TIMEOUT, client.subscribe(request)).await {
+        let stream = match timeout(target.time_for(OPEN_TIMEOUT), client.subscribe(request)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return self.ended(status),
             Err(_) => return silent(target),

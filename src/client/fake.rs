@@ -13,13 +13,16 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status};
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::{Code, Request, Response, Status, transport::server::Router};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::proto::chat::v1::{
-    self as pb, chat_service_server::ChatServiceServer, cluster_service_server::ClusterServiceServer,
-    subscribe_response::Event,
+use crate::{
+    net::{Dialer, far::Far},
+    proto::chat::v1::{
+        self as pb, chat_service_server::ChatServiceServer, cluster_service_server::ClusterServiceServer,
+        subscribe_response::Event,
+    },
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -93,23 +96,42 @@ impl Fake {
             let listener = host.spawn(TcpListener::bind("127.0.0.1:0")).await.expect("ran").expect("a free port");
             let address = listener.local_addr().expect("bound").to_string();
             shared.lock().expect("lock").addresses.push(address.clone());
-            let mut node = Fake {
-                address,
-                shared: shared.clone(),
-                on_send: Arc::default(),
-                acked: Arc::new(watch::Sender::new(Vec::new())),
-                host: None,
-            };
-            let server = tonic::transport::Server::builder()
-                .add_service(ChatServiceServer::new(node.clone()))
-                .add_service(ClusterServiceServer::new(node.clone()))
-                .serve_with_incoming(TcpListenerStream::new(listener));
-            host.spawn(server);
+            let mut node = Self::new(address, shared.clone());
+            host.spawn(node.services().serve_with_incoming(TcpListenerStream::new(listener)));
             node.host = Some(Arc::new(Host(Mutex::new(Some(host)))));
             nodes.push(node);
         }
         shared.lock().expect("lock").leader = Some((nodes[0].address.clone(), 1));
         nodes
+    }
+
+    /// Starts `count` nodes that are `round_trip` away from their callers, and a way to connect to them; the first one leads.
+    pub(crate) fn far_cluster(count: usize, round_trip: Duration) -> (Vec<Fake>, Dialer) {
+        let shared = Arc::<Mutex<Shared>>::default();
+        let (network, hosts) = Far::hosts(count, round_trip);
+        let mut nodes = Vec::new();
+        for (number, taken) in hosts.into_iter().enumerate() {
+            let node = Self::new(format!("far:{number}"), shared.clone());
+            let incoming = UnboundedReceiverStream::new(taken).map(Ok::<_, std::io::Error>);
+            tokio::spawn(node.services().serve_with_incoming(incoming));
+            nodes.push(node);
+        }
+        let mut all = shared.lock().expect("lock");
+        all.addresses = nodes.iter().map(|node| node.address.clone()).collect();
+        all.leader = Some((nodes[0].address.clone(), 1));
+        drop(all);
+        (nodes, Dialer::new(network))
+    }
+
+    fn new(address: String, shared: Arc<Mutex<Shared>>) -> Self {
+        let acked = Arc::new(watch::Sender::new(Vec::new()));
+        Self { address, shared, on_send: Arc::default(), acked, host: None }
+    }
+
+    fn services(&self) -> Router {
+        tonic::transport::Server::builder()
+            .add_service(ChatServiceServer::new(self.clone()))
+            .add_service(ClusterServiceServer::new(self.clone()))
     }
 
     /// Kills the node with its connections: its port refuses from now on.

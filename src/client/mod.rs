@@ -55,7 +55,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tonic::{
     Code,
     metadata::{Ascii, MetadataValue},
@@ -66,8 +66,8 @@ pub use error::{ClientError, ERROR_DOMAIN};
 pub use events::{Event, EventKind, EventStream};
 pub use options::Options;
 
-use nodes::Nodes;
-use retry::Backoff;
+use nodes::{Nodes, Target};
+use retry::{Backoff, silence};
 
 /// The messages of the protocol that the calls answer with.
 pub use crate::proto::chat::v1 as types;
@@ -94,30 +94,27 @@ impl Client {
     pub async fn connect(addresses: impl IntoIterator<Item = String>, options: Options) -> Result<Self, ClientError> {
         let nodes = Arc::new(Nodes::new(addresses, options.clone())?);
         let deadline = Instant::now() + options.deadline;
-        let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
-        let mut error = None;
-        while Instant::now() < deadline {
-            let targets = nodes.all();
-            let limit = options.attempt_timeout.min(deadline.duration_since(Instant::now()));
-            let mut answers: FuturesUnordered<_> = targets.iter().map(|target| nodes.list(target, limit)).collect();
-            while let Some(answer) = answers.next().await {
-                match answer {
-                    Ok(_) => {
-                        drop(answers);
-                        nodes.find_leader(deadline).await;
-                        return Ok(Self {
-                            nodes,
-                            options: Arc::new(options),
-                            session: Arc::default(),
-                            devices: Arc::default(),
-                        });
-                    }
-                    // The last to be asked may have had no time left: its silence tells less than what was said before.
-                    Err(failure) if error.is_some() && failure.is_silence() => {}
-                    Err(failure) => error = Some(failure),
+        // Each in its own time: one that is silent, or far away, does not hold up how often the others are asked.
+        let targets = nodes.all();
+        let mut answers: FuturesUnordered<_> =
+            targets.iter().map(|target| first_answer(&nodes, target, &options, deadline)).collect();
+        let mut error: Option<ClientError> = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(()) => {
+                    drop(answers);
+                    nodes.find_leader(deadline).await;
+                    return Ok(Self {
+                        nodes,
+                        options: Arc::new(options),
+                        session: Arc::default(),
+                        devices: Arc::default(),
+                    });
                 }
+                // What a node said tells more than that another one was silent.
+                Err(failure) if error.is_some() && failure.is_silence() => {}
+                Err(failure) => error = Some(failure),
             }
-            sleep(backoff.next(None)).await;
         }
         let error = error.unwrap_or_else(|| ClientError::local(Code::Unavailable, "there was no time to ask"));
         let asked: Vec<String> = nodes.all().iter().map(|target| target.address.to_string()).collect();
@@ -158,6 +155,26 @@ impl Client {
 
     fn session(&self) -> Option<MetadataValue<Ascii>> {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Asks one node who there is, until it answers or the deadline has passed.
+async fn first_answer(nodes: &Nodes, target: &Target, options: &Options, deadline: Instant) -> Result<(), ClientError> {
+    let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
+    let mut error: Option<ClientError> = None;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match nodes.list(target, target.time_for(options.attempt_timeout).min(left)).await {
+            Ok(_) => return Ok(()),
+            // The last attempt may have had no time left: its silence tells less than what was said before.
+            Err(failure) if error.is_some() && failure.is_silence() => {}
+            Err(failure) => error = Some(failure),
+        }
+        let next = Instant::now() + backoff.next(None);
+        if next >= deadline {
+            return Err(error.unwrap_or_else(|| silence(target)));
+        }
+        sleep_until(next).await;
     }
 }
 

@@ -19,17 +19,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, transport::Endpoint};
 
 use super::{ClientError, Options, random::Random, retry::silence};
-use crate::proto::{
-    Channel,
-    chat::v1::{
-        GetLeaderRequest, GetLeaderResponse, ListNodesRequest, ListNodesResponse, NodeInfo,
-        cluster_service_client::ClusterServiceClient,
+use crate::{
+    net::dial::{Line, Patience, Way},
+    proto::{
+        Channel,
+        chat::v1::{
+            GetLeaderRequest, GetLeaderResponse, ListNodesRequest, ListNodesResponse, NodeInfo,
+            cluster_service_client::ClusterServiceClient,
+        },
     },
 };
 
 /// Most nodes that are remembered.
 const NODES_MAX: usize = 64;
-/// How long a node has to say who leads. Short: a hung node must not hold up the others' answers.
+/// How long a node has to say who leads, beside the time of the way. Short: a hung node must not hold up the others' answers.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a node is avoided after a failure; doubled for each further one.
 const AVOID_MIN: Duration = Duration::from_secs(1);
@@ -44,6 +47,19 @@ const LIST_REFRESH: Duration = Duration::from_secs(30);
 pub(crate) struct Target {
     pub(crate) address: Arc<str>,
     pub(crate) channel: Channel,
+    way: Arc<Way>,
+}
+
+impl Target {
+    /// How long an answer may take for which the node has `own`.
+    pub(crate) fn time_for(&self, own: Duration) -> Duration {
+        time_over(&self.way, own)
+    }
+}
+
+/// `own`, and the way there and back. Twice, as it is not the same each time.
+fn time_over(way: &Way, own: Duration) -> Duration {
+    own.saturating_add(way.round_trip().saturating_mul(2))
 }
 
 /// See the module.
@@ -71,14 +87,14 @@ struct State {
 struct Known {
     address: Arc<str>,
     given: bool,
-    channel: Option<Channel>,
+    line: Option<(Channel, Arc<Way>)>,
     failures: u32,
     avoid_until: Option<Instant>,
 }
 
 impl Known {
     fn new(address: &str, given: bool) -> Self {
-        Self { address: address.into(), given, channel: None, failures: 0, avoid_until: None }
+        Self { address: address.into(), given, line: None, failures: 0, avoid_until: None }
     }
 
     fn avoided(&self, now: Instant) -> bool {
@@ -86,8 +102,14 @@ impl Known {
     }
 }
 
-/// A connection to `address` (host:port), made when first used, with the settings that all of the client shares.
-pub(crate) fn endpoint(address: &str, options: &Options) -> Result<Endpoint, ClientError> {
+/// A line to `address` (host:port), with the settings that all of the client shares.
+pub(crate) fn line(address: &str, options: &Options) -> Result<Line, ClientError> {
+    let patience = Patience { call: options.connect_timeout, all: options.deadline };
+    Ok(options.dialer.line(endpoint(address)?, patience))
+}
+
+/// Where `address` is, and the settings of connections.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, ClientError> {
     let address = address.strip_prefix("http://").unwrap_or(address);
     let invalid = || ClientError {
         field: Some("nodes".to_owned()),
@@ -98,11 +120,10 @@ pub(crate) fn endpoint(address: &str, options: &Options) -> Result<Endpoint, Cli
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| invalid())?;
     Ok(endpoint
-        .connect_timeout(options.connect_timeout)
-        .tcp_nodelay(true)
-        // A connection whose other end vanished without a word is noticed within seven seconds.
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(2))
+        // A connection whose other end vanished without a word is noticed within seven seconds; one whose round trip takes 1.5 s,
+        // and twice as much now and then, has not vanished.
+        .http2_keep_alive_interval(Duration::from_secs(4))
+        .keep_alive_timeout(Duration::from_secs(3))
         .keep_alive_while_idle(true))
 }
 
@@ -113,7 +134,7 @@ impl Nodes {
         for address in addresses {
             let address = address.trim();
             let address = address.strip_prefix("http://").unwrap_or(address);
-            endpoint(address, &options)?;
+            endpoint(address)?;
             if !known.iter().any(|node| &*node.address == address) {
                 known.push(Known::new(address, true));
             }
@@ -157,12 +178,12 @@ impl Nodes {
     }
 
     fn connection(&self, node: &mut Known) -> Target {
-        let channel = node.channel.get_or_insert_with(|| {
+        let (channel, way) = node.line.get_or_insert_with(|| {
             // The list of the cluster is checked when it is learned, as are the caller's addresses.
-            let endpoint = endpoint(&node.address, &self.options).expect("addresses are checked when they are added");
-            self.options.dialer.channel(endpoint).into()
+            let line = line(&node.address, &self.options).expect("addresses are checked when they are added");
+            (line.channel.into(), line.way)
         });
-        Target { address: node.address.clone(), channel: channel.clone() }
+        Target { address: node.address.clone(), channel: channel.clone(), way: Arc::clone(way) }
     }
 
     /// A call to this node was answered.
@@ -190,7 +211,7 @@ impl Nodes {
 
     /// Asks a node that works, beside the calls, who leads and who there is.
     async fn refresh(self: Arc<Self>, target: Target, list: bool) {
-        if let Ok(Ok(answer)) = timeout(PROBE_TIMEOUT, ask_leader(target.channel.clone())).await {
+        if let Ok(answer) = ask_leader(&target).await {
             self.learn_leader(answer);
         }
         if list {
@@ -207,7 +228,7 @@ impl Nodes {
         if answer.term < state.term {
             return;
         }
-        if let Some(index) = state.add(&leader, &self.options)
+        if let Some(index) = state.add(&leader)
             && !state.known[index].avoided(now)
         {
             state.leader = Some(state.known[index].address.clone());
@@ -250,7 +271,7 @@ impl Nodes {
     /// Looks for the leader, when none is known: asks all nodes at once. Finding none is not an error: the next
     /// attempt then goes to any node.
     pub(crate) async fn find_leader(&self, deadline: Instant) {
-        let deadline = deadline.min(Instant::now() + PROBE_TIMEOUT);
+        let deadline = deadline.min(Instant::now() + self.probe_time());
         let Ok(_guard) = timeout_at(deadline, self.finding.lock()).await else { return };
         if self.state().leader.is_some() {
             return;
@@ -263,7 +284,7 @@ impl Nodes {
             let asked = state.known.iter_mut().filter(|node| !any || !node.avoided(now));
             asked.map(|node| self.connection(node)).collect()
         };
-        let mut answers: FuturesUnordered<_> = targets.into_iter().map(|target| ask_leader(target.channel)).collect();
+        let mut answers: FuturesUnordered<_> = targets.iter().map(ask_leader).collect();
         let mut newest: Option<GetLeaderResponse> = None;
         while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
             let Ok(answer) = answer else { continue };
@@ -279,6 +300,14 @@ impl Nodes {
         if let Some(answer) = newest {
             self.learn_leader(answer);
         }
+    }
+
+    /// How long all nodes together have to say who leads.
+    fn probe_time(&self) -> Duration {
+        let state = self.state();
+        let ways =
+            state.known.iter().filter_map(|node| node.line.as_ref()).map(|(_, way)| time_over(way, PROBE_TIMEOUT));
+        ways.max().unwrap_or(PROBE_TIMEOUT)
     }
 
     /// Asks one node for the list of nodes, and remembers it.
@@ -300,7 +329,7 @@ impl Nodes {
         let current = state.known.get(state.turn).map(|node| node.address.clone());
         state.known.retain(|node| node.given || listed(&node.address));
         for node in &answer.nodes {
-            state.add(node, &self.options);
+            state.add(node);
         }
         let turn = state.known.iter().position(|node| Some(&node.address) == current.as_ref());
         state.turn = turn.unwrap_or(0);
@@ -320,12 +349,12 @@ impl Nodes {
 
 impl State {
     /// Adds a node that the cluster named; its index, unless its address is of no use.
-    fn add(&mut self, node: &NodeInfo, options: &Options) -> Option<usize> {
+    fn add(&mut self, node: &NodeInfo) -> Option<usize> {
         let address = node.client_address.as_str();
         if let Some(index) = self.known.iter().position(|known| &*known.address == address) {
             return Some(index);
         }
-        if self.known.len() >= NODES_MAX || endpoint(address, options).is_err() {
+        if self.known.len() >= NODES_MAX || endpoint(address).is_err() {
             return None;
         }
         self.known.push(Known::new(address, false));
@@ -338,11 +367,15 @@ impl State {
     }
 }
 
-async fn ask_leader(channel: Channel) -> Result<GetLeaderResponse, tonic::Status> {
-    let mut client = ClusterServiceClient::new(channel);
+async fn ask_leader(target: &Target) -> Result<GetLeaderResponse, tonic::Status> {
+    let mut client = ClusterServiceClient::new(target.channel.clone());
+    let limit = target.time_for(PROBE_TIMEOUT);
     let mut request = tonic::Request::new(GetLeaderRequest {});
-    request.set_timeout(PROBE_TIMEOUT);
-    client.get_leader(request).await.map(tonic::Response::into_inner)
+    request.set_timeout(limit);
+    match timeout(limit, client.get_leader(request)).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(tonic::Status::deadline_exceeded("")),
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ pub struct Options {
     /// an answer and each further one. Default 700 ms: short, so that a hung node does not eat the deadline. Calls that hash a password get
     /// more.
     pub attempt_timeout: Duration,
-    /// How long connecting to one node may take. Default 300 ms.
+    /// How long an attempt waits for a connection to its node before it goes to another one. Connecting goes on meanwhile, for up to
+    /// [`Options::deadline`], so that a node that is far away is reached by a later attempt. Default 300 ms.
     pub connect_timeout: Duration,
     /// Upper bound of the first pause before a retry. Default 20 ms.
     pub backoff_min: Duration,

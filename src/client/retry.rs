@@ -1,8 +1,8 @@
 //! Retries: how long to wait, where to go next, when to stop, and what to say when it is over.
 //!
 //! Every call that goes through here is safe to repeat (a repeated change answers its first outcome). The caller's
-//! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little. A
-//! second attempt without an answer, and each further one, doubles the time of the next: an overloaded cluster is slow, not dead.
+//! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little; the longer the way
+//! to a node is, the longer. A second attempt without an answer, and each further one, doubles the time of the next: an overloaded cluster is slow, not dead.
 //! No attempt is begun that would be cut off soon: it would put an outcome in doubt that is known so far.
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -103,7 +103,7 @@ where
     let mut last: Option<ClientError> = None;
     loop {
         let target = nodes.target();
-        let end = deadline.min(Instant::now() + patience);
+        let end = deadline.min(Instant::now() + target.time_for(patience));
         let outcome = timeout_at(end, attempt(target.clone(), end.duration_since(Instant::now()))).await;
         let (verdict, error) = match outcome {
             Ok(Ok(answer)) => {

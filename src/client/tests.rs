@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -34,6 +35,24 @@ async fn goes_to_the_leader_that_the_given_node_names() {
     let sent = send(&client).await.expect("sent");
     let expected = (nodes[0].address.clone(), sent.client_message_id.to_string());
     assert_eq!(nodes[0].with(|shared| shared.sends.clone()), [expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_used_however_far_away_it_is() {
+    // Up to what a geostationary satellite and a busy uplink make of it, with the time that everybody has.
+    for round_trip in [70, 299, 320, 700, 1_500] {
+        let (nodes, dialer) = Fake::far_cluster(5, round_trip * MS);
+        let began = Instant::now();
+        let client = Client::connect([nodes[4].address.clone()], Options { dialer, ..Options::default() }).await;
+        let client = client.unwrap_or_else(|error| panic!("{round_trip} ms: {error}"));
+        assert_eq!(client.known_leader().as_deref(), Some("far:0"), "{round_trip} ms");
+        let connected = began.elapsed();
+        let sent = send(&client).await.unwrap_or_else(|error| panic!("{round_trip} ms: {error}"));
+        assert!(!sent.repeated, "{round_trip} ms: the first attempt was given up although it was answered");
+        let took = (began.elapsed() - connected, connected);
+        // Connecting, and the list; connecting to all of the list, and who leads; then the send.
+        assert!(took.0 <= 2 * round_trip * MS && took.1 <= 5 * round_trip * MS + 500 * MS, "{round_trip} ms: {took:?}");
+    }
 }
 
 #[tokio::test]

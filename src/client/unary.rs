@@ -4,11 +4,12 @@
 //! write, where a general client, which cannot know that the message is complete, needs two (and the server's kernel an
 //! acknowledgement more). Left out: everything that [`super::Client`] is for. No retries, no deadlines.
 
+use std::time::Duration;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     task::JoinHandle,
 };
 use tonic::{
@@ -17,7 +18,7 @@ use tonic::{
 };
 
 use crate::{
-    net::tls::Connector,
+    net::Dialer,
     proto::{PREFIX_BYTES, framed, make_readable},
 };
 
@@ -32,18 +33,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `host:port`, with TLS if there is something to make it with.
+    /// Connects to `host:port`.
     ///
     /// # Errors
-    /// `UNAVAILABLE`: nobody answers there, or not in HTTP/2.
-    pub async fn connect(address: &str, tls: Option<&Connector>) -> Result<Self, Status> {
+    /// `UNAVAILABLE`: nobody answers there within `limit`, or not in HTTP/2.
+    pub async fn connect(address: &str, dialer: &Dialer, limit: Duration) -> Result<Self, Status> {
         let unavailable = |error: &dyn std::fmt::Display| Status::unavailable(format!("{address}: {error}"));
-        if let Some(tls) = tls {
-            let stream = tls.connect(address).await.map_err(|error| unavailable(&error))?;
-            return Self::over(stream, address).await.map_err(|error| unavailable(&error));
-        }
-        let stream = TcpStream::connect(address).await.map_err(|error| unavailable(&error))?;
-        stream.set_nodelay(true).map_err(|error| unavailable(&error))?;
+        let stream = dialer.open(address, limit).await.map_err(|error| unavailable(&error))?;
         Self::over(stream, address).await.map_err(|error| unavailable(&error))
     }
 
@@ -147,13 +143,15 @@ mod tests {
         proto::chat::v1::{SendMessageRequest, SendMessageResponse},
     };
 
+    const PATIENCE: Duration = Duration::from_secs(10);
     const SEND: &str = "/chat.v1.ChatService/SendMessage";
 
     #[tokio::test]
     async fn answers_and_refusals_are_those_of_the_server() {
         let nodes = Fake::cluster(1).await;
         nodes[0].next_send(OnSend::Fail(failure(Code::ResourceExhausted, "OVERLOADED")));
-        let mut connection = Connection::connect(&nodes[0].address, None).await.expect("connected");
+        let mut connection =
+            Connection::connect(&nodes[0].address, &Dialer::default(), PATIENCE).await.expect("connected");
         let request = SendMessageRequest { client_message_id: "an id".into(), ..Default::default() };
         let refused = connection.call::<_, SendMessageResponse>(SEND, None, &request).await.expect_err("refused");
         assert_eq!(refused.code(), Code::ResourceExhausted);
@@ -170,14 +168,15 @@ mod tests {
     async fn who_does_not_answer_is_unavailable() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound").to_string();
-        let (connection, accepted) = tokio::join!(Connection::connect(&address, None), listener.accept());
+        let dialer = Dialer::default();
+        let (connection, accepted) = tokio::join!(Connection::connect(&address, &dialer, PATIENCE), listener.accept());
         let mut connection = connection.expect("connected");
         drop(accepted);
         drop(listener);
         let request = SendMessageRequest::default();
         let error = connection.call::<_, SendMessageResponse>(SEND, None, &request).await.expect_err("closed");
         assert_eq!(error.code(), Code::Unavailable);
-        let error = Connection::connect(&address, None).await.err().expect("nobody listens");
+        let error = Connection::connect(&address, &dialer, PATIENCE).await.err().expect("nobody listens");
         assert_eq!(error.code(), Code::Unavailable);
     }
 

@@ -1,4 +1,4 @@
-//! How connections are made and taken: over TCP, or TLS ([`tls`]), unless whoever puts the parts together says otherwise.
+//! How connections are made ([`dial`]) and taken: over TCP, or TLS ([`tls`]), unless whoever puts the parts together says otherwise.
 //!
 //! The simulation says otherwise: it runs nodes and clients on a network of its own. Left out: what is spoken on a
 //! connection, and timeouts and limits of calls, which are those of the endpoint and of the servers. Callers behind [`proxies`]
@@ -7,8 +7,12 @@
 
 pub mod answer;
 pub mod bounded;
+pub mod dial;
+#[cfg(test)]
+pub(crate) mod far;
 pub mod gate;
 pub mod proxies;
+mod race;
 pub mod receive;
 pub mod serve;
 pub mod shares;
@@ -16,7 +20,6 @@ pub mod tls;
 mod under_way;
 
 use std::{
-    fmt,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -27,54 +30,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
-use tonic::transport::{Channel, Endpoint};
 
-use tls::Connector;
-
-/// Turns an endpoint into a channel that connects when it is first used, and again after each failure.
-#[derive(Clone)]
-pub struct Dialer {
-    connect: Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>,
-    tls: Option<Connector>,
-}
-
-impl Dialer {
-    /// A dialer that connects in its own way.
-    pub fn new(connect: impl Fn(Endpoint) -> Channel + Send + Sync + 'static) -> Self {
-        Self { connect: Arc::new(connect), tls: None }
-    }
-
-    /// With what it secures connections, for those who make their own.
-    pub fn tls(&self) -> Option<&Connector> {
-        self.tls.as_ref()
-    }
-
-    /// A channel to `endpoint`.
-    pub fn channel(&self, endpoint: Endpoint) -> Channel {
-        (self.connect)(endpoint)
-    }
-}
-
-/// Over TLS.
-impl From<Connector> for Dialer {
-    fn from(connector: Connector) -> Self {
-        let tls = Some(connector.clone());
-        Self { connect: Arc::new(move |endpoint| connector.channel(endpoint)), tls }
-    }
-}
-
-/// Over TCP.
-impl Default for Dialer {
-    fn default() -> Self {
-        Self::new(|endpoint| endpoint.connect_lazy())
-    }
-}
-
-impl fmt::Debug for Dialer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Dialer")
-    }
-}
+pub use dial::Dialer;
 
 /// The address of what has none.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);

@@ -22,6 +22,7 @@ use tonic::{
 use crate::{
     net::{
         Dialer,
+        dial::Patience,
         tls::{Peer, host_of},
     },
     proto::{Channel, raft::v1::raft_service_client::RaftServiceClient},
@@ -35,6 +36,9 @@ const TARGET: &str = "quorum-target";
 const FROM: &str = "quorum-from";
 const NAME: &str = "quorum-name";
 const ADDRESS: &str = "quorum-address";
+
+/// How long a call waits for a connection, and how long one is tried to be made: a node that moves is found by its name again meanwhile.
+const CONNECT: Patience = Patience { call: Duration::from_millis(500), all: Duration::from_secs(5) };
 
 /// Shortest time without an answer after which a connection is given up.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -195,7 +199,7 @@ impl Peers {
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = Channel::from(self.dialer.channel(endpoint(address)?));
+                let channel = Channel::from(self.dialer.line(endpoint(address)?, CONNECT).channel);
                 channels.insert(key, channel.clone());
                 channel
             }
@@ -210,8 +214,6 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Status::invalid_argument(format!("peer address {address:?}: {error}")))?;
     Ok(endpoint
-        .connect_timeout(Duration::from_millis(500))
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE * 2)
         .keep_alive_while_idle(true)

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     chat::{AccountId, Outcome},
-    net::tls::ConnectError,
+    net::dial::never_connected,
     proto::{log::v1 as pb, raft::v1 as wire},
     storage::codec,
     trace::{Kind, Step, TraceContext, Tracer},
@@ -330,7 +330,7 @@ impl Proposer {
                     Ok(Err(status)) if matches!(status.code(), Code::FailedPrecondition | Code::PermissionDenied) => {
                         Err(AttemptError::NotLeader)
                     }
-                    Ok(Err(status)) if never_sent(&status) => Err(AttemptError::NotLeader),
+                    Ok(Err(status)) if never_connected(&status) => Err(AttemptError::NotLeader),
                     Ok(Err(status)) => Err(AttemptError::Unknown(status.message().to_owned())),
                     Err(_) => Err(AttemptError::Unknown("the leader does not answer".into())),
                 }
@@ -408,18 +408,6 @@ fn unfit(status: &tonic::Status, count: usize) -> Vec<Result<Outcome, AttemptErr
         false => AttemptError::NotLeader,
     };
     (0..count).map(|position| Err(error(position))).collect()
-}
-
-/// The connection could not even be made, so the leader has not seen the call.
-fn never_sent(status: &tonic::Status) -> bool {
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        if error.is::<ConnectError>() || error.to_string().contains("tcp connect error") {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 #[cfg(test)]

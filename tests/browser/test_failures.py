@@ -58,6 +58,21 @@ class Failures(Case):
         for person in (alice, bob):
             self.assertEqual(person.bodies(), expected)
 
+    def test_a_node_dies_and_the_others_are_far_away(self):
+        near = self.followers()[0]
+        alice, bob = self.join("alice", near), self.join("bob", self.followers()[1])
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        network = alice.page.context.new_cdp_session(alice.page)
+        network.send("Network.enable")
+        far = {"offline": False, "latency": 2000, "downloadThroughput": -1, "uploadThroughput": -1}
+        network.send("Network.emulateNetworkConditions", far)
+        self.kill(near)
+        alice.send("from far away")
+        alice.status(re.compile(rf"Connected to (?!{near}\b)"))
+        alice.has_mark("from far away", "Read")
+        bob.sees("from far away")
+
     def test_a_node_dies_while_messages_are_sent(self):
         for number, victim in enumerate([self.followers()[0], self.cluster.leader()]):
             with self.subTest(victim=victim):

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    future::ready,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -9,16 +10,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use hyper_util::rt::TokioIo;
+use futures_util::future::BoxFuture;
 use quorum_chat::{
     config::Config,
-    net::{Dialer, Listener},
+    net::{
+        Dialer, Listener,
+        dial::{ByteStream, Network},
+    },
     raft::Node,
     server::{self, Host, LocalPorts, ServerError},
     storage::Background,
 };
 use tokio::sync::{mpsc, watch};
-use tonic::transport::{Channel, Endpoint, Uri};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::{
@@ -144,11 +147,19 @@ impl Listener for Accepting {
 
 /// Connects on the simulated network.
 pub fn dialer() -> Dialer {
-    Dialer::new(|endpoint: Endpoint| -> Channel {
-        endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
-            let host = uri.host().unwrap_or_default().to_owned();
-            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(0))).await?;
-            Ok::<_, io::Error>(TokioIo::new(stream))
-        }))
-    })
+    Dialer::new(SimulatedNetwork)
+}
+
+struct SimulatedNetwork;
+
+impl Network for SimulatedNetwork {
+    fn resolve(&self, address: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let named = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let found = named.map(|(host, port)| vec![SocketAddr::new(turmoil::lookup(host), port)]);
+        Box::pin(ready(found.ok_or_else(|| io::ErrorKind::InvalidInput.into())))
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<ByteStream>> {
+        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as ByteStream) })
+    }
 }

@@ -29,14 +29,12 @@ use std::{
     time::SystemTime,
 };
 
-use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, pki_types::ServerName};
-use tokio::{net::TcpStream, sync::watch::Sender};
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{
-    codegen::http::{Uri, uri::Scheme},
-    transport::Endpoint,
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch::Sender,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use error::TlsError;
 pub use files::Files;
@@ -230,11 +228,6 @@ enum Trust {
     Peer(Arc<Tls>),
 }
 
-/// A connection could not be made, so nothing was sent on it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConnectError(io::Error);
-
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Connector")
@@ -263,35 +256,15 @@ impl Connector {
         }
     }
 
-    pub(super) fn channel(&self, endpoint: Endpoint) -> tonic::transport::Channel {
-        let connector = self.clone();
-        let dial = tower::service_fn(move |uri: Uri| {
-            let connector = connector.clone();
-            async move {
-                let authority = uri.authority().ok_or_else(|| ConnectError(io::ErrorKind::InvalidInput.into()))?;
-                connector.connect(authority.as_str()).await.map(TokioIo::new).map_err(ConnectError)
-            }
-        });
-        // To tonic the connection is one that needs no TLS of its own; those who read the requests see what it is.
-        let mut parts = endpoint.uri().clone().into_parts();
-        parts.scheme = Some(Scheme::HTTPS);
-        let endpoint = match Uri::from_parts(parts) {
-            Ok(origin) => endpoint.origin(origin),
-            Err(_) => endpoint,
-        };
-        endpoint.connect_with_connector_lazy(dial)
-    }
-
-    /// Connects to `host:port`, with HTTP/2 to follow.
+    /// Secures a connection to `host`, with HTTP/2 to follow.
     ///
     /// # Errors
-    /// The server does not answer, or not in TLS, or with a certificate that does not hold for this host; or, with a shared
-    /// secret, it does not have the secret.
-    pub async fn connect(&self, address: &str) -> io::Result<Mortal<TlsStream<TcpStream>>> {
-        let stream = TcpStream::connect(address).await?;
-        // Without it requests may be late, but they come.
-        let _ = stream.set_nodelay(true);
-        let host = host_of(address);
+    /// The server does not answer in TLS, or with a certificate that does not hold for this host; or, with a shared secret, it
+    /// does not have the secret.
+    pub(super) async fn secure<S>(&self, stream: S, host: &str) -> io::Result<Mortal<TlsStream<S>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let tls = match &self.0 {
             Trust::Fixed(config) => {
                 let stream = TlsConnector::from(Arc::clone(config)).connect(server_name(host)?, stream).await?;

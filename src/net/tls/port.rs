@@ -23,8 +23,8 @@ use rustls::{client::verify_server_name, pki_types::CertificateDer, server::Pars
 use super::{Mortal, Protocol, Source, Tls, files, lifetime::Lifetime, server_name};
 use crate::net::Listener;
 
-/// Time limit for a handshake: two round trips, and the signature.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
+/// Time limit for a handshake: two round trips of 1.5 s, which are the slowest links that are served, and the signature.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(4);
 
 /// A listener, and how its connections are secured.
 pub struct Port<L> {

@@ -9,13 +9,13 @@ use std::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 
 use tokio_rustls::TlsAcceptor;
 
 use super::{issue::Authority, *};
-use crate::net::Listener as _;
+use crate::net::{Dialer, Listener as _, dial::ByteStream};
 
 fn hosts(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -48,9 +48,13 @@ async fn echo(tls: Arc<Tls>) -> SocketAddr {
     address
 }
 
+async fn connect(connector: &Connector, address: &str) -> io::Result<ByteStream> {
+    Dialer::from(connector.clone()).open(address, Duration::from_secs(10)).await
+}
+
 /// Connects, and gets a byte back.
 async fn talk(connector: &Connector, address: SocketAddr) -> io::Result<()> {
-    let mut stream = connector.connect(&address.to_string()).await?;
+    let mut stream = connect(connector, &address.to_string()).await?;
     stream.write_all(b"x").await?;
     let mut byte = [0];
     stream.read_exact(&mut byte).await.map(|_| ())
@@ -104,7 +108,7 @@ async fn clients_need_no_certificate_but_the_right_name() {
     let address = echo(Tls::load(without_authority(&files)).unwrap()).await;
     let client = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
     talk(&client, address).await.unwrap();
-    client.connect(&format!("localhost:{}", address.port())).await.unwrap();
+    connect(&client, &format!("localhost:{}", address.port())).await.unwrap();
 
     let dir = TempDir::new().unwrap();
     let authority = Authority::open(dir.path()).unwrap();
@@ -174,7 +178,7 @@ async fn a_client_ends_the_connection_to_a_certificate_that_expires() {
     // A server that does not look at the time itself.
     let acceptor = TlsAcceptor::from(brief.server(Protocol::Grpc));
     let served = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await });
-    let stream = lasting.connector().unwrap().connect(&address.to_string()).await.unwrap();
+    let stream = connect(&lasting.connector().unwrap(), &address.to_string()).await.unwrap();
     let open = served.await.unwrap().unwrap();
     assert_eq!(end_of(stream).await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     assert!(SystemTime::now() >= brief.expires_at().unwrap(), "it ended before its time");

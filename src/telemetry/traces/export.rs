@@ -25,7 +25,7 @@ use tonic::{Code, Request, Status, metadata::MetadataMap, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
 use super::{Counts, TraceSettings};
-use crate::proto::Channel;
+use crate::{net::dial::Patience, proto::Channel};
 
 /// Between two attempts to export the same spans: at first, and doubled each time.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -83,12 +83,12 @@ pub(super) struct Collector {
 impl Collector {
     /// Needs a tokio runtime, for the connection.
     pub(super) fn new(settings: &TraceSettings, counts: Arc<Counts>) -> Self {
+        let patience = Patience { call: CONNECT_MAX.min(settings.timeout), all: CONNECT_MAX };
         let endpoint = Endpoint::from(settings.endpoint.clone())
-            .connect_timeout(CONNECT_MAX.min(settings.timeout))
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         Self {
-            client: TraceServiceClient::new(Channel::from(settings.dialer.channel(endpoint))),
+            client: TraceServiceClient::new(Channel::from(settings.dialer.line(endpoint, patience).channel)),
             headers: settings.headers.clone(),
             timeout: settings.timeout,
             resource: ResourceAttributesWithSchema::default(),

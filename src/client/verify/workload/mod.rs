@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use super::history::{self, Action, Header, History, Record};
 use crate::{
-    client::{Client, ClientError, Options, bearer, nodes::endpoint},
+    client::{Client, ClientError, Options, bearer, nodes::line},
     proto::Channel,
 };
 
@@ -143,7 +143,7 @@ pub async fn run_until(
     let nodes = find_nodes(&setup, &addresses, &options).await?;
     let quick = Options { deadline: options.deadline.min(LIBRARY_DEADLINE_MAX), acknowledge: false, ..options.clone() };
     let people = make_people(&setup, &addresses, &quick, (plan.clients / 2).clamp(2, ACCOUNTS_MAX)).await?;
-    let channels = nodes.iter().map(|address| Ok(options.dialer.channel(endpoint(address, &options)?).into()));
+    let channels = nodes.iter().map(|address| Ok(line(address, &options)?.channel.into()));
     let after = people.iter().map(|(_, revision)| *revision).max().unwrap_or(0);
     let people: Vec<Person> = people.into_iter().map(|(person, _)| person).collect();
     let started = Instant::now();

@@ -21,11 +21,12 @@ export class Calls {
   }
 
   async make(method, message, patienceMs = 8000) {
-    const deadline = performance.now() + patienceMs;
+    const deadline = performance.now() + patienceMs + this.nodes.extraMs;
     for (let tries = 0; ; tries += 1) {
       const { current } = this.nodes;
       try {
-        return await call(current, method, message, this.credentials(), Math.min(TRY_MS, Math.max(deadline - performance.now(), 100)));
+        const tryMs = Math.min(TRY_MS + this.nodes.extraMs, Math.max(deadline - performance.now(), 100));
+        return await call(current, method, message, this.credentials(), tryMs);
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
         // Else an earlier try may have been what ended the session.

@@ -11,7 +11,11 @@
 import { Failure, call } from "./api.js";
 import { Events } from "./dom.js";
 
+/** How long a node has to say who leads; twice as long each time that none did. Where the way is long, connecting takes most of it. */
 const ANSWER_MS = 1500;
+const ANSWER_MS_MAX = 12_000;
+/** The longest way that calls are given more time for. */
+const WAY_MS_MAX = 4000;
 const PAUSE_MS = [200, 400, 800, 1500, 3000];
 const NOBODY = { headers: {}, cookies: false };
 const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
@@ -31,6 +35,8 @@ export class Nodes extends Events {
   #choosing = null;
   #misses = 0;
   #again = 0;
+  #answerMs = ANSWER_MS;
+  #wayMs = 0;
 
   constructor() {
     super();
@@ -42,6 +48,11 @@ export class Nodes extends Events {
     /** The session is only known on the page's own host (session.js). */
     this.isBound = false;
     addEventListener("online", () => this.state !== "online" && this.choose());
+  }
+
+  /** How much longer an answer may take because the way is long: connecting, and the call. */
+  get extraMs() {
+    return 2 * this.#wayMs;
   }
 
   nameOf(base) {
@@ -105,8 +116,13 @@ export class Nodes extends Events {
     leaderKnown.delete(avoid);
     // It is only asked what it said when nobody else has a better answer.
     last?.catch(() => {});
+    const began = performance.now();
     const best = await Promise.any(leaderKnown.values()).catch(() => last ?? null).catch(() => null);
     this.#misses = best ? 0 : this.#misses + 1;
+    const tookMs = performance.now() - began;
+    if (best) this.#wayMs = Math.min(tookMs, WAY_MS_MAX);
+    if (best) this.#answerMs = ANSWER_MS + this.extraMs;
+    else if (tookMs >= this.#answerMs) this.#answerMs = Math.min(2 * this.#answerMs, ANSWER_MS_MAX);
     if (best) {
       this.#change({ state: "online", current: best, looking: false });
       return;
@@ -120,7 +136,7 @@ export class Nodes extends Events {
   /** Resolves to the node if it knows a leader. One that answers, and knows none, is `answered`: it can still tell what it has. */
   async #knowsLeader(base, answered) {
     try {
-      await call(base, "ClusterService/GetLeader", {}, NOBODY, ANSWER_MS);
+      await call(base, "ClusterService/GetLeader", {}, NOBODY, this.#answerMs);
       return base;
     } catch (failure) {
       if (failure.reason === "NO_LEADER") answered.add(base);

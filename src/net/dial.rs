@@ -1,0 +1,295 @@
+//! How connections are made: on a [`Network`], where the fastest of a name's addresses wins (`race`), secured with TLS if there is
+//! something to do it with, and handed to a channel that makes a new one after each failure.
+//!
+//! Connecting is not bound to the call that needs it. A call waits for a connection only as long as [`Patience::call`] says, and is
+//! then told that it was not sent ([`never_connected`]); connecting goes on, and a later call finds the connection made. So a dead node
+//! costs a call little, and a node that is far away is reached all the same. What connecting shows of the distance is in [`Way`], for
+//! those whose limits have to follow it.
+//!
+//! Left out: limits of calls, and where the next one goes.
+
+use std::{
+    error::Error as _,
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    sync::{Mutex, oneshot},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tonic::{
+    ConnectError, Status,
+    codegen::http::{Uri, uri::Scheme},
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    race,
+    tls::{Connector, host_of},
+};
+
+/// How long a connection that nobody waits for any more is kept for the next call. Shorter than a server waits for a first byte.
+const KEPT: Duration = Duration::from_secs(2);
+
+/// The longest time of an attempt that is taken for a round trip: beyond it a packet was lost rather than slow.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(3);
+
+/// Bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// A connection.
+pub type ByteStream = Box<dyn Duplex>;
+
+/// What connections are made on.
+pub trait Network: Send + Sync + 'static {
+    /// The addresses of `host:port`, the best first.
+    ///
+    /// # Errors
+    /// Of the future: the name has none, or cannot be looked up.
+    fn resolve(&self, address: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
+    /// Connects to an address.
+    ///
+    /// # Errors
+    /// Of the future: nobody takes connections there.
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<ByteStream>>;
+}
+
+/// The system's network.
+struct Tcp;
+
+impl Network for Tcp {
+    fn resolve(&self, address: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let address = address.to_owned();
+        Box::pin(async move { Ok(lookup_host(address).await?.collect()) })
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<ByteStream>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            // Without it requests may be late, but they come.
+            let _ = stream.set_nodelay(true);
+            Ok(Box::new(stream) as ByteStream)
+        })
+    }
+}
+
+/// How long connecting may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a call waits for a connection.
+    pub call: Duration,
+    /// How long one is tried to be made, for this call and later ones.
+    pub all: Duration,
+}
+
+/// A channel that connects when it is first used and again after each failure, and what connecting showed.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// To send calls on.
+    pub channel: Channel,
+    /// How far the other side is.
+    pub way: Arc<Way>,
+}
+
+/// How far the other side is.
+#[derive(Debug, Default)]
+pub struct Way {
+    round_trip_us: AtomicU64,
+}
+
+impl Way {
+    /// The time to there and back, as the newest connection showed it; zero before the first. At most [`ROUND_TRIP_MAX`].
+    pub fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.round_trip_us.load(Ordering::Relaxed))
+    }
+
+    fn note(&self, took: Duration) {
+        let micros = u64::try_from(took.min(ROUND_TRIP_MAX).as_micros()).unwrap_or(u64::MAX);
+        self.round_trip_us.store(micros, Ordering::Relaxed);
+    }
+}
+
+/// Makes connections.
+#[derive(Clone)]
+pub struct Dialer {
+    network: Arc<dyn Network>,
+    tls: Option<Connector>,
+}
+
+/// Over TCP.
+impl Default for Dialer {
+    fn default() -> Self {
+        Self::new(Tcp)
+    }
+}
+
+/// Over TLS.
+impl From<Connector> for Dialer {
+    fn from(connector: Connector) -> Self {
+        Self { tls: Some(connector), ..Self::default() }
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dialer")
+    }
+}
+
+impl Dialer {
+    /// A dialer on a network of its own, without TLS.
+    pub fn new(network: impl Network) -> Self {
+        Self { network: Arc::new(network), tls: None }
+    }
+
+    /// Connects to `host:port`.
+    ///
+    /// # Errors
+    /// `TimedOut`: not within `limit`. Nobody takes connections there; or, with TLS, the server shows a certificate that does not hold
+    /// for this host, or does not have the shared secret.
+    pub async fn open(&self, address: &str, limit: Duration) -> io::Result<ByteStream> {
+        self.open_on(&Way::default(), address, limit).await
+    }
+
+    async fn open_on(&self, way: &Way, address: &str, limit: Duration) -> io::Result<ByteStream> {
+        let deadline = Instant::now() + limit;
+        let won = race::connect(&*self.network, address, deadline).await?;
+        way.note(won.took);
+        let Some(tls) = &self.tls else { return Ok(won.stream) };
+        match timeout_at(deadline, tls.secure(won.stream, host_of(address))).await {
+            Ok(stream) => Ok(Box::new(stream?)),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{address} did not complete a TLS handshake in time"),
+            )),
+        }
+    }
+
+    /// A channel to `endpoint`, which has the settings of the calls; those of connecting are in `patience`.
+    pub fn line(&self, endpoint: Endpoint, patience: Patience) -> Line {
+        let way = Arc::<Way>::default();
+        let address = address_of(endpoint.uri(), self.tls.is_some());
+        let under_way = Mutex::default();
+        let maker = Arc::new(Maker { dialer: self.clone(), address, patience, way: Arc::clone(&way), under_way });
+        let connect = tower::service_fn(move |_: Uri| {
+            let maker = Arc::clone(&maker);
+            async move { maker.connection().await.map(TokioIo::new) }
+        });
+        Line { channel: self.with_origin(endpoint).connect_with_connector_lazy(connect), way }
+    }
+
+    /// To tonic each connection is one that needs no TLS of its own; those who read the requests see what it is.
+    fn with_origin(&self, endpoint: Endpoint) -> Endpoint {
+        let mut parts = endpoint.uri().clone().into_parts();
+        parts.scheme = Some(if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+        match Uri::from_parts(parts) {
+            Ok(origin) => endpoint.origin(origin),
+            Err(_) => endpoint,
+        }
+    }
+}
+
+/// `host:port`, with the port of the scheme if none is named.
+fn address_of(uri: &Uri, tls: bool) -> String {
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    format!("{}:{port}", uri.host().unwrap_or_default())
+}
+
+/// Makes the connections of one channel, one at a time.
+struct Maker {
+    dialer: Dialer,
+    address: String,
+    patience: Patience,
+    way: Arc<Way>,
+    under_way: Mutex<Option<Making>>,
+}
+
+/// A connection that is being made, or that was made when nobody waited any more.
+type Making = oneshot::Receiver<io::Result<ByteStream>>;
+
+impl Maker {
+    /// The next connection.
+    async fn connection(self: Arc<Self>) -> io::Result<ByteStream> {
+        let mut under_way = self.under_way.lock().await;
+        if let Some(mut making) = under_way.take() {
+            match making.try_recv() {
+                Ok(Ok(stream)) => return Ok(stream),
+                // What failed before this call does not fail this call.
+                Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed) => {}
+                Err(oneshot::error::TryRecvError::Empty) => *under_way = Some(making),
+            }
+        }
+        let making = under_way.get_or_insert_with(|| self.begin());
+        match timeout(self.patience.call, making).await {
+            Ok(made) => {
+                *under_way = None;
+                made.unwrap_or_else(|_| Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("not connected to {} within {} ms", self.address, self.patience.call.as_millis()),
+            )),
+        }
+    }
+
+    /// Goes on with it until it is made, or nobody can come for it any more.
+    fn begin(self: &Arc<Self>) -> Making {
+        let (mut sender, receiver) = oneshot::channel();
+        let (dialer, address, patience) = (self.dialer.clone(), self.address.clone(), self.patience);
+        let (way, maker) = (Arc::clone(&self.way), Arc::downgrade(self));
+        tokio::spawn(async move {
+            let made = tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                made = dialer.open_on(&way, &address, patience.all) => made,
+            };
+            // Whoever waits has it now.
+            let _ = sender.send(made);
+            sleep(KEPT).await;
+            if let Some(maker) = maker.upgrade() {
+                maker.drop_what_is_left();
+            }
+        });
+        receiver
+    }
+
+    /// Closes a connection that nobody came for.
+    fn drop_what_is_left(&self) {
+        // Locked by a call that waits: it is for the next connection.
+        let Ok(mut under_way) = self.under_way.try_lock() else { return };
+        if let Some(mut making) = under_way.take()
+            && matches!(making.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+        {
+            *under_way = Some(making);
+        }
+    }
+}
+
+/// Whether a call failed because there was no connection to send it on: nothing of it has left this process.
+pub fn never_connected(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+#[path = "dial_tests.rs"]
+mod tests;
