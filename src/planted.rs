@@ -28,6 +28,7 @@ pub const NAMES: &[&str] = &[
     DELETED_ACCOUNT_SHOWN,
     ENDED_SESSION_REMEMBERED,
     USAGE_NOT_STORED,
+    MOVES_NOT_HEARD,
 ];
 /// The bugs that are compiled in.
 #[cfg(not(feature = "planted-bugs"))]
@@ -64,6 +65,9 @@ pub const DELETED_ACCOUNT_SHOWN: &str = "deleted-account-shown";
 pub const ENDED_SESSION_REMEMBERED: &str = "ended-session-remembered";
 /// The counters of the quotas are not written to the state.
 pub const USAGE_NOT_STORED: &str = "usage-not-stored";
+
+/// A member that says where it is now is not called there until its record says so.
+pub const MOVES_NOT_HEARD: &str = "moves-not-heard";
 
 /// Whether this process is to commit a bug.
 #[cfg(feature = "planted-bugs")]

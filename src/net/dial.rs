@@ -111,7 +111,7 @@ pub struct Way {
 }
 
 impl Way {
-    /// The time to there and back, as the newest connection showed it; zero before the first. At most [`ROUND_TRIP_MAX`].
+    /// The time to there and back, as the newest connection showed it; zero before the first. At most 3 s.
     pub fn round_trip(&self) -> Duration {
         Duration::from_micros(self.round_trip_us.load(Ordering::Relaxed))
     }

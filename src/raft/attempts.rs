@@ -74,8 +74,11 @@ impl Node {
             return self.count_attempt_here(&key, refund).ok_or(ReadError::NoLeader);
         }
         let leader = view.leader().ok_or(ReadError::NoLeader)?;
-        let mut client =
-            self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
+        let mut client = self
+            .inner
+            .peers
+            .member(leader.node_id, &leader.peer_address, Lane::Control)
+            .map_err(|_| ReadError::NoLeader)?;
         let address = match key.address {
             None => Vec::new(),
             Some(IpAddr::V4(address)) => address.octets().to_vec(),

@@ -49,6 +49,8 @@ const ROUNDS_PER_LINE: u32 = 25;
 pub struct Advertised {
     /// Its name.
     pub name: String,
+    /// Where the other nodes reach it, host:port.
+    pub peer_address: String,
     /// Where clients reach it, host:port.
     pub client_address: String,
     /// Where browsers reach it, host:port.
@@ -110,6 +112,21 @@ impl Founding {
             client_address: self.advertised.client_address.clone(),
             web_address: self.advertised.web_address.clone(),
             admission: self.admission,
+        }
+    }
+
+    /// Where this node is, for those who know it under `identity`.
+    pub(super) fn announcement(&self, identity: &Identity) -> wire::MoveRequest {
+        let advertised = self.advertised.clone();
+        wire::MoveRequest {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node_id,
+            name: advertised.name,
+            peer_address: advertised.peer_address,
+            client_address: advertised.client_address,
+            web_address: advertised.web_address,
+            admission: self.admission,
+            forwarded: false,
         }
     }
 
@@ -194,14 +211,13 @@ impl Founding {
         }
     }
 
-    /// Asks the cluster that the nodes at `addresses` belong to for a place, until this node has an identity. `peer_address`
-    /// is where the others reach this node.
-    pub async fn join(&self, peers: &Peers, addresses: &[String], peer_address: &str) {
+    /// Asks the cluster that the nodes at `addresses` belong to for a place, until this node has an identity.
+    pub async fn join(&self, peers: &Peers, addresses: &[String]) {
         let mut rounds = 0;
         while self.log.identity().is_none() {
             let mut hindrance = None;
             for address in addresses {
-                match self.ask_to_join(peers, address, peer_address).await {
+                match self.ask_to_join(peers, address).await {
                     Ok(()) => return,
                     Err(Hindrance::Exists(..)) => {}
                     Err(Hindrance::Waiting(reason)) => hindrance = Some(reason),
@@ -215,7 +231,7 @@ impl Founding {
         }
     }
 
-    async fn ask_to_join(&self, peers: &Peers, address: &str, peer_address: &str) -> Result<(), Hindrance> {
+    async fn ask_to_join(&self, peers: &Peers, address: &str) -> Result<(), Hindrance> {
         let waiting = |reason: &str| Hindrance::Waiting(format!("{address}: {reason}"));
         let found = self.probe(peers, "a member", address).await?;
         // A node that has not taken part in anything yet: the cluster is being founded, and this node may be among the first.
@@ -225,7 +241,7 @@ impl Founding {
         let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
         let request = self.sign(wire::JoinRequest {
             name: self.advertised.name.clone(),
-            peer_address: peer_address.to_owned(),
+            peer_address: self.advertised.peer_address.clone(),
             client_address: self.advertised.client_address.clone(),
             web_address: self.advertised.web_address.clone(),
             forwarded: false,

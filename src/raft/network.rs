@@ -138,7 +138,7 @@ type RpcError = RPCError<TypeConfig>;
 
 impl PeerClient {
     fn client(&self) -> Result<RaftServiceClient<Channel>, RpcError> {
-        self.peers.client(&self.address, self.lane).map_err(rpc_error)
+        self.peers.member(self.target, &self.address, self.lane).map_err(rpc_error)
     }
 
     /// What a vote and a pre-vote have in common: they are urgent, whatever this client is for.
@@ -146,7 +146,7 @@ impl PeerClient {
         &self,
         request: &VoteRequest<TypeConfig>,
     ) -> Result<(RaftServiceClient<Channel>, Request<wire::VoteRequest>), RpcError> {
-        let client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
+        let client = self.peers.member(self.target, &self.address, Lane::Control).map_err(rpc_error)?;
         let promised = self.told.promises.of(self.target).map(Promise::to_pb);
         Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request, promised))))
     }
@@ -279,7 +279,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        let mut client = self.peers.client(&self.address, Lane::Control).map_err(rpc_error)?;
+        let mut client = self.peers.member(self.target, &self.address, Lane::Control).map_err(rpc_error)?;
         let message = self.credentials.sign(self.target, convert::transfer_request_pb(&request));
         let response = self.call(RPCTypes::TransferLeader, &option, client.transfer_leader(message)).await?;
         if let Some(actual) = response.vote_changed {
@@ -301,7 +301,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let unreachable = |status: &Status| StreamingError::Unreachable(Unreachable::new(status));
-        let mut client = self.peers.client(&self.address, Lane::Bulk).map_err(|status| unreachable(&status))?;
+        let mut client =
+            self.peers.member(self.target, &self.address, Lane::Bulk).map_err(|status| unreachable(&status))?;
         let handle = snapshot.snapshot;
         let checked = handle.clone();
         let (length_bytes, sha256) = blocking::io(move || checksum(&checked))

@@ -406,8 +406,11 @@ impl Node {
             return Ok(self.overview_here());
         }
         let leader = view.leader().ok_or(ReadError::NoLeader)?;
-        let mut client =
-            self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
+        let mut client = self
+            .inner
+            .peers
+            .member(leader.node_id, &leader.peer_address, Lane::Control)
+            .map_err(|_| ReadError::NoLeader)?;
         let request = self.inner.credentials.sign(leader.node_id, wire::OverviewRequest {});
         let response = match timeout_at(deadline, client.overview(request)).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -457,8 +460,11 @@ impl Node {
         let target = if view.is_leader() {
             self.hand_over(to).await?
         } else {
-            let mut client =
-                self.inner.peers.client(&leader.peer_address, Lane::Control).map_err(|_| TransferError::NoLeader)?;
+            let mut client = self
+                .inner
+                .peers
+                .member(leader.node_id, &leader.peer_address, Lane::Control)
+                .map_err(|_| TransferError::NoLeader)?;
             let request = self.inner.credentials.sign(leader.node_id, wire::HandOverRequest { to: to.unwrap_or(0) });
             match timeout_at(deadline, client.hand_over(request)).await {
                 Ok(Ok(response)) => response.into_inner().to,

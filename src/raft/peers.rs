@@ -4,6 +4,8 @@
 //! sent. A call names its cluster, its target and its sender, against mistakes; with certificates of an operator's authority the
 //! sender is also checked against the certificate ([`Credentials::check_sender`]).
 //!
+//! Members are called where their records say, or where they were found since.
+//!
 //! A lane is a connection of its own, so that a heartbeat never waits behind a snapshot. Connections are made on the
 //! first call and again after each failure; the peer's name is resolved each time, as addresses change under names.
 
@@ -13,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataMap, MetadataValue},
@@ -176,17 +179,65 @@ fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
     metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// How long a member is looked for where it said that it is, unless it says so again: it may move back without a word.
+pub(super) const HEARD_MAX: Duration = Duration::from_secs(10);
+
 /// The connections of this node.
 #[derive(Default)]
 pub struct Peers {
     dialer: Dialer,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
+    /// Where members are, by id.
+    places: Mutex<HashMap<u64, Place>>,
+}
+
+/// Where a member is.
+struct Place {
+    recorded: String,
+    /// Where it said that it is, and when.
+    heard: Option<(String, Instant)>,
 }
 
 impl Peers {
     /// No connections yet; `dialer` will make them.
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, channels: Mutex::default() }
+        Self { dialer, channels: Mutex::default(), places: Mutex::default() }
+    }
+
+    /// A client for a member, of which the caller knows the address `known`: it may have been changed since.
+    ///
+    /// # Errors
+    /// The address is not `host:port`.
+    pub fn member(&self, node_id: u64, known: &str, lane: Lane) -> Result<RaftServiceClient<Channel>, Status> {
+        self.client(&self.address_of(node_id, known), lane)
+    }
+
+    /// Where a member is called.
+    pub(super) fn address_of(&self, node_id: u64, known: &str) -> String {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = places.get(&node_id) else { return known.to_owned() };
+        match &place.heard {
+            Some((address, at)) if at.elapsed() < HEARD_MAX => address.clone(),
+            _ => place.recorded.clone(),
+        }
+    }
+
+    /// The members have these addresses now, whatever they had before.
+    pub(super) fn record<'a>(&self, members: impl Iterator<Item = (u64, &'a str)>) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *places);
+        for (node_id, address) in members {
+            let same = before.remove(&node_id).filter(|place| place.recorded == address);
+            places.insert(node_id, same.unwrap_or_else(|| Place { recorded: address.to_owned(), heard: None }));
+        }
+    }
+
+    /// A member was found at an address that is not recorded yet: it is called there for [`HEARD_MAX`].
+    pub(super) fn found(&self, node_id: u64, address: &str) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.get_mut(&node_id) {
+            place.heard = Some((address.to_owned(), Instant::now()));
+        }
     }
 
     /// A client for the peer at `address`. Connects with the first call.

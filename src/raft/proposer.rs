@@ -291,7 +291,7 @@ impl Proposer {
     }
 
     fn forward(&self, leader: &Peer, batch: Vec<Job>) -> InFlight {
-        let client = self.peers.client(&leader.peer_address, Lane::Forward);
+        let client = self.peers.member(leader.node_id, &leader.peer_address, Lane::Forward);
         let (leader, name) = (leader.node_id, &leader.name);
         let mut commands = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());

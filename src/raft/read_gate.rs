@@ -56,7 +56,8 @@ impl ReadIndex {
             return self.ask_here().await;
         }
         let leader = view.leader().ok_or(ReadError::NoLeader)?;
-        let mut client = self.peers.client(&leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
+        let mut client =
+            self.peers.member(leader.node_id, &leader.peer_address, Lane::Control).map_err(|_| ReadError::NoLeader)?;
         let request = self.credentials.sign(leader.node_id, wire::ReadIndexRequest {});
         match client.read_index(request).await {
             Ok(response) => response.into_inner().read_log_id.map(convert::log_id).ok_or(ReadError::NoLeader),

@@ -541,6 +541,18 @@ impl RaftService for PeerService {
         Ok(Response::new(wire::StandingResponse { is_member }))
     }
 
+    async fn r#move(&self, request: Request<wire::MoveRequest>) -> Result<Response<wire::MoveResponse>, Status> {
+        let member = request.get_ref();
+        // A member that passes a call on answers for it.
+        let node = if member.forwarded { self.node(&request)? } else { self.about_itself(&request, member.node_id)? };
+        let request = request.into_inner();
+        if request.cluster_id != node.inner.identity.cluster_id {
+            return Err(Status::permission_denied("this node belongs to another cluster"));
+        }
+        let recorded = node.moved(request).await?;
+        Ok(Response::new(wire::MoveResponse { recorded }))
+    }
+
     async fn recall(&self, request: Request<wire::RecallRequest>) -> Result<Response<wire::RecallResponse>, Status> {
         let node = self.about_itself(&request, request.get_ref().node_id)?;
         let request = request.into_inner();

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::{
     admission::{Admission, Rates},
     auditor::{self, Auditor},
+    bootstrap::Founding,
     convert, eraser,
     error::StartError,
     freshness::{Freshness, QuorumAge},
@@ -78,6 +79,8 @@ pub struct Settings {
 pub struct Parts {
     /// Who it is.
     pub identity: Identity,
+    /// How it presents itself.
+    pub founding: Founding,
     /// Timing and sizes.
     pub settings: Settings,
     /// Its log.
@@ -172,11 +175,11 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     );
     let (quorum_age, promises, refusals) = (QuorumAge::default(), Promises::default(), Arc::default());
     let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
-    let (tracer, log) = (traced.tracer().clone(), parts.log.clone());
+    let tracer = traced.tracer().clone();
     let told = Told {
         quorum_age: quorum_age.clone(),
         promises: promises.clone(),
-        log,
+        log: parts.log.clone(),
         space: space.clone(),
         observer,
         traced: traced.clone(),
@@ -242,12 +245,18 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         handovers: AtomicU64::new(0),
     });
     let node = Node { inner };
-    spawn_keepers(&node, auditor, readers, parts.data_dir, &parts.settings);
+    spawn_keepers(&node, (auditor, readers, parts.data_dir), &parts.settings, (&parts.founding, parts.acquaintances));
     Ok((node, snapshots))
 }
 
 /// Starts the tasks that run beside Raft for as long as the node does.
-fn spawn_keepers(node: &Node, auditor: Arc<Auditor>, readers: Arc<Readers>, dir: PathBuf, settings: &Settings) {
+fn spawn_keepers(
+    node: &Node,
+    (auditor, readers, dir): (Arc<Auditor>, Arc<Readers>, PathBuf),
+    settings: &Settings,
+    (founding, acquaintances): (&Founding, Vec<String>),
+) {
+    members::moves::follow(node, founding, acquaintances);
     tokio::spawn(space::watch(node.clone(), dir, settings.space_reserve_bytes));
     tokio::spawn(auditor::run(Arc::downgrade(&node.inner), auditor, settings.digest_interval));
     tokio::spawn(eraser::run(Arc::downgrade(&node.inner), readers));

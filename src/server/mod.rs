@@ -148,6 +148,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let readers = Arc::clone(&files.readers);
     let (node_id, to_ask) = (joined.identity.node_id, members_to_ask(&config));
     let parts = raft::Parts {
+        founding: founding.clone(),
         identity: joined.identity,
         settings: raft_settings(&config),
         log: files.log,
@@ -253,6 +254,7 @@ fn beside(config: &Config, peer_tls: &Option<Arc<Tls>>, metrics: &Metrics) -> Jo
 fn advertised(config: &Config) -> Advertised {
     Advertised {
         name: config.name.clone(),
+        peer_address: config.peer_advertise.clone(),
         client_address: config.advertise.clone(),
         web_address: config.web_advertise.clone(),
     }
@@ -371,7 +373,7 @@ async fn belong(config: &Config, founding: &Founding, peers: &Peers) -> Result<J
     let to_ask = members_to_ask(config);
     let identity = tokio::select! {
         identity = founding.identity() => identity,
-        () = founding.join(peers, &to_ask, &config.peer_advertise) => founding.identity().await,
+        () = founding.join(peers, &to_ask) => founding.identity().await,
     };
     Ok(Joined { identity, members })
 }

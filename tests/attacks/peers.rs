@@ -295,6 +295,17 @@ async fn a_certificate_of_one_node_does_not_speak_for_another() {
     denied(client().join(plain(0, 1)("").present(forwarded)).await.map(drop));
     let recall = wire::RecallRequest { cluster_id: cluster_id.clone(), node_id: 3 };
     denied(client().recall(plain(0, 1)("").present(recall)).await.map(drop));
+    // Nor is n3 sent elsewhere by n2, nor by n2 as a member that passes it on from n3.
+    let away = wire::MoveRequest {
+        cluster_id: cluster_id.clone(),
+        node_id: 3,
+        name: "n3".into(),
+        peer_address: cluster[1].peer.to_string(),
+        ..Default::default()
+    };
+    denied(client().r#move(plain(0, 1)("").present(away.clone())).await.map(drop));
+    let forwarded = wire::MoveRequest { forwarded: true, ..away };
+    denied(client().r#move(plain(3, 2)(&cluster_id).sign(1, forwarded)).await.map(drop));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,10 @@
 //! Nodes that come, go, lose their disks and come back, while the cluster runs.
 
-use std::{path::Path, process::Command};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+};
 
 use quorum_chat::{
     client::Consistency,
@@ -8,7 +12,7 @@ use quorum_chat::{
 };
 use serde_json::Value;
 
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, Node, eventually};
 
 /// Five nodes that run, and `more` that are prepared to come later.
 pub async fn five_and(more: usize) -> Cluster {
@@ -281,4 +285,105 @@ async fn two_changes_at_once_are_made_one_after_the_other() {
     for node in [5, 6] {
         assert_eq!(cluster[node].exit_code().await, 77);
     }
+}
+
+/// The same port on another address of this machine.
+fn elsewhere(address: SocketAddr) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), address.port()))
+}
+
+/// Has a node listen elsewhere from its next start on.
+fn move_away(node: &mut Node) {
+    (node.grpc, node.peer, node.web) = (elsewhere(node.grpc), elsewhere(node.peer), elsewhere(node.web));
+    let (grpc, peer, web) = (node.grpc.to_string(), node.peer.to_string(), node.web.to_string());
+    node.set("CHAT_LISTEN", grpc).set("CHAT_PEER_LISTEN", peer).set("CHAT_WEB_LISTEN", web);
+}
+
+/// Waits until a node names the addresses that all nodes have now.
+async fn recorded(cluster: &Cluster, asked: usize, token: &str) {
+    eventually("all addresses are recorded", async || {
+        let answer = cluster.direct(asked, token).nodes().await.map_err(|error| error.to_string())?;
+        let is_recorded = |node: &Node| {
+            answer.nodes.iter().any(|info| {
+                info.name == node.name
+                    && info.peer_address == node.peer.to_string()
+                    && info.client_address == node.grpc.to_string()
+                    && info.web_address == node.web.to_string()
+            })
+        };
+        let all = (0..5).all(|number| is_recorded(&cluster[number]));
+        all.then_some(()).ok_or_else(|| format!("{:?}", answer.nodes))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_move_to_other_addresses_at_once() {
+    let mut cluster = Cluster::five().await;
+    let (alice, token) = cluster.register("alice").await;
+    alice.send_message("alice", "before").await.unwrap();
+    for node in 0..5 {
+        cluster[node].terminate();
+    }
+    for node in 0..5 {
+        assert!(cluster[node].ended().await.success());
+        move_away(&mut cluster[node]);
+    }
+    let initial: Vec<String> = (0..5).map(|node| format!("{}={}", cluster[node].name, cluster[node].peer)).collect();
+    cluster.set_all("CHAT_INITIAL_NODES", &initial.join(","));
+    cluster.start_all().await;
+    recorded(&cluster, 0, &token).await;
+    let alice = cluster.client().await.with_token(&token).unwrap();
+    alice.send_message("alice", "after").await.unwrap();
+    let page = cluster.direct(0, &token).read("alice", Consistency::Linearizable).await.unwrap();
+    assert_eq!(page.last_seq, 2);
+    // From now on they know it by themselves: with a list of one, a node only says where it is itself.
+    for node in 0..5 {
+        let own = format!("{}={}", cluster[node].name, cluster[node].peer);
+        cluster[node].terminate();
+        assert!(cluster[node].ended().await.success());
+        cluster[node].set("CHAT_INITIAL_NODES", own);
+    }
+    cluster.start_all().await;
+    alice.send_message("alice", "later").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_moves_by_itself() {
+    let mut cluster = Cluster::five().await;
+    let (alice, token) = cluster.register("alice").await;
+    // Whoever leads moves as anybody else.
+    for mover in [cluster.follower().await, cluster.leader().await] {
+        cluster[mover].terminate();
+        assert!(cluster[mover].ended().await.success());
+        move_away(&mut cluster[mover]);
+        let advertised = cluster[mover].peer.to_string();
+        cluster[mover].set("CHAT_PEER_ADVERTISE", advertised).start();
+        cluster[mover].ready().await;
+        recorded(&cluster, mover, &token).await;
+        cluster[mover].transfer_to_itself().await.unwrap();
+        alice.send_message("alice", "moved").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_volume_does_not_take_the_place_of_its_node() {
+    let mut cluster = Cluster::prepared(5);
+    // Nothing is written any more once the cluster stands: else the copy would be told that its files are too old, and end.
+    cluster.set_all("CHAT_DIGEST_INTERVAL_S", "3600");
+    cluster.start_all().await;
+    let original = cluster.follower().await;
+    cluster[original].terminate();
+    assert!(cluster[original].ended().await.success());
+    let copied = cluster[original].data_dir().with_file_name("copied");
+    copy(&cluster[original].data_dir(), &copied);
+    cluster.restart(original).await;
+    let mut clone = cluster.another_of(original, &copied);
+    clone.start();
+    clone.logged("another process with the identity").await;
+    let errors = clone.errors();
+    let (there, here) = (cluster[original].peer.to_string(), clone.peer.to_string());
+    assert!(errors.iter().any(|line| line.contains(&there) && line.contains(&here)), "{errors:?}");
+    let (_, token) = cluster.register("alice").await;
+    recorded(&cluster, original, &token).await;
 }

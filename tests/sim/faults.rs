@@ -112,6 +112,9 @@ impl Faults {
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
                 Later::Start(seat) => {
+                    if self.dice.chance(10) {
+                        self.relocate(world, seat);
+                    }
                     self.say(world, &format!("start n{}", seat + 1));
                     world.start(seat);
                 }
@@ -211,6 +214,17 @@ impl Faults {
         for seat in world.up() {
             self.take_down(world, seat, how, 50..1500);
         }
+        // All have other addresses when they come back: nobody is where another one knows it to be.
+        if self.dice.chance(30) {
+            for seat in world.down() {
+                self.relocate(world, seat);
+            }
+        }
+    }
+
+    fn relocate(&mut self, world: &mut World<'_>, seat: usize) {
+        self.say(world, &format!("n{} moves", seat + 1));
+        world.relocate(seat);
     }
 
     fn stop(&mut self, world: &mut World<'_>) {

@@ -28,10 +28,14 @@ use super::{
     clock,
     dice::Dice,
     worker::{Latency, Tasks},
+    world::FOUNDERS,
 };
 
 /// What is done to a running node from inside, as an operator would.
 pub type Order = Box<dyn FnOnce(Node) + Send>;
+
+/// The peer port of each seat, from its next start on.
+pub type Ports = Rc<RefCell<Vec<u16>>>;
 
 /// A node, from outside: what drives the simulation knows of it.
 pub struct Seat {
@@ -39,8 +43,10 @@ pub struct Seat {
     pub number: usize,
     /// Its directory below the root of all.
     pub dir: PathBuf,
-    /// What it is configured with.
+    /// What it is configured with, beside the addresses of peers.
     pub config: Vec<(String, String)>,
+    /// The peer ports of all seats, as an operator has written them down by now.
+    pub ports: Ports,
     pub latency: Arc<Latency>,
     pub dice: RefCell<Dice>,
     /// Set while it takes part in the cluster.
@@ -77,7 +83,8 @@ impl Seat {
                 }
             }
         });
-        let config = Config::load(self.config.clone()).expect("valid");
+        let config = self.config.iter().cloned().chain(self.peer_config());
+        let config = Config::load(config).expect("valid");
         let tasks =
             Tasks { latency: Arc::clone(&self.latency), dice: Mutex::new(self.dice.borrow_mut().split("tasks")) };
         let host = Simulated { stop, background: Arc::new(tasks), node: Arc::clone(&self.node) };
@@ -85,6 +92,22 @@ impl Seat {
         self.node.lock().expect("not poisoned").take();
         self.ended.replace(Some(result));
         std::future::pending::<()>().await;
+    }
+
+    /// Where the node listens for peers, and looks for them.
+    fn peer_config(&self) -> Vec<(String, String)> {
+        let ports = self.ports.borrow();
+        let at = |seat: usize| format!("n{}:{}", seat + 1, ports[seat]);
+        let initial: Vec<String> = (0..FOUNDERS).map(|seat| format!("n{}={}", seat + 1, at(seat))).collect();
+        let mut config = vec![
+            ("CHAT_PEER_LISTEN".to_owned(), format!("0.0.0.0:{}", ports[self.number])),
+            ("CHAT_PEER_ADVERTISE".to_owned(), at(self.number)),
+            ("CHAT_INITIAL_NODES".to_owned(), initial.join(",")),
+        ];
+        if self.number >= FOUNDERS {
+            config.push(("CHAT_JOIN".to_owned(), (0..3).map(at).collect::<Vec<_>>().join(",")));
+        }
+        config
     }
 
     /// Does something to the node, if it runs.

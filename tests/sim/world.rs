@@ -16,7 +16,7 @@ use super::{
     clock,
     dice::Dice,
     disk::{self, Crash},
-    host::Seat,
+    host::{Ports, Seat},
     invariants::{Look, Sight},
     people::QUOTA_MIB,
     worker::Latency,
@@ -27,6 +27,8 @@ pub const FOUNDERS: usize = 5;
 /// Nodes that may come later.
 pub const GUESTS: usize = 2;
 const SEATS: usize = FOUNDERS + GUESTS;
+/// Where nodes listen for peers until they move.
+const PEER_PORT: u16 = 50_052;
 const TICK: Duration = Duration::from_millis(1);
 /// Entries looked at, at most, of each node at a time.
 const ENTRIES_MAX: u64 = 500;
@@ -67,8 +69,10 @@ impl World<'_> {
             .enable_random_order()
             .build();
         let usual_us = dice.pick(&[100, 1000, 5000, 20_000]);
+        let ports = Ports::new(RefCell::new(vec![PEER_PORT; SEATS]));
         let kept = dice.pick(&[0, 5, 100, 20_000]);
-        let seats: Vec<Rc<Seat>> = (0..SEATS).map(|number| Rc::new(seat(number, root, usual_us, kept, dice))).collect();
+        let seats: Vec<Rc<Seat>> =
+            (0..SEATS).map(|number| Rc::new(seat(number, root, (usual_us, kept), &ports, dice))).collect();
         for seat in &seats[..FOUNDERS] {
             let seat = Rc::clone(seat);
             sim.host(seat.name(), move || {
@@ -132,6 +136,12 @@ impl World<'_> {
         }
     }
 
+    /// Has a node that is down listen elsewhere from its next start on.
+    pub fn relocate(&mut self, seat: usize) {
+        let seat = &self.seats[seat];
+        seat.ports.borrow_mut()[seat.number] += 1;
+    }
+
     /// Nodes that have ended by themselves, and how. They are taken off their hosts.
     pub fn ended(&mut self) -> Vec<(usize, Result<(), String>)> {
         let mut ended = Vec::new();
@@ -171,14 +181,12 @@ impl World<'_> {
     }
 }
 
-fn seat(number: usize, root: &Path, usual_us: u64, kept: u64, dice: &mut Dice) -> Seat {
+fn seat(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports, dice: &mut Dice) -> Seat {
     let name = format!("n{}", number + 1);
     let dir = root.join(&name);
-    let initial: Vec<String> = (1..=FOUNDERS).map(|n| format!("n{n}=n{n}:50052")).collect();
-    let mut config = vec![
+    let config = vec![
         ("CHAT_NAME".to_owned(), name.clone()),
         ("CHAT_DATA_DIR".into(), dir.display().to_string()),
-        ("CHAT_INITIAL_NODES".into(), initial.join(",")),
         // The simulated network is without TLS.
         ("CHAT_INSECURE_PEERS".into(), "1".into()),
         ("CHAT_EXPECTED_NODES".into(), "n*".into()),
@@ -189,16 +197,13 @@ fn seat(number: usize, root: &Path, usual_us: u64, kept: u64, dice: &mut Dice) -
         ("CHAT_LOG_ENTRIES_KEPT".into(), kept.to_string()),
         ("CHAT_DRAIN_TIMEOUT_MS".into(), "3000".into()),
     ];
-    if number >= FOUNDERS {
-        config.push(("CHAT_JOIN".into(), "n1:50052,n2:50052,n3:50052".into()));
-        config.push(("CHAT_PEER_ADVERTISE".into(), format!("{name}:50052")));
-    }
     let latency = Latency::default();
     latency.usual_us.store(usual_us, Ordering::Relaxed);
     Seat {
         number,
         dir,
         config,
+        ports: Rc::clone(ports),
         latency: Arc::new(latency),
         dice: RefCell::new(dice.split(&name)),
         node: Arc::new(Mutex::new(None)),

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     ops::{Index, IndexMut},
+    path::Path,
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Dropped after the nodes, in this order.
     dir: TempDir,
-    _ports: Ports,
+    ports: Ports,
     _slots: Slots,
 }
 
@@ -80,7 +81,7 @@ impl Cluster {
         let node = |i| Node::new(dir.path(), &format!("n{}", i + 1), ports.of(i));
         let nodes: Vec<Node> = (0..count).map(node).collect();
         let peers: Vec<SocketAddr> = nodes.iter().map(|node| node.peer).collect();
-        let mut cluster = Self { nodes, dir, _ports: ports, _slots: slots };
+        let mut cluster = Self { nodes, dir, ports, _slots: slots };
         cluster.found_with(&peers);
         cluster
     }
@@ -90,6 +91,19 @@ impl Cluster {
         let initial: Vec<String> =
             self.nodes.iter().zip(peers).map(|(node, peer)| format!("{}={peer}", node.name)).collect();
         self.set_all("CHAT_INITIAL_NODES", &initial.join(","));
+    }
+
+    /// Another process for a node, with other files and ports; not started.
+    pub fn another_of(&self, node: usize, data_dir: &Path) -> Node {
+        let ports = self.ports.of(self.nodes.len());
+        let mut another = Node::new(self.dir.path(), &format!("{}-again", self.nodes[node].name), ports);
+        let advertised = another.peer.to_string();
+        another
+            .set("CHAT_NAME", &self.nodes[node].name)
+            .set("CHAT_DATA_DIR", data_dir.display().to_string())
+            .set("CHAT_PEER_ADVERTISE", advertised)
+            .set("CHAT_INITIAL_NODES", self.nodes[node].value("CHAT_INITIAL_NODES"));
+        another
     }
 
     /// Sets a key of the configuration of all nodes, from their next start on.

@@ -56,6 +56,11 @@ impl Node {
         self
     }
 
+    /// What a key of the configuration is set to.
+    pub fn value(&self, key: &str) -> &str {
+        &self.environment[key]
+    }
+
     /// Where its databases are.
     pub fn data_dir(&self) -> PathBuf {
         PathBuf::from(&self.environment["CHAT_DATA_DIR"])

@@ -12,6 +12,7 @@
 //! A node that was removed is not told by Raft. Who hears of no leader asks the others whether it still belongs to them
 //! ([`Node::removed`]).
 
+pub(super) mod moves;
 mod plan;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -67,7 +68,7 @@ impl Node {
         let leader = view.leader().ok_or(MemberError::NoLeader)?;
         let request = wire::AddMemberRequest { peer_address: peer_address.to_owned() };
         let request = self.inner.credentials.sign(leader.node_id, request);
-        let client = self.inner.peers.client(&leader.peer_address, Lane::Control);
+        let client = self.inner.peers.member(leader.node_id, &leader.peer_address, Lane::Control);
         let mut client = client.map_err(|_| MemberError::NoLeader)?;
         let answer = timeout_at(deadline, client.add_member(request)).await;
         Ok(answered(answer)?.node_id)
@@ -98,7 +99,7 @@ impl Node {
             return Box::pin(self.remove_member(name, deadline)).await;
         }
         let request = self.inner.credentials.sign(leader.node_id, wire::RemoveMemberRequest { name: name.to_owned() });
-        let client = self.inner.peers.client(&leader.peer_address, Lane::Control);
+        let client = self.inner.peers.member(leader.node_id, &leader.peer_address, Lane::Control);
         let mut client = client.map_err(|_| MemberError::NoLeader)?;
         let answer = timeout_at(deadline, client.remove_member(request)).await;
         Ok(answered(answer)?.node_ids)
@@ -113,7 +114,7 @@ impl Node {
         }
         let leader = view.leader().filter(|_| !request.forwarded).ok_or(MemberError::NoLeader)?;
         let request = self.inner.credentials.sign(leader.node_id, wire::JoinRequest { forwarded: true, ..request });
-        let client = self.inner.peers.client(&leader.peer_address, Lane::Control);
+        let client = self.inner.peers.member(leader.node_id, &leader.peer_address, Lane::Control);
         let mut client = client.map_err(|_| MemberError::NoLeader)?;
         let answer = answered(timeout(CHANGE_MAX * 2, client.join(request)).await)?;
         Ok(Admission { cluster_id: answer.cluster_id, node_id: answer.node_id })
@@ -232,7 +233,10 @@ impl Node {
             if situation.is_healthy(id) {
                 return Err(in_use());
             }
-            let alive = self.probe(&node.peer_address).await.is_ok_and(|found| found.node_id == id);
+            let alive = self
+                .probe(&self.inner.peers.address_of(id, &node.peer_address))
+                .await
+                .is_ok_and(|found| found.node_id == id);
             if alive || id == self.inner.identity.node_id {
                 return Err(in_use());
             }
@@ -351,14 +355,14 @@ impl Node {
     async fn ask_standing(&self, more: &[String]) -> Option<bool> {
         let members = self.inner.view.borrow().members.clone();
         let own = self.inner.identity.node_id;
-        let addresses: BTreeSet<&str> = members
+        let addresses: BTreeSet<String> = members
             .iter()
             .filter(|peer| peer.node_id != own)
-            .map(|peer| peer.peer_address.as_str())
-            .chain(more.iter().map(String::as_str))
+            .map(|peer| self.inner.peers.address_of(peer.node_id, &peer.peer_address))
+            .chain(more.iter().cloned())
             .collect();
         let questions = addresses.into_iter().map(|address| async move {
-            let mut client = self.inner.peers.client(address, Lane::Control).ok()?;
+            let mut client = self.inner.peers.client(&address, Lane::Control).ok()?;
             let cluster_id = self.inner.identity.cluster_id.clone();
             let request = self.inner.credentials.present(wire::StandingRequest { cluster_id, node_id: own });
             let answer = timeout(ANSWER_MAX, client.standing(request)).await.ok()?.ok()?;

@@ -58,6 +58,16 @@ impl Situation<'_> {
         })
     }
 
+    /// Gives a member other addresses.
+    pub(super) fn move_to(&self, id: u64, addresses: NodeRecord) -> Result<Change, MemberError> {
+        if self.is_joint() {
+            return Err(under_way());
+        }
+        let known = self.membership.get_node(&id).filter(|known| known.name == addresses.name);
+        let record = NodeRecord { admission: known.ok_or(MemberError::NodeUnknown)?.admission, ..addresses };
+        Ok(ChangeMembers::SetNodes(BTreeMap::from([(id, record)])))
+    }
+
     /// Removes all nodes of a name. Returns their ids, too.
     pub(super) fn removal(&self, name: &str) -> Result<(BTreeSet<u64>, Change), MemberError> {
         let ids = self.ids_of(name);

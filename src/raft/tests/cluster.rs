@@ -77,14 +77,21 @@ impl Member {
         let log = LogDb::open(&dir, Box::new(move |_| gate.pass())).expect("opens");
         let identity = Identity { cluster_id: CLUSTER.into(), node_id: id, name: format!("n{id}") };
         let credentials = Credentials::new(CLUSTER, id, &format!("n{id}"), "").expect("plain text");
-        let advertised =
-            Advertised { name: format!("n{id}"), client_address: String::new(), web_address: String::new() };
-        let service = PeerService::new(Founding::new(log.clone(), advertised, credentials.clone()));
+        let address = listener.local_addr().expect("bound");
+        let advertised = Advertised {
+            name: format!("n{id}"),
+            peer_address: address.to_string(),
+            client_address: String::new(),
+            web_address: String::new(),
+        };
+        let founding = Founding::new(log.clone(), advertised, credentials.clone());
+        let service = PeerService::new(founding.clone());
         let state = StateMachine::open(&dir).expect("opens");
         let state = SharedState::new(state, Box::new(())).expect("starts");
         let readers = Arc::new(Readers::of(state.clone(), 2).expect("opens"));
         let parts = Parts {
             identity,
+            founding,
             settings: settings.clone(),
             log: log.clone(),
             state,
@@ -99,7 +106,6 @@ impl Member {
         };
         let (node, snapshots) = start(parts).await.expect("starts");
         service.run(node.clone(), snapshots);
-        let address = listener.local_addr().expect("bound");
         let mut member = Self { id, dir, address, node, log, readers, stall, service, server: None };
         member.serve(listener);
         member

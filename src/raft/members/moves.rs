@@ -1,0 +1,234 @@
+//! Members that are reached elsewhere than their records say.
+//!
+//! A node that starts with other addresses says so, to the leader or, while it hears of none, to all members and whoever its
+//! configuration names, until its record has them. Two things come of it:
+//!
+//! - Whoever hears it, and finds the member there under its id, calls it there from then on ([`Peers::found`]). So nodes that have
+//!   all moved find each other again, and can elect a leader: each knows the others' new addresses from its configuration.
+//! - The leader changes the record, as any other change of the membership.
+//!
+//! Nothing of it happens while another process with the same identity answers at the old address: a copied volume takes nobody's
+//! place. Who may speak for a member at all is checked before, by [`Credentials`](crate::raft::peers::Credentials).
+//!
+//! [`Peers::found`]: crate::raft::peers::Peers::found
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use tonic::Code;
+
+use super::{ANSWER_MAX, CHANGE_MAX, answered};
+use crate::{
+    planted,
+    proto::raft::v1 as wire,
+    raft::{
+        bootstrap::Founding,
+        error::MemberError,
+        node::Node,
+        peers::{HEARD_MAX, Lane, reason},
+        types::NodeRecord,
+        view::Peer,
+    },
+};
+
+/// Between two announcements.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+/// How long a move may take before the log says that it does not get on; and between two such lines.
+const QUIET_MAX: Duration = Duration::from_secs(5);
+const LINE_EVERY: Duration = Duration::from_secs(60);
+/// Longest address that is taken: a DNS name and a port.
+const ADDRESS_BYTES_MAX: usize = 253 + 6;
+
+// Else a member would be lost between two announcements.
+const _: () = assert!(HEARD_MAX.as_secs() > 2 * SAY_EVERY.as_secs() + 2 * ANSWER_MAX.as_secs());
+
+/// From now on follows the addresses of the members, and tells the others those of this node until its record has them.
+pub(in crate::raft) fn follow(node: &Node, founding: &Founding, acquaintances: Vec<String>) {
+    let own = founding.announcement(&node.inner.identity);
+    tokio::spawn(tell(node.clone(), own, acquaintances));
+}
+
+/// Returns when Raft was shut down.
+async fn tell(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>) {
+    let mut view = node.inner.view.clone();
+    let mut trouble = Trouble::default();
+    loop {
+        let members = view.borrow_and_update().members.clone();
+        node.inner.peers.record(members.iter().map(|member| (member.node_id, member.peer_address.as_str())));
+        let record = members.iter().find(|member| member.node_id == own.node_id);
+        let Some(record) = record.filter(|record| !is_at(record, &own)) else {
+            trouble.is_over(&own);
+            if view.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        if let Err(reason) = node.announce(&own, &acquaintances).await {
+            trouble.goes_on(record, &own, &reason);
+        }
+        // Who leads, or where they are, may be known before that.
+        if let Ok(Err(_)) = timeout(SAY_EVERY, view.changed()).await {
+            return;
+        }
+    }
+}
+
+/// A move that is not recorded.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Trouble {
+    fn goes_on(&mut self, record: &Peer, own: &wire::MoveRequest, reason: &str) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < QUIET_MAX || self.said.is_some_and(|said| said.elapsed() < LINE_EVERY) {
+            return;
+        }
+        self.said = Some(Instant::now());
+        tracing::error!(
+            peers = own.peer_address,
+            clients = own.client_address,
+            browsers = own.web_address,
+            recorded_peers = record.peer_address,
+            recorded_clients = record.client_address,
+            recorded_browsers = record.web_address,
+            reason,
+            "This node is reached at other addresses than the cluster has recorded, and the record cannot be changed"
+        );
+    }
+
+    fn is_over(&mut self, own: &wire::MoveRequest) {
+        if self.since.take().is_some() {
+            let (peers, clients, browsers) = (&own.peer_address, &own.client_address, &own.web_address);
+            tracing::info!(peers, clients, browsers, "The cluster has recorded the addresses of this node");
+        }
+        self.said = None;
+    }
+}
+
+fn is_at(record: &Peer, at: &wire::MoveRequest) -> bool {
+    let recorded = [&record.peer_address, &record.client_address, &record.web_address];
+    recorded == [&at.peer_address, &at.client_address, &at.web_address]
+}
+
+impl Node {
+    /// Says once where this node is. `Ok`: the record was changed.
+    async fn announce(&self, own: &wire::MoveRequest, acquaintances: &[String]) -> Result<(), String> {
+        let view = self.inner.view.borrow().clone();
+        // After a start, a node believes in the leader of before until somebody else is elected; that may need this.
+        let is_led = self.is_led();
+        if view.is_leader() && is_led {
+            return self.moved(own.clone()).await.map(drop).map_err(|error| error.to_string());
+        }
+        let own_id = self.inner.identity.node_id;
+        let leader = view.leader().filter(|leader| leader.node_id != own_id && is_led);
+        let mut asked: Vec<String> = match leader {
+            Some(leader) => vec![self.inner.peers.address_of(leader.node_id, &leader.peer_address)],
+            None => {
+                let others = view.members.iter().filter(|member| member.node_id != own_id);
+                let known = others.map(|member| self.inner.peers.address_of(member.node_id, &member.peer_address));
+                known.chain(acquaintances.iter().cloned()).collect()
+            }
+        };
+        asked.sort();
+        asked.dedup();
+        let answers = join_all(asked.iter().map(|address| self.say(own, address))).await;
+        if answers.contains(&Ok(true)) {
+            return Ok(());
+        }
+        let refusals: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
+        Err(match refusals.is_empty() {
+            true => "there is no leader".to_owned(),
+            false => refusals.join("; "),
+        })
+    }
+
+    async fn say(&self, own: &wire::MoveRequest, address: &str) -> Result<bool, String> {
+        let told = |reason: &str| format!("{address}: {reason}");
+        let client = self.inner.peers.client(address, Lane::Control);
+        let mut client = client.map_err(|status| told(status.message()))?;
+        let request = self.inner.credentials.present(own.clone());
+        match timeout(CHANGE_MAX, client.r#move(request)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().recorded),
+            // Of a version that cannot do it, and about to be replaced by one that can.
+            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(told("it runs an older version")),
+            Ok(Err(status)) => Err(told(&reason(&status))),
+            Err(_) => Err(told("no answer")),
+        }
+    }
+
+    /// A member says where it is. True: its record says so.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub(in crate::raft) async fn moved(&self, to: wire::MoveRequest) -> Result<bool, MemberError> {
+        if [&to.peer_address, &to.client_address, &to.web_address].iter().any(|text| text.len() > ADDRESS_BYTES_MAX) {
+            return Err(MemberError::Conflict(format!("an address is longer than {ADDRESS_BYTES_MAX} bytes")));
+        }
+        let view = self.inner.view.borrow().clone();
+        let record = view.member(to.node_id).filter(|member| member.name == to.name);
+        let record = record.ok_or(MemberError::NodeUnknown)?;
+        if is_at(record, &to) {
+            return Ok(true);
+        }
+        if to.peer_address != record.peer_address {
+            self.look_for(&to, record).await?;
+            if !planted::is(planted::MOVES_NOT_HEARD) {
+                self.inner.peers.found(to.node_id, &to.peer_address);
+            }
+        }
+        if view.is_leader() {
+            return self.record_move(to).await.map(|()| true);
+        }
+        let Some(leader) = view.leader().filter(|_| !to.forwarded && self.is_led()) else { return Ok(false) };
+        if leader.node_id == to.node_id {
+            return Ok(false);
+        }
+        let client = self.inner.peers.member(leader.node_id, &leader.peer_address, Lane::Control);
+        let mut client = client.map_err(|_| MemberError::NoLeader)?;
+        let request = self.inner.credentials.sign(leader.node_id, wire::MoveRequest { forwarded: true, ..to });
+        Ok(answered(timeout(CHANGE_MAX, client.r#move(request)).await)?.recorded)
+    }
+
+    /// Looks for a member at both of its addresses.
+    async fn look_for(&self, to: &wire::MoveRequest, record: &Peer) -> Result<(), MemberError> {
+        let is_it = |found: &wire::ProbeResponse| found.node_id == to.node_id && found.cluster_id == to.cluster_id;
+        let (name, new, old) = (&to.name, &to.peer_address, &record.peer_address);
+        let (there, before) = tokio::join!(self.probe(new), self.probe(old));
+        match there {
+            Ok(found) if is_it(&found) && found.admission == to.admission => {}
+            Ok(found) => {
+                let reason = format!("{new:?} is not an address of {name:?}: {:?} answers there", found.name);
+                return Err(MemberError::Conflict(reason));
+            }
+            Err(reason) => {
+                return Err(MemberError::Conflict(format!("{name:?} was not found at {new:?}: {reason}")));
+            }
+        }
+        match before {
+            Ok(found) if is_it(&found) && found.admission != to.admission => Err(MemberError::Conflict(format!(
+                "another process with the identity of {name:?} runs at {old:?}: is its volume a copy?"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// On the leader.
+    async fn record_move(&self, to: wire::MoveRequest) -> Result<(), MemberError> {
+        let _one = self.inner.membership.lock().await;
+        let record = NodeRecord {
+            name: to.name,
+            peer_address: to.peer_address,
+            client_address: to.client_address,
+            web_address: to.web_address,
+            admission: 0,
+        };
+        let text = record.to_string();
+        self.change(|_, situation| situation.move_to(to.node_id, record).map(|change| ((), change))).await?;
+        tracing::info!(node_id = to.node_id, "{text} has other addresses now");
+        Ok(())
+    }
+}
