@@ -61,6 +61,9 @@ pub(super) trait Backlog: Send + Sync + 'static {
         up_to: Revision,
     ) -> impl Future<Output = Result<Vec<Event>, Status>> + Send;
 
+    /// How old what it has may be; `None`: that is not known.
+    fn age(&self) -> Option<Duration>;
+
     /// Fails when a session that ends at this time, which has come by this machine's clock, has expired for the cluster.
     fn settle_clock(&self, caller: &Caller) -> impl Future<Output = Result<TimeMs, Status>> + Send;
 }
@@ -274,7 +277,8 @@ impl<B: Backlog> Feed<B> {
     fn say_cursor(&mut self, cursor: Revision) -> pb::SubscribeResponse {
         self.announced = Some(cursor);
         let (_, clock) = self.hub.current();
-        let heartbeat = pb::Heartbeat { time_ms: clock.0 };
+        let age_ms = self.backlog.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let heartbeat = pb::Heartbeat { time_ms: clock.0, age_ms };
         let event = Some(pb::subscribe_response::Event::Heartbeat(heartbeat));
         pb::SubscribeResponse { revision: cursor.0, event, traceparent: String::new() }
     }

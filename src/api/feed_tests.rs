@@ -78,6 +78,10 @@ impl World {
 }
 
 impl Backlog for World {
+    fn age(&self) -> Option<Duration> {
+        None
+    }
+
     async fn settle_clock(&self, _caller: &Caller) -> Result<TimeMs, Status> {
         Err(status::token_expired())
     }

@@ -34,7 +34,7 @@ pub(super) enum Target {
 
 /// What a read has waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaited {
+pub(super) enum Awaited {
     /// All that was acknowledged: the state's age is nothing to speak of.
     Everything,
     Revision(Revision),
@@ -82,7 +82,7 @@ impl ChatApi {
     }
 
     /// Waits as `consistency` asks.
-    async fn await_consistency(
+    pub(super) async fn await_consistency(
         &self,
         asked: Option<pb::ReadConsistency>,
         deadline: Instant,

@@ -1,4 +1,4 @@
-//! Opening a subscription: checks the cursor, then hands over to the feed.
+//! Opening a subscription: waits for what the stream has to begin with, then hands over to the feed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -38,6 +38,9 @@ impl ChatApi {
         let after = request.after_revision.map(Revision);
         if let Some(after) = after {
             self.await_cursor(after, call.deadline).await?;
+        }
+        if after.is_none() || request.consistency.is_some() {
+            self.await_consistency(request.consistency, call.deadline).await?;
         }
         let inner = &self.inner;
         let backlog = StoredEvents { api: self.clone(), account: caller.account, session: caller.session };
@@ -110,6 +113,10 @@ impl Backlog for StoredEvents {
             Ok(Ok(events))
         };
         self.api.inner.database.scan(Instant::now() + PAGE_WAIT_MAX, read).await?
+    }
+
+    fn age(&self) -> Option<Duration> {
+        self.api.inner.node.age()
     }
 
     async fn settle_clock(&self, caller: &Caller) -> Result<TimeMs, Status> {

@@ -25,7 +25,7 @@ impl Resume {
 
     /// What to ask a node for.
     pub(super) fn request(&self) -> SubscribeRequest {
-        SubscribeRequest { after_revision: self.cursor }
+        SubscribeRequest { after_revision: self.cursor, consistency: None }
     }
 
     /// Everything up to here was passed on; absent during the catch-up.

@@ -108,7 +108,7 @@ impl Person {
     }
 
     pub async fn try_subscribe(&mut self, after: Option<u64>) -> Answer<Streaming<pb::SubscribeResponse>> {
-        let request = self.ask(pb::SubscribeRequest { after_revision: after });
+        let request = self.ask(pb::SubscribeRequest { after_revision: after, consistency: None });
         self.chat.subscribe(request).await
     }
 

@@ -183,7 +183,7 @@ async fn a_cursor_from_the_future_is_refused() {
         refused(alice.try_subscribe(Some(future)).await, Code::OutOfRange, "REVISION_IN_FUTURE", "");
     }
     // With no time to find that out, all that is known is that the node does not have it. Somebody leads.
-    let mut hasty = alice.ask(pb::SubscribeRequest { after_revision: Some(now + 1) });
+    let mut hasty = alice.ask(pb::SubscribeRequest { after_revision: Some(now + 1), consistency: None });
     hasty.set_timeout(std::time::Duration::from_millis(500));
     let answer = alice.chat.subscribe(hasty).await.map(|_| tonic::Response::new(()));
     refused(answer, Code::DeadlineExceeded, "REVISION_NOT_REACHED", "");

@@ -85,7 +85,7 @@ fn greedy(token: &str) -> (Vec<u8>, Vec<u8>) {
         limit: 200,
         ..Default::default()
     };
-    let subscribe = pb::SubscribeRequest { after_revision: Some(0) };
+    let subscribe = pb::SubscribeRequest { after_revision: Some(0), consistency: None };
     let pages = (0..250).flat_map(|number| call(2 * number + 1, "ReadConversation", token, &page));
     let subscriptions = (0..64).flat_map(|number| call(2 * number + 1, "Subscribe", token, &subscribe));
     (pages.collect(), subscriptions.collect())

@@ -83,3 +83,22 @@ async fn what_was_undelivered_comes_first_and_receipts_reach_the_sender() {
     assert_eq!(statuses(&alice, "bob").await, [Read; 3]);
     events.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stood_still_does_not_tell_of_what_was_acknowledged_meanwhile() {
+    let mut cluster = Cluster::five().await;
+    let (alice, _) = cluster.register("alice").await;
+    let (bob, token) = cluster.register("bob").await;
+    for _ in 0..5 {
+        let sent = alice.send_message("bob", "hello").await.unwrap();
+        let still = cluster.follower().await;
+        cluster.level(&token, sent.revision).await;
+        cluster[still].stop();
+        let receipt = DeliveryReceipt { conversation_id: sent.conversation_id, up_to_seq: sent.seq };
+        bob.acknowledge_delivery(vec![receipt]).await.unwrap();
+        cluster[still].go_on();
+        let (ids, heartbeat) = cluster.direct(still, &token).undelivered(false).await.unwrap();
+        assert!(ids.is_empty(), "{ids:?} were acknowledged");
+        assert!(heartbeat.age_ms.is_some());
+    }
+}

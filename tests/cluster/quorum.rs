@@ -68,6 +68,10 @@ async fn answers_locally(cluster: &Cluster, node: usize, token: &str, last: u64)
     .await;
     let error = direct.read("alice", Consistency::Linearizable).await.unwrap_err();
     assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
+    let error = direct.undelivered(false).await.unwrap_err();
+    assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
+    let (_, heartbeat) = direct.undelivered(true).await.unwrap();
+    assert!(heartbeat.age_ms.is_some_and(|age| age >= 300), "{heartbeat:?}");
     // Nor does it claim that there is a leader, or that it could serve.
     let error = eventually("no leader", async || direct.leader().await.map_or_else(Ok, |leader| Err(leader.0))).await;
     assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));

@@ -90,7 +90,7 @@ async fn one_trace_follows_a_message_across_the_nodes() {
 
     let mut alice = Caller::new(&cluster, follower, &alice_token).await;
     let mut bob = Caller::new(&cluster, third, &bob_token).await;
-    let request = bob.request(types::SubscribeRequest { after_revision: None }, None);
+    let request = bob.request(types::SubscribeRequest { after_revision: None, consistency: None }, None);
     let mut events = bob.client.subscribe(request).await.unwrap().into_inner();
     // The first heartbeat: what comes from now on is live.
     while !matches!(events.message().await.unwrap().unwrap().event, Some(Event::Heartbeat(_))) {}
@@ -200,7 +200,8 @@ async fn an_error_has_the_id_of_its_trace_with_tracing_or_without() {
     let refused = library.send_message("nobody", "hello").await.unwrap_err();
     assert_eq!(refused.trace_id, Some(context(13, false).trace_id_text()));
     // In the trailers of a stream, too.
-    let request = alice.request(types::SubscribeRequest { after_revision: None }, Some(context(9, true)));
+    let request =
+        alice.request(types::SubscribeRequest { after_revision: None, consistency: None }, Some(context(9, true)));
     let mut events = alice.client.subscribe(request).await.unwrap().into_inner();
     Direct::new(cluster[0].grpc, &token).logout().await.unwrap();
     let ended = loop {

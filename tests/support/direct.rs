@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use quorum_chat::{
-    client::{ClientError, Consistency, types},
+    client::{
+        ClientError, Consistency,
+        types::{self, read_consistency::Level, subscribe_response::Event},
+    },
     proto::chat::v1::{chat_service_client::ChatServiceClient, cluster_service_client::ClusterServiceClient},
 };
 use tonic::{
@@ -64,6 +67,21 @@ impl Direct {
     }
 
     /// Deletes messages, for everyone or for the caller; how many that were.
+    /// What a stream without a cursor begins with: the messages that were not acknowledged, and the heartbeat behind them.
+    pub async fn undelivered(&self, local: bool) -> Answer<(Vec<u64>, types::Heartbeat)> {
+        let consistency = local.then(|| types::ReadConsistency { level: Some(Level::Local(true)) });
+        let request = self.request(types::SubscribeRequest { after_revision: None, consistency });
+        let mut stream = self.chat().subscribe(request).await?.into_inner();
+        let mut ids = Vec::new();
+        loop {
+            match stream.message().await?.and_then(|response| response.event) {
+                Some(Event::Message(event)) => ids.extend(event.message.map(|message| message.message_id)),
+                Some(Event::Heartbeat(heartbeat)) => return Ok((ids, heartbeat)),
+                other => panic!("{other:?} is nothing to begin with"),
+            }
+        }
+    }
+
     pub async fn delete(&self, message_ids: Vec<u64>, for_everyone: bool) -> Answer<u32> {
         let request = self.request(types::DeleteMessagesRequest { message_ids, for_everyone });
         Ok(self.chat().delete_messages(request).await?.into_inner().deleted_count)

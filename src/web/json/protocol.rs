@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(encode("SendMessage", json), expected.encode_to_vec());
         // The names of the protocol files do as well, and numbers that JavaScript cannot hold are texts.
         let json = br#"{"after_revision": "18446744073709551615"}"#;
-        let expected = pb::SubscribeRequest { after_revision: Some(u64::MAX) };
+        let expected = pb::SubscribeRequest { after_revision: Some(u64::MAX), consistency: None };
         assert_eq!(encode("Subscribe", json), expected.encode_to_vec());
         assert_eq!(encode("Subscribe", br#"{"afterRevision": 18446744073709551615}"#), expected.encode_to_vec());
         for too_large in

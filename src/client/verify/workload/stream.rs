@@ -138,7 +138,7 @@ impl Stream {
 
     /// One subscription on one node, as it comes: repeats and gaps are not hidden.
     async fn listen(&self, node: u16, heard: &mut Heard, target: Option<u64>) {
-        let mut request = Request::new(SubscribeRequest { after_revision: Some(self.cursor) });
+        let mut request = Request::new(SubscribeRequest { after_revision: Some(self.cursor), consistency: None });
         let me = &self.shared.people[usize::from(self.account)];
         request.metadata_mut().insert("authorization", me.token.clone());
         let mut client = chat_client(self.shared.nodes[usize::from(node)].clone());
