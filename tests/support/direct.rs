@@ -69,7 +69,7 @@ impl Direct {
     /// Deletes messages, for everyone or for the caller; how many that were.
     /// What a stream without a cursor begins with: the messages that were not acknowledged, and the heartbeat behind them.
     pub async fn undelivered(&self, local: bool) -> Answer<(Vec<u64>, types::Heartbeat)> {
-        let consistency = local.then(|| types::ReadConsistency { level: Some(Level::Local(true)) });
+        let consistency = local.then_some(types::ReadConsistency { level: Some(Level::Local(true)) });
         let request = self.request(types::SubscribeRequest { after_revision: None, consistency });
         let mut stream = self.chat().subscribe(request).await?.into_inner();
         let mut ids = Vec::new();
