@@ -69,6 +69,10 @@ pub(super) struct Member {
     server: Option<Runtime>,
 }
 
+fn client_address(id: u64) -> String {
+    format!("client-{id}:1")
+}
+
 impl Member {
     /// Starts a node on the files in `dir`.
     pub(super) async fn start(id: u64, dir: PathBuf, listener: TcpListener, settings: &Settings) -> Self {
@@ -81,7 +85,7 @@ impl Member {
         let advertised = Advertised {
             name: format!("n{id}"),
             peer_address: address.to_string(),
-            client_address: String::new(),
+            client_address: client_address(id),
             web_address: String::new(),
         };
         let founding = Founding::new(log.clone(), advertised, credentials.clone());
@@ -197,7 +201,7 @@ impl Cluster {
             let record = NodeRecord {
                 name: format!("n{id}"),
                 peer_address: member.address.to_string(),
-                client_address: format!("client-{id}:1"),
+                client_address: client_address(id),
                 ..NodeRecord::default()
             };
             records.insert(id, record);
