@@ -352,16 +352,17 @@ impl Node {
         }
     }
 
+    /// Where the other members are called, and `more` addresses.
+    fn addresses_of_others(&self, more: &[String]) -> BTreeSet<String> {
+        let view = self.inner.view.borrow();
+        let others = view.members.iter().filter(|peer| peer.node_id != self.inner.identity.node_id);
+        let known = others.map(|peer| self.inner.peers.address_of(peer.node_id, &peer.peer_address));
+        known.chain(more.iter().cloned()).collect()
+    }
+
     async fn ask_standing(&self, more: &[String]) -> Option<bool> {
-        let members = self.inner.view.borrow().members.clone();
         let own = self.inner.identity.node_id;
-        let addresses: BTreeSet<String> = members
-            .iter()
-            .filter(|peer| peer.node_id != own)
-            .map(|peer| self.inner.peers.address_of(peer.node_id, &peer.peer_address))
-            .chain(more.iter().cloned())
-            .collect();
-        let questions = addresses.into_iter().map(|address| async move {
+        let questions = self.addresses_of_others(more).into_iter().map(|address| async move {
             let mut client = self.inner.peers.client(&address, Lane::Control).ok()?;
             let cluster_id = self.inner.identity.cluster_id.clone();
             let request = self.inner.credentials.present(wire::StandingRequest { cluster_id, node_id: own });

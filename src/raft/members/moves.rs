@@ -12,7 +12,7 @@
 //!
 //! [`Peers::found`]: crate::raft::peers::Peers::found
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -125,16 +125,10 @@ impl Node {
         }
         let own_id = self.inner.identity.node_id;
         let leader = view.leader().filter(|leader| leader.node_id != own_id && is_led);
-        let mut asked: Vec<String> = match leader {
-            Some(leader) => vec![self.inner.peers.address_of(leader.node_id, &leader.peer_address)],
-            None => {
-                let others = view.members.iter().filter(|member| member.node_id != own_id);
-                let known = others.map(|member| self.inner.peers.address_of(member.node_id, &member.peer_address));
-                known.chain(acquaintances.iter().cloned()).collect()
-            }
+        let asked = match leader {
+            Some(leader) => BTreeSet::from([self.inner.peers.address_of(leader.node_id, &leader.peer_address)]),
+            None => self.addresses_of_others(acquaintances),
         };
-        asked.sort();
-        asked.dedup();
         let answers = join_all(asked.iter().map(|address| self.say(own, address))).await;
         if answers.contains(&Ok(true)) {
             return Ok(());
