@@ -26,6 +26,7 @@ mod freshness;
 // With the tests too: they are built more often.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod lease;
 mod log_store;
 mod members;
 mod network;

@@ -492,7 +492,7 @@ impl Node {
                 view.member(id).filter(|peer| peer.voter).ok_or(TransferError::NotAVoter)?;
                 id
             }
-            None => self.best_successor(&view, |_| true).ok_or(TransferError::NotAVoter)?,
+            None => self.best_successor(&view, self.inner.election_max, |_| true).ok_or(TransferError::NotAVoter)?,
         };
         if target != self.inner.identity.node_id {
             let started = self.inner.raft.trigger().transfer_leader(target).await;
@@ -501,15 +501,15 @@ impl Node {
         Ok(target)
     }
 
-    /// The voter that was heard of lately and has the most of the log, among those that `may` lead.
-    pub(super) fn best_successor(&self, view: &View, may: impl Fn(u64) -> bool) -> Option<u64> {
+    /// The voter that was heard of within `silence_max` and has the most of the log, among those that `may` lead.
+    pub(super) fn best_successor(&self, view: &View, silence_max: Duration, may: impl Fn(u64) -> bool) -> Option<u64> {
         let overview = self.overview_here();
         let is_voter = |id: u64| view.member(id).is_some_and(|peer| peer.voter);
         overview
             .peers
             .iter()
             .filter(|peer| peer.node_id != self.inner.identity.node_id && is_voter(peer.node_id) && may(peer.node_id))
-            .filter(|peer| peer.silent.is_some_and(|silent| silent <= self.inner.election_max))
+            .filter(|peer| peer.silent.is_some_and(|silent| silent <= silence_max))
             .min_by_key(|peer| peer.lag_entries.unwrap_or(u64::MAX))
             .map(|peer| peer.node_id)
     }

@@ -14,11 +14,14 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{Future, StreamExt as _, stream::FuturesUnordered};
-use openraft::{errors::ClientWriteError, impls::ProgressResponder};
+use openraft::{
+    errors::{ClientWriteError, ForwardReason},
+    impls::ProgressResponder,
+};
 use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -29,6 +32,7 @@ use tonic::Code;
 use super::{
     admission::{Admission, Rate, RefusalCounts, grows},
     error::Refusal,
+    lease::Lapses,
     peers::{Credentials, Lane, Peers},
     space::{Growth, Space},
     types::{Payload, Raft, TypeConfig},
@@ -107,7 +111,6 @@ impl Claim {
 }
 
 /// What became of attempts, in commands.
-#[derive(Default)]
 pub(super) struct ProposalCounts {
     /// Committed and applied, proposed by this node as the leader.
     committed: AtomicU64,
@@ -115,9 +118,16 @@ pub(super) struct ProposalCounts {
     forwarded: AtomicU64,
     /// Neither: no leader, or a fate that is not known. Most are tried again.
     failed: AtomicU64,
+    /// Refused by this node as the leader, as no majority had answered it in time.
+    pub(super) lapses: Lapses,
 }
 
 impl ProposalCounts {
+    pub(super) fn new(lapses: Lapses) -> Self {
+        let [committed, forwarded, failed] = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { committed, forwarded, failed, lapses }
+    }
+
     pub(super) fn get(&self) -> Proposals {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Proposals { committed: read(&self.committed), forwarded: read(&self.forwarded), failed: read(&self.failed) }
@@ -282,7 +292,12 @@ impl Proposer {
                         let _ = reply.send(Ok(outcome));
                     }
                 }
-                Ok(Err(ClientWriteError::ForwardToLeader(_))) => counts.fail(replies, &AttemptError::NotLeader),
+                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                    if forward.reason == ForwardReason::LeaseExpired {
+                        counts.lapses.note(Instant::now());
+                    }
+                    counts.fail(replies, &AttemptError::NotLeader);
+                }
                 Ok(Err(error)) => counts.fail(replies, &AttemptError::Unknown(error.to_string())),
                 Err(_) => counts.fail(replies, &AttemptError::Unknown("Raft stopped".into())),
             }

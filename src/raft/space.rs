@@ -364,7 +364,8 @@ impl Node {
     /// Hands leadership to the one of `nodes` that answers and has most of the log.
     async fn hand_over_to_one_of(&self, nodes: &[u64]) -> Result<u64, TransferError> {
         let view = self.inner.view.borrow().clone();
-        let successor = self.best_successor(&view, |id| nodes.contains(&id)).ok_or(TransferError::NotAVoter)?;
+        let successor = self.best_successor(&view, self.inner.election_max, |id| nodes.contains(&id));
+        let successor = successor.ok_or(TransferError::NotAVoter)?;
         self.hand_over(Some(successor)).await
     }
 }

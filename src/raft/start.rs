@@ -16,6 +16,7 @@ use super::{
     convert, eraser,
     error::StartError,
     freshness::{Freshness, QuorumAge},
+    lease::{self, Lapses},
     log_store::LogStore,
     members,
     network::{NetworkFactory, Told},
@@ -194,7 +195,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     let read_index = ReadIndex::new(&raft, &view, &parts.peers, &parts.credentials);
     let (jobs, job_queue) = mpsc::channel(proposer::QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(read_gate::QUEUE_MAX);
-    let counts = Arc::new(ProposalCounts::default());
+    let counts = Arc::new(ProposalCounts::new(Lapses::new(parts.settings.election_max * lease::ELECTIONS)));
     let proposer = Proposer {
         counts: Arc::clone(&counts),
         raft: raft.clone(),
@@ -262,6 +263,7 @@ fn spawn_keepers(
     tokio::spawn(eraser::run(Arc::downgrade(&node.inner), readers));
     tokio::spawn(members::keep(node.clone()));
     tokio::spawn(slow_disk::watch(node.clone(), settings.election_max * slow_disk::ELECTIONS));
+    tokio::spawn(lease::watch(node.clone()));
 }
 
 impl Node {

@@ -1,0 +1,112 @@
+//! A leader whose lease keeps running out hands over.
+//!
+//! openraft appends only while a majority has answered within the longest election timeout, the lease. A leader that is so
+//! far from the others that their answers come about as late appends now and then, when one is just in time, and refuses in
+//! between: sends take many seconds, while the others hear the leader and look for no other. So a leader that has refused
+//! for want of a lease, on and off, for longer than a replacement takes, and that a majority has answered meanwhile, gives
+//! leadership to the voter that is furthest.
+//!
+//! Not covered: a leader that no majority answers. A voter that is cut off together with it would only raise the term; the
+//! others stop counting such a leader's heartbeats by themselves (`service.rs`).
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{error::TransferError, node::Node};
+
+/// Lapses on and off for so many of the longest election timeouts are too many: about what it takes to replace a leader
+/// that has died.
+pub(super) const ELECTIONS: u32 = 2;
+/// Looks at the lapses in the time after which they are too many.
+const LOOKS: u32 = 6;
+/// No second hand-over within so many times that time: when all nodes are far from each other it would not help either.
+const PAUSE: u32 = 4;
+
+/// When the leader refused for want of a lease: from the first to the last time, without a longer break.
+#[derive(Debug)]
+pub(super) struct Lapses {
+    bound: Duration,
+    spell: Mutex<Option<(Instant, Instant)>>,
+}
+
+impl Lapses {
+    /// None yet. A spell that lasts for longer than `bound` is too long, and ends with a break of as much.
+    pub(super) fn new(bound: Duration) -> Self {
+        Self { bound, spell: Mutex::default() }
+    }
+
+    /// It was refused `now`.
+    pub(super) fn note(&self, now: Instant) {
+        let mut spell = self.spell.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = spell.filter(|(_, last)| now.duration_since(*last) < self.bound).map_or(now, |(first, _)| first);
+        *spell = Some((first, now));
+    }
+
+    /// When the spell began that is too long and goes on `now`.
+    fn too_long(&self, now: Instant) -> Option<Instant> {
+        let spell = *self.spell.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = spell?;
+        (now.duration_since(last) < self.bound && now.duration_since(first) > self.bound).then_some(first)
+    }
+}
+
+/// Runs until Raft stops.
+pub(super) async fn watch(node: Node) {
+    let mut view = node.view();
+    let bound = node.inner.counts.lapses.bound;
+    let mut handed_over: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(bound / LOOKS) => {}
+            gone = view.wait_for(|_| false) => {
+                if gone.is_err() {
+                    return;
+                }
+            }
+        }
+        let now = Instant::now();
+        let answered_since = |first| node.inner.quorum_age.get().is_some_and(|age| age < now.duration_since(first));
+        if handed_over.is_some_and(|at| now.duration_since(at) < bound * PAUSE)
+            || !node.inner.counts.lapses.too_long(now).is_some_and(answered_since)
+            || !view.borrow().is_leader()
+        {
+            continue;
+        }
+        handed_over = Some(now);
+        match to_the_furthest(&node, bound).await {
+            Ok(to) => tracing::warn!(to, "A majority's answers come too late here: leadership is handed over"),
+            Err(error) => tracing::warn!(%error, "A majority's answers come too late here, and nobody can take over"),
+        }
+    }
+}
+
+/// Hands over to a voter that was heard of within `silence_max`; its answers take about as long as the lease.
+async fn to_the_furthest(node: &Node, silence_max: Duration) -> Result<u64, TransferError> {
+    let view = node.inner.view.borrow().clone();
+    let successor = node.best_successor(&view, silence_max, |_| true).ok_or(TransferError::NotAVoter)?;
+    node.hand_over(Some(successor)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_on_and_off_are_one_spell_until_a_break() {
+        let (began, ms, bound) = (Instant::now(), Duration::from_millis, Duration::from_millis(1_200));
+        let lapses = Lapses::new(bound);
+        assert_eq!(lapses.too_long(began), None);
+        for after in [0, 900, 1_800] {
+            lapses.note(began + ms(after));
+        }
+        assert_eq!(lapses.too_long(began + ms(1_200)), None, "not longer than it may last");
+        assert_eq!(lapses.too_long(began + ms(1_900)), Some(began));
+        assert_eq!(lapses.too_long(began + ms(3_000)), None, "it is over");
+        lapses.note(began + ms(3_000));
+        assert_eq!(lapses.too_long(began + ms(3_100)), None, "a new one");
+        lapses.note(began + ms(4_100));
+        assert_eq!(lapses.too_long(began + ms(4_300)), Some(began + ms(3_000)));
+    }
+}
