@@ -21,7 +21,8 @@ use super::{error::TransferError, node::Node};
 pub(super) const ELECTIONS: u32 = 2;
 /// Looks at the lapses in the time after which they are too many.
 const LOOKS: u32 = 6;
-/// No second hand-over within so many times that time: when all nodes are far from each other it would not help either.
+/// Whoever leads does so for this many times that time at least: when all nodes are far from each other, it helps nobody that
+/// leadership goes round.
 const PAUSE: u32 = 4;
 
 /// When the leader refused for want of a lease: from the first to the last time, without a longer break.
@@ -56,7 +57,7 @@ impl Lapses {
 pub(super) async fn watch(node: Node) {
     let mut view = node.view();
     let bound = node.inner.counts.lapses.bound;
-    let mut handed_over: Option<Instant> = None;
+    let mut leads_since: Option<Instant> = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(bound / LOOKS) => {}
@@ -68,13 +69,15 @@ pub(super) async fn watch(node: Node) {
         }
         let now = Instant::now();
         let answered_since = |first| node.inner.quorum_age.get().is_some_and(|age| age < now.duration_since(first));
-        if handed_over.is_some_and(|at| now.duration_since(at) < bound * PAUSE)
-            || !node.inner.counts.lapses.too_long(now).is_some_and(answered_since)
-            || !view.borrow().is_leader()
-        {
+        if !view.borrow().is_leader() {
+            leads_since = None;
             continue;
         }
-        handed_over = Some(now);
+        let leads_for = now.duration_since(*leads_since.get_or_insert(now));
+        if leads_for < bound * PAUSE || !node.inner.counts.lapses.too_long(now).is_some_and(answered_since) {
+            continue;
+        }
+        leads_since = Some(now);
         match to_the_furthest(&node, bound).await {
             Ok(to) => tracing::warn!(to, "A majority's answers come too late here: leadership is handed over"),
             Err(error) => tracing::warn!(%error, "A majority's answers come too late here, and nobody can take over"),
