@@ -126,7 +126,6 @@ impl Founding {
             client_address: advertised.client_address,
             web_address: advertised.web_address,
             admission: self.admission,
-            forwarded: false,
         }
     }
 

@@ -542,15 +542,12 @@ impl RaftService for PeerService {
     }
 
     async fn r#move(&self, request: Request<wire::MoveRequest>) -> Result<Response<wire::MoveResponse>, Status> {
-        let member = request.get_ref();
-        // A member that passes a call on answers for it.
-        let node = if member.forwarded { self.node(&request)? } else { self.about_itself(&request, member.node_id)? };
+        let node = self.about_itself(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
         }
-        let recorded = node.moved(request).await?;
-        Ok(Response::new(wire::MoveResponse { recorded }))
+        Ok(Response::new(node.moved(request).await?))
     }
 
     async fn recall(&self, request: Request<wire::RecallRequest>) -> Result<Response<wire::RecallResponse>, Status> {

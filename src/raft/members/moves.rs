@@ -1,7 +1,7 @@
 //! Members that are reached elsewhere than their records say.
 //!
 //! A node that starts with other addresses says so, to the leader or, while it hears of none, to all members and whoever its
-//! configuration names, until its record has them. Two things come of it:
+//! configuration names, until its record has them and is committed. Two things come of it:
 //!
 //! - Whoever hears it, and finds the member there under its id, calls it there from then on ([`Peers::found`]). So nodes that have
 //!   all moved find each other again, and can elect a leader: each knows the others' new addresses from its configuration.
@@ -15,10 +15,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
-use super::{ANSWER_MAX, CHANGE_MAX, answered};
+use super::{ANSWER_MAX, CHANGE_MAX};
 use crate::{
     planted,
     proto::raft::v1 as wire,
@@ -34,9 +35,13 @@ use crate::{
 
 /// Between two announcements.
 const SAY_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks whether a leader is still heard.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a move may take before the log says that it does not get on; and between two such lines.
 const QUIET_MAX: Duration = Duration::from_secs(5);
 const LINE_EVERY: Duration = Duration::from_secs(60);
+/// Most leaders that are asked because others named them: they may not agree for a moment.
+const LEADERS_MAX: usize = 3;
 /// Longest address that is taken: a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 253 + 6;
 
@@ -57,15 +62,17 @@ async fn tell(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>) {
         let members = view.borrow_and_update().members.clone();
         node.inner.peers.record(members.iter().map(|member| (member.node_id, member.peer_address.as_str())));
         let record = members.iter().find(|member| member.node_id == own.node_id);
-        let Some(record) = record.filter(|record| !is_at(record, &own)) else {
+        let is_settled = |record: &Peer| is_at(record, &own) && node.members_are_committed() && node.is_led();
+        let Some(record) = record.filter(|record| !is_settled(record)) else {
             trouble.is_over(&own);
-            if view.changed().await.is_err() {
+            if let Ok(Err(_)) = timeout(LOOK_EVERY, view.changed()).await {
                 return;
             }
             continue;
         };
-        if let Err(reason) = node.announce(&own, &acquaintances).await {
-            trouble.goes_on(record, &own, &reason);
+        match node.announce(&own, &acquaintances).await {
+            Err(reason) if !is_at(record, &own) => trouble.goes_on(record, &own, &reason),
+            _ => {}
         }
         // Who leads, or where they are, may be known before that.
         if let Ok(Err(_)) = timeout(SAY_EVERY, view.changed()).await {
@@ -115,6 +122,15 @@ fn is_at(record: &Peer, at: &wire::MoveRequest) -> bool {
 }
 
 impl Node {
+    /// Whether the members that this node knows are committed. Until then the change may be one of a leader that was replaced, and
+    /// its successor looks for this node where it was. So does one that has committed another change, of which this node has not
+    /// heard: then it hears no leader.
+    fn members_are_committed(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.log_id().as_ref() <= metrics.local_committed.as_ref()
+    }
+
     /// Says once where this node is. `Ok`: the record was changed.
     async fn announce(&self, own: &wire::MoveRequest, acquaintances: &[String]) -> Result<(), String> {
         let view = self.inner.view.borrow().clone();
@@ -129,8 +145,11 @@ impl Node {
             Some(leader) => BTreeSet::from([self.inner.peers.address_of(leader.node_id, &leader.peer_address)]),
             None => self.addresses_of_others(acquaintances),
         };
-        let answers = join_all(asked.iter().map(|address| self.say(own, address))).await;
-        if answers.contains(&Ok(true)) {
+        let mut answers = join_all(asked.iter().map(|address| self.say(own, address))).await;
+        let named: BTreeSet<String> = answers.iter().flatten().map(|answer| answer.leader.clone()).collect();
+        let leaders = named.iter().filter(|leader| !leader.is_empty() && !asked.contains(*leader)).take(LEADERS_MAX);
+        answers.extend(join_all(leaders.map(|address| self.say(own, address))).await);
+        if answers.iter().flatten().any(|answer| answer.recorded) {
             return Ok(());
         }
         let refusals: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
@@ -140,13 +159,13 @@ impl Node {
         })
     }
 
-    async fn say(&self, own: &wire::MoveRequest, address: &str) -> Result<bool, String> {
+    async fn say(&self, own: &wire::MoveRequest, address: &str) -> Result<wire::MoveResponse, String> {
         let told = |reason: &str| format!("{address}: {reason}");
         let client = self.inner.peers.client(address, Lane::Control);
         let mut client = client.map_err(|status| told(status.message()))?;
         let request = self.inner.credentials.present(own.clone());
         match timeout(CHANGE_MAX, client.r#move(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().recorded),
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
             // Of a version that cannot do it, and about to be replaced by one that can.
             Ok(Err(status)) if status.code() == Code::Unimplemented => Err(told("it runs an older version")),
             Ok(Err(status)) => Err(told(&reason(&status))),
@@ -154,40 +173,37 @@ impl Node {
         }
     }
 
-    /// A member says where it is. True: its record says so.
+    /// A member says where it is.
     ///
     /// # Errors
     /// See [`MemberError`].
-    pub(in crate::raft) async fn moved(&self, to: wire::MoveRequest) -> Result<bool, MemberError> {
+    pub(in crate::raft) async fn moved(&self, to: wire::MoveRequest) -> Result<wire::MoveResponse, MemberError> {
         if [&to.peer_address, &to.client_address, &to.web_address].iter().any(|text| text.len() > ADDRESS_BYTES_MAX) {
             return Err(MemberError::Conflict(format!("an address is longer than {ADDRESS_BYTES_MAX} bytes")));
         }
         let view = self.inner.view.borrow().clone();
         let record = view.member(to.node_id).filter(|member| member.name == to.name);
         let record = record.ok_or(MemberError::NodeUnknown)?;
+        let answer = |recorded| {
+            let leader = view.leader().filter(|leader| self.is_led() && leader.node_id != to.node_id);
+            let address = leader.map(|leader| self.inner.peers.address_of(leader.node_id, &leader.peer_address));
+            wire::MoveResponse { recorded, leader: address.unwrap_or_default() }
+        };
         if is_at(record, &to) {
-            return Ok(true);
+            return Ok(answer(self.members_are_committed() && self.is_led()));
         }
-        if to.peer_address != record.peer_address {
-            self.look_for(&to, record).await?;
-            if !planted::is(planted::MOVES_NOT_HEARD) {
-                self.inner.peers.found(to.node_id, &to.peer_address);
-            }
+        self.look_for(&to, record).await?;
+        if to.peer_address != record.peer_address && !planted::is(planted::MOVES_NOT_HEARD) {
+            self.inner.peers.found(to.node_id, &to.peer_address);
         }
-        if view.is_leader() {
-            return self.record_move(to).await.map(|()| true);
+        if !view.is_leader() {
+            return Ok(answer(false));
         }
-        let Some(leader) = view.leader().filter(|_| !to.forwarded && self.is_led()) else { return Ok(false) };
-        if leader.node_id == to.node_id {
-            return Ok(false);
-        }
-        let client = self.inner.peers.member(leader.node_id, &leader.peer_address, Lane::Control);
-        let mut client = client.map_err(|_| MemberError::NoLeader)?;
-        let request = self.inner.credentials.sign(leader.node_id, wire::MoveRequest { forwarded: true, ..to });
-        Ok(answered(timeout(CHANGE_MAX, client.r#move(request)).await)?.recorded)
+        let answer = answer(true);
+        self.record_move(to, record).await.map(|()| answer)
     }
 
-    /// Looks for a member at both of its addresses.
+    /// Looks for a member at both of its addresses, which may be the same.
     async fn look_for(&self, to: &wire::MoveRequest, record: &Peer) -> Result<(), MemberError> {
         let is_it = |found: &wire::ProbeResponse| found.node_id == to.node_id && found.cluster_id == to.cluster_id;
         let (name, new, old) = (&to.name, &to.peer_address, &record.peer_address);
@@ -210,9 +226,14 @@ impl Node {
         }
     }
 
-    /// On the leader.
-    async fn record_move(&self, to: wire::MoveRequest) -> Result<(), MemberError> {
+    /// On the leader, unless the record is another one than what the move was `judged` by.
+    async fn record_move(&self, to: wire::MoveRequest, judged: &Peer) -> Result<(), MemberError> {
         let _one = self.inner.membership.lock().await;
+        let addresses = |peer: &Peer| [&peer.peer_address, &peer.client_address, &peer.web_address].map(String::clone);
+        let now = self.inner.view.borrow().member(to.node_id).map(addresses);
+        if now != Some(addresses(judged)) {
+            return Err(MemberError::Conflict(format!("the record of {:?} was changed meanwhile", to.name)));
+        }
         let record = NodeRecord {
             name: to.name,
             peer_address: to.peer_address,

@@ -276,7 +276,7 @@ pub(super) async fn make(node: &Node, name: &str) -> Revision {
 /// The files of a node as a crash at this moment leaves them.
 pub(super) fn crash_image(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("created");
-    for name in ["log.db", "log.db-wal", "chat.db", "chat.db-wal"] {
+    for name in ["log.db", "log.db-wal", "log.db-end", "chat.db", "chat.db-wal"] {
         if from.join(name).exists() {
             std::fs::copy(from.join(name), to.join(name)).expect("copied");
         }
