@@ -29,6 +29,7 @@ pub const NAMES: &[&str] = &[
     ENDED_SESSION_REMEMBERED,
     USAGE_NOT_STORED,
     MOVES_NOT_HEARD,
+    END_NOT_NOTED,
 ];
 /// The bugs that are compiled in.
 #[cfg(not(feature = "planted-bugs"))]
@@ -68,6 +69,8 @@ pub const USAGE_NOT_STORED: &str = "usage-not-stored";
 
 /// A member that says where it is now is not called there until its record says so.
 pub const MOVES_NOT_HEARD: &str = "moves-not-heard";
+/// How far the log is durable is noted nowhere else.
+pub const END_NOT_NOTED: &str = "end-not-noted";
 
 /// Whether this process is to commit a bug.
 #[cfg(feature = "planted-bugs")]

@@ -25,6 +25,8 @@ mod sim {
     pub mod people;
     pub mod run;
     pub mod sweep;
+    #[path = "../support/wal.rs"]
+    pub mod wal;
     pub mod worker;
     pub mod world;
 }

@@ -358,12 +358,12 @@ fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beg
     drop(conn);
     let identity = Identity { cluster_id: founder.cluster_id.clone(), node_id, name: founder.name.clone() };
     make_log(staging, identity, vote, log_id)?;
-    // What the state machine keeps beside its file; and both files alone.
+    // What the state machine keeps beside its file; and the files alone.
     let items = fs::read_dir(staging).and_then(|items| items.collect::<io::Result<Vec<_>>>());
     for item in items.map_err(StorageError::io("list", staging))? {
         let path = item.path();
         match item.file_name().to_str() {
-            Some("chat.db" | "log.db" | "log.db-wal") => db::sync_file(&path)?,
+            Some("chat.db" | "log.db" | "log.db-wal" | "log.db-end") => db::sync_file(&path)?,
             _ if path.is_dir() => fs::remove_dir_all(&path).map_err(StorageError::io("remove", &path))?,
             _ => fs::remove_file(&path).map_err(StorageError::io("remove", &path))?,
         }

@@ -28,7 +28,7 @@ pub fn create_file(path: &Path) -> io::Result<File> {
 
 /// Makes a file if there is none, and leaves the content of one that is there.
 pub fn open_or_create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
 /// Makes a directory.

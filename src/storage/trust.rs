@@ -5,7 +5,7 @@
 //! them are moved aside, into `aside/<time>`; the node is empty then, and joins its cluster under a new identity.
 //!
 //! What raises a doubt: a page, an entry or a record that is damaged; a write-ahead log that is gone although the process did
-//! not end in order; a state that is ahead of the log (the log lost its end), unless it was just
+//! not end in order; a log that ends before what was called durable; a state that is ahead of the log (the log lost its end), unless it was just
 //! installed as a snapshot; and [`doubt`], called when damage was met while
 //! the node ran. Left out: a volume that was put back to an earlier moment as a whole, which looks like an honest one here; the
 //! other nodes tell (`raft::promises`).
@@ -36,10 +36,11 @@ const REASON: &str = "reason";
 /// Of these directories so many are kept: they are for a look at what happened, and take space.
 const ASIDE_MAX: usize = 2;
 /// Everything that a node stores. The log goes first: without it nobody takes the rest for an honest node.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "log.db",
     "log.db-wal",
     "log.db-shm",
+    "log.db-end",
     "chat.db-install",
     "chat.db",
     "chat.db-wal",

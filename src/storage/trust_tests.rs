@@ -28,7 +28,7 @@ fn killed() -> tempfile::TempDir {
     state
         .apply((0..100).map(|index| AppliedEntry { log_id: id(index), payload: AppliedPayload::Blank }).collect())
         .expect("apply");
-    for name in ["log.db", "log.db-wal", "chat.db", "chat.db-wal", RUNNING] {
+    for name in ["log.db", "log.db-wal", "log.db-end", "chat.db", "chat.db-wal", RUNNING] {
         fs::copy(live.path().join(name), image.path().join(name)).expect("copy");
     }
     image
@@ -124,7 +124,10 @@ fn a_log_that_lost_its_end_or_a_changed_entry_is_noticed() {
     let conn = Connection::open(dir.path().join("log.db")).expect("open");
     conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
     drop(conn);
-    assert!(found(dir.path()).expect("a doubt").contains("the log ends at 49"));
+    assert!(found(dir.path()).expect("a doubt").contains("log.db has lost its end"));
+    // As if it had never had more.
+    fs::remove_file(dir.path().join("log.db-end")).expect("removed");
+    assert!(found(dir.path()).expect("a doubt").contains("has applied 99, but the log ends at 49"));
 
     let dir = killed();
     closed_in_order(dir.path());
@@ -143,6 +146,7 @@ fn a_snapshot_that_was_just_installed_may_be_ahead_of_the_log() {
     let conn = Connection::open(dir.path().join("log.db")).expect("open");
     conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
     drop(conn);
+    fs::remove_file(dir.path().join("log.db-end")).expect("it never had more");
     assert_eq!(found(dir.path()), None);
     // Another one explains nothing.
     let mut state = StateMachine::open(dir.path()).expect("state");

@@ -13,7 +13,7 @@ use quorum_chat::{
 
 use crate::{
     members::{copy, five_and, voters},
-    support::{Cluster, eventually},
+    support::{Cluster, eventually, wal},
 };
 
 const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
@@ -185,4 +185,39 @@ async fn an_older_copy_of_a_nodes_own_volume_is_found_out_and_never_used() {
         assert_eq!(fs::read_dir(data.join("aside")).unwrap().count(), 1);
         replaced(&cluster, hurt, &mut known, &alice, &token).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_flipped_bit_loses_nothing_that_was_acknowledged() {
+    let mut cluster = five_and(0).await;
+    let (alice, token) = cluster.register("alice").await;
+    let before = alice.send_message("alice", "before").await.unwrap();
+    cluster.level(&token, before.revision).await;
+    let mut known = voters(&cluster, 0, &NAMES).await;
+    let leader = cluster.leader().await;
+    let followers: Vec<usize> = (0..5).filter(|node| *node != leader).collect();
+    let [hurt, other, late, later] = followers[..] else { panic!("{followers:?}") };
+    cluster[late].stop();
+    cluster[later].stop();
+    // The leader and these two make the majority.
+    let sent = alice.send_message("alice", "acknowledged").await.unwrap();
+    for node in 0..5 {
+        cluster[node].kill();
+    }
+    assert!(wal::flip_a_bit(&cluster[hurt].data_dir().join("log.db-wal"), 0));
+    // Without what it has lost, these three could elect a leader that never had the message.
+    for node in [hurt, late, later] {
+        cluster[node].start();
+    }
+    cluster[hurt].logged("cannot be trusted (the database is damaged: log.db has lost its end").await;
+    for node in [leader, other] {
+        cluster[node].start();
+    }
+    for node in 0..5 {
+        cluster[node].ready().await;
+    }
+    replaced(&cluster, hurt, &mut known, &alice, &token).await;
+    let page = cluster.direct(late, &token).read("alice", Consistency::Linearizable).await.unwrap();
+    let found = page.messages.iter().find(|message| message.seq == sent.seq).map(|message| message.body.as_str());
+    assert_eq!(found, Some("acknowledged"));
 }

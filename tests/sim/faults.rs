@@ -1,7 +1,7 @@
 //! What goes wrong in a run, and when: chosen from the seed.
 //!
 //! Nothing chosen here is beyond what the cluster promises to survive: of the disks one at a time may be lost, until its node
-//! has been replaced; every crash keeps what was flushed. Power failures of all nodes at once are among it.
+//! has been replaced, or its log damaged; every other crash keeps what was flushed. Power failures of all nodes at once are among it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,9 +13,12 @@ use super::{
     dice::Dice,
     disk::{self, Crash},
     member::{self, Contradictions},
+    wal,
     world::{FOUNDERS, Standing, World},
 };
 
+/// The last node is back after a damage.
+const RETURN_MAX: Duration = Duration::from_millis(4000);
 /// Time that an operator gives a call.
 const ORDER_MAX: Duration = Duration::from_secs(5);
 
@@ -27,6 +30,8 @@ enum Later {
     Mend,
     /// A disk answers again.
     Unstall(usize),
+    /// All are killed, and the log of the first of these seats loses its end. It is back before all but the others of these.
+    Damage([usize; 3]),
 }
 
 pub struct Faults {
@@ -42,15 +47,19 @@ pub struct Faults {
     /// A seat that lost its disk and has not been replaced yet, with its old id.
     lost: Option<(usize, u64)>,
     removed: Option<usize>,
+    /// When the log of a node is to be damaged, once in some runs.
+    damage: Option<(Duration, Dice)>,
     /// What the tasks of a dishonest member found.
     found: Contradictions,
     log: bool,
 }
 
 impl Faults {
-    pub fn new(dice: &mut Dice, found: Contradictions) -> Self {
-        let mut dice = dice.split("faults");
+    pub fn new(all: &mut Dice, found: Contradictions) -> Self {
+        let mut dice = all.split("faults");
         let lasts = dice.ms(4000..12_000);
+        let mut own = all.split("damage");
+        let damage = own.chance(25).then(|| (own.ms(0..1500), own));
         let log = std::env::var_os("SIM_LOG").is_some();
         Self {
             dice,
@@ -62,6 +71,7 @@ impl Faults {
             expected: Vec::new(),
             lost: None,
             removed: None,
+            damage,
             found,
             log,
         }
@@ -83,6 +93,10 @@ impl Faults {
         if now >= self.next {
             self.next = now + self.dice.ms(50..1200);
             self.choose(world);
+        }
+        let began = self.end.map_or(now, |end| end - self.lasts);
+        if self.damage.as_ref().is_some_and(|(after, _)| began + *after <= now) {
+            self.part_for_damage(world);
         }
         Ok(())
     }
@@ -120,6 +134,7 @@ impl Faults {
                 }
                 Later::Mend => mend(world),
                 Later::Unstall(seat) => stall(world, seat, false),
+                Later::Damage(seats) => self.damage_log(world, seats),
             }
         }
         Ok(())
@@ -302,6 +317,46 @@ impl Faults {
         self.say(world, &format!("n{} loses its disk", seat + 1));
         std::fs::remove_dir_all(&world.seats[seat].dir).expect("the directory is there");
         self.lost = Some((seat, id));
+    }
+
+    /// Two followers are cut off, so that what is acknowledged from now on is on three disks.
+    fn part_for_damage(&mut self, world: &mut World<'_>) {
+        let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
+        let Some(leader) = leader(world).filter(|_| whole) else { return };
+        let Some((_, mut dice)) = self.damage.take() else { return };
+        let mut followers: Vec<usize> = (0..FOUNDERS).filter(|seat| *seat != leader).collect();
+        dice.shuffle(&mut followers);
+        let [hurt, _, one, other] = followers[..] else { return };
+        mend(world);
+        self.say(world, &format!("n{} and n{} are cut off", one + 1, other + 1));
+        for away in [one, other].map(|seat| world.seats[seat].name()) {
+            for name in world.hosts().into_iter().filter(|name| *name != away) {
+                world.sim.partition(away.as_str(), name.as_str());
+            }
+        }
+        let at = world.sim.elapsed() + dice.ms(300..1500);
+        // Nothing else disturbs it.
+        self.next = at + RETURN_MAX;
+        self.end = self.end.max(Some(self.next));
+        self.later.insert((at, dice.next()), Later::Damage([hurt, one, other]));
+    }
+
+    fn damage_log(&mut self, world: &mut World<'_>, seats: [usize; 3]) {
+        let id = world.seats[seats[0]].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
+        let all_up = (0..FOUNDERS).all(|seat| world.up().contains(&seat));
+        let whole = all_up && self.lost.is_none() && self.removed.is_none();
+        let Some(id) = id.filter(|_| whole) else { return mend(world) };
+        for seat in world.up() {
+            let back = if seats.contains(&seat) { 50..300 } else { 3000..RETURN_MAX.as_millis() as u64 };
+            self.take_down(world, seat, Crash::Process, back);
+        }
+        mend(world);
+        let wal = world.seats[seats[0]].dir.join("log.db-wal");
+        if wal::flip_a_bit(&wal, self.dice.range(0..8) as usize) {
+            self.say(world, &format!("the log of n{} is damaged", seats[0] + 1));
+            world.damaged.insert(seats[0]);
+            self.lost = Some((seats[0], id));
+        }
     }
 
     /// A node that lost its disk is whole again when it votes under a new id.

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     rc::Rc,
     sync::{Arc, Mutex, atomic::Ordering},
@@ -48,6 +48,8 @@ pub struct World<'a> {
     pub sim: Sim<'a>,
     pub seats: Vec<Rc<Seat>>,
     pub standing: Vec<Standing>,
+    /// Seats whose files were damaged: they are to be doubted.
+    pub damaged: BTreeSet<usize>,
     dice: Dice,
     /// How far each life of each seat was looked at.
     looked: BTreeMap<(usize, u64), u64>,
@@ -84,7 +86,7 @@ impl World<'_> {
             });
         }
         let standing = (0..SEATS).map(|n| if n < FOUNDERS { Standing::Up } else { Standing::Out }).collect();
-        Self { sim, seats, standing, dice: dice.split("world"), looked: BTreeMap::new() }
+        Self { sim, seats, standing, damaged: BTreeSet::new(), dice: dice.split("world"), looked: BTreeMap::new() }
     }
 
     /// One tick. Returns whether the clients are done.
@@ -176,7 +178,8 @@ impl World<'_> {
             *from = end.max(*from);
             sights.push(Sight { seat: seat.number, start, status, applied, committed, node });
         }
-        let moved_aside = self.seats.iter().filter(|seat| seat.dir.join("aside").exists()).map(|seat| seat.number);
+        let doubted = |seat: &&Rc<Seat>| !self.damaged.contains(&seat.number) && seat.dir.join("aside").exists();
+        let moved_aside = self.seats.iter().filter(doubted).map(|seat| seat.number);
         Ok(Look { moved_aside: moved_aside.collect(), sights })
     }
 }

@@ -16,6 +16,7 @@ mod node;
 mod ports;
 pub mod preload;
 mod slots;
+pub mod wal;
 mod workload;
 
 use std::time::{Duration, Instant};

@@ -7,10 +7,12 @@
 //!   they are fsynced. Only the latter is told to anybody.
 //! - The log is contiguous: indexes `first ..= last` without holes. The newest entries are kept in memory ([`tail`]),
 //!   because replication and apply read each of them again; older ones are read from the file.
+//! - What was called durable is noted in a second file ([`end`]), so that a start notices when the log has lost it.
 //! - After a failed write nothing more is written or called durable: the node has to stop.
 //!
 //! Left out: what the entries mean, and when to append, truncate or purge. That is Raft's business.
 
+mod end;
 mod schema;
 mod tail;
 mod writer;
@@ -34,6 +36,7 @@ use super::{
     underway::Underway,
 };
 use crate::{planted, proto::log::v1 as pb, trace::TraceContext};
+use end::{End, Found};
 use tail::Tail;
 use writer::{Operation, Writer};
 
@@ -104,7 +107,8 @@ impl LogDb {
     /// not block.
     ///
     /// # Errors
-    /// The file cannot be opened, belongs to another program or a newer version, or holds entries that are not intact.
+    /// The file cannot be opened, belongs to another program or a newer version, holds entries that are not intact, or less than
+    /// was durable.
     pub fn open(dir: &Path, on_group: Box<dyn Fn(&GroupCommit) + Send>) -> Result<Self, StorageError> {
         Self::open_in_background(dir, on_group, &Threads)
     }
@@ -124,6 +128,8 @@ impl LogDb {
         let reader = schema::open_reader(&path)?;
         let (queue, operations) = mpsc::channel();
         let end = loaded.last.map_or(0, |id| id.index + 1);
+        let at = |index| schema::position(&connection, &loaded, index);
+        let noted = End::open(dir, &Found { last: loaded.last.or(loaded.purged), vote: loaded.vote, at: &at })?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 tail: Tail::new(loaded.last),
@@ -143,7 +149,8 @@ impl LogDb {
             underway: Arc::default(),
         });
         let (weak, underway) = (Arc::downgrade(&shared), Arc::clone(&shared.underway));
-        let mut writer = Writer::new(connection, checkpoints, operations, weak, underway, on_group, loaded.purged);
+        let mut writer =
+            Writer::new((connection, checkpoints, noted), operations, weak, underway, on_group, loaded.purged);
         let writer = background
             .start("log-writer", Duration::ZERO, Box::new(move || writer.turn()))
             .map_err(StorageError::io("start the log writer of", &path))?;
@@ -241,7 +248,7 @@ impl LogDb {
             // Queued under the lock, so that the order in the queue is the order in the tail.
             let mut state = self.state();
             if let (None, Some(row)) = (state.tail.last(), rows.first()) {
-                state.first = row.index;
+                state.first = row.id.index;
             }
             for (entry, row) in entries.into_iter().zip(&rows) {
                 state.tail.push(entry, row.bytes.len());
@@ -289,8 +296,9 @@ impl LogDb {
     /// The writer has stopped after an earlier failure, or the entry that is last now cannot be read.
     pub fn truncate_after(&self, last: Option<u64>, done: Done) -> Result<(), StorageError> {
         let end = last.map_or(0, |index| index + 1);
+        let (_, reached) = self.bounds();
         if end >= self.state().tail.end_index() {
-            return self.send(Operation::TruncateFrom(end, done));
+            return self.send(Operation::TruncateFrom(end, reached, done));
         }
         // The entry that becomes the last may have left the tail.
         let new_last = match last {
@@ -300,7 +308,7 @@ impl LogDb {
         let mut state = self.state();
         state.tail.truncate_after(new_last);
         self.shared.durable.lower_to(end);
-        self.send(Operation::TruncateFrom(end, done))
+        self.send(Operation::TruncateFrom(end, new_last, done))
     }
 
     /// Forgets all entries up to and including `upto`, which may lie beyond the end of the log.

@@ -59,19 +59,19 @@ pub(super) struct Loaded {
 
 /// An entry as it is stored.
 pub(super) struct Row {
-    pub index: u64,
+    pub id: pb::LogId,
     pub bytes: Vec<u8>,
 }
 
 impl Row {
     pub(super) fn encode(entry: &pb::Entry) -> Result<Self, StorageError> {
         let id = entry.log_id.ok_or_else(|| StorageError::Corrupt("an entry without a log id was appended".into()))?;
-        Ok(Self { index: id.index, bytes: entry.encode_to_vec() })
+        Ok(Self { id, bytes: entry.encode_to_vec() })
     }
 
     pub(super) fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection.prepare_cached("INSERT INTO entry (idx, crc, bytes) VALUES (?1, ?2, ?3)")?.execute(params![
-            self.index,
+            self.id.index,
             crc32fast::hash(&self.bytes),
             self.bytes
         ])?;
@@ -192,6 +192,18 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StorageError> {
         last,
         first: first_kept,
     })
+}
+
+/// The position of the entry at an index that the log reaches; `None` when it was purged.
+pub(super) fn position(
+    connection: &Connection,
+    loaded: &Loaded,
+    index: u64,
+) -> Result<Option<pb::LogId>, StorageError> {
+    if index < loaded.first {
+        return Ok(None);
+    }
+    Ok(read(connection, index..index + 1, usize::MAX)?.first().and_then(|entry| entry.log_id))
 }
 
 /// Reads entries that must be there.
@@ -336,7 +348,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.db");
         let (connection, _checkpoints) = open(&path).unwrap();
-        let row = Row { index: 7, bytes: vec![7; 200_000] };
+        let row = Row { id: pb::LogId { index: 7, ..pb::LogId::default() }, bytes: vec![7; 200_000] };
         row.insert(&connection).unwrap();
         let wal = dir.path().join("log.db-wal");
         let before = fs::read(&wal).unwrap();

@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use super::*;
 
-fn id(term: u64, index: u64) -> pb::LogId {
+pub(super) fn id(term: u64, index: u64) -> pb::LogId {
     pb::LogId { term, node_id: 1, index }
 }
 
@@ -19,22 +19,22 @@ fn entry(term: u64, index: u64, text: &str) -> pb::Entry {
     pb::Entry { log_id: Some(id(term, index)), payload: Some(payload) }
 }
 
-fn entries(term: u64, range: Range<u64>) -> Vec<pb::Entry> {
+pub(super) fn entries(term: u64, range: Range<u64>) -> Vec<pb::Entry> {
     range.map(|index| entry(term, index, &format!("entry {index} of term {term}"))).collect()
 }
 
-fn open(dir: &Path) -> LogDb {
+pub(super) fn open(dir: &Path) -> LogDb {
     LogDb::open(dir, Box::new(|_| {})).expect("opens")
 }
 
 /// Runs one write and waits until it is durable.
-fn durably(write: impl FnOnce(Done) -> Result<(), StorageError>) {
+pub(super) fn durably(write: impl FnOnce(Done) -> Result<(), StorageError>) {
     let (done, wait) = completion();
     write(done).expect("queued");
     wait_for(&wait).expect("written");
 }
 
-fn append(log: &LogDb, batch: Vec<pb::Entry>) {
+pub(super) fn append(log: &LogDb, batch: Vec<pb::Entry>) {
     durably(|done| log.append(batch, done));
 }
 
@@ -75,9 +75,9 @@ pub(crate) fn lock_log(dir: &Path) -> rusqlite::Connection {
 }
 
 /// What a crash at this moment leaves: the files as they are.
-fn crash(dir: &Path) -> tempfile::TempDir {
+pub(super) fn crash(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("temporary directory");
-    for name in ["log.db", "log.db-wal"] {
+    for name in ["log.db", "log.db-wal", "log.db-end"] {
         let from = dir.join(name);
         if from.exists() {
             std::fs::copy(from, copy.path().join(name)).expect("copied");

@@ -12,7 +12,9 @@ use prost::Message as _;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{
-    Done, Identity, Shared, lock,
+    Done, Identity, Shared,
+    end::End,
+    lock,
     schema::{self, IdentityRecord, Row},
 };
 use crate::{
@@ -41,7 +43,8 @@ pub(super) enum Operation {
     Append(Vec<Row>, Vec<TraceContext>, Done),
     Vote(pb::Vote, Done),
     Committed(pb::LogId),
-    TruncateFrom(u64, Done),
+    /// Takes away the entries from an index on; the position of the last one that stays.
+    TruncateFrom(u64, Option<pb::LogId>, Done),
     Purge(pb::LogId),
     Identity(Identity, Done),
     CutWal,
@@ -68,6 +71,7 @@ pub struct GroupCommit {
 pub(super) struct Writer {
     connection: Connection,
     checkpoints: Checkpoints,
+    end: End,
     queue: mpsc::Receiver<Operation>,
     shared: Weak<Shared>,
     underway: Arc<Underway>,
@@ -90,8 +94,7 @@ impl Drop for Writer {
 
 impl Writer {
     pub(super) fn new(
-        connection: Connection,
-        checkpoints: Checkpoints,
+        (connection, checkpoints, end): (Connection, Checkpoints, End),
         queue: mpsc::Receiver<Operation>,
         shared: Weak<Shared>,
         underway: Arc<Underway>,
@@ -103,6 +106,7 @@ impl Writer {
         Self {
             connection,
             checkpoints,
+            end,
             queue,
             shared,
             underway,
@@ -155,7 +159,12 @@ impl Writer {
             return Ok(Turn::More);
         }
         let underway = Arc::clone(&self.underway);
-        let (entries, written) = underway.run(|| self.write(group))?;
+        let (entries, written) = underway.run(|| {
+            self.note_what_goes(group)?;
+            let written = self.write(group)?;
+            self.note_what_is_durable(group, stop)?;
+            Ok::<_, StorageError>(written)
+        })?;
         let mut commit = GroupCommit {
             entries,
             operations: group.len(),
@@ -174,7 +183,7 @@ impl Writer {
                     commit.traces.extend(traces);
                     done(Ok(()));
                 }
-                Operation::Vote(_, done) | Operation::TruncateFrom(_, done) => done(Ok(())),
+                Operation::Vote(_, done) | Operation::TruncateFrom(_, _, done) => done(Ok(())),
                 Operation::Identity(identity, done) => {
                     if let Some(shared) = self.shared.upgrade() {
                         *lock(&shared.identity) = Some(identity);
@@ -193,6 +202,32 @@ impl Writer {
         Ok(if stop { Turn::End } else { Turn::More })
     }
 
+    /// Before entries are taken away.
+    fn note_what_goes(&mut self, group: &[Operation]) -> Result<(), StorageError> {
+        for operation in group {
+            if let Operation::TruncateFrom(_, kept, _) = operation {
+                self.end.lower(*kept)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After the commit, and before anybody is told.
+    fn note_what_is_durable(&mut self, group: &[Operation], stop: bool) -> Result<(), StorageError> {
+        let (mut last, mut vote) = (None::<pb::LogId>, None);
+        for operation in group {
+            match operation {
+                Operation::Append(rows, ..) => last = rows.last().map(|row| row.id).or(last),
+                Operation::TruncateFrom(cut, kept, _) if last.is_some_and(|last| last.index >= *cut) => last = *kept,
+                Operation::Purge(upto) if last.is_none_or(|last| last.index < upto.index) => last = Some(*upto),
+                Operation::Vote(newest, _) => vote = Some(*newest),
+                _ => {}
+            }
+        }
+        self.end.raise(last, vote)?;
+        if stop { self.end.flush() } else { Ok(()) }
+    }
+
     /// Returns how many entries were among it, and when the commit began.
     fn write(&mut self, group: &[Operation]) -> Result<(usize, Instant), StorageError> {
         let context = "writing log.db";
@@ -209,7 +244,7 @@ impl Writer {
                 Operation::Vote(vote, _) => {
                     schema::put_meta(&transaction, "vote", &vote.encode_to_vec()).context(context)?;
                 }
-                Operation::TruncateFrom(end, _) => {
+                Operation::TruncateFrom(end, ..) => {
                     transaction.execute("DELETE FROM entry WHERE idx >= ?1", params![end]).context(context)?;
                 }
                 Operation::Purge(upto) => {
@@ -255,7 +290,7 @@ impl Writer {
             match operation {
                 Operation::Append(_, _, done)
                 | Operation::Vote(_, done)
-                | Operation::TruncateFrom(_, done)
+                | Operation::TruncateFrom(_, _, done)
                 | Operation::Identity(_, done) => done(Err(Arc::clone(&error))),
                 Operation::Committed(_) | Operation::Purge(_) | Operation::CutWal | Operation::Stop => {}
             }
@@ -286,11 +321,11 @@ fn advance(shared: &Shared, group: &[Operation]) {
         match operation {
             Operation::Append(rows, ..) => {
                 if let Some(last) = rows.last() {
-                    lock(&shared.state).tail.set_durable(last.index + 1);
-                    shared.durable.raise_to(last.index + 1);
+                    lock(&shared.state).tail.set_durable(last.id.index + 1);
+                    shared.durable.raise_to(last.id.index + 1);
                 }
             }
-            Operation::TruncateFrom(end, _) => {
+            Operation::TruncateFrom(end, ..) => {
                 lock(&shared.state).tail.limit_durable(*end);
                 shared.durable.lower_to(*end);
             }
