@@ -230,7 +230,21 @@ impl Founding {
         }
     }
 
+    /// Asks a member, and the leader that it names.
     async fn ask_to_join(&self, peers: &Peers, address: &str) -> Result<(), Hindrance> {
+        match self.ask_for_a_place(peers, address).await? {
+            None => Ok(()),
+            Some(leader) => match self.ask_for_a_place(peers, &leader).await? {
+                None => Ok(()),
+                Some(other) => {
+                    Err(Hindrance::Waiting(format!("{address} names {leader} as the leader, and that {other}")))
+                }
+            },
+        }
+    }
+
+    /// Asks one node; where the leader is, if that is another one.
+    async fn ask_for_a_place(&self, peers: &Peers, address: &str) -> Result<Option<String>, Hindrance> {
         let waiting = |reason: &str| Hindrance::Waiting(format!("{address}: {reason}"));
         let found = self.probe(peers, "a member", address).await?;
         // A node that has not taken part in anything yet: the cluster is being founded, and this node may be among the first.
@@ -243,7 +257,6 @@ impl Founding {
             peer_address: self.advertised.peer_address.clone(),
             client_address: self.advertised.client_address.clone(),
             web_address: self.advertised.web_address.clone(),
-            forwarded: false,
             admission: self.admission,
             token: self.token.clone(),
         });
@@ -252,13 +265,16 @@ impl Founding {
             Ok(Err(status)) => return Err(waiting(&reason(&status))),
             Err(_) => return Err(waiting("no answer")),
         };
+        if admitted.node_id == 0 {
+            return Ok(Some(admitted.leader));
+        }
         let _one = self.giving.lock().await;
         if self.log.identity().is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let name = self.advertised.name.clone();
         let identity = Identity { cluster_id: admitted.cluster_id, node_id: admitted.node_id, name };
-        self.take(identity).await.map_err(|status| waiting(status.message()))
+        self.take(identity).await.map(|()| None).map_err(|status| waiting(status.message()))
     }
 
     async fn round(&self, peers: &Peers, initial: &[(String, String)]) -> Result<BTreeMap<u64, NodeRecord>, Hindrance> {

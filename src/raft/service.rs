@@ -518,14 +518,10 @@ impl RaftService for PeerService {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let node = self.any_cluster(&request)?;
         let joiner = request.get_ref();
-        // A member that passes a call on answers for it.
-        let node = if joiner.forwarded { self.node(&request)? } else { self.any_cluster(&request)? };
-        if !joiner.forwarded {
-            Credentials::check_speaks_for(&request, &joiner.name, &joiner.peer_address)?;
-        }
-        let admission = node.join(request.into_inner()).await?;
-        Ok(Response::new(wire::JoinResponse { cluster_id: admission.cluster_id, node_id: admission.node_id }))
+        Credentials::check_speaks_for(&request, &joiner.name, &joiner.peer_address)?;
+        Ok(Response::new(node.join(request.into_inner()).await?))
     }
 
     async fn standing(

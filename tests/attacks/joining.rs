@@ -22,7 +22,7 @@ fn token(cluster: &Cluster, node: usize) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Asks a member for a place, as a node with the secret.
+/// Asks a member, or the leader that it names, for a place, as a node with the secret.
 async fn ask(cluster: &Cluster, node: usize, name: &str, token: &str, admission: u64) -> Result<u64, Status> {
     let tls = Tls::shared(Secrets::parse(PEER_SECRET).unwrap(), None).unwrap();
     let peers = Peers::new(tls.connector().unwrap().into());
@@ -33,13 +33,18 @@ async fn ask(cluster: &Cluster, node: usize, name: &str, token: &str, admission:
         peer_address: address.into(),
         client_address: address.into(),
         web_address: address.into(),
-        forwarded: false,
         admission,
         token: token.into(),
     };
     let credentials = Credentials::new("", 0, name, address).unwrap();
-    let mut client = peers.client(&cluster[node].peer.to_string(), Lane::Control).unwrap();
-    client.join(credentials.present(request)).await.map(|answer| answer.into_inner().node_id)
+    let join = async |address: &str| {
+        let mut client = peers.client(address, Lane::Control).unwrap();
+        client.join(credentials.present(request.clone())).await.map(tonic::Response::into_inner)
+    };
+    match join(&cluster[node].peer.to_string()).await? {
+        wire::JoinResponse { node_id: 0, leader, .. } => Ok(join(&leader).await?.node_id),
+        wire::JoinResponse { node_id, .. } => Ok(node_id),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

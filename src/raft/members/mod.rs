@@ -105,19 +105,17 @@ impl Node {
         Ok(answered(answer)?.node_ids)
     }
 
-    /// Admits an empty node that asked for it; passed on to the leader once.
-    pub(super) async fn join(&self, request: wire::JoinRequest) -> Result<Admission, MemberError> {
+    /// Admits an empty node that asked for it, or says who leads.
+    pub(super) async fn join(&self, request: wire::JoinRequest) -> Result<wire::JoinResponse, MemberError> {
         let view = self.inner.view.borrow().clone();
         if view.is_leader() {
             self.permit(&request).await?;
-            return self.admit(request).await;
+            let Admission { cluster_id, node_id } = self.admit(request).await?;
+            return Ok(wire::JoinResponse { cluster_id, node_id, leader: String::new() });
         }
-        let leader = view.leader().filter(|_| !request.forwarded).ok_or(MemberError::NoLeader)?;
-        let request = self.inner.credentials.sign(leader.node_id, wire::JoinRequest { forwarded: true, ..request });
-        let client = self.inner.peers.member(leader.node_id, &leader.peer_address, Lane::Control);
-        let mut client = client.map_err(|_| MemberError::NoLeader)?;
-        let answer = answered(timeout(CHANGE_MAX * 2, client.join(request)).await)?;
-        Ok(Admission { cluster_id: answer.cluster_id, node_id: answer.node_id })
+        let leader = view.leader().ok_or(MemberError::NoLeader)?;
+        let leader = self.inner.peers.address_of(leader.node_id, &leader.peer_address);
+        Ok(wire::JoinResponse { leader, ..wire::JoinResponse::default() })
     }
 
     /// On the leader: asks the node at an address what it is, and makes it a member if it is empty.
@@ -132,7 +130,6 @@ impl Node {
             peer_address: peer_address.to_owned(),
             client_address: found.client_address,
             web_address: found.web_address,
-            forwarded: true,
             admission: found.admission,
             token: String::new(),
         };
