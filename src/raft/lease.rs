@@ -1,20 +1,20 @@
 //! A leader whose lease keeps running out hands over.
 //!
-//! openraft appends only while a majority has answered within the longest election timeout, the lease. A leader that is so
-//! far from the others that their answers come about as late appends now and then, when one is just in time, and refuses in
-//! between: sends take many seconds, while the others hear the leader and look for no other. So a leader that has refused
-//! for want of a lease, on and off, for longer than a replacement takes, and that a majority has answered meanwhile, gives
-//! leadership to the voter that is furthest.
+//! openraft appends only while a majority has answered within the longest election timeout, the lease. A leader that is
+//! so far from the others that their answers come about as late appends now and then, when one is just in time, and
+//! refuses in between: sends take many seconds, while the others hear the leader and look for no other. So a leader that
+//! has refused for want of a lease, on and off, for longer than a replacement takes, and that a majority has answered
+//! meanwhile, gives leadership to the voter that has most of the log.
 //!
-//! Not covered: a leader that no majority answers. A voter that is cut off together with it would only raise the term; the
-//! others stop counting such a leader's heartbeats by themselves (`service.rs`).
+//! Not covered: a leader that no majority answers. A voter that is cut off together with it would only raise the term;
+//! the others stop counting such a leader's heartbeats by themselves (`service.rs`).
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{error::TransferError, node::Node};
+use super::{error::TransferError, node::Node, view};
 
 /// Lapses on and off for so many of the longest election timeouts are too many: about what it takes to replace a leader
 /// that has died.
@@ -58,15 +58,7 @@ pub(super) async fn watch(node: Node) {
     let mut view = node.view();
     let bound = node.inner.counts.lapses.bound;
     let mut leads_since: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(bound / LOOKS) => {}
-            gone = view.wait_for(|_| false) => {
-                if gone.is_err() {
-                    return;
-                }
-            }
-        }
+    while view::sleep(&mut view, bound / LOOKS).await {
         let now = Instant::now();
         let answered_since = |first| node.inner.quorum_age.get().is_some_and(|age| age < now.duration_since(first));
         if !view.borrow().is_leader() {
@@ -78,7 +70,7 @@ pub(super) async fn watch(node: Node) {
             continue;
         }
         leads_since = Some(now);
-        match to_the_furthest(&node, bound).await {
+        match to_a_successor(&node, bound).await {
             Ok(to) => tracing::warn!(to, "A majority's answers come too late here: leadership is handed over"),
             Err(error) => tracing::warn!(%error, "A majority's answers come too late here, and nobody can take over"),
         }
@@ -86,7 +78,7 @@ pub(super) async fn watch(node: Node) {
 }
 
 /// Hands over to a voter that was heard of within `silence_max`; its answers take about as long as the lease.
-async fn to_the_furthest(node: &Node, silence_max: Duration) -> Result<u64, TransferError> {
+async fn to_a_successor(node: &Node, silence_max: Duration) -> Result<u64, TransferError> {
     let view = node.inner.view.borrow().clone();
     let successor = node.best_successor(&view, silence_max, |_| true).ok_or(TransferError::NotAVoter)?;
     node.hand_over(Some(successor)).await

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::node::Node;
+use super::{node::Node, view};
 use crate::storage::{LogDb, SharedState};
 
 /// A write that takes longer than so many of the longest election timeouts is slow: about what it takes to replace a
@@ -59,15 +59,7 @@ pub(super) async fn watch(node: Node, bound: Duration) {
     // A file that was slow when it was looked at last, and since when.
     let mut slow: Option<(&'static str, Instant)> = None;
     let mut handed_over: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(bound / LOOKS) => {}
-            gone = view.wait_for(|_| false) => {
-                if gone.is_err() {
-                    return;
-                }
-            }
-        }
+    while view::sleep(&mut view, bound / LOOKS).await {
         let Some((file, age)) = node.inner.disk.stalled().filter(|(_, age)| *age > bound) else {
             if let Some((file, since)) = slow.take() {
                 tracing::warn!("The disk goes on: a write to {file} has taken {:.1} s", since.elapsed().as_secs_f64());

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use openraft::{ServerState, async_runtime::WatchReceiver as _};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::types::{Raft, TypeConfig};
@@ -110,6 +110,11 @@ fn own_view(metrics: &ServerMetrics) -> View {
         leader: metrics.current_leader,
         members: Arc::new(members.collect()),
     }
+}
+
+/// Waits for `time`. False: Raft was shut down meanwhile.
+pub(super) async fn sleep(view: &mut watch::Receiver<View>, time: Duration) -> bool {
+    timeout(time, view.wait_for(|_| false)).await.is_err()
 }
 
 /// Follows openraft's metrics until Raft is shut down. openraft says that there is a new leader when it has a vote for it

@@ -1,7 +1,8 @@
 //! What goes wrong in a run, and when: chosen from the seed.
 //!
 //! Nothing chosen here is beyond what the cluster promises to survive: of the disks one at a time may be lost, until its node
-//! has been replaced, or its log damaged; every other crash keeps what was flushed. Power failures of all nodes at once are among it.
+//! has been replaced, or its log damaged; every other crash keeps what was flushed. Power failures of all nodes at once
+//! are among it.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -22,6 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::tail::end;
 use crate::{
     planted,
     proto::log::v1 as pb,
@@ -173,11 +174,6 @@ impl Found<'_> {
         }
         Ok(())
     }
-}
-
-/// The index after a position.
-fn end(last: Option<pb::LogId>) -> u64 {
-    last.map_or(0, |id| id.index + 1)
 }
 
 /// The newer one of the two slots. A crash damages neither.

@@ -127,7 +127,7 @@ impl LogDb {
         let loaded = schema::load(&connection)?;
         let reader = schema::open_reader(&path)?;
         let (queue, operations) = mpsc::channel();
-        let end = loaded.last.map_or(0, |id| id.index + 1);
+        let end = tail::end(loaded.last);
         let at = |index| schema::position(&connection, &loaded, index);
         let noted = End::open(dir, &Found { last: loaded.last.or(loaded.purged), vote: loaded.vote, at: &at })?;
         let shared = Arc::new(Shared {

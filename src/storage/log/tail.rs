@@ -119,6 +119,7 @@ impl Tail {
     }
 }
 
-fn end(last: Option<pb::LogId>) -> u64 {
+/// The index after a position.
+pub(super) fn end(last: Option<pb::LogId>) -> u64 {
     last.map_or(0, |id| id.index + 1)
 }

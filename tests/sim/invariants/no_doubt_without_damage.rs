@@ -1,7 +1,7 @@
 //! A crash is no damage: whatever it leaves, a node finds its way from there, and does not take its files for damaged.
 //!
-//! What a run damages by intent is left out; nothing else changes what was flushed. A node that moves its files aside all the same has written them wrongly, or
-//! doubts them without reason; that it comes back as another one would hide it.
+//! What a run damages by intent is left out; nothing else changes what was flushed. A node that moves its files aside all
+//! the same has written them wrongly, or doubts them without reason; that it comes back as another one would hide it.
 
 use super::{Invariant, Look};
 
