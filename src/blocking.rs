@@ -1,10 +1,10 @@
-//! Work that blocks, called from asynchronous code.
+//! Blocking work, called from asynchronous code.
 //!
-//! On a runtime with threads to spare it runs on one that may block. A runtime of a single thread has nobody to keep free:
-//! there it runs in place. That is what the simulation rests on, in which everything happens on one thread, in an order that
-//! follows from the seed. So such work must not wait for anything that asynchronous code does.
+//! A runtime with several threads runs it on a thread that may block. A runtime of a single thread runs it in place.
+//! The simulation relies on this: there, everything runs on one thread, in an order that follows from the seed. Such
+//! work must therefore not wait for asynchronous code.
 //!
-//! Left out: how much of it runs at once. Who starts it bounds that.
+//! Does not cover: how much blocking work runs at once. The callers bound that.
 
 use std::{future::Future, io};
 
@@ -13,12 +13,12 @@ use tokio::{
     task::spawn_blocking,
 };
 
-/// Runs `work`, and waits for it. Once begun it is not cut off, also when nobody waits any more.
+/// Runs `work` and waits for it. Work that has begun runs to its end, even if the returned future is dropped.
 ///
 /// # Errors
 /// The runtime is being shut down, or the work panicked.
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = io::Result<T>> + Send {
-    // Begun before it is polled, like any task.
+    // Starts before the future is polled, like a spawned task.
     let begun = match Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => Ok(work()),
         _ => Err(spawn_blocking(work)),
@@ -31,7 +31,7 @@ pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl
     }
 }
 
-/// The same for work that may fail like a file operation.
+/// Like [`run`], for work that returns an [`io::Result`].
 ///
 /// # Errors
 /// The work's own, or those of [`run`].

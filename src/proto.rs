@@ -1,4 +1,4 @@
-//! The generated protocol types, as the files in `proto/` describe them, and the connection that their clients use.
+//! The generated protocol types of the files in `proto/`, and the connection that their clients use.
 
 mod channel;
 mod framing;
@@ -7,7 +7,7 @@ pub use channel::Channel;
 pub(crate) use channel::make_readable;
 pub(crate) use framing::{PREFIX_BYTES, framed};
 
-/// What clients see: `proto/chat/v1`.
+/// The public protocol: `proto/chat/v1`.
 pub mod chat {
     #[allow(missing_docs, clippy::all, rustdoc::all)]
     pub mod v1 {
@@ -15,7 +15,7 @@ pub mod chat {
     }
 }
 
-/// What the nodes say to each other: `proto/raft/v1`.
+/// The protocol between the nodes: `proto/raft/v1`.
 pub mod raft {
     #[allow(missing_docs, clippy::all, rustdoc::all)]
     pub mod v1 {
@@ -23,7 +23,7 @@ pub mod raft {
     }
 }
 
-/// What is on disk: `proto/log/v1`.
+/// The records on disk: `proto/log/v1`.
 pub mod log {
     #[allow(missing_docs, clippy::all, rustdoc::all)]
     pub mod v1 {

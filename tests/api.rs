@@ -1,6 +1,6 @@
-//! The API's edges, against a real node: one `chatd` process per test, a cluster of itself, and raw gRPC clients.
+//! The API's edge cases against a real node: one `chatd` process per test, as a cluster of one, and raw gRPC clients.
 //!
-//! Every test has a process and a data directory of its own, so tests run side by side. They wait on conditions with a
+//! Every test has its own process and data directory, so tests run in parallel. They wait for conditions with a
 //! deadline that only a fault reaches.
 
 mod api {

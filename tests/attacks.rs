@@ -1,8 +1,8 @@
-//! Hostile callers against real nodes: each test carries out an attack and asserts what the service keeps while it
-//! lasts. Without the defense the test fails.
+//! Hostile callers against real nodes: each test carries out an attack and asserts the guarantees that hold during it.
+//! Each test fails without the defense.
 //!
 //! The tests are numbered like the threats in `docs/security.md`. Nodes and clusters come from `support`. Every attack
-//! is bounded in time; tests wait on conditions.
+//! is bounded in time. Tests wait for conditions.
 
 mod attacks {
     mod accounts;

@@ -1,6 +1,6 @@
-//! Five real `chatd` processes, and what the service promises while they are killed, stopped and restarted.
+//! Five real `chatd` processes, and the service's guarantees while they are killed, stopped and restarted.
 //!
-//! Each test has a cluster of its own. The harness is in `support`, for other test binaries too.
+//! Each test has its own cluster. The harness is in `support`, which other test binaries use too.
 
 #[path = "cluster/backup.rs"]
 mod backup;

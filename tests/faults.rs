@@ -1,8 +1,8 @@
-//! Five real `chatd` processes with bad disks, bad links and wrong clocks: nothing acknowledged is lost, doubled or
-//! read stale, the healthy ones go on, and who was broken comes back.
+//! Five real `chatd` processes with faulty disks, faulty links and wrong clocks: nothing acknowledged is lost,
+//! duplicated or read stale, the healthy nodes continue, and the faulty ones recover.
 //!
-//! Disks and clocks are broken by a library that is loaded into the nodes (`preload.c` beside the modules), links by
-//! proxies between them; full volumes and readers that do not read are real ones.
+//! A library that is loaded into the nodes injects faults into disks and clocks (`preload.c` next to the modules), and
+//! proxies between the nodes inject link faults. Full volumes and stalled readers are real.
 
 #[path = "faults/changes.rs"]
 mod changes;

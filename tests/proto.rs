@@ -1,7 +1,7 @@
-//! Every message, field, enum, value, service and RPC of the protocol says what it means.
+//! Every message, field, enum, value, service and RPC of the protocol has a comment.
 //!
-//! Works on the descriptors that the build compiles, source comments included, so that nothing is overlooked because of
-//! the way it is written.
+//! Works on the descriptors that the build compiles, including source comments, so the check does not depend on the
+//! formatting of the sources.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, Fil
 
 const ALL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/all_descriptors.bin"));
 
-// Field numbers in descriptor.proto, of which the path of a source location is made.
+// Field numbers in descriptor.proto, which form the path of a source location.
 const FILE_MESSAGES: i32 = 4;
 const FILE_ENUMS: i32 = 5;
 const FILE_SERVICES: i32 = 6;
@@ -21,7 +21,7 @@ const MESSAGE_ONEOFS: i32 = 8;
 const ENUM_VALUES: i32 = 2;
 const SERVICE_METHODS: i32 = 2;
 
-/// What of a file has a comment, and what lacks one.
+/// The items of a file that have a comment, and those that lack one.
 struct Scan<'a> {
     file: &'a str,
     documented: HashSet<&'a [i32]>,
@@ -63,7 +63,7 @@ impl<'a> Scan<'a> {
             self.item(&below(path, MESSAGE_FIELDS, i), &format!("{name}.{}", field.name()));
         }
         for (i, oneof) in (0..).zip(&message.oneof_decl) {
-            // `optional` makes one that nobody has written; its name says so.
+            // `optional` creates a synthetic oneof, whose name starts with an underscore.
             if !oneof.name().starts_with('_') {
                 self.item(&below(path, MESSAGE_ONEOFS, i), &format!("{name}.{}", oneof.name()));
             }

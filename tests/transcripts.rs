@@ -1,8 +1,8 @@
-//! Scripted transcripts: what people do, and below each line what it came to. The files in `tests/transcripts` are
-//! compared exactly; `UPDATE=1 cargo test --test transcripts` writes them anew.
+//! Scripted transcripts: commands, each followed by its results. The files in `tests/transcripts` are compared exactly;
+//! `UPDATE=1 cargo test --test transcripts` rewrites them.
 //!
-//! A line is a command; indented lines are what is printed: the outcome after `=`, each event after its revision, with
-//! those who are told in brackets. `tick 500` moves the clock on. A person's session is the last one it opened.
+//! A line is a command. Indented lines are its output: the outcome after `=`, and each event after its revision, with
+//! its recipients in brackets. `tick 500` advances the clock. A person's session is the last one that it opened.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -30,7 +30,7 @@ impl World {
         Self { machine, readers, time: 1000, index: 0, accounts: HashMap::new(), sessions: HashMap::new() }
     }
 
-    /// Runs a line and returns what is printed below it.
+    /// Runs a line and returns its output.
     fn run(&mut self, line: &str) -> String {
         // The text between the quotes is one word.
         let (line, body) = match line.split_once('"') {
@@ -160,7 +160,7 @@ impl World {
 
     fn snapshot(&mut self) -> String {
         let dir = tempfile::tempdir().expect("tempdir");
-        // Into the same place: the state has to come out as it went in.
+        // Restored in the same place: the state has to be the same afterwards.
         let source = self.readers.read(|query| query.revision()).expect("revision");
         let file = StateMachine::build_snapshot(self.directory()).expect("snapshot");
         let copy = dir.path().join("received");
@@ -285,7 +285,7 @@ fn list(seqs: &[Seq]) -> String {
     seqs.iter().map(Seq::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The file as it should be: its commands and comments, with what they print.
+/// Returns the expected file: its commands and comments, with their output.
 fn replay(text: &str) -> String {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut world = World::open(dir.path());

@@ -1,4 +1,4 @@
-//! For the operator: accounts, and who may create one.
+//! Operator calls: accounts, and the permission to register.
 
 use tonic::{Request, Response, Status};
 
@@ -20,7 +20,7 @@ const INVITATION_HOURS: u32 = 168;
 const HOUR_MS: u64 = 3_600_000;
 
 impl ChatApi {
-    /// Proposes a change; the number of what was changed, and the revision.
+    /// Proposes a change. Returns the number of changed items and the revision.
     async fn change(&self, call: &Call, username: &str, command: AccountCommand) -> Result<(u64, Revision), Status> {
         match self.propose(call, Command::Account(command)).await? {
             Ok(Outcome::Changed { count, revision }) => Ok((count, revision)),
@@ -34,7 +34,7 @@ fn state(row: AccountRow) -> pb::AccountState {
     pb::AccountState { account_id: row.id.0, username: row.username, deleted: row.deleted, disabled: row.disabled }
 }
 
-/// A value of 1 to `max`; 0 means `default`.
+/// Returns `asked` if it is between 1 and `max`. 0 means `default`.
 fn bounded(field: &'static str, asked: u32, default: u32, max: u32) -> Result<u32, Status> {
     match asked {
         0 => Ok(default),
@@ -81,7 +81,7 @@ impl AccountAdminService for ChatApi {
         let request = request.into_inner();
         let uses = bounded("uses", request.uses, 1, INVITATION_USES_MAX)?;
         let hours = bounded("hours", request.hours, INVITATION_HOURS, INVITATION_HOURS_MAX)?;
-        // 128 random bits: short enough to be read out, too many to be guessed.
+        // 128 random bits: short enough to be read aloud, too many to be guessed.
         let code = Token::random()?.text()[..32].to_owned();
         let lifetime_ms = u64::from(hours) * HOUR_MS;
         let code_hash = invitation_hash(&code);

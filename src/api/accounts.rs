@@ -1,4 +1,4 @@
-//! Making and deleting accounts, and changing their passwords.
+//! Creation and deletion of accounts, and changes of their passwords.
 
 use tonic::Status;
 
@@ -17,13 +17,13 @@ use crate::{
     storage::Query,
 };
 
-/// What is known of a registration before its password is hashed.
+/// The expected result of a registration, known before its password is hashed.
 enum Prospect {
-    /// An earlier call with the same request id made the account.
+    /// An earlier call with the same request id has created the account.
     Made(u64),
-    /// It would be refused.
+    /// The registration would be rejected.
     Refused(Rejection),
-    /// It would succeed.
+    /// The registration would succeed.
     Welcome,
 }
 
@@ -45,7 +45,7 @@ impl ChatApi {
             "" => None,
             code => Some(invitation_hash(code)),
         };
-        // What will be refused is refused before it costs anything.
+        // Rejects what would be rejected anyway before it costs a password hash.
         match self.prospect(call, &username, request_id, invitation).await? {
             Prospect::Made(id) => {
                 return Ok(pb::CreateAccountResponse { account_id: id, revision: id, repeated: true });
@@ -74,7 +74,7 @@ impl ChatApi {
         }
     }
 
-    /// The rules of `storage::apply`, which decides, on the state of now.
+    /// Checks the rules of `storage::apply` on the current state. Apply makes the final decision.
     async fn prospect(
         &self,
         call: &Call,
@@ -150,7 +150,7 @@ impl ChatApi {
         request: pb::DeleteAccountRequest,
     ) -> Result<pb::DeleteAccountResponse, Status> {
         check_tried("password", &request.password)?;
-        // A change of the password meanwhile ends this session, unless it was made by it.
+        // A concurrent change of the password ends this session, unless this session made the change.
         let familiar = Familiar { device: None, session: Some(session) };
         self.verified(call, &caller.username, request.password, familiar).await?;
         let command = Command::BeginAccountDeletion { session: caller.session };
@@ -164,7 +164,7 @@ impl ChatApi {
     }
 }
 
-/// What is kept of the code of an invitation.
+/// The stored hash of an invitation code.
 pub(super) fn invitation_hash(code: &str) -> TokenHash {
     use sha2::{Digest as _, Sha256};
     TokenHash(Sha256::digest(code.as_bytes()).into())

@@ -1,4 +1,4 @@
-//! For the operator: who belongs to the cluster, handing over leadership, snapshots.
+//! Operator calls: membership, transfer of leadership, snapshots.
 
 use tonic::Status;
 

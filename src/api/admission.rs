@@ -1,9 +1,9 @@
-//! Which requests are received, and which calls run: budgets before anything is executed.
+//! Admission of requests and calls, with budgets that apply before anything is executed.
 //!
-//! A request goes through four steps. Its token is looked up, which proves the connection. Its body is received within a budget
-//! of bytes and of time (`net::receive`). A complete request takes a place: of its account, or of its address when it has no
-//! session. Its answer counts against a budget until the connection has taken it. All budgets are divided by [`Shares`], so no
-//! owner can exhaust one, and requests without a session have budgets of their own.
+//! A request goes through four steps. Its token is looked up, which proves the connection. Its body is received within
+//! a budget of bytes and of time (`net::receive`). A complete request takes a permit of its account, or of its address
+//! if it has no session. Its answer counts against a budget until the connection has taken it. All budgets are divided
+//! by [`Shares`], so no owner can exhaust one, and requests without a session have their own budgets.
 //!
 //! Does not cover: connections (`net::gate`), and the operator's socket, whose callers own the node.
 
@@ -29,15 +29,15 @@ use crate::{
     proto::PREFIX_BYTES,
 };
 
-/// Calls without a session that run at once: logins, registrations, questions for the leader.
+/// Concurrent calls without a session: logins, registrations, and requests for the leader.
 const STRANGERS_AT_ONCE_MAX: usize = 512;
-/// Tokens that are looked up at once in this node's database, which takes about a millisecond.
+/// Concurrent token look-ups in this node's database, each of which takes about a millisecond.
 const LOOK_UPS_MAX: usize = 512;
-/// Streams of reflection and of health watches that are open at once.
+/// Concurrent streams of reflection and of health watches.
 const STREAMS_MAX: usize = 128;
-/// Bytes of answers that were not taken yet.
+/// Bytes of answers that are not taken yet.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
-/// What probes ask.
+/// The method that probes call.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Calls with large answers, which are paged.
 const READS: [&str; 3] = ["ReadConversation", "ListChatPartners", "ListAccounts"];
@@ -60,7 +60,7 @@ impl Admission {
             api,
             receiver,
             strangers: Shares::new(STRANGERS_AT_ONCE_MAX),
-            // An account alone gets half: that is what a node had for all before.
+            // One account alone gets half, which leaves it `REQUESTS_AT_ONCE_MAX`.
             known: Shares::new(2 * REQUESTS_AT_ONCE_MAX),
             streams: Shares::new(STREAMS_MAX),
             look_ups: Shares::new(LOOK_UPS_MAX),
@@ -68,7 +68,7 @@ impl Admission {
         })
     }
 
-    /// Runs a request within the budgets, or refuses it.
+    /// Runs a request within the budgets, or rejects it.
     pub(super) async fn admit(self: Arc<Self>, request: Request, next: Next) -> Response {
         match self.run(request, next).await {
             Ok(response) => response,
@@ -91,7 +91,8 @@ impl Admission {
         let (head, body) = request.into_parts();
         let stranger = ticket.stranger(&head.extensions);
         let owner = self.session(&ticket, stranger, &head.headers, deadline).await?.map_or(stranger, Owner::Account);
-        // Of a connection that has shown a session, whatever it sends: strangers' bytes are for strangers.
+        // A connection that has presented a session uses its account's budget for all its requests. The budget of
+        // strangers is reserved for strangers.
         let bytes_of = ticket.proven_account().filter(|_| owner == stranger).unwrap_or(owner);
         let received = self.receiver.receive(&ticket, bytes_of, body, PREFIX_BYTES + REQUEST_BYTES_MAX).await;
         let (body, _bytes) = received.map_err(not_received)?;
@@ -100,7 +101,7 @@ impl Admission {
         if is_stream {
             return Ok(next.run(request).await);
         }
-        // A read waits when this connection leaves its answers unread.
+        // A read waits while its connection leaves earlier answers unread.
         let page = match is_read {
             true => {
                 let page =
@@ -110,12 +111,12 @@ impl Admission {
             false => None,
         };
         let (mut head, body) = next.run(request).await.into_parts();
-        // All of it is there. What it was written to is larger than it, and would be kept until the last byte is taken.
+        // Copies the complete answer. Its original buffer is larger, and would be kept until the last byte is taken.
         let body = body.collect().await.map_err(|error| status::internal("the answer cannot be read", &error))?;
         let trailers = body.trailers().cloned().map(Frame::trailers);
         let data = Bytes::copy_from_slice(&body.to_bytes());
         let answer = self.answers.take(owner, data.len());
-        // Other answers are small, and what they tell of was done: they are given in any case.
+        // Other answers are small and report executed changes, so they are sent in any case.
         if is_read && answer.is_none() {
             return Err(status::overloaded("too many answers are not taken"));
         }
@@ -123,19 +124,20 @@ impl Admission {
         if data.is_empty() && trailers.is_none() {
             return Ok(Response::from_parts(head, Body::empty()));
         }
-        // An empty frame of data costs the receiver as much as a full one, and h2 ends connections with many of them.
+        // An empty data frame costs the receiver as much as a full one, and h2 ends connections that receive many of
+        // them.
         let frames = Some(data).filter(|data| !data.is_empty()).map(Frame::data).into_iter().chain(trailers);
         let body = StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
         Ok(Response::from_parts(head, Body::new(body)))
     }
 
-    /// Reflection and health: their requests may be streams, so they are not received here.
+    /// Runs calls of reflection and health. Their requests may be streams, so they are not received here.
     async fn stream(&self, ticket: &Ticket, request: Request, next: Next) -> Result<Response, Status> {
         let share = self.streams.take(ticket.stranger(request.extensions()), 1);
         let share = share.ok_or_else(|| status::overloaded("too many streams are open"))?;
         let response = next.run(request).await;
         Ok(response.map(|body| {
-            // The stream is open for as long as its body.
+            // The permit is held as long as the body of the stream exists.
             let body = BodyStream::new(body).map(move |frame| {
                 let _open = &share;
                 frame
@@ -144,7 +146,8 @@ impl Admission {
         }))
     }
 
-    /// The account whose session the caller has shown. `None`: there is none, and the method decides whether it needs one.
+    /// The account whose session the caller has presented; `None` without a valid session. The method decides whether
+    /// it needs one.
     async fn session(
         &self,
         ticket: &Arc<Ticket>,
@@ -168,7 +171,7 @@ impl Admission {
                 match known {
                     Some(account) => Some(account),
                     None => {
-                        // Now it costs a question to the leader: strangers pay for it from their own budget.
+                        // This look-up costs a request to the leader, which counts against the budget of strangers.
                         let _place = self.place(stranger)?;
                         self.api.identify(hash, deadline).await.ok().map(|caller| caller.account)
                     }
@@ -181,7 +184,7 @@ impl Admission {
         Ok(account.map(|account| account.0))
     }
 
-    /// A place among the calls.
+    /// Takes a permit for a call.
     fn place(&self, owner: Owner) -> Result<Share, Status> {
         let (places, full) = match owner {
             Owner::Account(_) => (&self.known, "the account has too many requests at once"),

@@ -1,8 +1,8 @@
-//! A bounded map that forgets what was not touched for the longest time.
+//! A bounded map that evicts the entries that were not touched for the longest time.
 //!
-//! Two generations: what is touched is in the young one. When that is full, it becomes the old one, and what was
-//! still in the old one is gone. So at most `capacity` entries are kept, at least the `capacity / 2` touched last are,
-//! and every operation takes constant time.
+//! The map has two generations. Touched entries are in the young one. When that is full, it becomes the old one, and
+//! the entries of the previous old one are dropped. So at most `capacity` entries are kept, which include at least the
+//! `capacity / 2` that were touched last. Every operation takes constant time.
 
 use std::{collections::HashMap, hash::Hash};
 

@@ -1,8 +1,8 @@
-//! Who the caller is: bearer token -> session.
+//! Authentication: from bearer token to session.
 //!
-//! A token is 32 random bytes, shown as 64 hex digits; the state holds only its SHA-256. Sessions that were looked up
-//! are remembered in a bounded cache, so that the hot path reads no database. The cache only says who the caller
-//! *was*: a change carries the session and is checked on apply, a read checks it in its own transaction.
+//! A token is 32 random bytes, shown as 64 hex digits. The state holds only its SHA-256. A bounded cache holds recent
+//! sessions, so that the hot path needs no database read. A cached session may have ended since: a change carries the
+//! session and is checked on apply, and a read checks it in its own transaction.
 
 use std::{
     sync::{
@@ -23,14 +23,14 @@ use crate::{
     storage::{Query, SessionRow, StorageError},
 };
 
-/// Sessions remembered.
+/// Sessions in the cache.
 const SESSIONS_MAX: usize = 20_000;
 const TOKEN_BYTES: usize = 32;
 
-/// A session's use is noted at most this often, or eight times in the time after which it ends unused.
+/// Shortest interval between two records of a session's use. An eighth of the idle limit applies if that is shorter.
 const TOUCH_MS: u64 = 3600 * 1000;
 
-/// When the use of a session is to be noted next. Clones share it.
+/// The time at which the next use of a session has to be recorded. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct TouchDue {
     at_ms: Arc<AtomicU64>,
@@ -43,7 +43,7 @@ impl TouchDue {
         Self { at_ms: Arc::new(AtomicU64::new(used_at.0.saturating_add(every_ms))), every_ms }
     }
 
-    /// Whether the use has to be noted now. Says so once.
+    /// Whether the use has to be recorded now. Returns true once per interval.
     fn take(&self, now: TimeMs) -> bool {
         let due = self.at_ms.load(Ordering::Relaxed);
         let next = now.0.saturating_add(self.every_ms);
@@ -52,14 +52,14 @@ impl TouchDue {
 }
 
 impl Default for TouchDue {
-    /// Never.
+    /// A session whose use is never recorded.
     fn default() -> Self {
         Self { at_ms: Arc::new(AtomicU64::new(u64::MAX)), every_ms: 0 }
     }
 }
 
 impl PartialEq for TouchDue {
-    /// Says nothing of who calls.
+    /// Always equal, as it does not identify the caller.
     fn eq(&self, _: &Self) -> bool {
         true
     }
@@ -67,13 +67,13 @@ impl PartialEq for TouchDue {
 
 impl Eq for TouchDue {}
 
-/// The person behind a call.
+/// The authenticated caller of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) session: SessionId,
     pub(super) account: AccountId,
     pub(super) username: Arc<str>,
-    /// When the session ends if it is not used again.
+    /// The time at which the session ends if it is not used again.
     pub(super) expires_at: TimeMs,
     pub(super) touch_due: TouchDue,
 }
@@ -91,7 +91,7 @@ impl From<SessionRow> for Caller {
     }
 }
 
-/// A secret that the caller is given once. No `Debug`: it does not belong into a log.
+/// A secret that the caller receives once. It has no `Debug`, so that it cannot be logged.
 pub(super) struct Token([u8; TOKEN_BYTES]);
 
 impl Token {
@@ -101,7 +101,7 @@ impl Token {
         Ok(Self(bytes))
     }
 
-    /// 64 hex digits, or nothing.
+    /// Parses 64 hex digits; `None` for anything else.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; TOKEN_BYTES];
         super::pages::from_hex(text, &mut bytes).then_some(Self(bytes))
@@ -122,7 +122,7 @@ pub(super) fn bearer(metadata: &MetadataMap) -> Result<Token, Status> {
     parse(value.to_str().map_err(|_| status::token_invalid())?)
 }
 
-/// The same from the headers of a request; `None` when there is none.
+/// The token in the headers of a request; `None` if there is none.
 pub(super) fn bearer_in(headers: &axum::http::HeaderMap) -> Option<Token> {
     parse(headers.get("authorization")?.to_str().ok()?).ok()
 }
@@ -138,11 +138,11 @@ fn parse(text: &str) -> Result<Token, Status> {
 struct Cache {
     callers: AgingMap<TokenHash, Caller>,
     hashes: AgingMap<SessionId, TokenHash>,
-    /// Counts the closings, so that a look-up from before one is not remembered after it.
+    /// Counts the closings, so that a look-up that began before a closing is not cached after it.
     closings: u64,
 }
 
-/// Sessions that were looked up lately.
+/// Cache of recently looked-up sessions.
 pub(super) struct Sessions {
     cache: Arc<Mutex<Cache>>,
 }
@@ -152,7 +152,7 @@ fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
 }
 
 impl Sessions {
-    /// An empty cache that forgets what the hub says is closed.
+    /// An empty cache that drops the sessions that the hub reports as closed.
     pub(super) fn new(hub: &Hub) -> Self {
         let cache = Cache { callers: AgingMap::new(SESSIONS_MAX), hashes: AgingMap::new(SESSIONS_MAX), closings: 0 };
         let cache = Arc::new(Mutex::new(cache));
@@ -180,7 +180,7 @@ impl Sessions {
 
     fn remembered(&self, hash: &TokenHash) -> (Option<Caller>, u64) {
         let mut cache = lock(&self.cache);
-        // The two maps see the same touches, so they forget the same sessions.
+        // The two maps receive the same touches, so they evict the same sessions.
         let caller = cache.callers.get_mut(hash).cloned();
         if let Some(caller) = &caller {
             cache.hashes.get_mut(&caller.session);
@@ -188,12 +188,12 @@ impl Sessions {
         (caller, cache.closings)
     }
 
-    /// The account of a session that was looked up lately.
+    /// The account of a cached session.
     pub(super) fn recent_account(&self, hash: &TokenHash) -> Option<AccountId> {
         self.remembered(hash).0.map(|caller| caller.account)
     }
 
-    /// Remembers a look-up that began when there had been `closings`.
+    /// Caches the result of a look-up that began after `closings` closings.
     fn remember(&self, hash: TokenHash, caller: &Caller, closings: u64) {
         let mut cache = lock(&self.cache);
         if cache.closings == closings {
@@ -202,14 +202,14 @@ impl Sessions {
         }
     }
 
-    /// A session lasts longer than was remembered.
+    /// Extends the cached expiry of a session.
     fn extend(&self, hash: TokenHash, expires_at: TimeMs) {
         if let Some(caller) = lock(&self.cache).callers.get_mut(&hash) {
             caller.expires_at = expires_at;
         }
     }
 
-    /// The account of the open session that a token belongs to, as far as this node knows.
+    /// The account of the open session of a token, according to this node's state.
     pub(super) async fn account_of(
         &self,
         hash: TokenHash,
@@ -238,17 +238,17 @@ impl Sessions {
 }
 
 impl ChatApi {
-    /// The caller, or why not.
+    /// The caller, or the reason why there is none.
     pub(super) async fn authenticate(&self, metadata: &MetadataMap, deadline: Instant) -> Result<Caller, Status> {
         self.identify(bearer(metadata)?.hash(), deadline).await
     }
 
-    /// The caller with a token of this hash, or why there is none.
+    /// The caller with a token of this hash, or the reason why there is none.
     pub(super) async fn identify(&self, hash: TokenHash, deadline: Instant) -> Result<Caller, Status> {
         let inner = &self.inner;
         let mut found = inner.sessions.find(hash, &inner.database, deadline).await?;
         if found.is_none() {
-            // Perhaps opened on another node a moment ago: ask again once this node has caught up.
+            // The session may have been opened on another node just now, so search again after the barrier.
             self.barrier(deadline).await?;
             found = inner.sessions.find(hash, &inner.database, deadline).await?;
         }
@@ -264,18 +264,19 @@ impl ChatApi {
         Ok(caller)
     }
 
-    /// Whether a session that has expired by this machine's clock has expired for the cluster. The leader's clock
-    /// decides, and what it decides goes through the log: otherwise a session that was refused here would be accepted
-    /// by a node whose clock is behind.
+    /// Decides whether a session that has expired by this machine's clock has expired for the cluster. The leader's
+    /// clock decides, and its decision goes through the log. Otherwise a session that was rejected here could be
+    /// accepted by a node whose clock is behind.
     ///
-    /// Ok: it has not, and ends then if it is not used again: a session that was used meanwhile lasts longer than was known.
+    /// Returns the time at which the session expires if it is not used again. A session that was used meanwhile lasts
+    /// longer than the cache has recorded.
     pub(super) async fn settle_clock(&self, caller: &Caller, deadline: Instant) -> Result<TimeMs, Status> {
         let inner = &self.inner;
         let session = caller.session;
         let row = inner.database.read(deadline, move |query| query.session(session)).await?;
         let expires_at = row.map_or(caller.expires_at, |row| row.expires_at);
         if !is_expired(expires_at, inner.hub.current().1) {
-            // Any command brings the leader's time. This one does nothing else.
+            // Any command carries the leader's time. This one has no other effect.
             let nothing = Command::Receipts(Vec::new());
             let proposed = inner.node.propose(nothing, None, deadline).await;
             proposed.map_err(|error| status::propose(&error, deadline))?;
@@ -285,7 +286,7 @@ impl ChatApi {
     }
 }
 
-/// Now, as far as this node can tell: the later of the replicated clock and this machine's.
+/// The current time: the later of the replicated clock and this machine's.
 pub(super) fn now(hub: &Hub) -> TimeMs {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall = TimeMs(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
@@ -296,7 +297,7 @@ pub(super) fn is_expired(expires_at: TimeMs, now: TimeMs) -> bool {
     now >= expires_at
 }
 
-/// Whether the session is still there and has not expired, in the transaction of a read.
+/// Whether the session is still open and unexpired, in the transaction of a read.
 pub(super) fn still_open(query: &Query<'_>, session: SessionId) -> Result<Result<(), Status>, StorageError> {
     let Some(row) = query.session(session)? else { return Ok(Err(status::token_invalid())) };
     Ok(if is_expired(row.expires_at, query.clock()?) { Err(status::token_expired()) } else { Ok(()) })

@@ -1,7 +1,7 @@
-//! Backups for the operator: made on a blocking thread, sent in parts.
+//! Backups for the operator: created on a blocking thread, sent in parts.
 //!
-//! Invariants: one at a time on a node; nothing of the service waits for it. It ends when the receiver goes, or takes
-//! nothing for [`STALL_MAX`], or the node drains.
+//! Invariants: a node makes one backup at a time, and no other service waits for it. The call ends when the receiver
+//! disconnects or accepts nothing for [`STALL_MAX`], or when the node drains.
 
 use std::{io::Read as _, pin::Pin, time::Duration};
 
@@ -25,14 +25,14 @@ use crate::{
 
 /// Bytes in one part.
 const PART_BYTES: usize = 256 << 10;
-/// Parts that wait to be sent.
+/// Parts in the send queue.
 const PARTS_MAX: usize = 4;
-/// Between two signs of life while the backup is made.
+/// Keepalive interval while the backup is created.
 const SIGN_EVERY: Duration = Duration::from_secs(1);
-/// A receiver that takes nothing for so long is given up.
+/// Time after which a receiver that accepts nothing is disconnected.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
-/// What `Backup` answers with.
+/// The answer of `Backup`.
 pub(super) type BackupStream = Pin<Box<dyn Stream<Item = Result<pb::BackupResponse, Status>> + Send>>;
 
 impl ChatApi {
@@ -47,13 +47,13 @@ impl ChatApi {
     }
 }
 
-/// The way to the receiver.
+/// The stream to the receiver.
 struct Receiver {
     sender: mpsc::Sender<Result<pb::BackupResponse, Status>>,
     hub: Hub,
 }
 
-/// Why nothing more is sent: what is to be told, if anybody listens.
+/// The reason why nothing more is sent: the status for the receiver, or none if it has disconnected.
 struct End(Option<Status>);
 
 impl From<Status> for End {
@@ -78,7 +78,7 @@ impl Receiver {
 async fn run(api: ChatApi, sender: mpsc::Sender<Result<pb::BackupResponse, Status>>, slot: OwnedSemaphorePermit) {
     let receiver = Receiver { sender, hub: api.inner.hub.clone() };
     if let Err(End(Some(status))) = make_and_send(&api, &receiver, slot).await {
-        // Whoever does not take it has been given up.
+        // Best effort: a receiver with a full queue does not get the status.
         let _ = receiver.sender.try_send(Err(status::traced(status, trace::current())));
     }
 }
@@ -88,7 +88,7 @@ async fn make_and_send(api: &ChatApi, receiver: &Receiver, slot: OwnedSemaphoreP
     let cluster_id = api.inner.node.status().cluster_id;
     let name = api.inner.settings.node_name.clone();
     let now = auth::now(&receiver.hub);
-    // In a task of its own, with the slot: it cannot be stopped half-way.
+    // Runs in a task of its own that holds the slot, because it cannot be cancelled half-way.
     let mut making = tokio::spawn(async move { (database.back_up(cluster_id, name, now).await, slot) });
     let mut signs = interval(SIGN_EVERY);
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -125,14 +125,14 @@ async fn make_and_send(api: &ChatApi, receiver: &Receiver, slot: OwnedSemaphoreP
     Ok(())
 }
 
-/// The file, and the checksum of what was read of it.
+/// The file, and the checksum of the bytes that were read.
 struct Source {
     file: std::fs::File,
     hash: Sha256,
 }
 
 impl Source {
-    /// The next bytes; none at the end.
+    /// The next bytes; empty at the end.
     async fn next(mut self) -> Result<(Self, Vec<u8>), Status> {
         let read = blocking::io(move || {
             let mut part = Vec::with_capacity(PART_BYTES);

@@ -1,4 +1,4 @@
-//! What is known of a call before its body is looked at: deadline, trace, peer.
+//! The context of a call, known before its body is examined: deadline, trace, peer.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -7,18 +7,18 @@ use tonic::{Request, codegen::http::HeaderMap};
 
 use crate::trace::{self, TraceContext};
 
-/// The answer should be on its way before the caller (and tonic, which would say CANCELLED) gives up: this much of
-/// the caller's time is kept back, at most a tenth of it.
+/// Time reserved for the answer, so that it arrives before the caller (or tonic, with CANCELLED) times out. At most a
+/// tenth of the caller's timeout.
 const MARGIN_MAX: Duration = Duration::from_millis(50);
 
-/// The frame of one call.
+/// The context of one call.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
-    /// The call is answered by then.
+    /// The time by which the call is answered.
     pub(super) deadline: Instant,
-    /// The trace that it belongs to, sampled or not.
+    /// The trace of the call, sampled or not.
     pub(super) trace: Option<TraceContext>,
-    /// Where the caller connected from; `None` on a Unix socket.
+    /// The address that the caller connected from; `None` on a Unix socket.
     pub(super) peer: Option<IpAddr>,
 }
 
@@ -34,7 +34,7 @@ impl Call {
     }
 }
 
-/// The caller's `grpc-timeout`: up to eight digits and a unit. What cannot be read counts as not given.
+/// The caller's `grpc-timeout`: up to eight digits and a unit. An unreadable value counts as absent.
 pub(super) fn patience(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

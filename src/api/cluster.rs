@@ -1,8 +1,9 @@
-//! What a client may know about the cluster.
+//! Information about the cluster for clients.
 //!
-//! Names, client and web addresses, roles and health are for everybody: clients follow the leader by them, before they have a
-//! session. Peer addresses, the cluster's id and digests are for callers with a session and for operators: they help nobody
-//! else, and tell a stranger where to attack. A caller whose token is not valid gets what a stranger gets.
+//! Names, client and web addresses, roles and health are public, because clients use them to find the leader before
+//! they have a session. Peer addresses, the cluster id and digests are only for callers with a session and for
+//! operators. Others have no use for them, and they would show an attacker the targets. A caller whose token is invalid
+//! gets the public part.
 
 use std::time::Duration;
 
@@ -15,14 +16,14 @@ use crate::{
     raft::{DigestStatus, NodeStatus, Overview, Peer, Role},
 };
 
-/// The leader is asked for the others' health; whoever lists the nodes does not wait longer than this for it.
+/// Time limit for the leader's answer about the health of the others, and thus for this part of the list of nodes.
 const OVERVIEW_MAX: Duration = Duration::from_secs(1);
 
 /// Marks the requests of the operator's socket, as an extension.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Operator;
 
-/// For whom an answer is.
+/// The audience of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
     /// Anybody who reaches the port.
@@ -32,7 +33,7 @@ pub(super) enum Audience {
 }
 
 impl ChatApi {
-    /// For whom the answer to `request` is.
+    /// The audience of the answer to `request`.
     pub(super) async fn audience<T>(&self, call: &Call, request: &Request<T>) -> Audience {
         if request.extensions().get::<Operator>().is_some() {
             return Audience::Known;
@@ -40,7 +41,7 @@ impl ChatApi {
         if !request.metadata().contains_key("authorization") {
             return Audience::Everybody;
         }
-        // A token that this node does not know is a question to the leader, which may not answer.
+        // An unknown token costs a request to the leader, which may not answer.
         let deadline = call.deadline.min(Instant::now() + OVERVIEW_MAX);
         match self.authenticate(request.metadata(), deadline).await {
             Ok(_) => Audience::Known,
@@ -76,7 +77,7 @@ fn restrict(info: &mut pb::NodeInfo) {
     info.digest = None;
 }
 
-/// Takes out what is not for everybody, and says so.
+/// Removes the parts that are not public, and marks the answer as restricted.
 fn restrict_list(answer: &mut pb::ListNodesResponse) {
     answer.nodes.iter_mut().for_each(restrict);
     answer.cluster_id.clear();
@@ -120,7 +121,7 @@ fn list(
     if let Some(overview) = overview {
         for info in &mut nodes {
             let health = overview.peers.iter().find(|health| health.node_id == info.node_id);
-            // The leader has answered just now, whether or not it lists itself.
+            // The leader has just answered, whether or not it lists itself.
             let leads = info.role == i32::from(pb::NodeRole::Leader);
             let heard = health.and_then(|health| health.silent).is_some_and(|silent| silent <= timeout);
             info.healthy = Some(leads || heard);

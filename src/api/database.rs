@@ -1,6 +1,6 @@
-//! This node's copy of the state, read from async code.
+//! Reads of this node's copy of the state from async code.
 //!
-//! SQLite blocks, so reads run on blocking threads; a semaphore keeps their number near that of the connections, so
+//! SQLite blocks, so reads run on blocking threads. A semaphore keeps their number near that of the connections, so
 //! that a flood of reads waits here, with deadlines, instead of in threads.
 
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::{
     storage::{BackupFile, Query, Readers, StorageError},
 };
 
-/// Reads on blocking threads at once.
+/// Concurrent reads on blocking threads.
 const READS_AT_ONCE_MAX: usize = 16;
 
-/// Of these, reads that look at many rows: lists, totals, what a subscription catches up with. One connection at least is
-/// left for the reads that every call needs.
+/// Concurrent reads that scan many rows: lists, totals, and the catch-up of subscriptions. At least one connection
+/// remains for the reads that every call needs.
 const SCANS_AT_ONCE_MAX: usize = 3;
 
-/// Backups that are made or sent at once: each takes the space of the whole state.
+/// Concurrent backups, counted until they are sent. Each takes the space of the whole state.
 const BACKUPS_AT_ONCE_MAX: usize = 1;
 
 /// The read side of the state. Clones share it.
@@ -48,12 +48,12 @@ impl Database {
         }
     }
 
-    /// The right to make a backup, for as long as it is kept.
+    /// A permit to make a backup, held until it is dropped.
     pub(super) fn backup_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.backups.clone().try_acquire_owned().map_err(|_| status::overloaded("another backup is under way here"))
     }
 
-    /// Makes a backup; see [`Readers::back_up`]. It goes on when nobody waits for it any more.
+    /// Makes a backup; see [`Readers::back_up`]. It continues if the returned future is dropped.
     pub(super) async fn back_up(&self, cluster_id: String, node: String, now: TimeMs) -> Result<BackupFile, Status> {
         let readers = self.readers.clone();
         let made = blocking::run(move || readers.back_up(&cluster_id, &node, now)).await;
@@ -61,7 +61,7 @@ impl Database {
             .map_err(|error| status::backup(&error))
     }
 
-    /// The same for a read that may look at many rows.
+    /// Like [`Self::read`], for a read that may scan many rows.
     pub(super) async fn scan<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -78,7 +78,7 @@ impl Database {
         .await
     }
 
-    /// Runs `read` in one read transaction. The deadline is for the wait before it starts.
+    /// Runs `read` in one read transaction. The deadline applies to the wait before it starts.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         deadline: Instant,

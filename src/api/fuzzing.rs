@@ -1,6 +1,6 @@
-//! What this layer makes of bytes of clients, for the fuzz targets in `fuzz/`: only they use it.
+//! The decoders of this layer for bytes of clients. Only the fuzz targets in `fuzz/` use this module.
 //!
-//! Each function is one decoder, as the calls use it. Left out: what a target says about the results.
+//! Each function is one decoder, as the calls use it. Does not cover: the properties that a target checks.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     trace::TraceContext,
 };
 
-/// The session that [`send`] sends with.
+/// The session of [`send`].
 pub const SESSION: SessionId = SessionId(7);
 
 /// The command of a request.
@@ -57,17 +57,17 @@ pub fn account_token(name: &str) -> String {
     pages::after_account(name)
 }
 
-/// A page token of conversations, as it would be given out; nothing when the caller is refused.
+/// A page token of conversations, in its canonical text; `None` if it is rejected.
 pub fn conversation_page(token: &str) -> Option<String> {
     pages::Place::of(token).ok().map(pages::Place::token)
 }
 
-/// The token of a call, as text again; nothing when the caller is refused.
+/// The token of a call, as text again; `None` if the caller is rejected.
 pub fn bearer(metadata: &MetadataMap) -> Option<String> {
     auth::bearer(metadata).ok().map(|token| token.text())
 }
 
-/// How long a call may take that may take `limit`, and its trace context.
+/// The remaining time of a call with the limit `limit`, and its trace context.
 pub fn frame(metadata: MetadataMap, limit: Duration) -> (Duration, Option<TraceContext>) {
     let trace = observe::trace(metadata.as_ref());
     let mut request = Request::new(());

@@ -1,7 +1,7 @@
-//! What is proposed without a caller: that sessions were used, and that expired rows are removed.
+//! Commands that are proposed without a caller: records of session use, and the removal of expired rows.
 //!
-//! Both are bounded: a command notes at most [`TOUCHES_MAX`] uses and removes at most [`REMOVED_MAX`] rows of each kind. Neither
-//! is worth a wait: without a leader, uses are forgotten, and rows stay until the next round.
+//! Both are bounded: a command records at most [`TOUCHES_MAX`] uses and removes at most [`REMOVED_MAX`] rows of each
+//! kind. Neither waits for a leader. Without one, uses are dropped, and rows stay until the next round.
 
 use std::{
     collections::HashSet,
@@ -21,33 +21,33 @@ use crate::{
     raft::Node,
 };
 
-/// Uses of sessions are gathered for this long.
+/// Interval over which uses of sessions are collected.
 const GATHER: Duration = Duration::from_secs(30);
-/// Sessions whose use waits to be noted. More are noted at their next use.
+/// Sessions whose use waits to be recorded. Others are recorded at their next use.
 const WAITING_MAX: usize = 16 * TOUCHES_MAX;
-/// The leader looks for expired rows this often.
+/// Interval of the leader's search for expired rows.
 const ROUND: Duration = Duration::from_secs(600);
-/// Between two commands that remove rows, so that they do not hold up messages.
+/// Pause between two commands that remove rows, so that they do not delay messages.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Expired rows stay for this long: until then their sessions are called expired, and not unknown.
+/// Time for which expired rows are kept. Meanwhile their sessions are reported as expired, not as unknown.
 const KEPT_MS: u64 = 24 * 3600 * 1000;
-/// Time for one command.
+/// Time limit for one command.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sessions whose use has to be noted.
+/// Sessions whose use has to be recorded.
 pub(super) struct Touches {
     waiting: Arc<Mutex<HashSet<SessionId>>>,
 }
 
 impl Touches {
-    /// Starts the task that notes them; it ends with this value. Needs a tokio runtime.
+    /// Starts the task that records them. It ends with this value. Needs a tokio runtime.
     pub(super) fn start(node: Node, database: Database) -> Self {
         let waiting = Arc::default();
         tokio::spawn(note(Arc::downgrade(&waiting), node, database));
         Self { waiting }
     }
 
-    /// A session was used.
+    /// Records that a session was used.
     pub(super) fn note(&self, session: SessionId) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING_MAX {
@@ -65,7 +65,7 @@ async fn note(waiting: Weak<Mutex<HashSet<SessionId>>>, node: Node, database: Da
         sessions.sort_unstable();
         for chunk in sessions.chunks(TOUCHES_MAX) {
             let (deadline, chunk) = (Instant::now() + PATIENCE, chunk.to_vec());
-            // The log is no place either for what an account does not have noted.
+            // Accounts may turn off the record of their activity. Their uses stay out of the log, too.
             let noted = match database.read(deadline, move |query| query.with_activity(chunk)).await {
                 Ok(noted) if noted.is_empty() => continue,
                 Ok(noted) => noted,
@@ -82,7 +82,7 @@ async fn note(waiting: Weak<Mutex<HashSet<SessionId>>>, node: Node, database: Da
     }
 }
 
-/// Starts the task that removes expired rows while this node leads; it ends with Raft. Needs a tokio runtime.
+/// Starts the task that removes expired rows while this node leads. It ends with Raft. Needs a tokio runtime.
 pub(super) fn remove_expired(node: Node, hub: &Hub, database: Database) {
     let hub = hub.clone();
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Sending, marking read, acknowledging, deleting.
+//! Calls that send, mark as read, acknowledge and delete messages.
 
 use tokio::time::Instant;
 use tonic::Status;
@@ -21,7 +21,7 @@ use crate::{
     storage::Query,
 };
 
-/// Messages that one command deletes: each may be in a conversation of its own. A longer list becomes several commands.
+/// Messages that one command deletes. Each may be in a conversation of its own. A longer list becomes several commands.
 const DELETIONS_PER_COMMAND_MAX: usize = 128;
 
 impl ChatApi {
@@ -63,7 +63,7 @@ impl ChatApi {
         for (at, messages) in messages.chunks(DELETIONS_PER_COMMAND_MAX).enumerate() {
             let messages = messages.to_vec();
             let command = Command::DeleteMessages { session: caller.session, messages, for_everyone };
-            // What came before stays deleted. The same call again deletes the rest.
+            // The deletions of earlier commands stay. The same call again deletes the rest.
             let proposed = match at {
                 0 => self.propose_as(call, caller.account, command).await?,
                 _ => self.propose_rest(call, caller.account, command).await.map_err(status::after_apply)?,
@@ -81,8 +81,8 @@ impl ChatApi {
         Ok(answer)
     }
 
-    /// Proposes a later part of a call. It waits until the account's rate allows it: the parts before are applied, so that a
-    /// refusal, which says that nothing was, would be untrue.
+    /// Proposes a later part of a call. It waits until the account's rate allows it: earlier parts are applied, and a
+    /// rejection would state that nothing was.
     async fn propose_rest(
         &self,
         call: &Call,
@@ -102,7 +102,7 @@ impl ChatApi {
         }
     }
 
-    /// Applies receipts of the caller, which count for the account's rate.
+    /// Applies receipts of the caller, which count against the account's rate.
     async fn submit(
         &self,
         call: &Call,
@@ -136,7 +136,7 @@ impl ChatApi {
             return Err(status::internal("a receipt without a result", &"none"));
         };
         let (read_seq, revision) = result.map_err(|rejection| status::rejection(rejection, &caller.username, ""))?;
-        // The count is of a state that has the change: on a follower that is a moment later.
+        // The count must include the change, which a follower applies a moment later.
         self.await_revision(revision, call.deadline).await.map_err(status::after_apply)?;
         let me = caller.account;
         let unread = self.inner.database.read(call.deadline, move |query| query.unread(me, conversation)).await;
@@ -144,7 +144,7 @@ impl ChatApi {
         Ok(pb::MarkReadResponse { read_seq: read_seq.0, unread_count: unread, revision: revision.0 })
     }
 
-    /// The caller's conversation with a partner. Once there, it is there for ever: only a miss has to be confirmed.
+    /// The caller's conversation with a partner. A conversation exists forever, so only a miss has to be confirmed.
     async fn direct_conversation(
         &self,
         caller: &Caller,

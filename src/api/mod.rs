@@ -1,16 +1,15 @@
 //! The gRPC services for clients and operators: `chat.v1` over the replicated state.
 //!
-//! Owns what a call goes through: who the caller is (`auth`), whether the request is well formed, how long it may
-//! take (`call`), which consistency a read has (`reads`), and what an error is called on the wire (`status`, the only
-//! place that makes one). One file per concern; `service` joins them to the generated traits, `routes` to a server.
+//! Owns the stages of a call: authentication (`auth`), validation of the request, the deadline (`call`), the
+//! consistency of reads (`reads`), and the mapping of errors to the wire (`status`, the only place that makes a
+//! status). Each file covers one concern. `service` connects them to the generated traits, `routes` to a server.
 //!
 //! Invariants:
-//! - A change goes through the log and nothing else; a read is one transaction on this node, after the barrier that
-//!   its consistency asks for. The caller's session is checked in the same transaction, or again on apply.
-//! - Every call has a deadline, every queue a bound, and database and hashing work is never on an async thread.
+//! - A change goes only through the log. A read is one transaction on this node, after the barrier that its consistency
+//!   requires. The caller's session is checked in the same transaction, or again on apply.
+//! - Every call has a deadline and every queue a bound. Database and hashing work never runs on an async thread.
 //! - UNAVAILABLE means that nothing was applied.
-//!
-//! - Nothing of a call runs before its request is complete and has a place (`admission`).
+//! - Nothing of a call runs before its request is complete and has a permit (`admission`).
 //!
 //! Does not cover: TLS, connections and keepalive (`net`), and the service for peers.
 
@@ -26,7 +25,7 @@ mod cluster;
 mod convert;
 mod database;
 mod feed;
-// With the tests too: they are built more often.
+// Also built for tests, which are compiled more often than the fuzz targets.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod housekeeping;
@@ -70,31 +69,31 @@ pub use observe::{ApiObserver, METHODS, OTHER};
 pub use routes::{admin_routes, client_routes};
 pub use status::{DOMAIN, Fault};
 
-/// What the services can be told.
+/// API settings.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// The node's name, for answers that say who answered.
+    /// The name of this node, for answers that contain it.
     pub node_name: String,
-    /// How long a session lasts after its login.
+    /// The lifetime of a session after its login.
     pub session_lifetime: Duration,
-    /// A session that is not used for this long ends; zero: never for that.
+    /// Idle time after which a session ends; zero if sessions do not end by idleness.
     pub session_idle: Duration,
-    /// Accounts that may be created from one address, and in the cluster, in an hour.
+    /// Accounts that may be created in an hour, from one address and in the cluster.
     pub registrations_per_hour: (u32, u32),
-    /// Passwords that are hashed at once.
+    /// Passwords that are hashed concurrently.
     pub hash_parallelism: usize,
-    /// A node that the leader has not heard from for longer counts as down.
+    /// Time without contact to the leader after which a node counts as down.
     pub election_timeout: Duration,
-    /// A subscriber is sent a heartbeat after this long without anything else.
+    /// Idle time of a subscription after which a heartbeat is sent.
     pub subscription_heartbeat: Duration,
     /// Whether the client port serves gRPC reflection.
     pub reflection: bool,
-    /// Longest time that a call may take, also when its caller gives it more.
+    /// Time limit for a call, even if its caller allows more.
     pub deadline: Duration,
 }
 
 impl ApiSettings {
-    /// Settings of which only these four differ from node to node; the rest is as the protocol documents it.
+    /// Settings of which only these four differ between nodes. The rest is as the protocol documents it.
     pub fn new(
         node_name: String,
         session_lifetime: Duration,
@@ -115,19 +114,19 @@ impl ApiSettings {
     }
 }
 
-/// What the services are built from.
+/// The parts that the services are built from.
 pub struct ApiParts {
     /// Consensus.
     pub node: Node,
     /// This node's copy of the state.
     pub readers: Arc<Readers>,
-    /// What was applied, for subscribers.
+    /// The applied events, for subscribers.
     pub hub: Hub,
-    /// See there.
+    /// The settings.
     pub settings: ApiSettings,
-    /// Who is told of calls.
+    /// Observes calls.
     pub observer: Arc<dyn ApiObserver>,
-    /// Records them.
+    /// Records the traces of calls.
     pub tracer: Tracer,
     /// Receives the bodies of requests.
     pub receiver: Arc<Receiver>,
@@ -154,7 +153,7 @@ struct Inner {
 }
 
 impl ChatApi {
-    /// Builds the services. Needs a tokio runtime, for the task that gathers receipts; it ends with the last clone.
+    /// Builds the services. Needs a tokio runtime for the task that batches receipts, which ends with the last clone.
     pub fn new(parts: ApiParts) -> Self {
         let ApiParts { node, readers, hub, settings, observer, tracer, receiver } = parts;
         let (per_address, per_cluster) = settings.registrations_per_hour;
@@ -178,12 +177,12 @@ impl ChatApi {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What is known of a call before its body is looked at.
+    /// The context of a call, before its body is examined.
     fn call<T>(&self, request: &tonic::Request<T>) -> Call {
         Call::of(request, self.inner.settings.deadline)
     }
 
-    /// Proposes a change of the caller, which counts for the rates of the account.
+    /// Proposes a change of the caller, which counts against the rates of the account.
     async fn propose_as(
         &self,
         call: &Call,
@@ -194,12 +193,13 @@ impl ChatApi {
         judged(outcome, call)
     }
 
-    /// Proposes a change that counts for nobody's rates. A rejection comes back as `Err` of the inner result, for the caller to give it words.
+    /// Proposes a change that counts against no account's rates. A rejection is the `Err` of the inner result, so that
+    /// the caller can map it.
     async fn propose(&self, call: &Call, command: Command) -> Result<Result<Outcome, Rejection>, Status> {
         self.propose_as(call, AccountId(0), command).await
     }
 
-    /// After it, this node has everything that was acknowledged before the call.
+    /// After this, the node has applied everything that was acknowledged before the call.
     async fn barrier(&self, deadline: Instant) -> Result<(), Status> {
         self.inner.node.read_barrier(deadline).await.map_err(|error| status::read(&error))
     }
@@ -211,7 +211,7 @@ impl fmt::Debug for ChatApi {
     }
 }
 
-/// What became of a proposal, with a rejection apart.
+/// The outcome of a proposal, with a rejection as the inner error.
 fn judged(outcome: Result<Outcome, ProposeError>, call: &Call) -> Result<Result<Outcome, Rejection>, Status> {
     match outcome.map_err(|error| status::propose(&error, call.deadline))? {
         Outcome::Rejected(rejection) => Ok(Err(rejection)),
@@ -219,7 +219,7 @@ fn judged(outcome: Result<Outcome, ProposeError>, call: &Call) -> Result<Result<
     }
 }
 
-/// An outcome that the command cannot have: a fault of this program.
+/// A status for an outcome that the command cannot have, which is a bug.
 fn unexpected(outcome: &Outcome) -> Status {
     status::internal("the change has the outcome of another command", &format!("{outcome:?}"))
 }

@@ -1,7 +1,7 @@
-//! Tells who watches of every call: which, how it ended, how long it took; and gives it its trace.
+//! Reports every call to the observer (method, result, duration), and sets up its trace.
 //!
-//! The trace is the caller's (`traceparent`), or begins here. The caller is told of it in the details of an error and, when it
-//! is sampled, in `traceresponse`.
+//! The trace is the caller's (`traceparent`), or begins here. The caller receives its id in the details of an error
+//! and, if it is sampled, in `traceresponse`.
 
 use std::{
     sync::Arc,
@@ -28,21 +28,22 @@ use crate::{
     trace::{Call, TraceContext},
 };
 
-/// Who is told of calls. Called on the way of each: it must not block.
+/// Observes calls. Invoked during each call, so it must not block.
 pub trait ApiObserver: Send + Sync + 'static {
     /// A call arrived. `method` is one of [`METHODS`], or [`OTHER`].
     fn began(&self, method: &'static str);
-    /// The call was answered, or its stream began; `CANCELLED` when the caller went before that.
+    /// The call was answered, or its stream began. The code is `CANCELLED` if the caller disconnected before that.
     fn ended(&self, method: &'static str, code: &'static str, fault: Fault, took: Duration);
-    /// A message was sent again, and answered as the first time.
+    /// A message was sent again, and got the same answer as the first time.
     fn repeated(&self);
-    /// A subscriber wanted to go on after a revision that this cluster does not have: it missed events, or is from elsewhere.
+    /// A subscriber asked to resume after a revision that this cluster does not have. It missed events, or belongs to
+    /// another cluster.
     fn cursor_refused(&self);
-    /// A backup was made and sent in full.
+    /// A backup was made and sent completely.
     fn backed_up(&self);
 }
 
-/// Every method of `chat.v1`, by its own name: the names differ.
+/// Every method of `chat.v1`, by its short name. The short names are unique.
 pub const METHODS: [&str; 37] = [
     "CreateAccount",
     "Login",
@@ -82,17 +83,17 @@ pub const METHODS: [&str; 37] = [
     "GetPrivacy",
     "SetPrivacy",
 ];
-/// The services that they are of.
+/// The services of these methods.
 const SERVICES: [&str; 4] = [CHAT, CLUSTER, ADMIN, ACCOUNT_ADMIN];
-/// All else: health, reflection, what does not exist.
+/// All other methods: health, reflection, unknown ones.
 pub const OTHER: &str = "other";
 
-/// Where the caller says which trace a call belongs to.
+/// The header with the caller's trace.
 const TRACE_PARENT: &str = "traceparent";
-/// Where it is told which one that is.
+/// The header that returns the trace to the caller.
 const TRACE_RESPONSE: &str = "traceresponse";
 
-/// Passes a call on, and tells of it.
+/// Runs a call and reports it.
 pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Response {
     let (method, name) = method(request.uri().path());
     let call = api.tracer.call(name, trace(request.headers()));
@@ -103,7 +104,7 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
     let patience = call::patience(request.headers());
     let answering = async {
         let response = next.run(request).await;
-        // A good answer says so after its body.
+        // A successful answer carries its status after the body.
         let refusal = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
         let fault = refusal.as_ref().map_or(Fault::None, |refusal| status::fault(refusal, patience));
         if let Some(refusal) = refusal.as_ref().filter(|_| fault == Fault::Service) {
@@ -119,19 +120,19 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
         response = status::traced(refusal, context).into_http();
     }
     let told = context.filter(|context| api.tracer.is_on() && context.is_sampled());
-    // A trace context is plain text.
+    // Succeeds, as a trace context is plain text.
     if let Some(Ok(text)) = told.map(|context| HeaderValue::try_from(context.to_string())) {
         response.headers_mut().insert(TRACE_RESPONSE, text);
     }
     response
 }
 
-/// The trace context that a caller gave, if it has the form of one.
+/// The trace context that a caller gave, if it is well-formed.
 pub(super) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     headers.get(TRACE_PARENT)?.to_str().ok()?.parse().ok()
 }
 
-/// A call under way. However it ends, somebody is told.
+/// A call in progress. Its end is always reported, on drop.
 struct Running<'a> {
     observer: &'a dyn ApiObserver,
     method: &'static str,
@@ -149,7 +150,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A method by its own name, and by its full one: both are ours. A caller must not be able to make up names.
+/// The short and the full name of a method. Both are constants or checked against them, so that a caller cannot invent
+/// label values.
 fn method(path: &str) -> (&'static str, &str) {
     let full = path.strip_prefix('/').unwrap_or_default();
     let ours = full.split_once('/').filter(|(service, _)| SERVICES.contains(service));

@@ -1,6 +1,6 @@
 //! Page tokens: opaque to clients, checked when they come back.
 //!
-//! The hex text of one byte that says what the position is, and the position.
+//! A token is the hex text of one byte for the kind of the position, and the position.
 
 use crate::{
     chat::{
@@ -11,9 +11,10 @@ use crate::{
 };
 
 const FIELD: &str = "page_token";
-/// A token of accounts: the last name of the page before.
+/// A token of accounts: the last name of the previous page.
 const ACCOUNTS: u8 = b'a';
-/// A token of conversations by activity: the revision of the last one's newest activity, and that of the first page.
+/// A token of conversations by activity: the revision of the newest activity of the last one, and that of the first
+/// page.
 const CONVERSATIONS: u8 = b'c';
 /// A token of conversations that have moved: the revision of the first page, and the id of the last one.
 const MOVED: u8 = b'm';
@@ -25,7 +26,7 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
     digits.map(char::from).collect()
 }
 
-/// Fills `bytes` from exactly as many pairs of hex digits.
+/// Fills `bytes` from exactly twice as many hex digits.
 pub(super) fn from_hex(text: &str, bytes: &mut [u8]) -> bool {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     if text.len() != bytes.len() * 2 {
@@ -63,7 +64,7 @@ pub(super) fn after_account(name: &str) -> String {
     encode(ACCOUNTS, name.as_bytes())
 }
 
-/// The name after which the page starts; `None`: at the beginning.
+/// The name after which the page starts; `None` at the beginning.
 pub(super) fn account(token: &str) -> Result<Option<String>, Invalid> {
     let Some(bytes) = decode(ACCOUNTS, token)? else { return Ok(None) };
     let name = String::from_utf8(bytes).map_err(|_| bad())?;
@@ -71,20 +72,21 @@ pub(super) fn account(token: &str) -> Result<Option<String>, Invalid> {
     Ok(Some(name))
 }
 
-/// Where a page of conversations starts. A list by activity moves while it is read: what gets a message goes to its beginning,
-/// where no later page would have it. So the list has a second part, with what has moved since the first page was read.
+/// The start of a page of conversations. A list by activity moves while it is read: a conversation that gets a message
+/// moves to the beginning, which no later page covers. So the list has a second part, with the conversations that have
+/// moved since the first page was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// With the newest.
+    /// Starts with the newest.
     Newest,
-    /// Among those that were quiet since before a revision. The first page was read at `since`.
+    /// Starts among the conversations that were idle since before `revision`. The first page was read at `since`.
     Before { revision: Revision, since: Revision },
-    /// Among those that got a message after `since`, after the conversation of an id.
+    /// Starts after the conversation `after`, among those that got a message after `since`.
     Moved { since: Revision, after: ConversationId },
 }
 
 impl Place {
-    /// The token for it.
+    /// The token of this place.
     pub(super) fn token(self) -> String {
         let both = |a: u64, b: u64| [a.to_be_bytes(), b.to_be_bytes()].concat();
         match self {
@@ -94,7 +96,7 @@ impl Place {
         }
     }
 
-    /// What a token says.
+    /// Parses a token.
     pub(super) fn of(token: &str) -> Result<Self, Invalid> {
         let both = |bytes: Vec<u8>| {
             let (a, b) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
@@ -109,8 +111,8 @@ impl Place {
         both(bytes).map(|(revision, since)| Self::Before { revision: Revision(revision), since: Revision(since) })
     }
 
-    /// Where the page after this one starts. `last`: the last of this page if there are more of its part; `now`: the revision at which
-    /// the page was read; `has_moved`: there is a second part.
+    /// The start of the next page; `None` if this is the last one. `last` is the last conversation of this page if its
+    /// part has more, `now` the revision at which the page was read, and `has_moved` whether there is a second part.
     pub(super) fn next(self, last: Option<&ConversationSummary>, now: Revision, has_moved: bool) -> Option<Self> {
         let since = match self {
             Self::Newest => now,

@@ -1,13 +1,13 @@
 //! Argon2id, off the async threads and with bounded parallelism.
 //!
-//! One hash takes 19 MiB and some tens of milliseconds of a core, so at most a few are worked on at once, some more
-//! may wait, and the rest is refused at once: logins must not starve the chat. There are two lanes with slots of their own: the
-//! passwords of accounts that exist, whose attempts are counted before they get here, and new passwords of registrations. So no
-//! number of registrations delays a login, but for the processor time of the slots of their lane.
+//! One hash takes 19 MiB and some tens of milliseconds of a core. So only a few run at once, a bounded number waits,
+//! and the rest is rejected at once: logins must not starve the chat. There are two lanes with separate slots: the
+//! passwords of existing accounts, whose attempts are counted before they get here, and the new passwords of
+//! registrations. So registrations delay logins only by the processor time of the slots of their lane.
 //!
-//! Passwords are compared in one form (NFKC): keyboards write the same letter as one character or as two, and spaces that look
-//! alike. RFC 8265 asks for a normalization, too. Hashes of passwords as they were typed stay good, and are replaced when they
-//! are met.
+//! Passwords are compared in one form (NFKC), because keyboards produce the same letter as one character or as two, and
+//! different spaces that look alike. RFC 8265 requires a normalization, too. Hashes of passwords that were not
+//! normalized stay valid, and are replaced at the next login.
 
 use std::{fmt, sync::Arc};
 
@@ -24,21 +24,21 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use crate::blocking;
 
-/// Slots of the lane of registrations, for each of the other.
+/// Slots of the other lane for each slot of the registration lane.
 const REGISTRATION_SHARE: usize = 4;
-/// Callers that may wait for their turn, for each that is worked on.
+/// Callers that may wait for each slot.
 const WAITERS_PER_SLOT: usize = 256;
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// Why a password was not worked on.
+/// Why a password was not processed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PasswordError {
-    /// Too many are waiting, or the turn did not come in time.
+    /// Too many callers are waiting, or the deadline passed before a slot was free.
     #[error("too many passwords are being checked")]
     Overloaded,
-    /// A hash that cannot be read, or a computer without randomness.
+    /// The hash is unreadable, or the system has no randomness.
     #[error("{0}")]
     Failed(String),
 }
@@ -59,9 +59,9 @@ pub(super) struct Passwords {
 /// The workers of one lane.
 #[derive(Debug, Clone)]
 struct Workers {
-    /// Those who are worked on.
+    /// Permits for running work.
     slots: Arc<Semaphore>,
-    /// Those, and those who wait.
+    /// Permits for running and waiting work.
     admitted: Arc<Semaphore>,
 }
 
@@ -85,7 +85,7 @@ impl Passwords {
         self.registrations.work(deadline, move || hash_now(&password)).await
     }
 
-    /// Whether `password` is the one that `phc` was made of.
+    /// Whether `phc` is a hash of `password`.
     pub(super) async fn verify(
         &self,
         password: String,
@@ -96,14 +96,14 @@ impl Passwords {
     }
 }
 
-/// What came of a verification.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verified {
-    /// It is the password.
+    /// The password is right.
     Right,
-    /// It is the password, and here is a hash of it with the parameters of today, which are stronger.
+    /// The password is right, and its hash is outdated. This is a new hash with the current parameters.
     RightAndRehashed(String),
-    /// It is another one.
+    /// The password is wrong.
     Wrong,
 }
 
@@ -121,7 +121,7 @@ impl Workers {
         work: impl FnOnce() -> Result<T, PasswordError> + Send + 'static,
     ) -> Result<T, PasswordError> {
         let permits = self.turn(deadline).await?;
-        // The permits stay with the work: a caller that hangs up does not make it take less.
+        // The permits belong to the work, which continues when its caller disconnects.
         let work = move || {
             let result = work();
             drop(permits);
@@ -145,7 +145,7 @@ fn argon2() -> Result<Argon2<'static>, PasswordError> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
-/// A password in the form that is hashed.
+/// The normalized form of a password, which is hashed.
 fn normalized(password: &str) -> String {
     password.nfkc().collect()
 }
@@ -169,15 +169,15 @@ fn verify_now(password: &str, phc: &str) -> Result<Verified, PasswordError> {
         let weak = is_weaker(&hash);
         return Ok(if weak { Verified::RightAndRehashed(hash_exactly(&usual)?) } else { Verified::Right });
     }
-    // Hashed as it was typed, before passwords were normalized.
+    // The hash is from before passwords were normalized.
     if usual != password && fits(password, &hash)? {
         return Ok(Verified::RightAndRehashed(hash_exactly(&usual)?));
     }
     Ok(Verified::Wrong)
 }
 
-/// Whether a hash was made of exactly this. The parameters are those in the hash: old hashes stay good when the constants above
-/// change.
+/// Whether a hash was made from exactly this password. The parameters are those in the hash, so old hashes stay valid
+/// when the constants above change.
 fn fits(password: &str, hash: &PasswordHash<'_>) -> Result<bool, PasswordError> {
     match argon2()?.verify_password(password.as_bytes(), hash) {
         Ok(()) => Ok(true),
@@ -186,7 +186,7 @@ fn fits(password: &str, hash: &PasswordHash<'_>) -> Result<bool, PasswordError> 
     }
 }
 
-/// Whether a hash was made with less work or memory than the parameters of today ask for.
+/// Whether a hash was made with less work or memory than the current parameters require.
 fn is_weaker(hash: &PasswordHash<'_>) -> bool {
     let argon2id = hash.algorithm == Algorithm::Argon2id.ident();
     let parameter = |name| hash.params.get_decimal(name).unwrap_or_default();
@@ -249,7 +249,8 @@ mod tests {
             assert_eq!(verify_now(typed, &phc).unwrap(), Verified::Right);
             assert_eq!(verify_now("gruse aus Koln", &phc).unwrap(), Verified::Wrong);
         }
-        // An account of before: what was typed then still opens it, and from then on what is the same.
+        // An account from before the normalization: the password as it was typed still works, and afterwards its
+        // equivalents do, too.
         let before = hash_exactly(decomposed).unwrap();
         assert_eq!(verify_now(composed, &before).unwrap(), Verified::Wrong);
         let Verified::RightAndRehashed(now) = verify_now(decomposed, &before).unwrap() else { panic!("not replaced") };

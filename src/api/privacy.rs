@@ -1,4 +1,4 @@
-//! What others see of an account, and what is kept of it.
+//! Privacy settings: what others see of an account, and which activity is stored.
 
 use tonic::Status;
 

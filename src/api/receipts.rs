@@ -1,8 +1,8 @@
-//! Many receipts, few commands: gathers what arrives while a command is under way into the next one.
+//! Batches receipts: those that arrive while a command is in flight go into the next one.
 //!
-//! One task proposes; at most one command of its own is under way. No timer: with nothing under way, a receipt goes
-//! at once; under load, commands become large by themselves. The queue is bounded, and each caller waits for the
-//! results of its own items.
+//! One task proposes, with at most one command in flight. There is no timer: if nothing is in flight, a receipt is
+//! proposed at once, and under load the commands grow. The queue is bounded, and each caller waits for the results of
+//! its own items.
 
 use std::{future::Future, sync::Arc};
 
@@ -19,10 +19,10 @@ use crate::{
 
 /// Items in one command.
 const ITEMS_PER_COMMAND_MAX: usize = 256;
-/// Callers' parts that may wait for the next command.
+/// Parts of callers that may wait for the next command.
 const QUEUE_PARTS_MAX: usize = 4096;
 
-/// Where commands go: the node, or a test's.
+/// The target of commands: the node, or a test's.
 pub(super) trait Proposer: Send + Sync + 'static {
     fn propose(
         &self,
@@ -43,7 +43,7 @@ impl Proposer for crate::raft::Node {
     }
 }
 
-/// Why receipts came to no result.
+/// Why receipts have no result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum ReceiptsError {
     /// The queue is full; nothing was applied.
@@ -52,16 +52,16 @@ pub(super) enum ReceiptsError {
     /// The caller's deadline passed while it waited.
     #[error("the deadline passed")]
     Deadline,
-    /// The task has ended: the node goes down.
+    /// The task has ended because the node is stopping.
     #[error("the node is stopping")]
     Stopped,
     /// One of several parts failed. The others may be applied.
     #[error("{0}")]
     Begun(Box<ReceiptsError>),
-    /// The command came to no outcome. Shared: it was for many callers.
+    /// The command has no outcome. Shared, because many callers wait for it.
     #[error("{0}")]
     Propose(Arc<ProposeError>),
-    /// Not an outcome that receipts can have.
+    /// An outcome that receipts cannot have.
     #[error("unexpected outcome {0}")]
     Outcome(String),
 }
@@ -77,12 +77,12 @@ struct Part {
 
 impl Part {
     fn answer(self, answer: Answer) {
-        // A caller that has hung up meanwhile has no use for it.
+        // Fails only if the caller has disconnected.
         let _ = self.answer.send(answer);
     }
 }
 
-/// Takes receipts. Clones share the queue; the task ends with the last of them.
+/// The queue of receipts. Clones share it; the task ends with the last clone.
 #[derive(Debug, Clone)]
 pub(super) struct Receipts {
     queue: mpsc::Sender<Part>,
@@ -96,7 +96,7 @@ impl Receipts {
         Self { queue }
     }
 
-    /// Applies `items` and gives their results, in order.
+    /// Applies `items` and returns their results, in order.
     pub(super) async fn submit(
         &self,
         items: Vec<ReceiptItem>,
@@ -104,7 +104,7 @@ impl Receipts {
         deadline: Instant,
     ) -> Answer {
         let mut answers: Vec<oneshot::Receiver<Answer>> = Vec::new();
-        // When one part is queued, another one's failure does not say that nothing was applied.
+        // After one part is queued, the failure of another does not mean that nothing was applied.
         let doubtful = |error, parts: usize| if parts > 0 { ReceiptsError::Begun(Box::new(error)) } else { error };
         for chunk in items.chunks(ITEMS_PER_COMMAND_MAX) {
             let (answer, answered) = oneshot::channel();
@@ -151,7 +151,7 @@ async fn coalesce(proposer: impl Proposer, mut parts: mpsc::Receiver<Part>) {
             count += part.items.len();
             batch.push(part);
         }
-        // Nobody waits for the late ones any more, and nothing of them was proposed yet.
+        // The callers of late parts have timed out, and nothing of these parts was proposed.
         let now = Instant::now();
         let (in_time, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|part| now < part.deadline);
         late.into_iter().for_each(|part| part.answer(Err(ReceiptsError::Deadline)));
@@ -166,7 +166,7 @@ async fn propose(proposer: &impl Proposer, batch: Vec<Part>) {
     let items: Vec<_> = batch.iter().flat_map(|part| part.items.iter().copied()).collect();
     let expected = items.len();
     let deadline = batch.iter().map(|part| part.deadline).max().unwrap_or_else(Instant::now);
-    // A command has room for one trace: the first caller's that is sampled.
+    // A command carries one trace: the first sampled one.
     let trace = batch.iter().filter_map(|part| part.trace).find(|trace| trace.is_sampled());
     let results = match proposer.propose(Command::Receipts(items), trace, deadline).await {
         Ok(Outcome::ReceiptsApplied(results)) if results.len() == expected => Ok(results),
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
     use crate::chat::{ConversationId, Rejection, Revision, Seq, SessionId};
 
-    /// Answers when it is let, and remembers the sizes of what it was given.
+    /// Answers when permitted, and records the sizes of the commands.
     struct Gate {
         let_through: Arc<Semaphore>,
         sizes: Arc<Mutex<Vec<usize>>>,
@@ -249,7 +249,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let others = tokio::spawn(join_all((10..30).map(submit)));
-        // All twenty are queued once the queue has lost as many places.
+        // All twenty are queued once the queue has that many fewer places.
         while receipts.queue.capacity() > QUEUE_PARTS_MAX - 20 {
             tokio::task::yield_now().await;
         }

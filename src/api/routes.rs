@@ -27,11 +27,12 @@ use crate::{
 /// Largest request of health and reflection, whose streams stay open: the name of a service or of a file.
 const SMALL_BYTES_MAX: usize = 4096;
 
-/// Everything for the client port: chat, cluster, health, and reflection if the settings have it. `ready` is what health says,
-/// of the server and of the chat service; when its sender is gone, both are not serving. After `stop` those who watch it are told
-/// that there is nothing to watch any more. Needs a tokio runtime.
+/// All routes of the client port: chat, cluster, health and, if the settings enable it, reflection. `ready` is the
+/// reported health of the server and of the chat service. When its sender is dropped, both are not serving. After
+/// `stop`, the health watches end. Needs a tokio runtime.
 ///
-/// Fails only when the descriptors that were compiled in are broken.
+/// # Errors
+/// The compiled-in descriptors are broken.
 pub async fn client_routes(
     api: &ChatApi,
     ready: watch::Receiver<bool>,
@@ -45,7 +46,7 @@ pub async fn client_routes(
             () = stop => {}
         }
         report(&reporter, false).await;
-        // That ends the streams.
+        // This ends the streams.
         for service in ["", CHAT] {
             reporter.clear_service_status(service).await;
         }
@@ -54,10 +55,10 @@ pub async fn client_routes(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // The details of errors: a client without generated code can read them, too.
+            // The details of errors, so that a client without generated code can decode them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    // Each version knows itself, and is told of the other.
+    // Each version of the service includes its own descriptors. These are the other's.
     let v1 = reflection().register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
     let v1alpha = reflection().register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     let routes = Routes::new(ChatServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
@@ -71,7 +72,7 @@ pub async fn client_routes(
     Ok(guarded(routes.add_service(v1).add_service(v1alpha), api))
 }
 
-/// Everything for the operator's socket.
+/// All routes of the operator's socket.
 pub fn admin_routes(api: &ChatApi) -> Routes {
     let admin = AdminServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let cluster = ClusterServiceServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);

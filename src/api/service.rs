@@ -1,4 +1,4 @@
-//! Joins the calls to the generated service traits: authentication first, then the body.
+//! Connects the calls to the generated service traits: authentication first, then the body.
 
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
@@ -15,13 +15,13 @@ use crate::proto::chat::v1::{
     cluster_service_server::ClusterService,
 };
 
-/// Names the account that the session of the call has to be of.
+/// The header with the account that the session of the call has to belong to.
 const SESSION: &str = "chat-session";
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl ChatApi {
-    /// The frame, the caller and the body of a call that needs a session.
+    /// The context, the caller and the body of a call that needs a session.
     async fn admit<T>(&self, request: Request<T>) -> Result<(Call, Caller, T), Status> {
         let call = self.call(&request);
         let caller = self.authenticate(request.metadata(), call.deadline).await?;
@@ -30,7 +30,8 @@ impl ChatApi {
     }
 }
 
-/// A request may name the account that its session has to be of: a page does, whose browser may send a planted cookie.
+/// Checks the account that a request may name for its session. The page names it, because its browser may send a
+/// planted cookie.
 fn check_session(metadata: &MetadataMap, caller: &Caller) -> Result<(), Status> {
     match metadata.get(SESSION) {
         Some(name) if name.as_bytes() != caller.username.as_bytes() => Err(status::session_mismatch()),
@@ -47,7 +48,7 @@ impl ChatService for ChatApi {
 
     async fn login(&self, request: Request<pb::LoginRequest>) -> Answer<pb::LoginResponse> {
         let call = self.call(&request);
-        // A token that is none shows nothing.
+        // An invalid token counts as none.
         let session = auth::bearer(request.metadata()).ok().map(|token| token.hash());
         ChatApi::login(self, &call, session, request.into_inner()).await.map(Response::new)
     }

@@ -22,10 +22,10 @@ use crate::{
     storage::{AccountRow, Query},
 };
 
-/// A login waits this long for this node to have the new session, so that its unread count is of now.
+/// Longest wait of a login until this node has the new session, so that its unread count is current.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
-/// What a caller has shown of itself beside the password.
+/// Tokens that a caller presents with its password.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Familiar {
     /// Hash of a device's token.
@@ -37,7 +37,7 @@ pub(super) struct Familiar {
 /// An account whose password was verified.
 pub(super) struct Verification {
     pub(super) account: AccountRow,
-    /// The device is one that the account has logged in from.
+    /// Whether the account has logged in from the device before.
     known_device: bool,
     rehash: Option<String>,
 }
@@ -58,7 +58,7 @@ impl ChatApi {
         if verified.account.disabled {
             return Err(status::account_disabled());
         }
-        // A token that the account does not know proves nothing; it gets another one.
+        // A token that the account does not have proves nothing, so the device gets a new one.
         let device = match device.filter(|_| verified.known_device) {
             Some(device) => device,
             None => Token::random()?,
@@ -90,8 +90,8 @@ impl ChatApi {
         }
     }
 
-    /// The account, if the password is its own. The leader counts each attempt before it is made: those of strangers for the account and
-    /// the address, those of a device or session that the account knows for that alone.
+    /// The account, if the password is right. The leader counts each attempt in advance. Attempts of strangers count
+    /// for the account and the address. Attempts with a device or session of the account count for that alone.
     pub(super) async fn verified(
         &self,
         call: &Call,
@@ -120,7 +120,7 @@ impl ChatApi {
             Ok(Verified::RightAndRehashed(hash)) => Some(hash),
             Ok(Verified::Wrong) => return Err(status::password_wrong()),
             Err(error) => {
-                // Nobody has learned anything of the password.
+                // The attempt revealed nothing about the password.
                 self.inner.node.refund_attempt(key, call.deadline).await;
                 return Err(status::password(&error));
             }
@@ -129,7 +129,7 @@ impl ChatApi {
         Ok(Verification { account, known_device, rehash })
     }
 
-    /// Whether the account knows the device, and by what its attempts are counted.
+    /// Whether the account has the device, and the token by which its attempts are counted.
     async fn familiarity(
         &self,
         call: &Call,
@@ -152,7 +152,7 @@ impl ChatApi {
         Ok((false, None))
     }
 
-    /// The account as of now, so that one made or deleted on another node a moment ago is seen so.
+    /// The current account, including changes on other nodes up to now.
     async fn account_to_log_in(&self, call: &Call, username: &str) -> Result<Option<AccountRow>, Status> {
         self.barrier(call.deadline).await?;
         let name = username.to_owned();
@@ -162,7 +162,7 @@ impl ChatApi {
 
     async fn unread_after_login(&self, call: &Call, account: AccountId, revision: Revision) -> Result<u64, Status> {
         let patience = call.deadline.min(Instant::now() + CATCH_UP_MAX);
-        // The session is open, whether or not this node is quick to learn of it: then the count is of a moment ago.
+        // The session is open even if this node is slow to apply it. The count is slightly outdated then.
         let _ = self.await_revision(revision, patience).await;
         let unread = self.inner.database.scan(call.deadline, move |query| query.unread_total(account)).await;
         unread.map_err(status::after_apply)
@@ -221,7 +221,7 @@ impl ChatApi {
     }
 }
 
-/// A password that is tried. A short one is merely wrong.
+/// Checks a password that is tried. A short one is merely wrong.
 pub(super) fn check_tried(field: &'static str, password: &str) -> Result<(), Status> {
     if password.is_empty() || password.len() > limits::PASSWORD_BYTES_MAX {
         let problem = format!("must be 1-{} bytes", limits::PASSWORD_BYTES_MAX);

@@ -1,16 +1,19 @@
-//! Slows down those who guess passwords or create accounts. Lives on the leader, which counts for the whole cluster.
+//! Limits the rate of password guesses and of registrations. Runs on the leader, which counts for the whole cluster.
 //!
-//! Token buckets: an attempt takes a token before it is made, and a success gives it back. So attempts in flight count as failures
-//! until their end is known, and an attempt whose end is never reported stays counted.
+//! The limits are token buckets: an attempt takes a token before it is made, and a success gives it back. So attempts
+//! in flight count as failures until their result is known, and an attempt whose result is never reported stays
+//! counted.
 //!
-//! - A *known device* of an account has a bucket of its own, and is subject to no other: the failures of strangers never lock it out.
-//! - All other attempts on an account share a bucket of the account; each address has, in addition, a smaller one for each account,
-//!   so that one address cannot use up what the account allows to strangers.
+//! - A *known device* of an account has a bucket of its own and is subject to no other, so the failures of strangers
+//!   never lock it out.
+//! - All other attempts on an account share a bucket of the account. In addition, each address has a smaller bucket for
+//!   each account, so that one address cannot use up the attempts that the account allows to strangers.
 //! - All attempts of an address that are not those of known devices share a bucket of the address.
 //!
-//! A success gives back what the account's buckets lost, not what the address lost: else an attacker with one account of its own
-//! could guess for ever. State is in memory and bounded; what was not touched for the longest time goes first. After a failover
-//! the buckets are full, or as old as this node's last leadership: `docs/decisions/0030` says what that gives an attacker.
+//! A success refunds the account's buckets, but not the address's. Otherwise an attacker with one account could guess
+//! forever. The buckets are in memory and bounded; the ones that were not touched for the longest time are dropped
+//! first. After a failover the buckets are full, or as old as this node's last leadership. `docs/decisions/0030`
+//! describes what an attacker gains from that.
 
 use std::{
     net::IpAddr,
@@ -24,29 +27,29 @@ use crate::{
     raft::{AttemptKey, AttemptLimiter},
 };
 
-/// Buckets of each kind that are remembered.
+/// Buckets of addresses that are kept. Twice as many are kept for accounts.
 const ENTRIES_MAX: usize = 20_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a bucket allows.
+/// The parameters of a bucket.
 #[derive(Debug, Clone, Copy)]
 struct Allowance {
     /// Tokens of a full bucket.
     burst: u32,
-    /// A token comes back after this long.
+    /// Time after which one token is refilled.
     refill: Duration,
 }
 
 /// Attempts of strangers on one account.
 const ACCOUNT: Allowance = Allowance { burst: 20, refill: Duration::from_secs(60) };
-/// Those of one address.
+/// Attempts of strangers on one account from one address.
 const ACCOUNT_FROM_ADDRESS: Allowance = Allowance { burst: 10, refill: Duration::from_secs(120) };
 /// Attempts of one known device of an account.
 const DEVICE: Allowance = Allowance { burst: 10, refill: Duration::from_secs(60) };
-/// Attempts of strangers from one address. Many people may share it.
+/// Attempts of strangers from one address, which many people may share.
 const ADDRESS: Allowance = Allowance { burst: 100, refill: Duration::from_secs(6) };
 
-/// Registrations in an hour; also how many are allowed at once.
+/// Registrations per hour. Also the size of the burst.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rates {
     /// From one address.
@@ -65,7 +68,7 @@ enum Key {
     Registrations,
 }
 
-/// When the bucket will be full again. Each token that is taken moves it by one refill.
+/// The time at which the bucket will be full. Each token that is taken moves it by one refill.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     full_at: Instant,
@@ -111,7 +114,8 @@ impl Throttle {
         }
     }
 
-    /// Takes a token of every bucket that the attempt is subject to, or of none: then the time until all have one.
+    /// Takes a token of every bucket that the attempt is subject to. If one is empty, takes none and returns the time
+    /// until all have a token.
     fn take(&self, key: &AttemptKey, now: Instant) -> Result<(), Duration> {
         let keys = keys(key);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +123,7 @@ impl Throttle {
         for key in &keys {
             let Allowance { burst, refill } = self.allowance(key);
             if let Some(bucket) = buckets.map(key).get_mut(key) {
-                // With one token left, the bucket is full after all others have come back.
+                // The bucket has its first token back one burst, less one refill, before it is full.
                 let has_token_at = bucket.full_at.checked_sub(refill * (burst - 1)).unwrap_or(now);
                 wait = wait.max(has_token_at.saturating_duration_since(now));
             }
@@ -166,7 +170,7 @@ fn keys(key: &AttemptKey) -> Vec<Key> {
     [on_account, from_address, address.map(Key::Address)].into_iter().flatten().collect()
 }
 
-/// What counts as one address: a home has a whole /64 of IPv6.
+/// The unit that counts as one address: for IPv6 the /64, which a home has as a whole.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -202,7 +206,7 @@ mod tests {
         }
     }
 
-    /// How many attempts are allowed from `now` on, made each second.
+    /// The number of attempts that are allowed from `now` on, with one per second and key.
     fn allowed(throttle: &Throttle, keys: &[AttemptKey], now: Instant, seconds: u64) -> usize {
         let tries = (0..seconds).flat_map(|second| keys.iter().map(move |key| (second, key)));
         tries.filter(|(second, key)| throttle.take(key, now + Duration::from_secs(*second)).is_ok()).count()
@@ -230,7 +234,7 @@ mod tests {
     fn a_known_device_is_never_locked_out_by_others() {
         let throttle = Throttle::new(RATES);
         let now = Instant::now();
-        // Of this account, of others behind the same address, and of another device.
+        // Attempts on this account, on others behind the same address, and of another device.
         for key in
             [attempt(1, [10, 0, 0, 1], None), attempt(2, [10, 0, 0, 1], None), attempt(1, [10, 0, 0, 1], Some(2))]
         {
@@ -254,7 +258,8 @@ mod tests {
         let now = Instant::now();
         let (here, there) = (attempt(1, [10, 0, 0, 1], None), attempt(1, [10, 0, 0, 2], None));
         assert_eq!(allowed(&throttle, &[here], now, 1000), 10 + 8);
-        // The account had 20 and a token each minute: what the address was refused is still there.
+        // The account had 20 tokens and gets one each minute. The attempts that the address was denied took none of
+        // them.
         assert!(throttle.take(&there, now + Duration::from_secs(1000)).is_ok());
     }
 

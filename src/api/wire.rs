@@ -1,7 +1,7 @@
-//! Gives tonic's own refusals of a request the codes and details that the protocol documents.
+//! Replaces tonic's own rejections of a request with the codes and details that the protocol documents.
 //!
-//! A body that is not valid UTF-8 or no protobuf at all is refused by the codec, as INTERNAL, and one that is too
-//! large as OUT_OF_RANGE: before any code of ours is asked. Both are the caller's mistakes.
+//! The codec rejects a body that is not valid UTF-8 or no protobuf as INTERNAL, and one that is too large as
+//! OUT_OF_RANGE, before any code of this crate runs. Both are the caller's mistakes.
 
 use axum::response::Response;
 use tonic::{Code, Status};
@@ -11,9 +11,9 @@ use super::status;
 const NOT_DECODED: &str = "failed to decode Protobuf message: ";
 const TOO_LARGE: &str = "Error, decoded message length too large";
 
-/// Replaces such a response; lets all others through.
+/// Replaces such a response; passes all others on.
 pub(super) async fn rename_refusals(response: Response) -> Response {
-    // Ours carry details; the codec's do not.
+    // The statuses of this crate carry details; those of the codec do not.
     if response.headers().contains_key("grpc-status-details-bin") {
         return response;
     }
@@ -39,7 +39,7 @@ fn field(path: &str) -> Option<&str> {
         let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         (word(message) && word(field)).then_some(field)
     });
-    // The codec knows a oneof by its own name; the text in it by these.
+    // The codec reports a oneof by its own name. These are the fields with the text.
     fields.last().map(|field| match field {
         "to" => "recipient",
         "conversation" => "partner",
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::proto::chat::v1 as pb;
 
-    /// What the codec says of bytes, renamed.
+    /// The codec's error for these bytes, replaced.
     fn refusal<M: prost::Message + Default>(bytes: &[u8]) -> Status {
         let error = M::decode(bytes).err().expect("not a message");
         rename(&Status::internal(error.to_string())).expect("renamed")

@@ -1,4 +1,4 @@
-//! The node, and a cluster of nodes on one machine: see `chatd --help`.
+//! `chatd`: a node, or a cluster of nodes on one machine. See `chatd --help`.
 
 use std::process::ExitCode;
 

@@ -1,38 +1,39 @@
-//! Commands about accounts, their sessions, and who may register.
+//! Commands about accounts, their sessions, and registration.
 
 use super::{Revision, SessionId, TimeMs, TokenHash};
 
-/// What a login adds to the opening of a session.
+/// Details of a login, when a session is opened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Login {
-    /// Milliseconds without use after which the session ends; 0: only its lifetime ends it.
+    /// Idle timeout of the session in milliseconds; 0 means that only its lifetime ends it.
     pub idle_ms: u64,
-    /// The revision that set the password which was verified. Another one is a rejection. `None`: not checked.
+    /// The revision that set the verified password. The command is rejected if the password was set by another
+    /// revision. `None` skips the check.
     pub password_revision: Option<Revision>,
-    /// Hash of the token by which the account knows the caller's device from now on.
+    /// Hash of the token that identifies the caller's device to the account from now on.
     pub device: Option<TokenHash>,
-    /// PHC string of the same password with stronger parameters.
+    /// PHC string of the same password, hashed with stronger parameters.
     pub rehash: Option<String>,
 }
 
-/// Who may create an account.
+/// The setting that controls who may create an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Registration {
-    /// Everybody.
+    /// Anyone may.
     #[default]
     Open,
-    /// Holders of an invitation.
+    /// Only holders of an invitation may.
     Invitation,
-    /// Nobody.
+    /// No one may.
     Closed,
 }
 
-/// What others see of an account, and what is kept of it.
+/// Privacy settings of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Privacy {
-    /// Read receipts are exchanged with others: both sides of a conversation have to allow it.
+    /// Whether read receipts are exchanged with others. Both sides of a conversation have to allow it.
     pub read_receipts: bool,
-    /// The use of sessions is noted.
+    /// Whether session activity is recorded.
     pub session_activity: bool,
 }
 
@@ -42,7 +43,7 @@ impl Default for Privacy {
     }
 }
 
-/// A change of [`Privacy`]. `None`: the setting stays as it is.
+/// A change of [`Privacy`]. `None` keeps a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PrivacyChange {
     /// The new value of [`Privacy::read_receipts`].
@@ -62,79 +63,79 @@ impl PrivacyChange {
     }
 }
 
-/// A change of accounts, sessions, invitations or settings.
+/// A change to accounts, sessions, invitations or settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountCommand {
-    /// Replace the password of the caller's account, and end its other sessions.
+    /// Replaces the password of the caller's account, and ends its other sessions.
     ChangePassword {
-        /// The caller's session, which stays.
+        /// The caller's session, which is kept.
         session: SessionId,
-        /// The revision that set the password which was verified.
+        /// The revision that set the verified password.
         password_revision: Revision,
         /// PHC string of the new password.
         password_hash: String,
     },
-    /// Replace the password of an account, and end its sessions. For operators.
+    /// Replaces the password of an account, and ends its sessions. For operators.
     ResetPassword {
-        /// Whose.
+        /// Name of the account.
         username: String,
         /// PHC string of the new password.
         password_hash: String,
     },
-    /// Forbid or allow an account to log in; to forbid it ends its sessions. For operators.
+    /// Forbids or allows logins of an account. Forbidding them ends its sessions. For operators.
     SetDisabled {
-        /// Which account.
+        /// Name of the account.
         username: String,
-        /// Forbid it.
+        /// Whether logins are forbidden.
         disabled: bool,
     },
-    /// End all sessions of an account. For operators.
+    /// Ends all sessions of an account. For operators.
     EndSessions {
-        /// Whose.
+        /// Name of the account.
         username: String,
     },
-    /// Delete an account like its owner can. For operators.
+    /// Deletes an account as its owner could. For operators.
     Purge {
-        /// Which account.
+        /// Name of the account.
         username: String,
     },
-    /// End another session of the caller's account, and forget its device.
+    /// Ends a session of the caller's account, and forgets its device.
     RevokeSession {
         /// The caller's session.
         session: SessionId,
-        /// The session to end; may be the caller's.
+        /// The session to end. It may be the caller's.
         target: SessionId,
     },
-    /// Note that sessions were used. Unknown ones are ignored.
+    /// Records that sessions were used. Unknown ones are ignored.
     TouchSessions(Vec<SessionId>),
-    /// Set who may create an account. For operators.
+    /// Sets who may create an account. For operators.
     SetRegistration(Registration),
-    /// Make an invitation. For operators.
+    /// Creates an invitation. For operators.
     CreateInvitation {
         /// Hash of its code.
         code_hash: TokenHash,
-        /// Accounts that it allows.
+        /// Number of accounts that it permits.
         uses: u32,
         /// Milliseconds from the command's time until it expires.
         lifetime_ms: u64,
     },
-    /// Withdraw an invitation. For operators.
+    /// Withdraws an invitation. For operators.
     RevokeInvitation {
-        /// The revision that made it.
+        /// The revision that created it.
         invitation: Revision,
     },
-    /// Remove the rows of sessions and invitations that expired.
+    /// Removes expired rows of sessions and invitations.
     RemoveExpired {
-        /// Rows that expired before this moment, on the replicated clock.
+        /// Rows that expired by this time, on the replicated clock, are removed.
         before: TimeMs,
-        /// Most rows of each kind.
+        /// Maximum number of rows of each kind.
         limit: u32,
     },
-    /// Change what others see of the caller's account, and what is kept of it.
+    /// Changes the privacy settings of the caller's account.
     SetPrivacy {
         /// The caller's session.
         session: SessionId,
-        /// The settings that change.
+        /// The settings to change.
         change: PrivacyChange,
     },
 }

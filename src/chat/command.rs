@@ -1,134 +1,135 @@
-//! What can be asked of the replicated state.
+//! Commands: the changes that can be requested of the replicated state.
 //!
-//! A command carries everything that is not in the state: hashes, ids and lifetimes are made by the node that
-//! proposes it. The time is added by the leader, outside of the command.
+//! A command contains everything that is not in the state. The proposing node generates hashes, ids and lifetimes. The
+//! leader adds the time, outside of the command.
 
 use super::{AccountCommand, AccountId, ClientId, ConversationId, Login, Seq, SessionId, StateDigest, TokenHash};
 
-/// A change to the replicated state. Applied by every node, in the same order, with the same outcome.
+/// A change to the replicated state. Every node applies it, in the same order and with the same outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Make an account with a unique name.
+    /// Creates an account with a unique name.
     CreateAccount {
-        /// Checked against [`super::limits::check_username`] before it is proposed.
+        /// Name of the account. Checked with [`super::limits::check_username`] before it is proposed.
         username: String,
         /// PHC string of the Argon2id hash.
         password_hash: String,
-        /// Makes a retry recognizable.
+        /// Id of the request, which identifies a retry.
         request_id: Option<ClientId>,
-        /// Hash of the code of an invitation.
+        /// Hash of an invitation code.
         invitation: Option<TokenHash>,
     },
-    /// Open a session for an account whose password was verified.
+    /// Opens a session for an account whose password was verified.
     OpenSession {
-        /// Whose session.
+        /// The account of the session.
         account: AccountId,
-        /// Hash of the token that the caller was given.
+        /// Hash of the token that the caller receives.
         token_hash: TokenHash,
         /// Milliseconds from the command's time until the session expires.
         lifetime_ms: u64,
-        /// What else the login brings.
+        /// Details of the login.
         login: Login,
     },
-    /// Close a session, or all sessions of its account.
+    /// Closes a session, or all sessions of its account.
     CloseSession {
         /// The caller's session.
         session: SessionId,
-        /// Close the account's other sessions too.
+        /// Whether to close the account's other sessions too.
         all: bool,
     },
-    /// Delete the account of a session with all its messages at once. Not proposed any more, because its work has no
-    /// bound: see [`Self::BeginAccountDeletion`].
+    /// Deletes the account of a session with all its messages at once. No longer proposed, because its work is
+    /// unbounded: see [`Self::BeginAccountDeletion`].
     DeleteAccount {
         /// The caller's session.
         session: SessionId,
     },
-    /// Delete the account of a session. Its messages are tombstones from then on; [`Self::EraseAccount`] does the rest.
+    /// Deletes the account of a session. Its messages are tombstones from then on. [`Self::EraseAccount`] does the
+    /// remaining work.
     BeginAccountDeletion {
         /// The caller's session.
         session: SessionId,
     },
-    /// Do a bounded part of what is left of the deletion of an account: tell the members of its conversations, overwrite
-    /// the bodies of its messages. Proposed by the leader until it is done.
+    /// Does a bounded part of the remaining work of an account deletion: it notifies the members of the account's
+    /// conversations and overwrites the bodies of its messages. The leader proposes it until the work is done.
     EraseAccount {
         /// The deleted account.
         account: AccountId,
-        /// Most units of work: conversations told, messages looked at.
+        /// Maximum units of work. A unit is a conversation notified or a message examined.
         limit: u32,
     },
-    /// Store a message.
+    /// Stores a message.
     SendMessage {
-        /// The caller's session: its account is the sender.
+        /// The caller's session. Its account is the sender.
         session: SessionId,
-        /// Where to.
+        /// The destination.
         to: Destination,
-        /// Unique per sender; a second command with it changes nothing.
+        /// Unique per sender. A second command with the same id changes nothing.
         client_id: ClientId,
         /// The text.
         body: String,
     },
-    /// Move watermarks of many readers at once.
+    /// Advances watermarks of many readers at once.
     Receipts(Vec<ReceiptItem>),
-    /// Delete messages by id.
+    /// Deletes messages by id.
     DeleteMessages {
         /// The caller's session.
         session: SessionId,
-        /// Message ids: the revisions that stored them.
+        /// Message ids, which are the revisions that stored the messages.
         messages: Vec<u64>,
-        /// Tombstones for all, instead of hiding for the caller.
+        /// Whether to leave tombstones for all members instead of hiding the messages from the caller.
         for_everyone: bool,
     },
-    /// Change accounts, sessions, invitations or settings.
+    /// Changes accounts, sessions, invitations or settings.
     Account(AccountCommand),
-    /// Have every node note the digest of its state at this place in the log: a *mark*. Changes nothing.
+    /// Makes every node note the digest of its state at this position in the log, a *mark*. Changes nothing.
     NoteDigest,
-    /// Tell all nodes what one of them noted at a mark. Changes nothing.
+    /// Reports to all nodes the digest that one of them noted at a mark. Changes nothing.
     ReportDigest(DigestReport),
-    /// Allow one node that the cluster does not know to join.
+    /// Permits one node that the cluster does not know to join.
     IssueJoinToken {
-        /// Hash of the token that the operator was given.
+        /// Hash of the token that the operator receives.
         token_hash: TokenHash,
         /// Milliseconds from the command's time until the token expires.
         lifetime_ms: u64,
     },
-    /// Use a join token. A repeat with the same admission number succeeds until the token expires.
+    /// Redeems a join token. A repeat with the same admission number succeeds until the token expires.
     RedeemJoinToken {
-        /// Hash of the token that the joining node has.
+        /// Hash of the token that the joining node presents.
         token_hash: TokenHash,
-        /// Number that the joining node chose at its start; never 0.
+        /// Number that the joining node chose at its start. Never 0.
         admission: u64,
     },
 }
 
-/// The digest that a node had at a mark.
+/// The digest of a node at a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DigestReport {
-    /// Which node.
+    /// Id of the node.
     pub node_id: u64,
-    /// Log index of the entry with the mark. When an entry has several, its first one counts.
+    /// Log index of the entry with the mark. The first mark of an entry counts.
     pub mark: u64,
-    /// What it had there.
+    /// The digest at the mark.
     pub digest: StateDigest,
 }
 
-/// Where a message goes.
+/// The destination of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// The direct conversation with this person, made if there is none.
+    /// The direct conversation with this person. Created if it does not exist.
     Person(String),
     /// An existing conversation of the sender.
     Conversation(ConversationId),
 }
 
-/// One reader's progress in one conversation.
+/// The progress of one reader in one conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiptItem {
     /// The reader's session.
     pub session: SessionId,
     /// The conversation.
     pub conversation: ConversationId,
-    /// Everything up to here; beyond the end means all that is there.
+    /// Position up to which all messages are acknowledged. A position beyond the end means all existing messages.
     pub up_to: Seq,
-    /// Read, which implies delivered.
+    /// Whether they are read, which implies delivered.
     pub read: bool,
 }

@@ -1,4 +1,4 @@
-//! What subscribers are told, after it is committed and applied.
+//! Events for subscribers, sent after a change is committed and applied.
 
 use std::sync::Arc;
 
@@ -6,20 +6,20 @@ use crate::trace::TraceContext;
 
 use super::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
 
-/// A change that somebody may have subscribed to.
+/// A change that subscribers may have to receive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The change's place in the order of all changes.
+    /// The position of the change in the order of all changes.
     pub revision: Revision,
-    /// When it was applied, on the replicated clock.
+    /// Time at which it was applied, on the replicated clock.
     pub time: TimeMs,
-    /// Where it happened.
+    /// The conversation of the change.
     pub conversation: ConversationId,
-    /// The members of the conversation: who is told, unless the kind says otherwise.
+    /// The members of the conversation. They receive the event, unless the kind restricts that.
     pub members: Arc<[Member]>,
-    /// What happened.
+    /// Kind and details of the change.
     pub kind: EventKind,
-    /// The trace of the change, if it is sampled. Not kept: events of the past have none.
+    /// The trace of the change, if it is sampled. It is not stored, so past events have none.
     pub trace: Option<TraceContext>,
 }
 
@@ -28,7 +28,7 @@ pub struct Event {
 pub struct Member {
     /// The account.
     pub account: AccountId,
-    /// Its name.
+    /// The account's name.
     pub username: Arc<str>,
 }
 
@@ -37,55 +37,55 @@ pub struct Member {
 pub enum EventKind {
     /// A message was stored. Its id is the event's revision.
     Message {
-        /// Its place in the conversation.
+        /// Its position in the conversation.
         seq: Seq,
-        /// Who sent it.
+        /// The sender's account.
         sender: AccountId,
         /// The sender's name.
         sender_name: Arc<str>,
-        /// The id the sender's client gave it.
+        /// The id that the sender's client assigned.
         client_id: ClientId,
-        /// The text; empty when `deleted` (only on resume: it was deleted since).
+        /// The text; empty if `deleted`.
         body: Arc<str>,
-        /// It has been deleted since (only on resume).
+        /// Whether it has been deleted since (only in a resumed subscription).
         deleted: bool,
     },
-    /// A member received or read more.
+    /// A member received or read more messages.
     Receipt {
-        /// Who.
+        /// The member's account.
         member: AccountId,
         /// The member's name.
         member_name: Arc<str>,
-        /// Delivered up to here.
+        /// Position up to which messages are delivered.
         delivered: Seq,
-        /// Read up to here.
+        /// Position up to which messages are read.
         read: Seq,
-        /// Read up to here as the other members see it. `None`: the change concerns the member alone.
+        /// The read position as visible to the other members. `None` if the change is visible only to the member.
         shown: Option<Seq>,
     },
     /// Messages became tombstones for all members.
     DeletedForEveryone {
-        /// Which.
+        /// Positions of the messages.
         seqs: Vec<Seq>,
     },
-    /// Messages were hidden by one member: only that member is told.
+    /// Messages were hidden by one member. Only that member receives the event.
     DeletedForMember {
-        /// Who.
+        /// The member's account.
         member: AccountId,
-        /// Which.
+        /// Positions of the messages.
         seqs: Vec<Seq>,
     },
-    /// A member deleted the account; all of its messages are tombstones.
+    /// A member deleted its account. All of its messages are tombstones.
     AccountDeleted {
-        /// Who.
+        /// The member's account.
         member: AccountId,
-        /// The name it had.
+        /// The member's name.
         member_name: Arc<str>,
     },
 }
 
 impl Event {
-    /// About how many bytes it takes in memory.
+    /// Approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
         const FIXED_BYTES: usize = 256;
         let content = match &self.kind {
@@ -96,7 +96,7 @@ impl Event {
         FIXED_BYTES + content
     }
 
-    /// Whether `account` is told.
+    /// Whether `account` receives the event.
     pub fn concerns(&self, account: AccountId) -> bool {
         match &self.kind {
             EventKind::DeletedForMember { member, .. } | EventKind::Receipt { member, shown: None, .. } => {

@@ -1,4 +1,4 @@
-//! Ids and positions, one type each, so that a seq is never taken for a revision.
+//! Ids and positions. Each has a type of its own, so that a seq is never mistaken for a revision.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ macro_rules! number {
 }
 
 number!(
-    /// An account. Never used again after the account is deleted.
+    /// An account. Never reused after the account is deleted.
     AccountId
 );
 number!(
-    /// A session: one login. Never used again.
+    /// A session: one login. Never reused.
     SessionId
 );
 number!(
@@ -33,19 +33,19 @@ number!(
     Seq
 );
 number!(
-    /// Counter of the changes of the state machine. It orders everything, and survives a restore into a new cluster.
+    /// Counter of the changes of the state machine. It orders all changes, and survives a restore into a new cluster.
     Revision
 );
 number!(
-    /// Milliseconds since the Unix epoch, on the replicated clock: stamped by leaders, never running backwards.
+    /// Milliseconds since the Unix epoch, on the replicated clock. Assigned by leaders; never decreases.
     TimeMs
 );
 
-/// The id that a client gives to a message, so that a retry is recognized: a UUID's 16 bytes.
+/// The id that a client assigns to a message, so that a retry is recognized: the 16 bytes of a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub [u8; 16]);
 
-/// What was applied up to a revision, as one number: equal on all nodes that have the same revision.
+/// Digest of everything applied up to a revision. Equal on all nodes that have the same revision.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StateDigest(pub [u8; 32]);
 
@@ -61,12 +61,12 @@ impl fmt::Debug for StateDigest {
     }
 }
 
-/// SHA-256 of a bearer token: all that is kept of it.
+/// SHA-256 of a bearer token. The token itself is not stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
 impl fmt::Debug for TokenHash {
-    // A hash of 256 random bits gives nothing away, but logs have no use for it either.
+    // A hash of 256 random bits reveals nothing, but logs have no use for it either.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenHash(..)")
     }

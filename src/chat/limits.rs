@@ -1,68 +1,68 @@
-//! Every limit of the product, and the checks of single values against them.
+//! All limits of the product, and the checks of single values against them.
 
 use std::fmt;
 
-/// Longest user name, in characters (all of them ASCII).
+/// Maximum length of a user name, in characters (all of them ASCII).
 pub const USERNAME_CHARS_MAX: usize = 32;
-/// Shortest and longest password, in bytes.
+/// Minimum length of a password, in bytes.
 pub const PASSWORD_BYTES_MIN: usize = 8;
-/// Longest password, in bytes.
+/// Maximum length of a password, in bytes.
 pub const PASSWORD_BYTES_MAX: usize = 256;
-/// Longest text of a password's hash, in bytes.
+/// Maximum length of the text of a password hash, in bytes.
 pub const PASSWORD_HASH_BYTES_MAX: usize = 512;
-/// Longest lifetime of a session, in milliseconds: a hundred years.
+/// Maximum lifetime of a session, in milliseconds: a hundred years.
 pub const SESSION_LIFETIME_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
-/// Longest message body, in bytes of UTF-8.
+/// Maximum length of a message body, in bytes of UTF-8.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
-/// Most items on a page.
+/// Maximum number of items on a page.
 pub const PAGE_SIZE_MAX: u32 = 200;
-/// Messages on a page of a conversation, when the caller does not say.
+/// Default number of messages on a page of a conversation.
 pub const PAGE_SIZE_CONVERSATION: u32 = 50;
-/// Accounts on a page, when the caller does not say.
+/// Default number of accounts on a page.
 pub const PAGE_SIZE_ACCOUNTS: u32 = 10;
-/// Conversations on a page, when the caller does not say.
+/// Default number of conversations on a page.
 pub const PAGE_SIZE_PARTNERS: u32 = 50;
-/// Most message ids in one deletion.
+/// Maximum number of message ids in one deletion.
 pub const DELETE_IDS_MAX: usize = 1000;
-/// Most receipts in one acknowledgement.
+/// Maximum number of receipts in one acknowledgement.
 pub const RECEIPTS_MAX: usize = 1000;
-/// Sessions that an account keeps; a further login closes the oldest.
+/// Maximum number of sessions of an account. A further login closes the least recently used one.
 pub const SESSIONS_PER_ACCOUNT_MAX: usize = 64;
-/// Join tokens that have not expired. An operator adds nodes one by one.
+/// Maximum number of join tokens that have not expired. An operator adds nodes one by one.
 pub const JOIN_TOKENS_MAX: usize = 64;
-/// How long a join token is good for.
+/// Lifetime of a join token, in milliseconds.
 pub const JOIN_TOKEN_LIFETIME_MS: u64 = 60 * 60 * 1000;
-/// Most units of work (a conversation that is told, a message looked at) in one step of the erasure of an account.
+/// Maximum units of work (a conversation notified, a message examined) in one step of the erasure of an account.
 pub const ERASE_UNITS_MAX: u32 = 1024;
-/// Devices that an account is known by; a further login forgets the one that was not used for the longest time.
+/// Maximum number of known devices of an account. A further login forgets the least recently used one.
 pub const DEVICES_PER_ACCOUNT_MAX: usize = 16;
-/// Invitations of the cluster that were not removed yet.
+/// Maximum number of invitations of the cluster, including expired ones that are not removed yet.
 pub const INVITATIONS_MAX: u32 = 1000;
-/// Sessions that one command notes as used.
+/// Maximum number of sessions that one command records as used.
 pub const TOUCHES_MAX: usize = 512;
-/// Expired rows of each kind that one command removes.
+/// Maximum number of expired rows of each kind that one command removes.
 pub const REMOVED_MAX: u32 = 256;
-/// Open subscriptions of one account on one node.
+/// Maximum number of open subscriptions of one account on one node.
 pub const SUBSCRIPTIONS_PER_ACCOUNT_MAX: usize = 64;
-/// Largest request that a client may send, in bytes.
+/// Maximum size of a client request, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Concurrent requests on one client connection.
+/// Maximum number of concurrent requests on one client connection.
 pub const REQUESTS_PER_CONNECTION_MAX: u32 = 256;
-/// Requests that a node works on at once, over all connections; streams count until they begin. Each may hold
-/// [`REQUEST_BYTES_MAX`], before it is known whose it is.
+/// Maximum number of concurrent requests on a node, over all connections. A stream counts until it begins. Each may
+/// hold [`REQUEST_BYTES_MAX`] before its caller is authenticated.
 pub const REQUESTS_AT_ONCE_MAX: usize = 4096;
 
-/// A value that breaks a limit: which field, and what is wrong with it.
+/// A value that exceeds a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// The field's name in the request.
     pub field: &'static str,
-    /// What it has to be, in words for the caller.
+    /// The requirement, phrased for the caller.
     pub problem: String,
 }
 
 impl Invalid {
-    /// An invalid `field`, because of `problem`.
+    /// Creates the error for `field`, because of `problem`.
     pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
         Self { field, problem: problem.into() }
     }
@@ -76,7 +76,7 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-/// Checks a part of a user name that is searched for.
+/// Checks a search text for user names.
 pub fn check_query(field: &'static str, query: &str) -> Result<(), Invalid> {
     match query.chars().count() > USERNAME_CHARS_MAX {
         true => Err(Invalid::new(field, format!("must be at most {USERNAME_CHARS_MAX} characters"))),
@@ -107,7 +107,7 @@ pub fn check_password(field: &'static str, password: &str) -> Result<(), Invalid
     Ok(())
 }
 
-/// Checks the text of a password's hash: 1-512 bytes of printable ASCII.
+/// Checks the text of a password hash: 1-512 bytes of printable ASCII.
 pub fn check_password_hash(field: &'static str, hash: &str) -> Result<(), Invalid> {
     if hash.is_empty() || hash.len() > PASSWORD_HASH_BYTES_MAX || !hash.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Invalid::new(field, format!("must be 1-{PASSWORD_HASH_BYTES_MAX} bytes of printable ASCII")));
@@ -115,7 +115,7 @@ pub fn check_password_hash(field: &'static str, hash: &str) -> Result<(), Invali
     Ok(())
 }
 
-/// Checks the lifetime of a session: at most a hundred years.
+/// Checks the lifetime of a session, an invitation or a token: at most a hundred years.
 pub fn check_lifetime(field: &'static str, lifetime_ms: u64) -> Result<(), Invalid> {
     if lifetime_ms > SESSION_LIFETIME_MS_MAX {
         return Err(Invalid::new(field, format!("must be at most {SESSION_LIFETIME_MS_MAX} ms, is {lifetime_ms}")));
@@ -134,7 +134,8 @@ pub fn check_body(field: &'static str, body: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Bytes of bodies at which a page ends early: whoever asks for pages and takes none must not cost much memory.
+/// Bytes of bodies after which a page ends early, so that a client that requests pages without reading them costs
+/// little memory.
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// The page size to use: `default` for 0, an error above [`PAGE_SIZE_MAX`].
@@ -146,7 +147,8 @@ pub fn page_size(field: &'static str, asked: u32, default: u32) -> Result<u32, I
     }
 }
 
-/// How many items fit on a page of `bytes_max`, by their sizes: at least one, so that every page leads on.
+/// Number of items that fit on a page of `bytes_max`, by their sizes. It is at least one, so that every page makes
+/// progress.
 pub fn fitting(sizes: impl IntoIterator<Item = usize>, bytes_max: usize) -> usize {
     let mut bytes = 0_usize;
     let whole = sizes.into_iter().take_while(|size| {

@@ -1,9 +1,10 @@
-//! The vocabulary of the chat: ids, limits, commands, outcomes, events.
+//! Domain types of the chat: ids, limits, commands, outcomes, events.
 //!
-//! Owns the words that every other layer speaks and the checks that need nothing but the value itself. Standard
-//! library only: no I/O, no clock, no randomness, so that the same input means the same on every node.
+//! Owns the types that all other layers share, and the checks that need only the value itself. Uses only the standard
+//! library and `trace::TraceContext`, without I/O, clock or randomness, so that the same input has the same meaning on
+//! every node.
 //!
-//! Left out: what a command does to the state (that is `storage::apply`), and every wire or disk format.
+//! Does not cover: the effect of a command on the state (`storage::apply`), and wire and disk formats.
 
 mod accounts;
 mod command;

@@ -1,19 +1,19 @@
-//! What a command came to. Every command has exactly one outcome; a rejection is a normal one.
+//! Outcomes of commands. Every command has exactly one outcome. A rejection is a normal outcome.
 
 use super::{AccountId, ConversationId, Revision, Seq, SessionId, TimeMs};
 
 /// The result of applying a [`super::Command`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing was changed.
+    /// The command was rejected, without a visible change.
     Rejected(Rejection),
-    /// An account was made, now or by an earlier command with the same request id.
+    /// An account was created, now or by an earlier command with the same request id.
     AccountCreated {
         /// The new account.
         account: AccountId,
-        /// The revision that made it.
+        /// The revision that created it.
         revision: Revision,
-        /// An earlier command made it.
+        /// Whether an earlier command created it.
         repeated: bool,
     },
     /// A session was opened.
@@ -22,14 +22,14 @@ pub enum Outcome {
         session: SessionId,
         /// Its account.
         account: AccountId,
-        /// When it ends.
+        /// Time at which it ends.
         expires_at: TimeMs,
         /// The revision that opened it.
         revision: Revision,
     },
     /// Sessions were closed.
     SessionsClosed {
-        /// How many.
+        /// Number of sessions.
         count: u32,
         /// The revision that closed them.
         revision: Revision,
@@ -38,14 +38,14 @@ pub enum Outcome {
     AccountDeleted {
         /// The revision from which on its messages are tombstones.
         revision: Revision,
-        /// Messages that became tombstones.
+        /// Number of messages that became tombstones.
         deleted_messages: u64,
     },
-    /// A part of what was left of a deleted account was worked through.
+    /// A part of the remaining work of an account deletion was done.
     AccountErased {
         /// The revision afterwards.
         revision: Revision,
-        /// Nothing is left.
+        /// Whether no work is left.
         done: bool,
     },
     /// A message was stored, now or by an earlier command with the same client id.
@@ -54,88 +54,88 @@ pub enum Outcome {
     ReceiptsApplied(Vec<ReceiptResult>),
     /// Messages were deleted.
     MessagesDeleted {
-        /// How many changed.
+        /// Number of messages changed.
         deleted: u32,
-        /// How many were unknown, foreign or deleted already.
+        /// Number of messages that were unknown, foreign or deleted already.
         ignored: u32,
         /// The revision afterwards.
         revision: Revision,
     },
     /// Accounts, sessions, invitations or settings were changed.
     Changed {
-        /// Sessions that were closed, or rows that were removed.
+        /// Number of sessions closed or recorded as used, of rows removed, or of settings changed.
         count: u64,
         /// The revision of the state afterwards.
         revision: Revision,
     },
-    /// An invitation was made, now or by an earlier command with the same code.
+    /// An invitation was created, now or by an earlier command with the same code.
     InvitationCreated {
-        /// When it expires.
+        /// Time at which it expires.
         expires_at: TimeMs,
-        /// The revision that made it: also its id.
+        /// The revision that created it, which is also its id.
         revision: Revision,
     },
-    /// A digest was noted or reported. The state is as before.
+    /// A digest was noted or reported. The state is unchanged.
     DigestNoted,
     /// A join token exists, now or since an earlier command with the same hash.
     JoinTokenIssued {
-        /// When it expires.
+        /// Time at which it expires.
         expires_at: TimeMs,
     },
     /// The join token belongs to the admission number of the command.
     JoinTokenRedeemed,
 }
 
-/// Where a message was stored.
+/// The position and time of a stored message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageSent {
     /// Its conversation.
     pub conversation: ConversationId,
-    /// Its place there.
+    /// Its position in the conversation.
     pub seq: Seq,
-    /// The revision that stored it: also the message's id.
+    /// The revision that stored it, which is also the message's id.
     pub revision: Revision,
-    /// When.
+    /// Time at which it was stored, on the replicated clock.
     pub time: TimeMs,
-    /// It had been stored before.
+    /// Whether it had been stored before.
     pub repeated: bool,
 }
 
-/// What a single receipt came to: the watermark afterwards and the revision of the state.
+/// The result of a single receipt: the watermark afterwards and the revision of the state.
 pub type ReceiptResult = Result<(Seq, Revision), Rejection>;
 
-/// Why a command changed nothing.
+/// The reason why a command changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rejection {
-    /// The name belongs to an account, or did once.
+    /// The name belongs to an account, possibly a deleted one.
     UsernameTaken,
-    /// The session was closed, or never was.
+    /// The session was closed, or never existed.
     SessionUnknown,
-    /// The session's time is over.
+    /// The session has expired.
     SessionExpired,
-    /// The account does not exist (any more).
+    /// The account does not exist, or was deleted.
     AccountUnknown,
-    /// There is no account of the recipient's name.
+    /// There is no account with the recipient's name.
     RecipientUnknown,
     /// The recipient's account was deleted.
     RecipientDeleted,
     /// The conversation does not exist, or the caller is not a member.
     ConversationUnknown,
-    /// The client id belongs to a message with another text or recipient.
+    /// The client id, request id or token was used before, in a different command.
     ClientIdReused,
     /// The join token does not exist, has expired, or was used by another node.
     JoinTokenInvalid,
-    /// As many join tokens exist as there may be.
+    /// The maximum number of join tokens exists.
     JoinTokensFull,
-    /// The sender has stored as much as an account may.
+    /// The sender's storage quota is exceeded.
     QuotaExceeded,
-    /// Nobody may create an account.
+    /// Registration is closed.
     RegistrationClosed,
     /// Only holders of an invitation may create an account.
     InvitationNeeded,
     /// The invitation is unknown, expired or used up.
     InvitationInvalid,
-    /// There are as many invitations as there may be.
+    /// The maximum number of invitations exists.
     TooManyInvitations,
     /// An operator has disabled the account.
     AccountDisabled,
@@ -143,6 +143,6 @@ pub enum Rejection {
     PasswordOutdated,
     /// The account has no such session.
     TargetUnknown,
-    /// The bytes in the log are no command in any version.
+    /// The bytes in the log are not a command in any version.
     Malformed,
 }

@@ -1,10 +1,11 @@
-//! `chatctl bench`: how many sends per second are acknowledged, and how long each takes.
+//! `chatctl bench`: measures how many sends per second are acknowledged, and the latency of each.
 //!
-//! A closed loop: each client is a connection of its own with one send in flight to the leader, to a random other
-//! account. Where the leader's address does not lead to it (in a container, say, when nodes advertise what is good for clients
-//! outside), sends go to the nodes that were named, which pass them on; the report says so. The first second warms up and is not counted. A send that fails is tried again under the same id, so its
-//! time contains its retries; every failed attempt counts as an error. The processors are shared with the nodes that
-//! are measured, so the loop does nothing that it can avoid: no retry machinery, no shared lock, one thread.
+//! A closed loop: each client has its own connection with one send in flight to the leader, addressed to a random other
+//! account. If the leader's address cannot be reached (in a container, for instance, when nodes advertise addresses for
+//! clients outside), sends go to the given nodes, which forward them, and the report says so. The first second warms up
+//! and is not counted. A failed send is retried under the same id, so its latency contains its retries. Every failed
+//! attempt counts as an error. The processors are shared with the nodes under test, so the loop avoids all unnecessary
+//! work: no retry machinery, no shared lock, one thread.
 
 use std::{
     cell::RefCell,
@@ -31,27 +32,27 @@ use crate::{
     proto::chat::v1::{SendMessageRequest, SendMessageResponse, send_message_request},
 };
 
-/// Not counted, at the beginning.
+/// Time at the beginning that is not counted.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long one attempt may take. Long: what is slow is to be measured, not cut off.
+/// Timeout of one attempt. Long, because slow sends have to be measured and not cut off.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Accounts, when not said.
+/// Default number of accounts.
 const ACCOUNTS: u32 = 16;
 
 struct Account {
     name: String,
-    /// `authorization`, as it is sent.
+    /// The value of the `authorization` header.
     token: HeaderValue,
 }
 
-/// What all clients share. One thread: no locks.
+/// State that all clients share. There is one thread, so it needs no locks.
 struct Shared {
     accounts: Vec<Account>,
     body: String,
     cluster: Client,
-    /// Where sends go when the leader cannot be reached: node addresses.
+    /// Node addresses to send to when the leader cannot be reached.
     detour: Option<Vec<String>>,
     options: Options,
     counting_from: Instant,
@@ -108,7 +109,7 @@ async fn measure(
     for index in 0..args.clients {
         clients.spawn_local(one_client(shared.clone(), index as usize));
     }
-    // Each client stops by itself after its last send; the dead line is for those whose send hangs.
+    // Each client stops after its last send. The deadline is for clients whose send hangs.
     let _ = timeout(warm_up + args.seconds + ATTEMPT_TIMEOUT, clients).await;
     Ok(shared.results.take())
 }
@@ -145,7 +146,7 @@ fn report(context: &mut Context, args: BenchArgs, results: &Results) -> Result<(
 }
 
 async fn make_accounts(cluster: &Client, count: u32) -> Result<Vec<Account>, Failure> {
-    // Random names, so that runs do not meet; random passwords that nobody will know.
+    // Random names, so that runs do not collide. The random passwords are forgotten after the run.
     let run = Uuid::new_v4().simple().to_string();
     let password = Uuid::new_v4().to_string();
     let mut accounts = Vec::with_capacity(count as usize);
@@ -153,7 +154,7 @@ async fn make_accounts(cluster: &Client, count: u32) -> Result<Vec<Account>, Fai
         let name = format!("bench-{}-{index}", &run[..8]);
         cluster.create_account(&name, &password).await?;
         let token = cluster.login(&name, &password).await?.token;
-        // Of an account that nobody needs: it may be kept in the tables that compress headers, unlike a real one.
+        // The account is disposable, so unlike real tokens this one may be kept in HTTP/2 header compression tables.
         let token = HeaderValue::try_from(format!("Bearer {token}"));
         let token = token.map_err(|_| ClientError::local(Code::Internal, "the token is malformed"))?;
         accounts.push(Account { name, token });
@@ -161,7 +162,7 @@ async fn make_accounts(cluster: &Client, count: u32) -> Result<Vec<Account>, Fai
     Ok(accounts)
 }
 
-/// One client: its own connection, one send at a time.
+/// Runs one client with its own connection and one send in flight.
 async fn one_client(shared: Rc<Shared>, index: usize) {
     let mine = index % shared.accounts.len();
     let mut random = Random::new();
@@ -195,7 +196,7 @@ async fn one_client(shared: Rc<Shared>, index: usize) {
     }
 }
 
-/// A connection for a client: to the leader of now, or to one of those that pass on.
+/// Connects a client to the current leader, or to one of the nodes that forward.
 async fn connect(shared: &Shared, attempt: usize) -> Result<Connection, ClientError> {
     match &shared.detour {
         Some(nodes) => connect_to(&nodes[attempt % nodes.len()], &shared.options).await,
@@ -203,7 +204,7 @@ async fn connect(shared: &Shared, attempt: usize) -> Result<Connection, ClientEr
     }
 }
 
-/// Where clients reach the leader.
+/// Returns the leader's address for clients.
 async fn leader(cluster: &Client) -> Result<String, ClientError> {
     Ok(cluster.leader().await?.leader.unwrap_or_default().client_address)
 }
@@ -235,7 +236,7 @@ async fn send(
     }
 }
 
-/// An id as the clients make it (time, then random bits), without a call of the system for the random part.
+/// Returns an id in the form that clients use (timestamp, then random bits), without a system call for the random part.
 fn message_id(random: &mut Random) -> Uuid {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let mut bits = [0; 10];
@@ -253,7 +254,7 @@ fn failed(shared: &Shared, error: ClientError) {
     results.last_error = Some(error);
 }
 
-/// Any account but one's own, when there is another.
+/// Returns a random account other than the own one, if there is another.
 fn recipient(random: &mut Random, mine: usize, count: usize) -> usize {
     if count == 1 {
         return mine;
@@ -279,7 +280,7 @@ mod tests {
         assert!(results.latency.total() > 0 && results.latency.total() < sends.len() as u64);
         assert!(results.latency.max() >= results.latency.percentile(500));
         assert!(sends.iter().all(|(node, _)| *node == nodes[0].address), "all to the leader");
-        // The failed one came again under its id, all others are different.
+        // The failed send was repeated under its id. All others have different ids.
         let ids: std::collections::HashSet<_> = sends.iter().map(|(_, id)| id).collect();
         assert_eq!(ids.len(), sends.len() - 1);
     }

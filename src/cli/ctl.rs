@@ -1,4 +1,4 @@
-//! Runs one command: finds the nodes and the session, does it, and turns what came of it into an exit code.
+//! Runs one command: finds the nodes and the session, executes the command, and converts the result into an exit code.
 
 use std::{
     env, fmt,
@@ -35,36 +35,36 @@ const DEFAULT_NODES: [&str; 5] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
+    /// The command succeeded.
     Done = 0,
-    /// The service refused, or a node is not healthy.
+    /// The service rejected the request, or a node is not healthy.
     Refused = 1,
-    /// Wrong usage, or something on this machine is missing.
+    /// The usage is wrong, or something on this machine is missing.
     Usage = 2,
     /// No node was reached, or there is no leader: nothing was applied.
     Unreachable = 3,
-    /// It may have been applied.
+    /// The request may have been applied.
     Unknown = 4,
-    /// `verify` found that a promise was broken.
+    /// `verify` found a violated guarantee.
     Violated = 5,
-    /// `verify` found nothing wrong, and proved nothing.
+    /// `verify` found no violation, but proved nothing.
     Inconclusive = 6,
 }
 
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The service or the way to it.
+    /// A failure of the service or of the connection to it.
     Client(ClientError),
-    /// What was typed, or is missing on this machine.
+    /// Wrong usage, or something missing on this machine.
     Usage(String),
-    /// Reading or writing here.
+    /// Local input or output failed.
     Io(io::Error),
-    /// A node does not serve; what was found is printed already.
+    /// A node does not serve. The details are already printed.
     Unhealthy,
-    /// A promise was broken; which one is printed already.
+    /// A guarantee was violated. The details are already printed.
     Violated,
-    /// Nothing was found wrong, and nothing proven: why.
+    /// No violation was found, but nothing was proven, for this reason.
     Inconclusive(&'static str),
 }
 
@@ -73,7 +73,7 @@ impl Failure {
         match self {
             Self::Client(error) if error.outcome_unknown => Exit::Unknown,
             Self::Client(error) if error.is_unavailable() => Exit::Unreachable,
-            // Found here, before anything was sent.
+            // Detected here, before anything was sent.
             Self::Client(error) if error.reason.is_none() && error.field.as_deref() == Some("nodes") => Exit::Usage,
             Self::Client(_) | Self::Unhealthy => Exit::Refused,
             Self::Usage(_) | Self::Io(_) => Exit::Usage,
@@ -129,14 +129,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// What a command needs beside its arguments.
+/// The context of a command, in addition to its arguments.
 pub(super) struct Context {
     pub(super) global: Global,
     pub(super) output: Output,
     nodes_from_environment: Option<String>,
-    /// As typed, or from the environment.
+    /// From the arguments, or from the environment.
     tls_ca: Option<PathBuf>,
-    /// What TRACEPARENT says, or a new one.
+    /// The trace from TRACEPARENT, or a new one.
     trace: Option<TraceContext>,
     file: Option<SessionFile>,
 }
@@ -167,7 +167,8 @@ impl Context {
         self.file.as_ref().map_or_else(|| Ok(Sessions::default()), |file| Ok(file.load()?))
     }
 
-    /// The addresses: as typed, or from the environment, or of the session, or the local ones.
+    /// Returns the node addresses: from the arguments, the environment, the session, or the local defaults, in this
+    /// order.
     pub(super) fn nodes(&self, session: Option<&Session>) -> Vec<String> {
         let from_environment =
             || self.nodes_from_environment.as_ref().map(|nodes| nodes.split(',').map(str::to_owned).collect());
@@ -179,7 +180,7 @@ impl Context {
             .unwrap_or_else(|| DEFAULT_NODES.map(str::to_owned).to_vec())
     }
 
-    /// The authorities that vouch for the nodes, when TLS is to be spoken.
+    /// Returns the certificate authorities for the nodes, if TLS is to be used.
     pub(super) fn tls_ca(&self, session: Option<&Session>) -> Option<PathBuf> {
         self.tls_ca.clone().or_else(|| session.and_then(|session| session.tls_ca.clone()))
     }
@@ -192,13 +193,14 @@ impl Context {
         }
     }
 
-    /// A client without a session, to open one.
+    /// Connects a client without a session, to open one.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         Ok(Client::connect(self.nodes(None), self.options(None)?).await?)
     }
 
-    /// A client that needs no session, for the cluster that the session belongs to if there is one. It has the session when the
-    /// nodes are those that it was opened with, or `--user` names it: the token must not get to another cluster.
+    /// Connects a client that needs no session. If there is a session, connects to its cluster. The client uses the
+    /// session if the nodes are those that it was opened with, or if `--user` names it, because the token must not be
+    /// sent to another cluster.
     pub(super) async fn connect_to_cluster(&self) -> Result<Client, Failure> {
         let (nodes, options) = self.cluster()?;
         let sessions = self.sessions().unwrap_or_default();
@@ -213,15 +215,15 @@ impl Context {
         }
     }
 
-    /// The nodes of the cluster that the session belongs to if there is one, and how to talk to them.
+    /// Returns the nodes and options for the cluster of the session, if there is one, otherwise the defaults.
     pub(super) fn cluster(&self) -> Result<(Vec<String>, Options), Failure> {
-        // A damaged file of sessions is no reason not to look at the cluster.
+        // A damaged session file must not prevent commands that only look at the cluster.
         let sessions = self.sessions().unwrap_or_default();
         let session = sessions.find(self.global.user.as_deref()).map(|(_, session)| session);
         Ok((self.nodes(session), self.options(session)?))
     }
 
-    /// A client with the session of `--user`, or of who logged in last.
+    /// Connects a client with the session of `--user`, or of the user who logged in last.
     pub(super) async fn session(&self) -> Result<LoggedIn, Failure> {
         self.session_with(|options| options).await
     }
@@ -237,36 +239,36 @@ impl Context {
         Ok(LoggedIn { user: user.to_owned(), token: session.token.clone(), client })
     }
 
-    /// Forgets a session that has ended.
+    /// Removes a session that has ended.
     pub(super) fn forget(&self, session: &LoggedIn) -> Result<(), Failure> {
         Ok(self.file()?.update(|sessions| sessions.remove(&session.user, &session.token))?)
     }
 }
 
-/// A client that speaks for somebody.
+/// A client with a user's session.
 pub(super) struct LoggedIn {
     pub(super) user: String,
     pub(super) token: String,
     pub(super) client: Client,
 }
 
-/// `chatctl`: reads the arguments, runs the command, says how it went.
+/// Runs `chatctl`: parses the arguments, runs the command and prints failures.
 pub fn main() -> ExitCode {
     panics::abort_on_panic();
     let cli = Cli::parse();
     let format = cli.global.output;
-    // One thread: a command waits for one thing at a time, and `bench` must leave the processors to the nodes.
+    // One thread: a command waits for one thing at a time, and `bench` has to leave the processors to the nodes.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(Failure::from).and_then(|runtime| {
         let context = Context::new(cli.global, |name| env::var(name).ok());
         let result = runtime.block_on(run(context, cli.command));
-        // A name that is still being resolved must not hold up the end.
+        // A pending name resolution must not delay the exit.
         runtime.shutdown_background();
         result
     });
     let exit = match result {
         Ok(()) => Exit::Done,
-        // Whoever read the output has seen enough.
+        // The reader closed the pipe because it has enough.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
         Err(failure) => {
             output::print_failure(format, &failure);
@@ -276,7 +278,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// A trace that begins here.
+/// Creates a trace that starts here.
 fn new_trace() -> Option<TraceContext> {
     let mut bytes = [0; 24];
     getrandom::fill(&mut bytes).ok()?;
@@ -324,14 +326,14 @@ async fn run(mut context: Context, command: Command) -> Result<(), Failure> {
     }
 }
 
-// The readers below block the only thread. That is intended: there is nothing to do until they are done.
+// The readers below block the only thread. That is intended: there is no other work until they return.
 
-/// A password, from the terminal without echo or from the first line of standard input.
+/// Reads a password, from the terminal without echo or from the first line of standard input.
 pub(super) fn read_password(twice: bool) -> Result<String, Failure> {
     prompt_password("Password: ", twice)
 }
 
-/// The same, with words of one's own; a further call reads the next line of standard input.
+/// Like [`read_password`], with a given prompt. A further call reads the next line of standard input.
 pub(super) fn prompt_password(prompt: &str, twice: bool) -> Result<String, Failure> {
     if !io::stdin().is_terminal() {
         return first_line(limits::PASSWORD_BYTES_MAX + 2);
@@ -343,7 +345,7 @@ pub(super) fn prompt_password(prompt: &str, twice: bool) -> Result<String, Failu
     Ok(password)
 }
 
-/// Asks on the terminal (or reads what was piped).
+/// Asks on the terminal, or reads piped input.
 pub(super) fn ask(question: &str) -> Result<String, Failure> {
     write!(io::stderr().lock(), "{question}")?;
     first_line(limits::USERNAME_CHARS_MAX + 2)
@@ -356,7 +358,7 @@ fn first_line(bytes_max: usize) -> Result<String, Failure> {
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
-/// All of standard input as a message; a last line break, which shells add, is left out.
+/// Reads all of standard input as a message, without the last line break, which shells add.
 pub(super) fn read_text() -> Result<String, Failure> {
     let mut bytes = Vec::new();
     io::stdin().lock().take(limits::BODY_BYTES_MAX as u64 + 2).read_to_end(&mut bytes)?;
@@ -374,7 +376,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use tonic::Code;
 
-    /// What was printed.
+    /// The printed output.
     #[derive(Clone, Default)]
     struct Printed(Arc<Mutex<Vec<u8>>>);
 
@@ -389,7 +391,7 @@ mod tests {
         }
     }
 
-    /// Runs a command line of somebody who is logged in; what it printed, if it succeeded.
+    /// Runs a command line with a session. Returns the output, if it succeeded.
     async fn typed(line: &str, node: &Fake) -> Result<String, Failure> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s.json").display().to_string();

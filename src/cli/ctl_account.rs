@@ -38,13 +38,13 @@ pub(super) async fn login(context: &mut Context, name: &str) -> Result<(), Failu
     Ok(())
 }
 
-/// Logs in and keeps the session; its expiry and the number of unread messages.
+/// Logs in and stores the session. Returns its expiry and the number of unread messages.
 async fn open_session(context: &Context, client: &Client, name: &str, password: &str) -> Result<(u64, u64), Failure> {
     if let Some(device) = context.file()?.load()?.devices.get(name) {
         client.keep_device(name, device);
     }
     let answer = client.login(name, password).await?;
-    // The session outlives the directory that this was typed in.
+    // An absolute path, because the session is also used from other directories.
     let tls_ca = context.tls_ca(None).map(std::path::absolute).transpose()?;
     let (token, expires_at_ms) = (answer.token, answer.expires_at_ms);
     let session = Session { token, expires_at_ms, nodes: context.nodes(None), tls_ca };
@@ -69,7 +69,7 @@ pub(super) async fn logout(context: &mut Context, all: bool) -> Result<(), Failu
         }
         Err(error) => {
             if error.code == tonic::Code::Unauthenticated {
-                // It had ended before: there is nothing to keep.
+                // The session had ended before, so there is nothing to keep.
                 context.forget(&session)?;
             }
             Err(error.into())

@@ -36,7 +36,7 @@ pub(super) async fn accounts(context: &mut Context, action: Accounts) -> Result<
     }
 }
 
-/// What is particular about an account.
+/// Returns the special state of an account, if it has one.
 fn state(account: &AccountState) -> &'static str {
     match (account.deleted, account.disabled) {
         (true, _) => "deleted",

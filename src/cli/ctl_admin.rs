@@ -24,7 +24,7 @@ pub(super) async fn connect(context: &Context, socket: &Path) -> Result<AdminSer
     Ok(AdminServiceClient::new(channel(context, socket).await?))
 }
 
-/// A connection to a node's admin socket.
+/// Opens a connection to a node's admin socket.
 pub(super) async fn channel(context: &Context, socket: &Path) -> Result<Channel, Failure> {
     let path = socket.to_str().ok_or_else(|| Failure::Usage("the socket's path is not UTF-8".to_owned()))?;
     let unreachable = |error: &dyn std::error::Error| {
@@ -75,7 +75,7 @@ async fn token(context: &mut Context, socket: &Path) -> Result<(), Failure> {
     let mut client = connect(context, socket).await?;
     let answer = client.issue_join_token(request(context, IssueJoinTokenRequest {})).await;
     let answer = answer.map_err(admin_error)?.into_inner();
-    // The token alone, so that it can go straight into a file.
+    // Only the token, so that the output can be redirected into a file.
     context
         .output
         .print(|| json!({ "token": answer.token, "expires_at_ms": answer.expires_at_ms }), || answer.token.clone())?;
@@ -103,7 +103,7 @@ pub(super) async fn snapshot(context: &mut Context, socket: &Path) -> Result<(),
     Ok(())
 }
 
-/// One attempt, without a retry: what was cut off may have been done.
+/// Converts the error of a call without retries. If the call was interrupted, the outcome is unknown.
 pub(super) fn admin_error(status: tonic::Status) -> ClientError {
     let error = ClientError::from(status);
     let cut_off = matches!(error.code, Code::DeadlineExceeded | Code::Cancelled | Code::Unknown);

@@ -1,7 +1,7 @@
-//! `chatctl backup`: receives a backup through a node's admin socket, and gives it its name when it is whole.
+//! `chatctl backup`: receives a backup through a node's admin socket, and renames it when it is complete.
 //!
-//! Invariant: under the name that was asked for there is a backup that is complete, on disk and verified, or what was there
-//! before. It is received under another name in the same directory.
+//! Invariant: the requested name refers to the previous file, if any, or to a backup that is complete, on disk and
+//! verified. The backup is received under another name in the same directory.
 
 use std::{
     fs::{self, File},
@@ -27,21 +27,21 @@ use crate::{
     server::offline,
 };
 
-/// Where the backup goes, and which.
+/// The destination and the options of a backup.
 pub(super) struct Target {
     pub(super) file: PathBuf,
     pub(super) force: bool,
     pub(super) local: bool,
 }
 
-/// A file that goes away unless it is kept.
+/// A file that is removed on drop, unless it is kept.
 struct Unfinished {
     path: PathBuf,
     kept: bool,
 }
 
 impl Unfinished {
-    /// Beside `file`, readable for its owner alone: a backup holds everybody's messages.
+    /// Creates the file next to `file`, readable for its owner only, because a backup contains everyone's messages.
     fn beside(file: &Path) -> Result<(Self, File), Failure> {
         let named = file.file_name().ok_or_else(|| Failure::Usage(format!("{} is no file name", file.display())))?;
         let name = format!(".{}.{}", named.to_string_lossy(), Uuid::new_v4());
@@ -62,7 +62,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.kept {
-            // Its name says what it is.
+            // If this fails, the file's name shows what it is.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -125,7 +125,7 @@ pub(super) async fn backup(context: &mut Context, socket: &Path, target: &Target
     Ok(())
 }
 
-/// Writes what comes, and compares it with what the node says that it has sent.
+/// Writes the received data, and compares it with the size and hash that the node reports.
 async fn receive(
     context: &Context,
     mut parts: Streaming<BackupResponse>,
@@ -134,12 +134,12 @@ async fn receive(
 ) -> Result<BackupSummary, Failure> {
     let (mut hash, mut bytes) = (Sha256::new(), 0_u64);
     let summary = loop {
-        // The node gives a sign of life every second.
+        // The node sends a keepalive every second.
         let next = timeout(context.global.timeout, parts.message()).await;
         let silent = || ClientError::local(Code::Unavailable, "the node has fallen silent");
         match next.map_err(|_| silent())?.map_err(ClientError::from)?.and_then(|response| response.part) {
             Some(Part::Data(data)) => {
-                // Nothing else is to be done meanwhile.
+                // Blocking is fine: there is no other work meanwhile.
                 to.write_all(&data).map_err(|error| local(path, &error))?;
                 hash.update(&data);
                 bytes += data.len() as u64;

@@ -1,4 +1,4 @@
-//! `chatctl certs`: certificates for those who have no authority of their own.
+//! `chatctl certs`: certificates for operators without their own certificate authority.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::net::tls::issue::Authority;
 
-/// What every node's certificate is good for beside its name: whoever sits on the same machine.
+/// Additional names in every node's certificate, for clients on the same machine.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 pub(super) fn certs(context: &mut Context, dir: &Path, nodes: &[NodeHosts], days: u64) -> Result<(), Failure> {

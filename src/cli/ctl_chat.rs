@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Most rows of a list; beyond it one has to search.
+/// Maximum number of rows in a list. Users search for more.
 const ROWS_MAX: usize = 1000;
 
 pub(super) async fn send(
@@ -76,7 +76,7 @@ fn conversation_text(page: &ReadConversationResponse, local: bool) -> String {
     {
         lines.push(format!("(older messages: --before {})", oldest.seq));
     }
-    // As on paper: the newest comes last.
+    // In chronological order: the newest comes last.
     lines.extend(page.messages.iter().rev().map(|message| {
         let status = match message.status() {
             MessageStatus::Unspecified => "",
@@ -233,7 +233,7 @@ fn counted(shown: usize, total: u64, what: &str) -> String {
     if shown as u64 == total { all } else { format!("{shown} of {all}") }
 }
 
-/// "1 message", "2 messages".
+/// Formats a count, as in "1 message", "2 messages".
 fn several(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -244,7 +244,7 @@ pub(super) async fn partners(context: &mut Context) -> Result<(), Failure> {
     let mut token = String::new();
     let total = loop {
         let page = client.list_chat_partners(PAGE_SIZE_MAX, &token, Consistency::Linearizable).await?;
-        // What moved while the list was read comes again, and was not there before if it is new.
+        // A conversation that moved while the list was read appears again: the later entry replaces the earlier one.
         for partner in page.partners {
             found.retain(|earlier| earlier.conversation_id != partner.conversation_id);
             found.push(partner);
@@ -269,7 +269,7 @@ pub(super) async fn partners(context: &mut Context) -> Result<(), Failure> {
 }
 
 fn partners_text(partners: &[ChatPartner], total: u64) -> String {
-    /// Longest part of the last message that is shown, in characters.
+    /// Maximum length of the shown part of the last message, in characters.
     const SHOWN_MAX: usize = 60;
     let mut rows = vec![["PARTNER", "UNREAD", "LAST", ""].map(str::to_owned).to_vec()];
     for partner in partners {

@@ -1,4 +1,4 @@
-//! The cluster as a client may see it: leader, status, health.
+//! The cluster as clients see it: leader, status, health.
 
 use std::{path::Path, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// How long one node has to say how it is.
+/// Time limit for the health answer of one node.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn role(node: &NodeInfo) -> &'static str {
@@ -49,7 +49,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Enough of a digest to compare it by eye.
+/// Formats the start of a digest, long enough to compare by eye.
 fn hex_start(bytes: &[u8]) -> String {
     hex(&bytes[..bytes.len().min(8)])
 }
@@ -136,7 +136,7 @@ pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result
     let (nodes, options) = context.cluster()?;
     let addresses = one.map_or(nodes, |address| vec![address]);
     let limit = HEALTH_TIMEOUT.min(context.global.timeout);
-    // One call each: it is worth all of the time.
+    // There is one call per node, so it may use all of the time.
     let patience = Patience { call: limit, all: limit };
     let channels: Vec<Channel> = addresses
         .iter()
@@ -144,7 +144,7 @@ pub(super) async fn health(context: &mut Context, one: Option<String>) -> Result
         .collect::<Result<_, ClientError>>()?;
     let checks = channels.into_iter().map(|channel| async move {
         let mut client = HealthClient::new(channel);
-        // The empty name asks for the node as a whole.
+        // The empty service name stands for the whole node.
         match timeout(limit, client.check(HealthCheckRequest { service: String::new() })).await {
             Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => "serving".to_owned(),
             Ok(Ok(_)) => "not serving".to_owned(),

@@ -1,7 +1,6 @@
 //! `chatd`: arguments, configuration, run, exit code.
 //!
-//! This is the only place that reads the process environment. What goes wrong before logs can be written goes to
-//! standard error as it is.
+//! Of `chatd`, only this module reads the environment. Errors before logging works go to standard error as plain text.
 
 use std::{io, path::PathBuf, thread, time::Duration};
 
@@ -31,13 +30,13 @@ use crate::{
     trace::Tracer,
 };
 
-/// What `chatd config` exits with when its output is lost, after `sysexits.h`.
+/// Exit code of `chatd config` when its output cannot be written, after `sysexits.h`.
 const CANNOT_PRINT: u8 = 74;
-/// How much longer than its drain a node may take to stop once its parent is gone, before it is ended.
+/// Time in addition to the drain that a node has for its stop after its parent is gone. Then the process exits.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// For the last spans to reach their collector when the node has ended.
+/// Time limit for the last spans to reach their collector after the node has ended.
 const TRACES_STOP_MAX: Duration = Duration::from_secs(2);
-/// For the tasks and threads that are left when the node has ended.
+/// Time limit for the remaining tasks and threads after the node has ended.
 const RUNTIME_STOP_MAX: Duration = Duration::from_secs(1);
 
 /// A node of quorum-chat: a replicated chat backend that does not lose a message.
@@ -81,7 +80,7 @@ enum Command {
     Local(LocalArguments),
 }
 
-/// Runs `chatd` with the process's arguments and environment. Returns what the process exits with.
+/// Runs `chatd` with the process's arguments and environment. Returns the exit code.
 pub fn main() -> std::process::ExitCode {
     panics::abort_on_panic();
     keep_files_private();
@@ -101,12 +100,14 @@ pub fn main() -> std::process::ExitCode {
     code.unwrap_or_else(|code| code).into()
 }
 
-/// What this process and its children make is for its user alone, also what is made without a mode of its own: SQLite's files, sockets.
+/// Restricts files of this process and its children to the user. Includes files that are created without an explicit
+/// mode, such as SQLite's files and sockets.
 pub(super) fn keep_files_private() {
     umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// The environment as text. What is not UTF-8 is marked by the replacement character, which the configuration refuses.
+/// Returns the environment as text. Bytes that are not UTF-8 become the replacement character, which the configuration
+/// rejects.
 fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(|(key, value)| (text(key), text(value))).collect()
@@ -123,7 +124,7 @@ fn print_config(config: &Config) -> u8 {
     for (key, value) in config.effective() {
         match show!("{key}={value}") {
             Ok(()) => {}
-            // Whoever read it has seen enough.
+            // The reader closed the pipe because it has enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             Err(error) => {
                 tell!("chatd config: standard output: {error}");
@@ -156,7 +157,7 @@ pub(super) fn runtime(mut builder: Builder) -> Result<Runtime, u8> {
     })
 }
 
-/// Runs one node until it is told to stop.
+/// Runs one node until it is stopped.
 fn run_node(config: Config) -> Result<u8, u8> {
     let settings = LogSettings {
         level: config.log_level,
@@ -167,8 +168,9 @@ fn run_node(config: Config) -> Result<u8, u8> {
     if let Some(threads) = config.worker_threads {
         builder.worker_threads(threads);
     }
-    // Buffers of requests and of replication come and go. With huge pages each of them has the kernel clear 2 MiB, which cost a
-    // twentieth of a busy node's time. Where that cannot be switched off, it works all the same.
+    // Request and replication buffers are allocated and freed all the time. With huge pages, the kernel clears 2 MiB
+    // for each, which took a twentieth of a busy node's time. A failure is harmless: the node then works with huge
+    // pages.
     let _ = disable_transparent_huge_pages(true);
     let runtime = runtime(builder)?;
     let traces = config.traces.as_ref().map(|settings| {
@@ -193,8 +195,8 @@ fn run_node(config: Config) -> Result<u8, u8> {
     if let Some(traces) = traces {
         traces.shutdown(TRACES_STOP_MAX);
     }
-    // Whatever still runs may complain about the end; why it ended is the last line of the log. And a disk that hangs
-    // does not keep the process.
+    // Remaining tasks may log errors about the end, so the reason of the end is logged last. The timeout prevents a
+    // hung disk from keeping the process alive.
     runtime.shutdown_timeout(RUNTIME_STOP_MAX);
     let code = ended.map(|()| 0).map_err(|error| {
         tracing::error!("{error}");
@@ -204,10 +206,11 @@ fn run_node(config: Config) -> Result<u8, u8> {
     code
 }
 
-/// Stops this process, as SIGTERM would, when standard input closes: the other end is held by the parent alone, so it
-/// closes however the parent ends. After `patience` the process is ended without ceremony.
+/// Stops this process, as SIGTERM would, when standard input closes. Only the parent holds the other end, so it closes
+/// however the parent ends. After `patience` the process exits without an orderly stop.
 ///
-/// A plain thread: a read of standard input cannot be given up, and must not keep the runtime from stopping.
+/// Uses a plain thread, because a read of standard input cannot be cancelled and must not keep the runtime from
+/// stopping.
 fn stop_with_parent(patience: Duration) -> io::Result<()> {
     let watch = move || {
         match io::copy(&mut io::stdin().lock(), &mut io::sink()) {

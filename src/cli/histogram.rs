@@ -1,12 +1,12 @@
-//! Latencies of a benchmark in fixed memory.
+//! Latency histogram of a benchmark, in constant memory.
 //!
-//! Buckets grow with the value: 128 per power of two, so that a percentile is at most 0.8 % too high, whatever its
-//! size. The largest value is kept exactly.
+//! Bucket sizes grow with the value: there are 128 buckets per power of two, so a percentile is at most 0.8 % too high.
+//! The maximum is exact.
 
 /// Buckets per power of two.
 const FINE: u64 = 128;
 const FINE_BITS: u32 = FINE.trailing_zeros();
-/// Enough for every value of 64 bits.
+/// Number of buckets for all 64-bit values.
 const BUCKETS: usize = (64 - FINE_BITS as usize + 1) * FINE as usize;
 
 impl Default for Histogram {
@@ -15,7 +15,7 @@ impl Default for Histogram {
     }
 }
 
-/// Counts of microseconds.
+/// A histogram of microseconds.
 #[derive(Debug, Clone)]
 pub(super) struct Histogram {
     counts: Vec<u64>,
@@ -38,7 +38,7 @@ impl Histogram {
         self.max
     }
 
-    /// The value that `per_mille` of all values do not exceed; 0 when there are none.
+    /// Returns the value that `per_mille` of all values do not exceed; 0 when there are none.
     pub(super) fn percentile(&self, per_mille: u64) -> u64 {
         let rank = (self.total * per_mille).div_ceil(1000).max(1);
         let mut seen = 0;
@@ -53,12 +53,12 @@ impl Histogram {
 }
 
 fn bucket(value: u64) -> usize {
-    // Below 2 * FINE every value has a bucket of its own.
+    // Each value below 2 * FINE has its own bucket.
     let shift = (u64::BITS - value.leading_zeros()).saturating_sub(FINE_BITS + 1);
     u64::from(shift) as usize * FINE as usize + (value >> shift) as usize
 }
 
-/// The largest value of a bucket.
+/// Returns the largest value of a bucket.
 fn highest(bucket: usize) -> u64 {
     let (bucket, fine) = (bucket as u64, FINE);
     let shift = (bucket / fine).saturating_sub(1);

@@ -1,8 +1,9 @@
 //! `chatd secret --kubernetes NAME`: stores the secret that the nodes share as a Kubernetes Secret.
 //!
-//! Runs in a pod whose service account may do one thing: create Secrets. One request over HTTPS, with the token and the authority
-//! that Kubernetes mounts into the pod. Invariant: a Secret that exists is never changed (the API server refuses to create it
-//! again), so running it twice is safe. Does not cover: retries, which are the Job's.
+//! Runs in a pod whose service account is allowed one thing: to create Secrets. Makes one request over HTTPS, with the
+//! token and the certificate authority that Kubernetes mounts into the pod. Invariant: an existing Secret is never
+//! changed, because the API server refuses to create it again, so the command is idempotent. Does not cover: retries,
+//! which are the Job's.
 
 use std::{fs, io, path::Path, time::Duration};
 
@@ -26,7 +27,7 @@ const DEFAULT_HOST: &str = "kubernetes.default.svc";
 const KEY: &str = "peer-secret";
 /// Time limit for the request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest answer that is read.
+/// Maximum size of an answer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why the Secret was not created.
@@ -35,9 +36,9 @@ pub(super) enum KubernetesError {
     /// A file of the service account cannot be read.
     #[error("{path}: {source} (does the pod mount a service account token?)")]
     Mount {
-        /// Which.
+        /// The path.
         path: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// The authority of the API server cannot be used.
@@ -46,22 +47,22 @@ pub(super) enum KubernetesError {
     /// The API server did not answer.
     #[error("the Kubernetes API at {address}: {source}")]
     Call {
-        /// Its address.
+        /// The address of the API server.
         address: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The API server refused.
+    /// The API server rejected the request.
     #[error("the Kubernetes API at {address} answered {answer}")]
     Refused {
-        /// Its address.
+        /// The address of the API server.
         address: String,
         /// The status and the message.
         answer: String,
     },
 }
 
-/// The API server, and who calls it.
+/// The API server, and the caller's credentials.
 pub(super) struct Api {
     address: String,
     token: String,
@@ -70,7 +71,7 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// The API server of the cluster that this pod runs in.
+    /// Finds the API server of the cluster that this pod runs in.
     pub(super) fn of_pod(environment: &[(String, String)]) -> Result<Self, KubernetesError> {
         let given = |name: &str| environment.iter().find(|(key, value)| key == name && !value.is_empty());
         let host = given("KUBERNETES_SERVICE_HOST").map_or(DEFAULT_HOST, |(_, host)| host);
@@ -91,7 +92,7 @@ impl Api {
         Ok(Self { address, token: read("token")?, namespace: read("namespace")?, dialer })
     }
 
-    /// Creates the Secret `name`. False: it exists.
+    /// Creates the Secret `name`. False: it exists already.
     pub(super) async fn create_secret(&self, name: &str, secret: &str) -> Result<bool, KubernetesError> {
         let body = json!({
             "apiVersion": "v1",
@@ -128,14 +129,14 @@ impl Api {
         stream.flush().await?;
         let mut answer = Vec::new();
         match stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await {
-            // Some servers close without a farewell; the answer is there.
+            // Some servers close without a TLS close notification. The answer is complete anyway.
             Err(error) if answer.is_empty() || error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
             _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
         }
     }
 }
 
-/// The status line, and the message in the body if there is one.
+/// Formats the status line, and the message in the body if there is one.
 fn shown(answer: &str) -> String {
     let status = answer.lines().next().unwrap_or_default();
     let body = answer.find('{').zip(answer.rfind('}')).and_then(|(from, to)| answer.get(from..=to));
@@ -156,7 +157,7 @@ mod tests {
         tls::{Files, Port, Protocol, Tls, issue::Authority},
     };
 
-    /// An API server that gives one answer after the other; what it was asked is in the result.
+    /// Starts an API server that gives the answers in order. The task returns the requests.
     async fn api(dir: &Path, answers: Vec<&'static str>) -> (Api, tokio::task::JoinHandle<Vec<String>>) {
         let authority = Authority::open(dir).unwrap();
         let issued = authority.issue("api", &["127.0.0.1".to_owned()], 7).unwrap();

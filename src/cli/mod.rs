@@ -1,11 +1,12 @@
-//! What the two binaries do with their arguments.
+//! The commands of the two binaries.
 //!
-//! `chatd`: `daemon` runs a node, `local` a cluster of nodes on this machine, `rescue` makes a new cluster of a backup or a survivor,
-//! `health` asks a node how it is, `secret` makes what the nodes share.
+//! `chatd`: `daemon` runs a node, `local` runs a cluster of nodes on this machine, `rescue` creates a new cluster from
+//! a backup or a survivor, `health` queries the health of a node, and `secret` creates the secret that the nodes share.
 //!
-//! `chatctl`: `ctl_args` says what can be typed and `ctl` runs it; one file per group of commands (`ctl_account`,
-//! `ctl_chat`, `ctl_cluster`, `ctl_admin`, `ctl_backup`, `ctl_certs`, `bench`, `verify`, `drill`). `output` is the only one that prints, `session_file` the only one
-//! that keeps anything. `panics` ends either of them on a panic. Exit codes are part of the interface: see [`ctl::Exit`].
+//! `chatctl`: `ctl_args` defines the arguments and `ctl` runs the commands, with one file per group (`ctl_account`,
+//! `ctl_chat`, `ctl_cluster`, `ctl_admin`, `ctl_backup`, `ctl_certs`, `bench`, `verify`, `drill`). Only `output`
+//! prints, and only `session_file` stores sessions. `panics` makes both binaries abort on a panic. Exit codes are part
+//! of the interface: see [`ctl::Exit`].
 
 pub mod bench;
 pub mod ctl;

@@ -1,7 +1,8 @@
-//! Printing: for people or as JSON, one value per line. Errors go to standard error in the same format.
+//! Output, as text for people or as JSON with one value per line. Errors go to standard error in the same format.
 //!
-//! What others wrote is never trusted with the terminal: control characters are shown, not sent. That holds for pipes, too: they
-//! mostly end at a terminal, and a line break in a message would look like another message. Machines read JSON.
+//! Text from other users is untrusted: control characters are made visible and never sent to the terminal. That also
+//! holds for pipes, because most of them end at a terminal, and a line break in a message would look like another
+//! message. Programs should read JSON.
 
 use std::{
     borrow::Cow,
@@ -13,26 +14,26 @@ use serde_json::{Value, json};
 use super::{ctl::Failure, ctl_args::Format};
 use crate::client::ClientError;
 
-/// Where results go.
+/// The destination and the format of results.
 pub struct Output {
     format: Format,
     to: Box<dyn Write>,
 }
 
 impl Output {
-    /// Standard output.
+    /// Output to standard output.
     pub fn stdout(format: Format) -> Self {
         Self { format, to: Box::new(io::stdout()) }
     }
 
-    /// Somewhere else.
+    /// Output to `to`.
     #[cfg(test)]
     pub(super) fn to(format: Format, to: Box<dyn Write>) -> Self {
         Self { format, to }
     }
 
-    /// Prints a result: `text` for people (without the last line break), `value` for machines. Flushed at once, so
-    /// that whoever reads a pipe sees it when it happens.
+    /// Prints a result: `text` for people (without the last line break), `value` for programs. Flushes immediately, so
+    /// that readers of a pipe get each result when it happens.
     pub fn print(&mut self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> io::Result<()> {
         match self.format {
             Format::Json => writeln!(self.to, "{}", value())?,
@@ -48,23 +49,23 @@ impl Output {
     }
 }
 
-/// A message's text for one line of text output: line breaks are the output's own, so within a message they are shown like the
-/// other controls.
+/// Escapes a message's text for one line of output. Line breaks separate lines of the output, so those within a message
+/// are escaped like other control characters.
 pub(super) fn body(text: &str) -> Cow<'_, str> {
     escape(text, false)
 }
 
-/// Prints why it failed, in one line.
+/// Prints the failure of a command, in one line.
 pub fn print_failure(format: Format, failure: &Failure) {
     let mut to = io::stderr();
-    // Nothing is left to tell it to when standard error is gone.
+    // If standard error is closed, there is no other place to report it.
     let _ = match format {
         Format::Json => writeln!(to, "{}", failure.json()),
         Format::Text => writeln!(to, "chatctl: {}", escape(&failure.to_string(), false)),
     };
 }
 
-/// Shows the control characters of `text`, except line breaks and tabs.
+/// Escapes the control characters of `text`, except line breaks and tabs.
 fn visible(text: &str) -> Cow<'_, str> {
     escape(text, true)
 }
@@ -85,12 +86,12 @@ fn escape(text: &str, keep_layout: bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Characters that reorder what is around them: with them a message can look like another's.
+/// Whether the character reorders the text around it. Such characters can make a message look like another's.
 fn bidirectional(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Rows in aligned columns; the first row is the heading.
+/// Formats rows in aligned columns; the first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
@@ -102,14 +103,14 @@ pub fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Milliseconds since the Unix epoch as `2024-03-20T10:15:30Z`; out of range as the number.
+/// Formats milliseconds since the Unix epoch as `2024-03-20T10:15:30Z`, or as a number when out of range.
 pub fn time(time_ms: u64) -> String {
     const DAY: u64 = 86_400;
     let seconds = time_ms / 1000;
     let (days, rest) = (seconds / DAY, seconds % DAY);
     let Ok(days) = i64::try_from(days) else { return time_ms.to_string() };
     if days > 2_932_896 {
-        // Beyond the year 9999.
+        // After the year 9999.
         return time_ms.to_string();
     }
     // Howard Hinnant's civil_from_days: years begin in March, so that the leap day is the last of its year.
@@ -126,14 +127,14 @@ pub fn time(time_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// A failure of the service, as JSON; `message` says all of it in words.
+/// Formats a failure of the service as JSON; `message` is the complete description.
 pub(super) fn failure_json(error: &ClientError, message: &str) -> Value {
     let ClientError { code, reason, field, trace_id, .. } = error;
     let code = format!("{code:?}");
     json!({ "error": { "code": code, "reason": reason, "field": field, "message": message, "trace_id": trace_id } })
 }
 
-/// A failure of this side, as JSON.
+/// Formats a failure of this side as JSON.
 pub(super) fn local_failure_json(message: &str) -> Value {
     json!({ "error": { "code": "Local", "reason": null, "field": null, "message": message, "trace_id": null } })
 }

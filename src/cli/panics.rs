@@ -1,25 +1,26 @@
-//! What a panic does: it ends the process.
+//! A panic ends the process.
 //!
-//! A panic is a bug, and after it nobody knows what still holds. Tokio would keep a task's panic to itself, and the node would
-//! go on as a half of one: members that see it alive, and no task that answers. Ended, it is started again from its disk.
+//! A panic is a bug, after which no invariant can be relied on. Tokio would contain the panic of a task, and the node
+//! would continue in part: members see it alive, but a task is missing. The process ends instead, and restarts from its
+//! disk.
 //!
-//! Nor may whoever reads the report keep it alive: it is given two seconds.
+//! A reader of the report cannot keep the process alive: the report has a time limit of two seconds.
 //!
-//! A release has `panic = "abort"` and needs no hook for that. Tests unwind: with another kind of panic for the programs than
-//! for the tests, cargo compiles everything twice.
+//! Release builds have `panic = "abort"`, which ends the process without this hook. Tests unwind, and a different panic
+//! strategy for the programs would make cargo compile everything twice.
 
 use std::{panic, process, thread, time::Duration};
 
 use crate::telemetry::logs;
 
-/// For the last lines of the log and the report.
+/// Time limit for the last lines of the log and the report.
 const REPORT_MAX: Duration = Duration::from_secs(2);
 
-/// Makes a panic on whatever thread end the process with `SIGABRT`, once it has been reported.
+/// Makes a panic on any thread end the process with `SIGABRT`, after it has been reported.
 pub fn abort_on_panic() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        // Without threads, the report has to be enough.
+        // If no thread can be started, the report has no time limit.
         let _ = thread::Builder::new().spawn(|| {
             thread::sleep(REPORT_MAX);
             process::abort();
@@ -38,7 +39,7 @@ mod tests {
 
     const INSIDE: &str = "QUORUM_CHAT_TEST_PANICS";
 
-    /// In a process of its own: this test's program again, with this test only.
+    /// Runs this test alone in a process of its own.
     #[test]
     fn a_panic_that_nobody_waits_for_ends_the_process() {
         if env::var_os(INSIDE).is_some() {

@@ -1,6 +1,6 @@
-//! `chatd restore` and `chatd recover`: a new cluster from a backup, or from the last node that is left.
+//! `chatd restore` and `chatd recover`: a new cluster from a backup, or from the last surviving node.
 //!
-//! What is done is in [`crate::server::offline`]; here the operator is told, and asked.
+//! The operations are in [`crate::server::offline`]. This module informs the operator and asks for confirmation.
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
@@ -24,9 +24,9 @@ use crate::{
     },
 };
 
-/// The operator did not say yes: nothing was changed.
+/// Exit code when the operator did not confirm: nothing was changed.
 const DECLINED: u8 = 1;
-/// Nobody can be asked.
+/// Exit code when there is no terminal to ask for confirmation.
 const NOBODY_TO_ASK: u8 = 64;
 
 /// Arguments of `chatd recover`.
@@ -44,10 +44,10 @@ pub struct RecoverArguments {
     yes: bool,
 }
 
-/// Restores a backup. Returns what the process exits with.
+/// Restores a backup. Returns the exit code.
 pub(super) fn restore(config: &Config, file: &Path, end_sessions: bool) -> Result<u8, u8> {
     let (backup, cluster) = offline::restore(config, file, end_sessions).map_err(|error| told("restore", &error))?;
-    // It is done, whoever reads of it.
+    // The restore is done, even if this cannot be printed.
     let _ = show!(
         "Restored {} into {}: the state of revision {}, made by {} on {}, of the cluster {}.",
         file.display(),
@@ -64,7 +64,7 @@ pub(super) fn restore(config: &Config, file: &Path, end_sessions: bool) -> Resul
     Ok(0)
 }
 
-/// Makes the survivor a new cluster. Returns what the process exits with.
+/// Makes the survivor a new cluster. Returns the exit code.
 pub(super) fn recover(config: &Config, arguments: &RecoverArguments) -> Result<u8, u8> {
     let failed = |error| told("recover", &error);
     let survivor = Survivor::examine(config).map_err(failed)?;
@@ -81,7 +81,7 @@ pub(super) fn recover(config: &Config, arguments: &RecoverArguments) -> Result<u
         facts.push(format!("LOST will be what entry {index} holds: it is left out, as --skip-entry says."));
     }
     let shown = show!("{}", facts.join("\n"));
-    // Nobody agrees to what was not shown.
+    // No confirmation without the information that it is based on.
     if !arguments.yes && (shown.is_err() || !confirmed(&config.name)?) {
         tell!("chatd recover: nothing was changed");
         return Err(DECLINED);
@@ -131,14 +131,14 @@ fn describe(config: &Config, facts: &SurvivorFacts) -> String {
     )
 }
 
-/// Whether the operator types the node's name.
+/// Asks the operator to type the node's name, and returns whether it matches.
 fn confirmed(name: &str) -> Result<bool, u8> {
     if !io::stdin().is_terminal() {
         tell!("chatd recover: standard input is no terminal, and there is no --yes: nothing was changed");
         return Err(NOBODY_TO_ASK);
     }
     let mut line = String::new();
-    // What cannot be asked, or read, is no yes.
+    // A failure to ask or to read counts as no.
     let asked = write!(io::stderr().lock(), "Type the name of the node ({name}) to go on: ");
     let read = asked.and_then(|()| io::stdin().lock().take(1024).read_line(&mut line));
     Ok(read.is_ok() && line.trim() == name)

@@ -1,8 +1,8 @@
-//! `chatd secret`: makes the secret that the nodes of a cluster share.
+//! `chatd secret`: creates the secret that the nodes of a cluster share.
 //!
-//! Invariants: a secret that exists is never replaced by a random one, whatever happens at the same time; the file is complete or
-//! absent, and only its owner may read it. Running it again changes nothing. The operator's own secrets, in CHAT_PEER_SECRET, replace
-//! what is there.
+//! Invariants: an existing secret is never replaced by a random one, even if processes run concurrently. The file is
+//! complete or absent, and only its owner may read it. Idempotent. The operator's own secrets, in CHAT_PEER_SECRET,
+//! replace the existing content.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{config::ConfigErrors, net::tls::Secrets};
 
-/// Exit code for what cannot be written, after `sysexits.h`.
+/// Exit code when the file cannot be written, after `sysexits.h`.
 const CANNOT_CREATE: u8 = 73;
 
 /// Arguments of `chatd secret`.
@@ -35,18 +35,18 @@ pub struct SecretArguments {
     kubernetes: Option<String>,
 }
 
-/// Why there is no secret.
+/// Why the secret could not be created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SecretError {
     /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file contains something else.
     #[error("{} exists and is not replaced, but is no secret: expected {}", .0.display(), Secrets::EXPECTED)]
     Other(PathBuf),
     /// The system has no randomness.
@@ -54,7 +54,7 @@ pub(super) enum SecretError {
     Random(String),
 }
 
-/// Runs the command; what the process exits with.
+/// Runs the command. Returns the exit code.
 pub(super) fn run(arguments: &SecretArguments, environment: &[(String, String)]) -> Result<u8, u8> {
     if let Some(name) = &arguments.kubernetes {
         return store(name, environment);
@@ -91,7 +91,7 @@ fn store(name: &str, environment: &[(String, String)]) -> Result<u8, u8> {
     Ok(0)
 }
 
-/// Writes secrets of the operator's into a file. False: it holds them already.
+/// Writes the operator's secrets into a file. False: the file contains them already.
 fn replace(path: &Path, text: &str) -> Result<bool, SecretError> {
     let failed = |source| SecretError::File { path: path.to_owned(), source };
     if Secrets::read(path).is_ok_and(|found| found == Secrets::parse(text)) {
@@ -103,7 +103,7 @@ fn replace(path: &Path, text: &str) -> Result<bool, SecretError> {
     Ok(true)
 }
 
-/// Makes a secret in a file, unless it holds one. True: it was made.
+/// Creates a secret in a file, unless it contains one. True: it was created.
 pub(super) fn ensure(path: &Path) -> Result<bool, SecretError> {
     let failed = |source| SecretError::File { path: path.to_owned(), source };
     match Secrets::read(path) {
@@ -115,14 +115,14 @@ pub(super) fn ensure(path: &Path) -> Result<bool, SecretError> {
     let text = generate()?;
     let unfinished = unfinished(path);
     let linked = write(&unfinished, &text).and_then(|()| fs::hard_link(&unfinished, path));
-    // It is there under its name, or of no use.
+    // The secret now has its final name, or is not needed.
     let _ = fs::remove_file(&unfinished);
     match linked {
         Ok(()) => {
             sync_parent(path).map_err(failed)?;
             Ok(true)
         }
-        // Another process was faster.
+        // Another process created it first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => ensure(path),
         Err(error) => Err(failed(error)),
     }
@@ -137,7 +137,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// 256 random bits as text.
+/// Returns 256 random bits as text.
 fn generate() -> Result<String, SecretError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| SecretError::Random(error.to_string()))?;
@@ -145,7 +145,7 @@ fn generate() -> Result<String, SecretError> {
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    // Left over from a process of the same id that was killed.
+    // The file was left behind by a killed process with the same id.
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -188,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         fs::write(dir.path().join("other"), "from-another-process").unwrap();
-        // What another process does between the look and the link.
+        // Simulates another process that creates the file between the check and the link.
         fs::hard_link(dir.path().join("other"), &path).unwrap();
         assert!(!ensure(&path).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "from-another-process");

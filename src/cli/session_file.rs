@@ -1,8 +1,8 @@
-//! The sessions that `chatctl` keeps: `$CHAT_SESSION_FILE`, or `quorum-chat/sessions.json` in the user's state folder.
+//! The sessions that `chatctl` stores: `$CHAT_SESSION_FILE`, or `quorum-chat/sessions.json` in the user's state folder.
 //!
-//! Tokens are as good as passwords, so the file is readable for its owner only from the moment it exists. It is
-//! replaced as a whole, so that a crash leaves the old one or the new one; a lock file keeps two commands at the same
-//! time from undoing each other's change.
+//! Tokens are as sensitive as passwords, so only the owner can read the file from the moment it exists. The file is
+//! replaced as a whole, so that a crash leaves the old or the new one. A lock file prevents concurrent commands from
+//! overwriting each other's changes.
 
 use std::{
     collections::BTreeMap,
@@ -22,39 +22,39 @@ pub struct Session {
     pub token: String,
     /// When it expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: u64,
-    /// The addresses that were given at the login.
+    /// The node addresses that were given at the login.
     pub nodes: Vec<String>,
-    /// The authorities that vouch for those nodes; none when they are talked to without TLS.
+    /// The certificate authorities for those nodes; absent without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
-    /// Who logged in last.
+    /// The user who logged in last.
     pub current: Option<String>,
-    /// The session of each user.
+    /// Sessions by user.
     pub sessions: BTreeMap<String, Session>,
-    /// Tokens by which accounts know this computer; they stay after a logout.
+    /// Device tokens by account, which identify this computer. They stay after a logout.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<String, String>,
 }
 
 impl Sessions {
-    /// The session of `user`, or of who logged in last.
+    /// Returns the session of `user`, or of the user who logged in last.
     pub fn find(&self, user: Option<&str>) -> Option<(&str, &Session)> {
         let user = user.or(self.current.as_deref())?;
         self.sessions.get_key_value(user).map(|(name, session)| (name.as_str(), session))
     }
 
-    /// Keeps a session, as the current one.
+    /// Stores a session, and makes it the current one.
     pub fn insert(&mut self, user: &str, session: Session) {
         self.sessions.insert(user.to_owned(), session);
         self.current = Some(user.to_owned());
     }
 
-    /// Forgets a session, when it is still the one with this token.
+    /// Removes a session, if it still has this token.
     pub fn remove(&mut self, user: &str, token: &str) {
         if self.sessions.get(user).is_some_and(|session| session.token == token) {
             self.sessions.remove(user);
@@ -65,14 +65,15 @@ impl Sessions {
     }
 }
 
-/// The file.
+/// The session file.
 #[derive(Debug, Clone)]
 pub struct SessionFile {
     path: PathBuf,
 }
 
 impl SessionFile {
-    /// Where the environment says; `variable` looks one up. `None` when it names neither a file nor a home.
+    /// Locates the file by environment variables; `variable` looks one up. `None` when they name neither a file nor a
+    /// home.
     pub fn locate(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = set("CHAT_SESSION_FILE").map(PathBuf::from).or_else(|| {
@@ -83,7 +84,7 @@ impl SessionFile {
         Some(Self { path })
     }
 
-    /// What is in it; nothing when there is no file.
+    /// Returns the content; empty when there is no file.
     pub fn load(&self) -> io::Result<Sessions> {
         match fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
@@ -95,13 +96,13 @@ impl SessionFile {
         }
     }
 
-    /// Changes it; returns when the change is on disk.
+    /// Changes the content. Returns when the change is on disk.
     pub fn update(&self, change: impl FnOnce(&mut Sessions)) -> io::Result<()> {
         let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| self.context(e))?;
         let lock = private().truncate(false).open(self.beside(".lock"));
         let lock = lock.map_err(|e| self.context(e))?;
-        // Held until the file is dropped. The holder does nothing but what follows here: the wait is short.
+        // Held until the file is dropped. Other holders only do the same update, so the wait is short.
         flock(&lock, FlockOperation::LockExclusive).map_err(|e| self.context(e.into()))?;
         let mut sessions = self.load()?;
         change(&mut sessions);
@@ -110,7 +111,7 @@ impl SessionFile {
 
     fn replace(&self, folder: &Path, sessions: &Sessions) -> io::Result<()> {
         let new = self.beside(".new");
-        // Whatever an interrupted command left behind may have other permissions: start afresh.
+        // A file left behind by an interrupted command may have other permissions, so it is removed first.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -133,7 +134,7 @@ impl SessionFile {
     }
 }
 
-/// Opens for writing, created for the owner only.
+/// Options to open a file for writing, created for the owner only.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);

@@ -1,8 +1,8 @@
-//! `chatctl verify`: does this cluster keep its promises while somebody breaks things?
+//! `chatctl verify`: checks the guarantees of a cluster while faults are injected.
 //!
-//! Runs the workload, judges what was recorded, prints the counts. It succeeds only if nothing is wrong and something was
-//! proven: messages were acknowledged, and read back at the end. SIGINT or SIGTERM end the load early, and the rest is done as
-//! ever; a second one gives up.
+//! Runs the workload, checks the recorded history and prints the counts. Succeeds only if there are no violations and
+//! the run proves something: messages were acknowledged, and read back at the end. SIGINT or SIGTERM end the load
+//! early, and the remaining phases run as usual. A second signal aborts.
 
 use std::{
     fs::File,
@@ -30,15 +30,15 @@ use crate::client::{
     },
 };
 
-/// The history holds messages and ids of sessions: it is for its user alone.
+/// Creates the file for the history. It contains account names and message ids, so only the user may read it.
 fn private_file(path: impl AsRef<Path>) -> io::Result<File> {
     File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 pub(super) async fn run(context: &mut Context, args: VerifyArgs) -> Result<(), Failure> {
-    // 53 bits: a seed survives every reader of JSON.
+    // 53 bits, so that every JSON reader preserves the seed.
     let seed = args.seed.unwrap_or_else(|| Random::new().next() >> 11);
-    // Opened before the run, so that a wrong path costs no time.
+    // Opened before the run, so that a wrong path fails early.
     let file = args.history.as_ref().map(private_file).transpose()?;
     let plan = Plan { clients: args.clients, duration: args.seconds, seed };
     let (nodes, options) = context.cluster()?;
@@ -57,7 +57,7 @@ pub(super) async fn run(context: &mut Context, args: VerifyArgs) -> Result<(), F
     judged(&report)
 }
 
-/// What the command comes to.
+/// Returns the result of the command.
 pub(super) fn judged(report: &Report) -> Result<(), Failure> {
     if !report.violations.is_empty() {
         return Err(Failure::Violated);
@@ -65,7 +65,7 @@ pub(super) fn judged(report: &Report) -> Result<(), Failure> {
     report.proved_nothing().map_or(Ok(()), |why| Err(Failure::Inconclusive(why)))
 }
 
-/// How often this process was asked to end.
+/// Counts the signals that ask this process to end.
 fn asked_to_end() -> io::Result<watch::Receiver<u32>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -83,7 +83,7 @@ fn asked_to_end() -> io::Result<watch::Receiver<u32>> {
 }
 
 async fn times(mut asked: watch::Receiver<u32>, count: u32) {
-    // The sender goes with the runtime.
+    // Fails only when the runtime ends, and the sender with it.
     let _ = asked.wait_for(|asked| *asked >= count).await;
 }
 

@@ -1,8 +1,9 @@
-//! Tells the senders that their messages arrived: gathers watermarks and sends them in batches, in the background.
+//! Acknowledges the delivery of messages: collects watermarks, and sends them in batches in the background.
 //!
-//! Watermarks are cumulative, so only the highest of each conversation is kept. What cannot be sent is kept and tried
-//! again; what is lost when the process ends is sent again by the service at the next catch-up. Bounded: beyond
-//! [`CONVERSATIONS_MAX`] waiting conversations a watermark is dropped, with the same effect.
+//! Watermarks are cumulative, so only the highest of each conversation is kept. A batch that cannot be sent is kept and
+//! retried. If watermarks are lost when the process ends, the service sends the messages again at the next catch-up.
+//! Bounded: with [`CONVERSATIONS_MAX`] pending conversations, watermarks of further ones are dropped, with the same
+//! effect.
 
 use std::{
     collections::BTreeMap,
@@ -16,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use super::Client;
 use crate::{chat::limits::RECEIPTS_MAX, proto::chat::v1::DeliveryReceipt};
 
-/// Most conversations with a watermark that waits.
+/// Maximum number of conversations with a pending watermark.
 const CONVERSATIONS_MAX: usize = 10_000;
-/// How long to gather before a batch is sent.
+/// Time that watermarks are collected before a batch is sent.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long to wait after a batch failed for its whole deadline.
+/// Pause after a batch failed for its whole deadline.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Watermarks that wait to be sent.
+/// Watermarks to be sent.
 #[derive(Debug, Default)]
 struct Pending {
     seqs: Mutex<BTreeMap<u64, u64>>,
@@ -50,7 +51,7 @@ impl Pending {
     }
 }
 
-/// The sending end of one event stream. Dropping it lets what waits be sent once more, in the background.
+/// The acknowledgements of one event stream. On drop, pending watermarks are sent once more in the background.
 #[derive(Debug)]
 pub(super) struct Acks {
     pending: Arc<Pending>,
@@ -66,17 +67,17 @@ impl Acks {
         Self { pending, closing, task: Some(task) }
     }
 
-    /// Everything up to `seq` arrived.
+    /// Records that everything up to `seq` was received.
     pub(super) fn note(&self, conversation: u64, seq: u64) {
         self.pending.note(conversation, seq);
         self.pending.wake.notify_one();
     }
 
-    /// Sends what waits; returns when that is done or has failed.
+    /// Sends the pending watermarks, and returns when that has succeeded or failed.
     pub(super) async fn close(mut self) {
         self.closing.cancel();
         if let Some(task) = self.task.take() {
-            // It ends by itself, and has nothing to report.
+            // The task ends on its own and has no result. Fails only if it panicked.
             let _ = task.await;
         }
     }
@@ -94,7 +95,7 @@ async fn send(client: Client, pending: Arc<Pending>, closing: CancellationToken)
             () = pending.wake.notified() => { let _ = closing.run_until_cancelled(sleep(GATHER)).await; }
             () = closing.cancelled() => {}
         }
-        // Read before the rest is taken: what is noted after closing does not exist.
+        // Read before the last batch is taken: watermarks noted after closing are not expected to be sent.
         let last = closing.is_cancelled();
         loop {
             let batch = pending.take();
@@ -105,7 +106,8 @@ async fn send(client: Client, pending: Arc<Pending>, closing: CancellationToken)
             tracing::debug!(%error, "deliveries not acknowledged");
             let later = error.is_unavailable() || error.outcome_unknown || error.has_reason("RATE_LIMITED");
             if last || !later {
-                // Refused: the session is over. The service sends the messages again to the next one.
+                // Rejected, for instance because the session ended. The service sends the messages again to the next
+                // session.
                 break;
             }
             for receipt in batch {

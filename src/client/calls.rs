@@ -1,4 +1,4 @@
-//! The calls: each fills in a request, says what it needs, and leaves the rest to `retry`.
+//! The calls. Each builds a request and a [`Plan`], and leaves attempts and retries to `retry`.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -32,27 +32,27 @@ use crate::{
     },
 };
 
-/// Largest answer: a full page of the longest messages, with room for what surrounds them.
+/// Maximum size of an answer: a full page of the longest messages, plus metadata.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Least time for an attempt that has a password hashed, perhaps behind others.
+/// Minimum time for an attempt that hashes a password, perhaps queued behind others.
 const HASHING_ATTEMPT: Duration = Duration::from_secs(4);
-/// Least time for an attempt of a read: a page can be large.
+/// Minimum time for a read attempt, because a page can be large.
 const READ_ATTEMPT: Duration = Duration::from_secs(1);
-/// Least time for an attempt to list the nodes: the node asks the leader first, which may hang.
+/// Minimum time for an attempt to list the nodes: the node asks the leader first, which may hang.
 const LIST_ATTEMPT: Duration = Duration::from_millis(1500);
 
 type ChatClient = ChatServiceClient<Channel>;
 type Answer<T> = Result<Response<T>, Status>;
 
-/// How fresh a read has to be.
+/// Consistency level of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
-    /// Everything that was acknowledged before the call is seen. Needs a majority of the nodes.
+    /// The read reflects everything that was acknowledged before the call. Needs a majority of the nodes.
     #[default]
     Linearizable,
-    /// At least this revision is seen: with the revision of one's own write, one reads it.
+    /// The read reflects at least this revision. The revision of an own write gives read-your-writes.
     AtLeast(u64),
-    /// What the node that answers has, even without a majority; the answer's header says how old it may be.
+    /// The local state of the node that answers, even without a majority. The answer's header bounds its age.
     Local,
 }
 
@@ -67,22 +67,22 @@ impl From<Consistency> for ReadConsistency {
     }
 }
 
-/// The receipt for a message: it is on disk on a majority of the nodes.
+/// The receipt for a message, which is on disk on a majority of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// The message's id; equal to the revision that stored it.
     pub message_id: u64,
-    /// Its conversation.
+    /// The id of its conversation.
     pub conversation_id: u64,
-    /// Its place in the conversation: 1, 2, 3 ... without gaps.
+    /// Its position in the conversation: 1, 2, 3 ... without gaps.
     pub seq: u64,
     /// The revision of the change, for [`Consistency::AtLeast`].
     pub revision: u64,
     /// When it was stored, in milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// It had been stored by an earlier attempt with this id.
+    /// Whether an earlier attempt with this id had stored it.
     pub repeated: bool,
-    /// The id it was sent with: sending it again with this id stores nothing new.
+    /// The id that it was sent with. Sending it again with this id stores nothing new.
     pub client_message_id: Uuid,
 }
 
@@ -93,13 +93,13 @@ impl Sent {
     }
 }
 
-/// The generated client for one node, with the limits that all calls share.
+/// Returns the generated client for one node, with the limits that all calls share.
 pub(super) fn chat_client(channel: Channel) -> ChatClient {
     ChatServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 impl Client {
-    /// A call of the chat service, repeated as `plan` says, with the session's token if there is one.
+    /// Makes a call to the chat service with the session's token, if there is one. Retries as `plan` says.
     async fn chat<Q, A, F, R>(&self, plan: Plan, message: Q, call: F) -> Result<A, ClientError>
     where
         Q: Clone,
@@ -122,9 +122,9 @@ impl Client {
         retry::run(&self.nodes, &self.options, plan, attempt).await
     }
 
-    /// What calls say of the trace that they belong to.
+    /// Returns the trace context to send along, if there is one.
     pub(super) fn traceparent(&self) -> Option<MetadataValue<Ascii>> {
-        // A trace context is plain text.
+        // A trace context is always ASCII.
         self.options.trace?.to_string().parse().ok()
     }
 
@@ -137,21 +137,21 @@ impl Client {
         Plan { leader: consistency != Consistency::Local, ..plan }
     }
 
-    /// Makes an account with a unique name (1-32 characters of `[a-z0-9_.-]`) and a password (8-256 bytes).
+    /// Creates an account with a unique name (1-32 characters of `[a-z0-9_.-]`) and a password (8-256 bytes).
     ///
     /// # Errors
     ///
-    /// ALREADY_EXISTS / USERNAME_TAKEN; INVALID_ARGUMENT with the field; PERMISSION_DENIED / REGISTRATION_CLOSED or INVITATION_NEEDED;
-    /// RESOURCE_EXHAUSTED / REGISTRATION_THROTTLED, with the time to wait.
+    /// ALREADY_EXISTS / USERNAME_TAKEN; INVALID_ARGUMENT with the field; PERMISSION_DENIED / REGISTRATION_CLOSED or
+    /// INVITATION_NEEDED; RESOURCE_EXHAUSTED / REGISTRATION_THROTTLED, with the time to wait.
     pub async fn create_account(&self, username: &str, password: &str) -> Result<CreateAccountResponse, ClientError> {
         self.create_account_with_invitation(username, password, "").await
     }
 
-    /// Makes an account like [`Client::create_account`], with the code of an invitation.
+    /// Creates an account like [`Client::create_account`], with the code of an invitation.
     ///
     /// # Errors
     ///
-    /// The same, and PERMISSION_DENIED / INVITATION_INVALID.
+    /// Those of [`Client::create_account`], and PERMISSION_DENIED / INVITATION_INVALID.
     pub async fn create_account_with_invitation(
         &self,
         username: &str,
@@ -161,7 +161,7 @@ impl Client {
         let request = CreateAccountRequest {
             username: username.to_owned(),
             password: password.to_owned(),
-            // Kept over the retries: a second attempt finds the account of the first.
+            // The same for all attempts: a retry finds the account that an earlier attempt created.
             request_id: Uuid::now_v7().to_string(),
             invitation: invitation.to_owned(),
         };
@@ -169,14 +169,14 @@ impl Client {
         self.chat(plan, request, |mut client, request| async move { client.create_account(request).await }).await
     }
 
-    /// Opens a session. The token is kept for the calls that follow, and is in the answer for whoever wants to store
-    /// it; it works on every node.
+    /// Opens a session. The client keeps the token for the calls that follow. The answer contains it too, for callers
+    /// that store it. It is valid on every node.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND / USER_UNKNOWN; UNAUTHENTICATED / PASSWORD_WRONG; RESOURCE_EXHAUSTED / LOGIN_THROTTLED after
-    /// repeated failures, with the time to wait; FAILED_PRECONDITION / ACCOUNT_DISABLED. The failures of others do not throttle a client
-    /// that has logged in to the account before, or was given a device token of it ([`Client::keep_device`]).
+    /// NOT_FOUND / USER_UNKNOWN; UNAUTHENTICATED / PASSWORD_WRONG; RESOURCE_EXHAUSTED / LOGIN_THROTTLED after repeated
+    /// failures, with the time to wait; FAILED_PRECONDITION / ACCOUNT_DISABLED. Failed logins of others do not throttle
+    /// a client that has logged in to the account before, or that has a device token for it ([`Client::keep_device`]).
     pub async fn login(&self, username: &str, password: &str) -> Result<LoginResponse, ClientError> {
         let request = LoginRequest {
             username: username.to_owned(),
@@ -191,14 +191,14 @@ impl Client {
         Ok(answer)
     }
 
-    /// Closes this session, or all sessions of the account, and forgets the token. Answers how many were closed; 0
-    /// when an earlier attempt, whose answer was lost, closed them.
+    /// Closes this session, or all sessions of the account, and forgets the token. Returns the number of closed
+    /// sessions: 0 when an earlier attempt, whose answer was lost, has closed them.
     pub async fn logout(&self, all_sessions: bool) -> Result<u32, ClientError> {
         let request = LogoutRequest { all_sessions };
         let call = |mut client: ChatClient, request| async move { client.logout(request).await };
         let closed = match self.chat(self.change(), request, call).await {
             Ok(answer) => answer.closed_sessions,
-            // An attempt without an answer, and now the session is gone: that is what was asked for.
+            // An earlier attempt got no answer, and the session no longer exists: the logout has taken effect.
             Err(error) if error.outcome_unknown && error.code == Code::Unauthenticated => 0,
             Err(error) => return Err(error),
         };
@@ -206,18 +206,19 @@ impl Client {
         Ok(closed)
     }
 
-    /// Says who may create an account, as far as the node that answers knows.
+    /// Returns whether accounts can be created, and whether that needs an invitation, as far as the answering node
+    /// knows.
     pub async fn registration(&self) -> Result<GetRegistrationResponse, ClientError> {
         let call = |mut client: ChatClient, request| async move { client.get_registration(request).await };
         self.chat(self.read(Consistency::Local), GetRegistrationRequest {}, call).await
     }
 
-    /// Replaces the password of the account. Its other sessions end; this one stays.
+    /// Replaces the password of the account. Closes its other sessions; this one stays open.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED / PASSWORD_WRONG; INVALID_ARGUMENT with the field. With `outcome_unknown`, PASSWORD_WRONG can mean that an
-    /// attempt without an answer was applied.
+    /// UNAUTHENTICATED / PASSWORD_WRONG; INVALID_ARGUMENT with the field. With `outcome_unknown`, PASSWORD_WRONG can
+    /// mean that an earlier attempt without an answer was applied.
     pub async fn change_password(
         &self,
         password: &str,
@@ -228,7 +229,7 @@ impl Client {
         self.chat(plan, request, |mut client, request| async move { client.change_password(request).await }).await
     }
 
-    /// Lists the open sessions of the account, those used last first.
+    /// Lists the open sessions of the account, most recently used first.
     pub async fn sessions(&self) -> Result<Vec<Session>, ClientError> {
         let call = |mut client: ChatClient, request| async move { client.list_sessions(request).await };
         let answer = self.chat(self.read(Consistency::Linearizable), ListSessionsRequest {}, call).await?;
@@ -239,34 +240,35 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// NOT_FOUND / SESSION_UNKNOWN; with `outcome_unknown`, an attempt without an answer has closed it.
+    /// NOT_FOUND / SESSION_UNKNOWN. With `outcome_unknown`, an earlier attempt without an answer has closed the
+    /// session.
     pub async fn revoke_session(&self, session_id: u64) -> Result<(), ClientError> {
         let call = |mut client: ChatClient, request| async move { client.revoke_session(request).await };
         self.chat(self.change(), RevokeSessionRequest { session_id }, call).await.map(|_| ())
     }
 
-    /// Says what others see of the account, and what is kept of it.
+    /// Returns the settings for what others see of the account, and for what the service stores about it.
     pub async fn privacy(&self) -> Result<GetPrivacyResponse, ClientError> {
         let call = |mut client: ChatClient, request| async move { client.get_privacy(request).await };
         self.chat(self.read(Consistency::Linearizable), GetPrivacyRequest {}, call).await
     }
 
-    /// Changes what others see of the account, and what is kept of it. An absent setting stays as it is.
+    /// Changes what others see of the account, and what the service stores about it. An absent setting is not changed.
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT: no setting is given.
+    /// INVALID_ARGUMENT when the request has no setting.
     pub async fn set_privacy(&self, change: SetPrivacyRequest) -> Result<SetPrivacyResponse, ClientError> {
         let call = |mut client: ChatClient, request| async move { client.set_privacy(request).await };
         self.chat(self.change(), change, call).await
     }
 
-    /// Removes the account, its sessions and the bodies of its messages. Cannot be undone.
+    /// Deletes the account, its sessions and the bodies of its messages. Cannot be undone.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED / PASSWORD_WRONG; UNAUTHENTICATED with `outcome_unknown`: an attempt got no answer, and now the session is
-    /// gone, most likely with the account.
+    /// UNAUTHENTICATED / PASSWORD_WRONG. UNAUTHENTICATED with `outcome_unknown`: an earlier attempt got no answer and
+    /// the session no longer exists, most likely because the account was deleted.
     pub async fn delete_account(&self, password: &str) -> Result<DeleteAccountResponse, ClientError> {
         let request = DeleteAccountRequest { password: password.to_owned() };
         let plan = self.change().attempt_at_least(HASHING_ATTEMPT);
@@ -276,19 +278,21 @@ impl Client {
         Ok(answer)
     }
 
-    /// Sends a message to a person, under a new id that is kept over all attempts: it is stored once.
+    /// Sends a message to a person under a new id, which all attempts share: the message is stored once.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND / USER_UNKNOWN; FAILED_PRECONDITION / USER_DELETED; INVALID_ARGUMENT with the field. To repeat after
-    /// `outcome_unknown`, the id is needed: make it first, and use [`Client::send_message_with_id`].
+    /// NOT_FOUND / USER_UNKNOWN; FAILED_PRECONDITION / USER_DELETED; INVALID_ARGUMENT with the field. A retry after
+    /// `outcome_unknown` needs the id. To be able to retry, create the id first and use
+    /// [`Client::send_message_with_id`].
     pub async fn send_message(&self, recipient: &str, body: &str) -> Result<Sent, ClientError> {
         self.send_message_with_id(Uuid::now_v7(), recipient, body).await
     }
 
-    /// Sends a message under an id of the caller, who may repeat the call at any time: it is stored once.
+    /// Sends a message under an id that the caller chose. Idempotent: the message is stored once, however often the
+    /// call is repeated.
     pub async fn send_message_with_id(&self, id: Uuid, recipient: &str, body: &str) -> Result<Sent, ClientError> {
-        // What is far too long would be cut off by the transport, which cannot name the field.
+        // The transport would cut off a body that is far too long, with an error that does not name the field.
         limits::check_body("body", body)?;
         let request = SendMessageRequest {
             to: Some(send_message_request::To::Recipient(recipient.to_owned())),
@@ -299,8 +303,8 @@ impl Client {
         Ok(Sent::new(id, self.chat(self.change(), request, call).await?))
     }
 
-    /// Reads a page of the conversation with a person, newest first: messages with a smaller seq than `before_seq`
-    /// (0: the newest), at most `limit` of them (1-200; 0: 50).
+    /// Reads a page of the conversation with a person, newest first: messages with a smaller seq than `before_seq` (0:
+    /// the newest), at most `limit` of them (1-200; 0: 50).
     pub async fn read_conversation(
         &self,
         partner: &str,
@@ -318,8 +322,8 @@ impl Client {
         self.chat(self.read(consistency), request, call).await
     }
 
-    /// Lists accounts whose name contains `query`, sorted: a page of `page_size` (1-200; 0: 10), after
-    /// `page_token` (empty: the first page).
+    /// Lists accounts whose name contains `query`, sorted by name. Returns `page_size` of them (1-200; 0: 10), starting
+    /// after `page_token` (empty: the first page).
     pub async fn list_accounts(
         &self,
         query: &str,
@@ -337,8 +341,9 @@ impl Client {
         self.chat(self.read(consistency), request, call).await
     }
 
-    /// Lists the caller's conversations, newest activity first: a page of `page_size` (1-200; 0: 50), after
-    /// `page_token` (empty: the first page). What gets a message meanwhile comes on the last pages, perhaps once more.
+    /// Lists the caller's conversations, newest activity first. Returns `page_size` of them (1-200; 0: 50), starting
+    /// after `page_token` (empty: the first page). A conversation that gets a message while the list is read is on the
+    /// last pages, perhaps for the second time.
     pub async fn list_chat_partners(
         &self,
         page_size: u32,
@@ -351,7 +356,7 @@ impl Client {
         self.chat(self.read(consistency), request, call).await
     }
 
-    /// Marks the conversation with a person read up to a seq; 0 means all that is there.
+    /// Marks the conversation with a person as read up to a seq; 0 means all its messages.
     pub async fn mark_read(&self, partner: &str, up_to_seq: u64) -> Result<MarkReadResponse, ClientError> {
         let conversation = Some(mark_read_request::Conversation::Partner(partner.to_owned()));
         let request = MarkReadRequest { conversation, up_to_seq };
@@ -359,16 +364,16 @@ impl Client {
         self.chat(self.change(), request, call).await
     }
 
-    /// Says that everything up to the given seqs was received, for 1-1000 conversations. Event streams do it by
-    /// themselves, unless [`super::Options::acknowledge`] is off. Answers the revision.
+    /// Acknowledges that everything up to the given seqs was received, in 1-1000 conversations, and returns the
+    /// revision. Event streams do this automatically, unless [`super::Options::acknowledge`] is off.
     pub async fn acknowledge_delivery(&self, receipts: Vec<DeliveryReceipt>) -> Result<u64, ClientError> {
         let request = AcknowledgeDeliveryRequest { receipts };
         let call = |mut client: ChatClient, request| async move { client.acknowledge_delivery(request).await };
         self.chat(self.change(), request, call).await.map(|answer| answer.revision)
     }
 
-    /// Deletes 1-1000 messages by id: for the caller only, or those that the caller sent for everyone. Ids that are
-    /// unknown or foreign are counted as ignored.
+    /// Deletes 1-1000 messages by id, for the caller only or, if the caller sent them, for everyone. Ids that are
+    /// unknown or that the caller may not delete are counted as ignored.
     pub async fn delete_messages(
         &self,
         message_ids: Vec<u64>,
@@ -379,18 +384,18 @@ impl Client {
         self.chat(self.change(), request, call).await
     }
 
-    /// Asks who leads.
+    /// Asks the cluster for its leader.
     ///
     /// # Errors
     ///
-    /// UNAVAILABLE / NO_LEADER when no node knew one within the deadline.
+    /// UNAVAILABLE / NO_LEADER when no node knew a leader within the deadline.
     pub async fn leader(&self) -> Result<GetLeaderResponse, ClientError> {
         let call = |mut client: ClusterServiceClient<Channel>, request| async move { client.get_leader(request).await };
         self.cluster(Plan::read(&self.options), GetLeaderRequest {}, call).await
     }
 
-    /// Lists the nodes of the cluster, with their health as far as the node that answers can ask the leader. Works
-    /// without a leader. Without a session the answer is `restricted`.
+    /// Lists the nodes of the cluster, with their health as far as the answering node can ask the leader. Works without
+    /// a leader. Without a session the answer is `restricted`.
     pub async fn nodes(&self) -> Result<ListNodesResponse, ClientError> {
         let plan = Plan { leader: false, ..Plan::read(&self.options) }.attempt_at_least(LIST_ATTEMPT);
         let call = |mut client: ClusterServiceClient<Channel>, request| async move { client.list_nodes(request).await };
@@ -399,7 +404,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// A call of the cluster service, repeated as `plan` says, with the session's token if there is one.
+    /// Makes a call to the cluster service with the session's token, if there is one. Retries as `plan` says.
     async fn cluster<Q, A, F, R>(&self, plan: Plan, message: Q, call: F) -> Result<A, ClientError>
     where
         Q: Clone,
@@ -419,8 +424,9 @@ impl Client {
         retry::run(&self.nodes, &self.options, plan, attempt).await
     }
 
-    /// The events of the account: with `after_revision` every one after that revision, otherwise first the messages
-    /// that were not delivered yet, then what happens from now on. Must be called within a Tokio runtime.
+    /// Opens the stream of the account's events. With `after_revision` it contains every event after that revision.
+    /// Without, it starts with the messages that were not delivered yet, followed by new events. Must be called within
+    /// a Tokio runtime.
     pub fn events(&self, after_revision: Option<u64>) -> super::EventStream {
         super::EventStream::start(self.clone(), after_revision)
     }

@@ -1,8 +1,8 @@
-//! The stream of events: a task that keeps one subscription open and passes on what `resume` lets through.
+//! The event stream: a task that keeps one subscription open and passes on the events that `resume` accepts.
 //!
-//! The task and the reader share a bounded queue. A reader that does not keep up slows the task, then the node, which
-//! cuts the subscription; it is resumed when there is room again, so that nothing is lost and memory stays bounded.
-//! Silence is suspicious only while the task listens: a node sends a heartbeat when it has nothing else.
+//! The task and the reader share a bounded queue. A slow reader slows down the task and then the node, which ends the
+//! subscription. The task resumes it when the queue has room again, so that nothing is lost and memory stays bounded. A
+//! node without events sends heartbeats. The silence timeout runs only while the task waits for the node.
 
 use std::time::Duration;
 
@@ -24,28 +24,28 @@ use super::{
 };
 use crate::proto::chat::v1::{AccountDeletedEvent, DeletionEvent, Message, ReceiptEvent, SubscribeResponse};
 
-/// Events between the task and the reader.
+/// Capacity of the queue between the task and the reader.
 const QUEUE: usize = 256;
-/// How long a node has to accept a subscription, beside the time of the way.
+/// Time limit for a node to accept a subscription, in addition to the network round trip.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest pause between two tries to reconnect.
+/// Maximum pause between two attempts to reconnect.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Something that happened in a conversation of the account.
+/// An event in a conversation of the account.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Its place in the order of all changes; pass it to [`Client::events`] to go on after it.
+    /// Its position in the order of all changes. Pass it to [`Client::events`] to resume after it.
     pub revision: u64,
-    /// What happened.
+    /// The kind of change.
     pub kind: EventKind,
 }
 
 /// The kinds of [`Event`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
-    /// A message; also those that the account sent from elsewhere.
+    /// A message was stored. Includes messages that the account sent from other clients.
     Message(Message),
-    /// A member received or read more.
+    /// A member's delivered or read watermark advanced.
     Receipt(ReceiptEvent),
     /// Messages were deleted.
     Deletion(DeletionEvent),
@@ -53,7 +53,7 @@ pub enum EventKind {
     AccountDeleted(AccountDeletedEvent),
 }
 
-/// Events in revision order, without gap or repeat, across reconnections and nodes. Made by [`Client::events`].
+/// Events in revision order, without gaps or duplicates, across reconnections and nodes. Created by [`Client::events`].
 ///
 /// Dropping it ends the subscription.
 #[derive(Debug)]
@@ -86,13 +86,13 @@ impl EventStream {
         Self { queue, cursor: after_revision, acks, task }
     }
 
-    /// The next event; waits for it, reconnecting as needed. `None` after an error: that ends the stream. Safe to
-    /// cancel.
+    /// Waits for the next event, reconnecting as needed. An error ends the stream: after it, this returns `None`.
+    /// Cancel safe.
     ///
     /// # Errors
     ///
     /// UNAUTHENTICATED when the session ended; OUT_OF_RANGE / REVISION_IN_FUTURE or REVISION_LOST; RESOURCE_EXHAUSTED /
-    /// TOO_MANY_SUBSCRIPTIONS; UNAVAILABLE when no node took the subscription for
+    /// TOO_MANY_SUBSCRIPTIONS; UNAVAILABLE when no node accepted the subscription for
     /// [`super::Options::reconnect_patience`].
     pub async fn next(&mut self) -> Option<Result<Event, ClientError>> {
         loop {
@@ -103,7 +103,7 @@ impl EventStream {
             self.cursor = item.cursor;
             let Some(event) = item.event else { continue };
             if let (Some(acks), EventKind::Message(message)) = (&self.acks, &event.kind)
-                // Only the sender is told the id it was sent with: one's own messages need no receipt.
+                // Only the sender of a message gets its client message id. Own messages need no receipt.
                 && message.client_message_id.is_empty()
             {
                 acks.note(message.conversation_id, message.seq);
@@ -112,14 +112,14 @@ impl EventStream {
         }
     }
 
-    /// Where to resume: everything up to this revision was returned by [`EventStream::next`]. Absent until what was
-    /// undelivered at the start has been returned.
+    /// The revision to resume after: [`EventStream::next`] has returned everything up to it. Absent until the messages
+    /// that were undelivered at the start have been returned.
     pub fn cursor(&self) -> Option<u64> {
         self.cursor
     }
 
-    /// Ends the subscription, and waits until the deliveries of what was returned are acknowledged (or
-    /// [`super::Options::deadline`] has passed).
+    /// Ends the subscription, and waits until the delivery of the returned messages is acknowledged or
+    /// [`super::Options::deadline`] has passed.
     pub async fn close(mut self) {
         self.task.abort();
         if let Some(acks) = self.acks.take() {
@@ -136,11 +136,11 @@ impl Drop for EventStream {
 
 /// Why a subscription ended.
 enum End {
-    /// The reader is gone.
+    /// The reader was dropped.
     Unwanted,
-    /// For good.
+    /// The service rejected the subscription for good.
     Refused(ClientError),
-    /// To be resumed.
+    /// The connection was lost; the subscription is to be resumed.
     Cut { error: ClientError, blame: Blame },
 }
 
@@ -174,7 +174,7 @@ impl Listener {
                     error
                 }
             };
-            // The reader may be gone, which is as well.
+            // Fails if the reader was dropped, which is fine.
             let _ = self.sender.send(Err(error)).await;
             return;
         }
@@ -188,7 +188,7 @@ impl Listener {
         }
     }
 
-    /// One subscription, from its start to its end.
+    /// Runs one subscription from its start to its end.
     async fn subscription(&mut self, target: &Target) -> End {
         let mut request = Request::new(self.resume.request());
         if let Some(token) = self.client.session() {
@@ -235,7 +235,7 @@ impl Listener {
         let error = ClientError::from(status);
         match verdict {
             Verdict::Retry { blame, .. } => End::Cut { error, blame },
-            // A node that has not yet noticed that the connection before is gone still counts it.
+            // The node may still count the previous connection if it did not detect its end yet.
             Verdict::Final if self.connected_before && error.has_reason("TOO_MANY_SUBSCRIPTIONS") => {
                 End::Cut { error, blame: Blame::Nobody }
             }

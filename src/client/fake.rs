@@ -1,4 +1,4 @@
-//! A service for the tests of the client: real gRPC on an ephemeral port, answers by script.
+//! A scripted service for the client's tests: real gRPC on an ephemeral port.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,52 +28,52 @@ use crate::{
 type Answer<T> = Result<Response<T>, Status>;
 type EventsOf = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
 
-/// What a node does with a send, once.
+/// The reaction of a node to a single send.
 #[derive(Debug, Clone)]
 pub(crate) enum OnSend {
-    /// Refuses or fails.
+    /// Returns this status and stores nothing.
     Fail(Status),
-    /// Stores it, and loses the answer.
+    /// Stores the message, and returns this status instead of the answer.
     StoreAndFail(Status),
     /// Never answers.
     Hang,
 }
 
-/// What is shared by the nodes of a fake cluster, and what was seen.
+/// The state that the nodes of a fake cluster share, and the requests that they got.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) leader: Option<(String, u64)>,
     pub(crate) addresses: Vec<String>,
     stored: HashMap<String, pb::SendMessageResponse>,
-    /// Which node got which client message id.
+    /// The node and the client message id of each send.
     pub(crate) sends: Vec<(String, String)>,
-    /// What was asked for by each subscription.
+    /// The start revision of each subscription.
     pub(crate) subscriptions: Vec<Option<u64>>,
-    /// What each subscription is sent, one after the other; with none left a subscription stays open and silent.
+    /// The events of each subscription, in order. Without an entry, a subscription stays open and silent.
     pub(crate) streams: VecDeque<Vec<Result<pb::SubscribeResponse, Status>>>,
     pub(crate) tokens: Vec<Option<String>>,
 }
 
-/// One node.
+/// One fake node.
 #[derive(Clone)]
 pub(crate) struct Fake {
     pub(crate) address: String,
     pub(crate) shared: Arc<Mutex<Shared>>,
     pub(crate) on_send: Arc<Mutex<VecDeque<OnSend>>>,
     pub(crate) acked: Arc<watch::Sender<Vec<(u64, u64)>>>,
-    /// Absent in the copies that serve.
+    /// Absent in the clones that serve requests.
     host: Option<Arc<Host>>,
 }
 
-/// What a node runs on: its own, so that it can be killed with all that it does.
+/// The runtime of one node. Each node has its own, so that it can be killed with all its tasks.
 #[derive(Debug)]
 struct Host(Mutex<Option<Runtime>>);
 
 impl Host {
     fn stop(&self) {
         if let Some(runtime) = self.0.lock().expect("lock").take() {
-            // On a thread of its own: an async test may not wait for a runtime to end, and the connections must be
-            // closed before the test goes on.
+            // A separate thread, because an async test must not block on the shutdown of a runtime, and the connections
+            // have to be closed before the test continues.
             let stopped = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(5))).join();
             assert!(stopped.is_ok() || std::thread::panicking());
         }
@@ -105,7 +105,7 @@ impl Fake {
         nodes
     }
 
-    /// Starts `count` nodes that are `round_trip` away from their callers, and a way to connect to them; the first one leads.
+    /// Starts `count` nodes at a distance of `round_trip`, with a dialer to reach them; the first one leads.
     pub(crate) fn far_cluster(count: usize, round_trip: Duration) -> (Vec<Fake>, Dialer) {
         let shared = Arc::<Mutex<Shared>>::default();
         let (network, hosts) = Far::hosts(count, round_trip);
@@ -134,7 +134,7 @@ impl Fake {
             .add_service(ClusterServiceServer::new(self.clone()))
     }
 
-    /// Kills the node with its connections: its port refuses from now on.
+    /// Kills the node and its connections. Its port refuses connections afterwards.
     pub(crate) fn kill(&self) {
         self.host.as_ref().expect("started").stop();
     }
@@ -153,7 +153,7 @@ impl Fake {
     }
 }
 
-/// An error as the service makes them.
+/// Returns an error in the form that the service uses.
 pub(crate) fn failure(code: Code, reason: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, super::ERROR_DOMAIN, HashMap::new());
@@ -161,7 +161,7 @@ pub(crate) fn failure(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, reason.to_lowercase(), details)
 }
 
-/// A message of another person whose id is its revision.
+/// Returns the event of a message by another person, whose id is its revision.
 pub(crate) fn message(revision: u64) -> pb::SubscribeResponse {
     let message = pb::Message { message_id: revision, conversation_id: 1, seq: revision, ..pb::Message::default() };
     let event = Event::Message(pb::MessageEvent { message: Some(message), members: Vec::new() });

@@ -1,6 +1,7 @@
-//! What the client makes of bytes of a server, for the fuzz targets in `fuzz/`: only they use it.
+//! Entry points for the fuzz targets in `fuzz/`: how the client decodes bytes from a server.
 //!
-//! Each function is one decoder, as the calls use it. Left out: what a target says about the results.
+//! Each function wraps one decoder in the way that the calls use it. Does not cover: assertions, which are in the
+//! targets.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::proto::chat::v1::{SendMessageRequest, SendMessageResponse, SubscribeResponse};
 
-/// One call over a connection that exists.
+/// Makes one call over an existing connection.
 pub async fn call<T>(stream: T) -> Result<SendMessageResponse, Status>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -26,20 +27,20 @@ where
     connection.call("/chat.v1.ChatService/SendMessage", None, &SendMessageRequest::default()).await
 }
 
-/// What a failed attempt means.
+/// The interpretation of a failed attempt.
 #[derive(Debug, Clone)]
 pub struct Judged {
-    /// What the caller is told when it was the last one.
+    /// The error that the caller gets if this is the last attempt.
     pub error: ClientError,
-    /// There is no other attempt.
+    /// Whether a retry is pointless.
     pub is_final: bool,
-    /// The change may have been applied.
+    /// Whether the change may have been applied.
     pub unknown: bool,
-    /// How long to wait before the next one.
+    /// Pause before the next attempt.
     pub pause: Duration,
 }
 
-/// Judges a failed attempt.
+/// Interprets a failed attempt.
 pub fn judge(status: Status, backoff_min: Duration, backoff_max: Duration) -> Judged {
     let verdict = classify(&status);
     let error = ClientError::from(status);
@@ -51,7 +52,7 @@ pub fn judge(status: Status, backoff_min: Duration, backoff_max: Duration) -> Ju
     Judged { error, is_final, unknown, pause }
 }
 
-/// What an event stream that began after `after` passes on, and where it would resume.
+/// Returns the events that a stream after revision `after` passes on, and the revision that it would resume after.
 pub fn passed_on(after: Option<u64>, responses: Vec<SubscribeResponse>) -> (Vec<Event>, Option<u64>) {
     let mut resume = Resume::new(after);
     let events = responses.into_iter().filter_map(|response| resume.accept(response)).collect();

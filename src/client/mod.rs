@@ -1,9 +1,9 @@
-//! The client library: a [`Client`] that follows the leader, and an [`EventStream`] that resumes by itself.
+//! The client library: a [`Client`] that follows the leader, and an [`EventStream`] that resumes automatically.
 //!
-//! A client is given some of the cluster's addresses and finds the rest: the other nodes and which of them leads. It
-//! sends to the leader directly, and when that fails it looks for the new one and tries again, as long as the
-//! caller's deadline allows. Every call is safe to repeat: a message carries an id that is kept over all tries, so
-//! that it is stored once. Where the outcome stays unknown the error says so ([`ClientError::outcome_unknown`]).
+//! A client starts from some of the cluster's addresses and discovers the others, and which node leads. It sends
+//! requests to the leader directly. When an attempt fails, the client looks for the new leader and retries until the
+//! caller's deadline. Every call is safe to retry: all attempts of a message carry the same id, so that the message is
+//! stored once. An error whose outcome is unknown says so ([`ClientError::outcome_unknown`]).
 //!
 //! ```no_run
 //! use quorum_chat::client::{Client, EventKind, Options};
@@ -25,10 +25,12 @@
 //! # }
 //! ```
 //!
-//! Inside: `nodes` knows addresses, connections and the leader; `retry` holds the loop that every call goes through
-//! and `error` what a failure means for it; `calls` are the calls; `resume` decides what an event stream passes on,
-//! `events` keeps it connected, `acks` tells the senders; [`unary`] is for load generators,
-//! [`verify`] for those who do not believe the service. Left out: TLS, and a memory of what was read.
+//! Structure: `nodes` holds the addresses, the connections and the known leader. `retry` is the loop that every call
+//! goes through, and `error` classifies failures for it. `calls` contains the calls. `events` keeps an event stream
+//! connected, `resume` decides which events it passes on, and `acks` acknowledges their delivery. [`unary`] is for load
+//! generators, and [`verify`] checks the guarantees of a running cluster. TLS is optional: see [`Options::with_tls`].
+//!
+//! Does not cover: caching of messages that were read.
 
 mod acks;
 mod calls;
@@ -36,7 +38,7 @@ mod error;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
-// With the tests too: they are built more often.
+// Compiled with the tests too, because they are built more often than the fuzz targets.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub(crate) mod nodes;
@@ -69,7 +71,7 @@ pub use options::Options;
 use nodes::{Nodes, Target};
 use retry::{Backoff, silence};
 
-/// The messages of the protocol that the calls answer with.
+/// The protocol messages that the calls return.
 pub use crate::proto::chat::v1 as types;
 
 /// A connection to the cluster, and the session that [`Client::login`] opened.
@@ -80,12 +82,13 @@ pub struct Client {
     nodes: Arc<Nodes>,
     options: Arc<Options>,
     session: Arc<RwLock<Option<MetadataValue<Ascii>>>>,
-    /// Tokens by which accounts know this client.
+    /// Device tokens by account name.
     devices: Arc<RwLock<BTreeMap<String, String>>>,
 }
 
 impl Client {
-    /// Connects to whichever of the `addresses` (`host:port`) answers, and learns the others and the leader from it.
+    /// Connects to any of the `addresses` (`host:port`) that answers, and learns the other nodes and the leader from
+    /// it.
     ///
     /// # Errors
     ///
@@ -94,7 +97,7 @@ impl Client {
     pub async fn connect(addresses: impl IntoIterator<Item = String>, options: Options) -> Result<Self, ClientError> {
         let nodes = Arc::new(Nodes::new(addresses, options.clone())?);
         let deadline = Instant::now() + options.deadline;
-        // Each in its own time: one that is silent, or far away, does not hold up how often the others are asked.
+        // Each node is retried on its own schedule, so that a silent or distant node does not delay the others.
         let targets = nodes.all();
         let mut answers: FuturesUnordered<_> =
             targets.iter().map(|target| first_answer(&nodes, target, &options, deadline)).collect();
@@ -111,7 +114,7 @@ impl Client {
                         devices: Arc::default(),
                     });
                 }
-                // What a node said tells more than that another one was silent.
+                // An answer from one node is more informative than the silence of another.
                 Err(failure) if error.is_some() && failure.is_silence() => {}
                 Err(failure) => error = Some(failure),
             }
@@ -122,22 +125,22 @@ impl Client {
         Err(ClientError { message, code: Code::Unavailable, ..error })
     }
 
-    /// A client with the same connections and a session of its own, opened by an earlier login with `token`.
+    /// Returns a client with the same connections and its own session, which an earlier login with `token` opened.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED when the token has characters that no token has. Whether it is valid shows in the first call.
+    /// UNAUTHENTICATED when the token contains characters that no token has. The first call shows whether it is valid.
     pub fn with_token(&self, token: &str) -> Result<Self, ClientError> {
         let session = Arc::new(RwLock::new(Some(bearer(token)?)));
         Ok(Self { nodes: self.nodes.clone(), options: self.options.clone(), session, devices: self.devices.clone() })
     }
 
-    /// Address of the node that leads, as far as this client knows; see [`Client::leader`] to ask.
+    /// Returns the address of the leader, as far as this client knows. [`Client::leader`] asks the cluster.
     pub fn known_leader(&self) -> Option<String> {
         self.nodes.leader().map(|address| address.to_string())
     }
 
-    /// Keeps the device token of an earlier login to an account, for its next one.
+    /// Stores the device token from an earlier login to an account, for the next login to it.
     pub fn keep_device(&self, username: &str, token: &str) {
         if !token.is_empty() {
             let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +161,7 @@ impl Client {
     }
 }
 
-/// Asks one node who there is, until it answers or the deadline has passed.
+/// Asks one node for the list of nodes until it answers or the deadline has passed.
 async fn first_answer(nodes: &Nodes, target: &Target, options: &Options, deadline: Instant) -> Result<(), ClientError> {
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
     let mut error: Option<ClientError> = None;
@@ -166,7 +169,7 @@ async fn first_answer(nodes: &Nodes, target: &Target, options: &Options, deadlin
         let left = deadline.saturating_duration_since(Instant::now());
         match nodes.list(target, target.time_for(options.attempt_timeout).min(left)).await {
             Ok(_) => return Ok(()),
-            // The last attempt may have had no time left: its silence tells less than what was said before.
+            // The last attempt may have had no time left: its timeout is less informative than an earlier error.
             Err(failure) if error.is_some() && failure.is_silence() => {}
             Err(failure) => error = Some(failure),
         }
@@ -178,7 +181,7 @@ async fn first_answer(nodes: &Nodes, target: &Target, options: &Options, deadlin
     }
 }
 
-/// The metadata value that carries a token; never shown in debug output.
+/// Returns the metadata value that carries a token. Debug output never shows it.
 pub(crate) fn bearer(token: &str) -> Result<MetadataValue<Ascii>, ClientError> {
     let mut value = MetadataValue::try_from(format!("Bearer {token}"))
         .map_err(|_| ClientError::local(Code::Unauthenticated, "the token is malformed"))?;

@@ -1,10 +1,11 @@
-//! The nodes that a client knows: their addresses, their connections, which one leads, which ones to avoid.
+//! The nodes that a client knows: their addresses and connections, the leader, and the nodes to avoid.
 //!
-//! The addresses that the caller gave are never forgotten; those that the cluster lists come and go with its answers
-//! (they may be names that only resolve inside of the cluster's network: then the given ones do all the work). A node
-//! that failed is avoided for a while, longer each time in a row, and is still used when there is nothing better.
+//! Addresses given by the caller are never dropped. Addresses listed by the cluster are added and removed with its
+//! answers. They may be names that resolve only inside the cluster's network; then only the given addresses are of use.
+//! A node that failed is avoided for a while, and longer for each consecutive failure. It is still used when all others
+//! are avoided too.
 //!
-//! Connections are lazy and reconnect by themselves. Nothing here retries a call: that is `retry`.
+//! Connections are lazy and reconnect automatically. Does not cover: retries, which are in `retry`.
 
 use std::{
     sync::{
@@ -30,19 +31,20 @@ use crate::{
     },
 };
 
-/// Most nodes that are remembered.
+/// Maximum number of nodes to remember.
 const NODES_MAX: usize = 64;
-/// How long a node has to say who leads, beside the time of the way. Short: a hung node must not hold up the others' answers.
+/// Time that a node has to name the leader, in addition to the network round trip. Short, so that a hung node does not
+/// delay the answers of the others.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long a node is avoided after a failure; doubled for each further one.
+/// Time that a node is avoided after its first failure; doubled for each consecutive one.
 const AVOID_MIN: Duration = Duration::from_secs(1);
 const AVOID_MAX: Duration = Duration::from_secs(10);
-/// How often a busy client asks whether its leader still leads (a follower forwards silently).
+/// Interval at which a busy client asks whether its leader still leads. Needed because followers forward silently.
 const LEADER_REFRESH: Duration = Duration::from_secs(2);
-/// How often a busy client asks for the list of nodes.
+/// Interval at which a busy client asks for the list of nodes.
 const LIST_REFRESH: Duration = Duration::from_secs(30);
 
-/// A node to send something to.
+/// The node that an attempt goes to.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: Arc<str>,
@@ -51,34 +53,34 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// How long an answer may take for which the node has `own`.
+    /// Returns the timeout for an answer that the node may take `own` to produce.
     pub(crate) fn time_for(&self, own: Duration) -> Duration {
         time_over(&self.way, own)
     }
 }
 
-/// `own`, and the way there and back. Twice, as it is not the same each time.
+/// Returns `own` plus twice the round trip, because round trips vary.
 fn time_over(way: &Way, own: Duration) -> Duration {
     own.saturating_add(way.round_trip().saturating_mul(2))
 }
 
-/// See the module.
+/// The nodes that a client knows. See the [module](self).
 pub(crate) struct Nodes {
     options: Options,
     state: Mutex<State>,
-    /// Held while somebody looks for the leader: the others wait for what is found.
+    /// Held while a task looks for the leader, so that the other tasks wait for its result.
     finding: tokio::sync::Mutex<()>,
     refreshing: AtomicBool,
 }
 
 struct State {
     known: Vec<Known>,
-    /// Where to start looking when no leader is known.
+    /// Position of the node to try first when no leader is known.
     turn: usize,
     leader: Option<Arc<str>>,
-    /// Term of the last leader known.
+    /// Term of the last known leader.
     term: u64,
-    /// A leader of this term failed: another one of it is believed only when no node knows a newer one.
+    /// Term of a leader that failed. Another leader of this term is accepted only when no node knows a newer one.
     lost_term: Option<u64>,
     leader_asked: Instant,
     list_asked: Instant,
@@ -102,13 +104,13 @@ impl Known {
     }
 }
 
-/// A line to `address` (host:port), with the settings that all of the client shares.
+/// Opens a line to `address` (host:port) with the settings that the whole client shares.
 pub(crate) fn line(address: &str, options: &Options) -> Result<Line, ClientError> {
     let patience = Patience { call: options.connect_timeout, all: options.deadline };
     Ok(options.dialer.line(endpoint(address)?, patience))
 }
 
-/// Where `address` is, and the settings of connections.
+/// Returns the endpoint for `address`, with the connection settings.
 pub(crate) fn endpoint(address: &str) -> Result<Endpoint, ClientError> {
     let address = address.strip_prefix("http://").unwrap_or(address);
     let invalid = || ClientError {
@@ -120,15 +122,15 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, ClientError> {
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| invalid())?;
     Ok(endpoint
-        // A connection whose other end vanished without a word is noticed within seven seconds; one whose round trip takes 1.5 s,
-        // and twice as much now and then, has not vanished.
+        // A dead connection is detected within seven seconds. A connection with a round trip of 1.5 s, and occasionally
+        // twice that, stays open.
         .http2_keep_alive_interval(Duration::from_secs(4))
         .keep_alive_timeout(Duration::from_secs(3))
         .keep_alive_while_idle(true))
 }
 
 impl Nodes {
-    /// Knows `addresses`. Nothing is connected yet.
+    /// Creates the set of nodes at `addresses`. Does not connect yet.
     pub(crate) fn new(addresses: impl IntoIterator<Item = String>, options: Options) -> Result<Self, ClientError> {
         let mut known: Vec<Known> = Vec::new();
         for address in addresses {
@@ -155,12 +157,12 @@ impl Nodes {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is complete when it is made: a panic elsewhere cannot leave it half done.
+        // Every change of the state is complete when it is made, so a panic elsewhere cannot leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the next attempt goes: the leader, or another node that did not just fail, or the one that failed
-    /// longest ago.
+    /// Returns the target of the next attempt: the leader if known, otherwise a node that is not avoided, otherwise the
+    /// node whose avoidance ends first.
     pub(crate) fn target(&self) -> Target {
         let now = Instant::now();
         let mut state = self.state();
@@ -179,14 +181,14 @@ impl Nodes {
 
     fn connection(&self, node: &mut Known) -> Target {
         let (channel, way) = node.line.get_or_insert_with(|| {
-            // The list of the cluster is checked when it is learned, as are the caller's addresses.
+            // Listed addresses are checked when they are learned, and the caller's addresses in `new`.
             let line = line(&node.address, &self.options).expect("addresses are checked when they are added");
             (line.channel.into(), line.way)
         });
         Target { address: node.address.clone(), channel: channel.clone(), way: Arc::clone(way) }
     }
 
-    /// A call to this node was answered.
+    /// Records that a call to this node was answered.
     pub(crate) fn worked(self: &Arc<Self>, target: &Target) {
         let now = Instant::now();
         let mut state = self.state();
@@ -209,7 +211,7 @@ impl Nodes {
         }
     }
 
-    /// Asks a node that works, beside the calls, who leads and who there is.
+    /// Asks a working node for the leader, and for the list of nodes if `list`. Runs in the background.
     async fn refresh(self: Arc<Self>, target: Target, list: bool) {
         if let Ok(answer) = ask_leader(&target).await {
             self.learn_leader(answer);
@@ -237,7 +239,7 @@ impl Nodes {
         }
     }
 
-    /// This node failed: avoid it for a while.
+    /// Records that this node failed, so that it is avoided for a while.
     pub(crate) fn failed(&self, address: &Arc<str>) {
         let mut state = self.state();
         let count = state.known.len();
@@ -255,8 +257,8 @@ impl Nodes {
         }
     }
 
-    /// This node said that there is no leader, or that it was not reached. When it is the one believed to lead, it
-    /// no longer is; when it is a follower, the next attempt goes to another.
+    /// Records that this node reported no leader, or an unreachable one. The client forgets the leader that it knew,
+    /// and prefers another node for the next attempt.
     pub(crate) fn doubt_leader(&self, address: &Arc<str>) {
         let mut state = self.state();
         let count = state.known.len();
@@ -268,7 +270,7 @@ impl Nodes {
         }
     }
 
-    /// Looks for the leader, when none is known: asks all nodes at once. Finding none is not an error: the next
+    /// Looks for the leader by asking all nodes at once, unless one is known. Finding none is not an error: the next
     /// attempt then goes to any node.
     pub(crate) async fn find_leader(&self, deadline: Instant) {
         let deadline = deadline.min(Instant::now() + self.probe_time());
@@ -279,7 +281,7 @@ impl Nodes {
         let targets: Vec<Target> = {
             let now = Instant::now();
             let mut state = self.state();
-            // A node that hangs would only make the others' answers wait; without others it is asked as well.
+            // A node that hangs would only delay the result. Avoided nodes are asked when there are no others.
             let any = state.known.iter().any(|node| !node.avoided(now));
             let asked = state.known.iter_mut().filter(|node| !any || !node.avoided(now));
             asked.map(|node| self.connection(node)).collect()
@@ -302,7 +304,7 @@ impl Nodes {
         }
     }
 
-    /// How long all nodes together have to say who leads.
+    /// Returns the time limit for all nodes together to name the leader.
     fn probe_time(&self) -> Duration {
         let state = self.state();
         let ways =
@@ -315,7 +317,7 @@ impl Nodes {
         let mut client = ClusterServiceClient::new(target.channel.clone());
         let mut request = tonic::Request::new(ListNodesRequest {});
         request.set_timeout(limit);
-        // Tonic watches the time, too, and says only that it is over: whose silence it was has to be told, whoever is first.
+        // Tonic applies the same timeout, but its error does not name the node. Both are reported as the same error.
         let answer =
             timeout(limit, client.list_nodes(request)).await.map_err(|_| silence(target))?.map_err(ClientError::from);
         let answer = answer.map_err(|error| if error.is_silence() { silence(target) } else { error })?.into_inner();
@@ -335,20 +337,21 @@ impl Nodes {
         state.turn = turn.unwrap_or(0);
     }
 
-    /// All connections, to ask every node the same.
+    /// Returns all nodes, for requests that go to each of them.
     pub(crate) fn all(&self) -> Vec<Target> {
         let mut state = self.state();
         state.known.iter_mut().map(|node| self.connection(node)).collect()
     }
 
-    /// Address of the leader, as far as known.
+    /// Returns the address of the leader, if known.
     pub(crate) fn leader(&self) -> Option<Arc<str>> {
         self.state().leader.clone()
     }
 }
 
 impl State {
-    /// Adds a node that the cluster named; its index, unless its address is of no use.
+    /// Adds a node that the cluster named, and returns its index. `None`: its address is invalid, or there are too many
+    /// nodes.
     fn add(&mut self, node: &NodeInfo) -> Option<usize> {
         let address = node.client_address.as_str();
         if let Some(index) = self.known.iter().position(|known| &*known.address == address) {

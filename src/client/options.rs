@@ -1,4 +1,4 @@
-//! What a caller may set about a client: times, and whether deliveries are acknowledged.
+//! Options of a client: timeouts, backoff, TLS and acknowledgements.
 
 use std::{path::Path, time::Duration};
 
@@ -10,43 +10,44 @@ use crate::{
     trace::TraceContext,
 };
 
-/// How a [`super::Client`] behaves. The defaults suit people and services alike.
+/// Options of a [`super::Client`]. The defaults suit interactive use and services.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long a call may take in all, retries included. Default 10 s.
+    /// Time limit for a call, retries included. Default 10 s.
     pub deadline: Duration,
-    /// How long one attempt of a call may take before another node is asked; doubled after the second attempt without
-    /// an answer and each further one. Default 700 ms: short, so that a hung node does not eat the deadline. Calls that hash a password get
-    /// more.
+    /// Time limit for one attempt of a call before another node is asked. Doubled after the second unanswered attempt
+    /// and after each further one. Default 700 ms: short, so that a hung node does not use up the deadline. Calls that
+    /// hash a password get more.
     pub attempt_timeout: Duration,
-    /// How long an attempt waits for a connection to its node before it goes to another one. Connecting goes on meanwhile, for up to
-    /// [`Options::deadline`], so that a node that is far away is reached by a later attempt. Default 300 ms.
+    /// Time that an attempt waits for a connection before another node is tried. The connection attempt continues in
+    /// the background for up to [`Options::deadline`], so that a later attempt can reach a distant node. Default 300
+    /// ms.
     pub connect_timeout: Duration,
     /// Upper bound of the first pause before a retry. Default 20 ms.
     pub backoff_min: Duration,
     /// Upper bound of any pause before a retry. Default 250 ms.
     pub backoff_max: Duration,
-    /// How often a silent event stream hears a heartbeat from its node; after two missed ones it reconnects.
-    /// Default 15 s, as the nodes send them.
+    /// Interval of the heartbeats that nodes send on an idle event stream. The stream reconnects after two missed
+    /// heartbeats. Default 15 s, as the nodes send them.
     pub heartbeat: Duration,
-    /// How long an event stream tries to reconnect before it ends with an error. Default 10 min.
+    /// Time that an event stream tries to reconnect before it ends with an error. Default 10 min.
     pub reconnect_patience: Duration,
-    /// Whether event streams tell the senders that their messages were delivered. Default true.
+    /// Whether event streams acknowledge the delivery of messages. Default true.
     pub acknowledge: bool,
-    /// The trace that all calls belong to, and their parent in it (W3C Trace Context). Default: none; then each call has a trace of
-    /// its own, if the nodes trace at all.
+    /// The trace that all calls belong to, with their parent span (W3C Trace Context). Default: none. Each call then
+    /// has its own trace, if the nodes trace at all.
     pub trace: Option<TraceContext>,
-    /// Makes the connections. Default: over TCP. See [`Options::with_tls`].
+    /// Opens the connections. Default: plain TCP. See [`Options::with_tls`].
     pub dialer: Dialer,
 }
 
 impl Options {
-    /// The same over TLS: the nodes have to show a certificate that one of the authorities in a PEM file vouches for, and
-    /// that holds for the host in their address. The system's authorities are in a file as well; on Debian
-    /// `/etc/ssl/certs/ca-certificates.crt`.
+    /// Returns the options with connections over TLS. The nodes have to present a certificate that is issued by one of
+    /// the authorities in a PEM file and is valid for the host in their address. For the system's authorities, use its
+    /// bundle; on Debian `/etc/ssl/certs/ca-certificates.crt`.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no certificate.
+    /// The file cannot be read, or contains no certificate.
     pub fn with_tls(self, authorities: &Path) -> Result<Self, TlsError> {
         Ok(Self { dialer: Connector::trusting(authorities)?.into(), ..self })
     }

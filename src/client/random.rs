@@ -1,4 +1,4 @@
-//! A small random generator for jitter and for picking nodes. Not for secrets.
+//! A small random number generator for jitter and for the choice of nodes. Not for secrets.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -9,18 +9,18 @@ pub(crate) struct Random(u64);
 impl Random {
     /// Seeded by the operating system.
     pub(crate) fn new() -> Self {
-        // Should the system refuse randomness, the seeds of the standard library's hash maps still differ per use.
+        // If the system has no randomness, the hash seeds of the standard library still differ per use.
         let seed = getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0u8));
         Self::seeded(seed)
     }
 
-    /// The same seed gives the same numbers.
+    /// Seeded with `seed`: the same seed gives the same numbers.
     pub(crate) fn seeded(seed: u64) -> Self {
         // Zero is the one state that xorshift never leaves.
         Self(seed | 1)
     }
 
-    /// Any number but 0.
+    /// Returns any number but 0.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -28,9 +28,9 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// A number below `bound`; 0 when `bound` is 0.
+    /// Returns a number below `bound`; 0 when `bound` is 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        // The high half of a widening product is in range, and needs no division.
+        // The high half of a widening multiplication is in range, without a division.
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }

@@ -1,18 +1,19 @@
-//! What an event stream passes on, and where it takes up again: a value without I/O.
+//! Which events a stream passes on, and where it resumes: a value without I/O.
 //!
-//! Two phases. Without a revision to start from, the node first sends what was not delivered yet, in the order of
-//! message ids, and then a heartbeat with a revision: up to there, all was sent. If the connection breaks before, there
-//! is no cursor yet: the stream starts over and drops the messages it has had, which are those up to the highest id.
-//! From the heartbeat on the cursor is the revision last seen, and nothing at or before it is passed on again.
+//! There are two phases. A stream without a start revision begins with the catch-up: the node sends the undelivered
+//! messages in the order of their ids, and then a heartbeat with the revision up to which everything was sent. There is
+//! no cursor before that heartbeat. If the connection breaks earlier, the stream starts over and drops the messages
+//! that it has passed on, which are those up to the highest id. After the heartbeat, the cursor is the last revision
+//! seen, and nothing at or before it is passed on again.
 
 use crate::proto::chat::v1::{SubscribeRequest, SubscribeResponse, subscribe_response};
 
 use super::{Event, EventKind};
 
-/// Where an event stream is.
+/// Position of an event stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Resume {
-    /// Everything up to here was passed on; absent during the catch-up.
+    /// Revision up to which everything was passed on; absent during the catch-up.
     cursor: Option<u64>,
     /// Highest id of a message that was passed on during the catch-up.
     caught_up_to: u64,
@@ -23,17 +24,17 @@ impl Resume {
         Self { cursor: after_revision, caught_up_to: 0 }
     }
 
-    /// What to ask a node for.
+    /// Returns the subscription to request from a node.
     pub(super) fn request(&self) -> SubscribeRequest {
         SubscribeRequest { after_revision: self.cursor, consistency: None }
     }
 
-    /// Everything up to here was passed on; absent during the catch-up.
+    /// Revision up to which everything was passed on; absent during the catch-up.
     pub(super) fn cursor(&self) -> Option<u64> {
         self.cursor
     }
 
-    /// Takes what a node sent; the event, if the caller is to see it.
+    /// Processes a response of a node. Returns the event to pass on, unless there is none or it was passed on before.
     pub(super) fn accept(&mut self, response: SubscribeResponse) -> Option<Event> {
         let revision = response.revision;
         let kind = match response.event? {
@@ -53,7 +54,7 @@ impl Resume {
             (None, EventKind::Message(message)) => self.caught_up_to = message.message_id,
             (None, _) => {}
         }
-        // A message's id is its revision, also where the node leaves the cursor out.
+        // The id of a message is its revision, also where the node leaves the revision out.
         let revision = if let EventKind::Message(message) = &kind { message.message_id } else { revision };
         Some(Event { revision, kind })
     }
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
     use crate::client::fake::{heartbeat, message, receipt};
 
-    /// Feeds one connection's worth of answers; the revisions that were passed on.
+    /// Feeds the responses of one connection, and returns the revisions that were passed on.
     fn feed(resume: &mut Resume, answers: &[SubscribeResponse]) -> Vec<u64> {
         answers.iter().filter_map(|answer| resume.accept(answer.clone())).map(|event| event.revision).collect()
     }
@@ -74,7 +75,7 @@ mod tests {
         let mut resume = Resume::new(Some(10));
         assert_eq!(feed(&mut resume, &[message(11), receipt(12), message(15)]), [11, 12, 15]);
         assert_eq!(resume.request().after_revision, Some(15));
-        // A node that repeats more than it was asked for.
+        // This node repeats more than was requested.
         assert_eq!(feed(&mut resume, &[receipt(12), message(15), message(16)]), [16]);
     }
 

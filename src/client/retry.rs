@@ -1,9 +1,10 @@
-//! Retries: how long to wait, where to go next, when to stop, and what to say when it is over.
+//! Retries: how long to wait, which node to try next, when to stop, and which error to report.
 //!
-//! Every call that goes through here is safe to repeat (a repeated change answers its first outcome). The caller's
-//! deadline bounds everything; each attempt has its own, shorter time, so that a node that hangs costs little; the longer the way
-//! to a node is, the longer. A second attempt without an answer, and each further one, doubles the time of the next: an overloaded cluster is slow, not dead.
-//! No attempt is begun that would be cut off soon: it would put an outcome in doubt that is known so far.
+//! Every call made through this module is idempotent: a repeated change returns its first outcome. The caller's
+//! deadline bounds all attempts. Each attempt has its own, shorter timeout, which includes the round trip to its node,
+//! so that a hung node costs little. The timeout doubles after the second unanswered attempt and after each further
+//! one, because an overloaded cluster is slow and not dead. No attempt starts shortly before the deadline: it would be
+//! cut off, and make an outcome unknown that is still known.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -17,10 +18,10 @@ use super::{
     random::Random,
 };
 
-/// Longest pause that a service can ask for: a wrong answer must not silence a client for ever.
+/// Maximum pause that a service can ask for, so that a wrong answer does not silence a client forever.
 const ASKED_MAX: Duration = Duration::from_secs(60);
 
-/// With less than this part of an attempt's time left, no further one is begun.
+/// No further attempt starts when less than this fraction of an attempt's timeout is left.
 const LATE_FRACTION: u32 = 4;
 
 /// Exponential backoff with full jitter.
@@ -37,54 +38,54 @@ impl Backoff {
         Self { min, max, retries: 0, random: Random::new() }
     }
 
-    /// How long to wait before the next try: up to `min`, then up to twice that, and so on up to `max`; never less
-    /// than what the service asked for, within [`ASKED_MAX`].
+    /// Returns the pause before the next attempt: up to `min`, then up to twice that, and so on up to `max`. Never less
+    /// than the service asked for, within [`ASKED_MAX`].
     pub(crate) fn next(&mut self, asked: Option<Duration>) -> Duration {
         let ceiling = self.min.saturating_mul(1 << self.retries.min(16)).min(self.max);
         self.retries = self.retries.saturating_add(1);
         let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
         let jitter = Duration::from_nanos(self.random.below(nanos));
-        // On top of what was asked for, so that those who were asked the same do not come back all at once.
+        // Jitter is added to the requested pause, so that clients that got the same one do not return all at once.
         asked.map_or(jitter, |asked| asked.min(ASKED_MAX).saturating_add(jitter / 4))
     }
 
-    /// Something worked: start over.
+    /// Restarts the schedule after a success.
     pub(crate) fn reset(&mut self) {
         self.retries = 0;
     }
 }
 
-/// What a call needs.
+/// The requirements of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
-    /// Time for all attempts.
+    /// Time limit for all attempts.
     pub(crate) deadline: Duration,
-    /// Time for the first attempt.
+    /// Timeout of the first attempt.
     pub(crate) attempt: Duration,
-    /// It changes something, so that an attempt without an answer leaves its outcome unknown.
+    /// Whether the call changes something, so that an unanswered attempt leaves its outcome unknown.
     pub(crate) changes: bool,
-    /// It needs the leader in the end, so that looking for it pays.
+    /// Whether the leader has to take part in the answer, so that it pays to look for it.
     pub(crate) leader: bool,
 }
 
 impl Plan {
-    /// A change.
+    /// The plan of a change.
     pub(crate) fn change(options: &Options) -> Self {
         Self { deadline: options.deadline, attempt: options.attempt_timeout, changes: true, leader: true }
     }
 
-    /// A read.
+    /// The plan of a read.
     pub(crate) fn read(options: &Options) -> Self {
         Self { changes: false, ..Self::change(options) }
     }
 
-    /// The same with more time for one attempt.
+    /// Returns the plan with at least this timeout for an attempt.
     pub(crate) fn attempt_at_least(self, attempt: Duration) -> Self {
         Self { attempt: self.attempt.max(attempt), ..self }
     }
 }
 
-/// Tries until there is an answer or the deadline has passed. `attempt` is given the node and the attempt's time.
+/// Retries until there is an answer or the deadline has passed. `attempt` gets the node and the attempt's timeout.
 pub(crate) async fn run<T, F, A>(
     nodes: &Arc<Nodes>,
     options: &Options,
@@ -114,14 +115,14 @@ where
             Err(_) => (Verdict::SILENCE, None),
         };
         let Verdict::Retry { unknown: maybe, silent, blame } = verdict else {
-            // The service decided. With the id of the change that settles what earlier attempts came to.
+            // The service decided. For a change with an id, that resolves the outcome of earlier attempts too.
             let error = error.unwrap_or_else(|| silence(&target));
             return Err(if unknown { error_after_doubt(error) } else { error });
         };
         unknown |= maybe && plan.changes;
         if silent {
             silences += 1;
-            // Not after the first: that one node hung says nothing about the next.
+            // Not after the first timeout: one hung node says nothing about the next.
             patience = plan.attempt.saturating_mul(1 << (silences - 1_u32).min(8));
         }
         match blame {
@@ -147,9 +148,9 @@ where
     Err(ClientError { outcome_unknown: unknown, ..error })
 }
 
-/// A refusal after an attempt whose outcome is not known. It settles the matter unless it only says who is asking:
-/// the change itself may have ended the session (logout, deletion of the account), or says why nothing new is taken, before it was
-/// looked whether this is new.
+/// Converts a rejection after an attempt with unknown outcome. The rejection resolves that outcome, except for two
+/// reasons. UNAUTHENTICATED: the change itself may have ended the session (logout, deletion of the account).
+/// STORAGE_LOW: the service rejects new changes before it checks whether the change is new.
 fn error_after_doubt(error: ClientError) -> ClientError {
     let settles_nothing = error.code == Code::Unauthenticated || error.has_reason("STORAGE_LOW");
     ClientError { outcome_unknown: settles_nothing, ..error }
@@ -159,7 +160,7 @@ pub(super) fn silence(target: &Target) -> ClientError {
     ClientError::local(Code::DeadlineExceeded, format!("{} did not answer in time", target.address))
 }
 
-/// Which failure to report when time is up: what a node said counts more than that another one was not reached.
+/// Selects the error to report at the deadline: an answer with a reason takes precedence over an unreachable node.
 fn more_telling(last: Option<ClientError>, now: Option<ClientError>, target: &Target) -> ClientError {
     match (last, now) {
         (_, Some(now)) if now.reason.is_some() => now,
@@ -176,7 +177,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn ceilings(asked: Option<Duration>) -> Vec<Duration> {
-        // The largest of many draws comes close to the ceiling of its place in the schedule.
+        // The maximum of many draws is close to the ceiling of each step of the schedule.
         let mut most = vec![Duration::ZERO; 6];
         for _ in 0..2_000 {
             let mut backoff = Backoff::new(20 * MS, 250 * MS);
@@ -207,14 +208,14 @@ mod tests {
             assert!((400 * MS..=463 * MS).contains(&pause), "{pause:?}");
         }
         for absurd in [Duration::from_secs(1 << 40), Duration::MAX] {
-            // It has to be possible to add it to the time of day.
+            // The sum with the current time must not overflow.
             assert!(backoff.next(Some(absurd)) <= ASKED_MAX + 63 * MS);
         }
     }
 
     fn two_nodes() -> (Arc<Nodes>, Options) {
         let options = Options { deadline: 200 * MS, ..Options::default() };
-        // Port 1 refuses: looking for a leader finds none, quickly.
+        // Port 1 refuses connections, so the search for a leader fails quickly.
         let addresses = ["127.0.0.1:1".to_owned(), "localhost:1".to_owned()];
         (Arc::new(Nodes::new(addresses, options.clone()).expect("good addresses")), options)
     }
@@ -256,7 +257,8 @@ mod tests {
             let result: Result<(), _> = run(&nodes, &options, plan, |_, _| std::future::pending()).await;
             let error = result.expect_err("nobody answers");
             assert_eq!((error.code, error.outcome_unknown), (Code::DeadlineExceeded, unknown));
-            // Generous: the machine may be busy, but nothing may wait for a second attempt to end.
+            // Generous, because the machine may be busy. The limit only has to show that no second attempt runs to its
+            // end.
             assert!(began.elapsed() < 2_000 * MS, "{:?}", began.elapsed());
         }
     }

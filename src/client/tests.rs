@@ -1,4 +1,4 @@
-//! The client against fake nodes: what it repeats, where it goes, what it tells its caller.
+//! The client against fake nodes: retries, choice of nodes, reported errors.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn options() -> Options {
     Options { attempt_timeout: 100 * MS, deadline: Duration::from_secs(5), ..Options::default() }
 }
 
-/// A client that was given only the last node's address.
+/// Connects a client that knows only the last node's address.
 async fn client(nodes: &[Fake], options: Options) -> Client {
     let given = nodes.last().expect("a node").address.clone();
     Client::connect([given], options).await.expect("the node answers")
@@ -39,7 +39,7 @@ async fn goes_to_the_leader_that_the_given_node_names() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cluster_is_used_however_far_away_it_is() {
-    // Up to what a geostationary satellite and a busy uplink make of it, with the time that everybody has.
+    // The largest round trip is that of a geostationary satellite with a busy uplink. All use the default timeouts.
     for round_trip in [70, 299, 320, 700, 1_500] {
         let (nodes, dialer) = Fake::far_cluster(5, round_trip * MS);
         let began = Instant::now();
@@ -50,7 +50,8 @@ async fn a_cluster_is_used_however_far_away_it_is() {
         let sent = send(&client).await.unwrap_or_else(|error| panic!("{round_trip} ms: {error}"));
         assert!(!sent.repeated, "{round_trip} ms: the first attempt was given up although it was answered");
         let took = (began.elapsed() - connected, connected);
-        // Connecting, and the list; connecting to all of the list, and who leads; then the send.
+        // Budget for connecting: one connection and the list, then connections to all nodes and the leader query; then
+        // the send.
         assert!(took.0 <= 2 * round_trip * MS && took.1 <= 5 * round_trip * MS + 500 * MS, "{round_trip} ms: {took:?}");
     }
 }
@@ -124,7 +125,7 @@ async fn a_refusal_comes_back_at_once_with_its_reason() {
 #[tokio::test]
 async fn says_whether_anything_may_have_been_applied() {
     let nodes = Fake::cluster(1).await;
-    // The last attempt is begun with time enough for an answer.
+    // The last attempt starts early enough for an answer.
     let patient = client(&nodes, Options { deadline: 1000 * MS, attempt_timeout: 800 * MS, ..options() }).await;
     for _ in 0..200 {
         nodes[0].next_send(OnSend::Fail(failure(Code::Unavailable, "NO_LEADER")));
@@ -145,7 +146,7 @@ async fn says_whether_anything_may_have_been_applied() {
     let error = Client::connect([nodes[0].address.clone()], options.clone()).await.err().expect("nobody there");
     assert!(error.is_unavailable(), "{error:?}");
 
-    // What one node said tells more than that another one says nothing, which is known last.
+    // The answer of one node is reported, and not the silence of another one, which is known later.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let addresses = [nodes[0].address.clone(), silent.local_addr().expect("bound").to_string()];
     let error = Client::connect(addresses, options.clone()).await.err().expect("nobody there");
@@ -160,7 +161,7 @@ async fn a_refused_connection_leaves_no_doubt() {
     let nodes = Fake::cluster(1).await;
     let client = client(&nodes, Options { deadline: 300 * MS, ..options() }).await;
     nodes[0].kill();
-    // The first call may still meet the connection as it breaks.
+    // The first call may still use the connection while it breaks.
     let _ = send(&client).await;
     let error = send(&client).await.expect_err("nobody there");
     assert!(error.is_unavailable(), "{error:?}");
@@ -220,7 +221,7 @@ async fn a_stream_outlives_its_node() {
     nodes[0].kill();
     nodes[1].with(|shared| {
         shared.leader = Some((nodes[1].address.clone(), 2));
-        // Whichever subscription comes next gets the rest.
+        // The next subscription to any node gets the remaining event.
         shared.streams.push_back(vec![Ok(message(5))]);
     });
     assert_eq!(revisions(&mut events, 1).await, [5]);
@@ -231,7 +232,7 @@ async fn a_silent_stream_is_opened_again() {
     let nodes = Fake::cluster(1).await;
     let client = client(&nodes, Options { heartbeat: 20 * MS, ..options() }).await;
     let mut events = client.events(Some(7));
-    // The first subscription finds no script and stays silent; one of those that follow finds this.
+    // The first subscription has no script and stays silent. A later one gets this script.
     while nodes[0].with(|shared| shared.subscriptions.is_empty()) {
         tokio::task::yield_now().await;
     }

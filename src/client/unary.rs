@@ -1,8 +1,9 @@
-//! Calls as cheap as they get: for a load generator that shares its processors with what it measures.
+//! Low-overhead calls, for load generators that share their processors with the system under test.
 //!
-//! A [`Connection`] makes one unary gRPC call at a time, straight on HTTP/2. Request headers and message leave in one
-//! write, where a general client, which cannot know that the message is complete, needs two (and the server's kernel an
-//! acknowledgement more). Left out: everything that [`super::Client`] is for. No retries, no deadlines.
+//! A [`Connection`] makes one unary gRPC call at a time, directly on HTTP/2. Request headers and message leave in one
+//! write. A general client needs two, because it cannot know that the message is complete, and the server's kernel then
+//! sends an additional acknowledgement. Does not cover: retries, deadlines, and everything else that [`super::Client`]
+//! provides.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::{
     proto::{PREFIX_BYTES, framed, make_readable},
 };
 
-/// Longest answer, in bytes.
+/// Maximum size of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection to one server.
@@ -36,7 +37,7 @@ impl Connection {
     /// Connects to `host:port`.
     ///
     /// # Errors
-    /// `UNAVAILABLE`: nobody answers there within `limit`, or not in HTTP/2.
+    /// `UNAVAILABLE`: no HTTP/2 server answers at the address within `limit`.
     pub async fn connect(address: &str, dialer: &Dialer, limit: Duration) -> Result<Self, Status> {
         let unavailable = |error: &dyn std::fmt::Display| Status::unavailable(format!("{address}: {error}"));
         let stream = dialer.open(address, limit).await.map_err(|error| unavailable(&error))?;
@@ -49,17 +50,18 @@ impl Connection {
     {
         let (requests, connection) = h2::client::handshake(stream).await?;
         let driver = tokio::spawn(async move {
-            // Its error is that of the call that waits.
+            // The pending call gets the same error.
             let _ = connection.await;
         });
         Ok(Self { requests, authority: authority.to_owned(), driver })
     }
 
-    /// Calls a method (`/package.Service/Method`) with one message, and waits for one. After an error of the
-    /// connection (`UNAVAILABLE`) make another one.
+    /// Calls a method (`/package.Service/Method`) with one message, and waits for one answer. After an error of the
+    /// connection (`UNAVAILABLE`), open a new one.
     ///
     /// # Errors
-    /// What the server answers; `UNAVAILABLE`: the connection broke; `INTERNAL`: the answer is not one of gRPC.
+    /// The status that the server returns; `UNAVAILABLE`: the connection broke; `INTERNAL`: the answer is not valid
+    /// gRPC.
     pub async fn call<Q: Message, A: Message + Default>(
         &mut self,
         path: &str,
@@ -108,7 +110,7 @@ impl Drop for Connection {
     }
 }
 
-/// The status, if there is one and it is not that of success.
+/// Fails with the status in the headers, unless there is none or it is OK.
 fn refused(headers: &HeaderMap) -> Result<(), Status> {
     let mut headers = headers.clone();
     make_readable(&mut headers);
@@ -180,7 +182,7 @@ mod tests {
         assert_eq!(error.code(), Code::Unavailable);
     }
 
-    /// Counts what is written.
+    /// A stream that counts its writes.
     struct Counting(DuplexStream, Arc<AtomicUsize>);
 
     impl AsyncRead for Counting {
@@ -208,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Answers each call with what comes next: bytes of a body, and the status behind it.
+    /// A server that answers successive calls with the given bodies and `grpc-status` trailers.
     async fn answer(stream: DuplexStream, answers: Vec<(Vec<u8>, Option<&'static str>)>) {
         let mut server = h2::server::handshake(stream).await.expect("HTTP/2");
         for (body, status) in answers {
@@ -231,7 +233,7 @@ mod tests {
         let writes = Arc::new(AtomicUsize::new(0));
         let mut connection = Connection::over(Counting(near, writes.clone()), "test").await.expect("HTTP/2");
         let request = SendMessageRequest { body: "x".repeat(1000), ..Default::default() };
-        // The first one goes out with the settings, and their acknowledgement comes when it likes.
+        // The first request leaves with the settings, whose acknowledgement arrives at any time.
         let SendMessageResponse { .. } = connection.call(SEND, None, &request).await.expect("sent");
         for _ in 0..2 {
             let before = writes.load(Ordering::Relaxed);

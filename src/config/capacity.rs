@@ -1,28 +1,28 @@
-//! What an account may take, and which space stays free.
+//! Quotas of accounts, and the space that stays free.
 
 use super::{
     KIB, MIB,
     parse::{Checker, Raw},
 };
 
-/// Less than this is no reserve: a node takes no entries below what a start needs, which is up to half of it.
+/// Smallest reserve. A node accepts no entries below the space that a start needs, which is up to half of the reserve.
 const RESERVE_MB_MIN: u64 = 8;
 const RESERVE_MB_MAX: u64 = 1 << 20;
 
-/// Limits of an account, and the reserve of the volume.
+/// Quotas of an account, and the reserve of the volume.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Capacity {
-    /// Messages that an account may send in a second; 0: any number.
+    /// Messages that an account may send per second; 0 for no limit.
     pub messages_per_s: u64,
-    /// Bytes of messages that an account may send in a second; 0: any number.
+    /// Bytes of messages that an account may send per second; 0 for no limit.
     pub bytes_per_s: u64,
-    /// Changes that an account may make in a second; 0: any number.
+    /// Changes that an account may make per second; 0 for no limit.
     pub changes_per_s: u64,
-    /// Messages that an account may have stored; 0: any number.
+    /// Messages that an account may have stored; 0 for no limit.
     pub messages_max: u64,
-    /// Bytes of bodies that an account may have stored; 0: any number.
+    /// Bytes of bodies that an account may have stored; 0 for no limit.
     pub bytes_max: u64,
-    /// Free bytes of the volume below which growth is refused; 0: nobody looks.
+    /// Free bytes of the volume below which growth is rejected; 0 for no check.
     pub reserve_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! How nodes are admitted that come later: the names that need no token, and the token of this node.
+//! Admission of nodes that join later: the names that need no token, and the token of this node.
 
 use std::{
     fmt,
@@ -13,9 +13,9 @@ use super::{
 
 /// Digits of a join token.
 const TOKEN_DIGITS: usize = 64;
-/// Largest file with a token that is read: bounds `/dev/zero`.
+/// Largest token file that is read. Bounds files such as `/dev/zero`.
 const FILE_BYTES_MAX: u64 = 1024;
-/// Most names of expected nodes: each joiner is compared with all of them.
+/// Most names of expected nodes, as each joining node is compared with all of them.
 const EXPECTED_NODES_MAX: usize = 64;
 
 /// A token of `chatctl members token`. `Debug` hides it.
@@ -49,10 +49,10 @@ impl fmt::Debug for JoinToken {
     }
 }
 
-/// Who may join later, and with what.
+/// Credentials for nodes that join later.
 #[derive(Debug, Clone, Default)]
 pub struct Joining {
-    /// Names of nodes that need no token, beside members and `initial_nodes`; a `*` at the end stands for any rest.
+    /// Names of nodes that need no token, besides members and `initial_nodes`. A `*` at the end matches any rest.
     pub expected_nodes: Vec<String>,
     /// Token that this node presents when it joins.
     pub token: Option<JoinToken>,
@@ -71,7 +71,7 @@ impl Checker {
         Some(Joining { expected_nodes: expected_nodes?, token: token? })
     }
 
-    /// Names of nodes, each perhaps with a `*` at the end.
+    /// Names of nodes, each with an optional `*` at the end.
     fn expected_nodes(&mut self, value: Option<String>) -> Option<Vec<String>> {
         let Some(text) = value else { return Some(Vec::new()) };
         let names: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
@@ -84,7 +84,7 @@ impl Checker {
         None
     }
 
-    /// The outer `None`: it is wrong.
+    /// The outer `None` means a mistake.
     fn join_token(&mut self, value: Option<String>, file: Option<String>) -> Option<Option<JoinToken>> {
         const FILE: &str = "JOIN_TOKEN_FILE";
         match (value, file) {

@@ -1,10 +1,10 @@
-//! Configuration: read once, from one source that is handed in, checked as a whole.
+//! Configuration: read once, from one source that is passed in, and checked as a whole.
 //!
-//! Owns the list of keys ([`keys::KEYS`]), the checked [`Config`] and the errors that tell everything that is wrong in
-//! one go. Invariants: a [`Config`] that exists is valid; a default is written down once, in the table; a secret is
-//! never shown, neither by `Debug` nor in an error nor by `chatd config`.
+//! Owns the list of keys ([`keys::KEYS`]), the checked [`Config`] and the errors, which report all mistakes at once.
+//! Invariants: an existing [`Config`] is valid. Each default is written down once, in the table. A secret is never
+//! shown, neither by `Debug` nor in an error nor by `chatd config`.
 //!
-//! Left out: acting on any of it. Nothing here reads the process environment; the caller passes it in.
+//! Does not cover: acting on the configuration. Nothing here reads the process environment; the caller passes it in.
 
 mod capacity;
 mod joining;
@@ -39,7 +39,7 @@ pub use capacity::Capacity;
 pub use joining::{JoinToken, Joining};
 pub use peers::REMEDY as PROTECT_PEERS;
 
-/// The value of `JOIN` that waits.
+/// The value of `JOIN` that waits for an invitation.
 const INVITATION: &str = "invitation";
 /// Bytes in the unit of `ACCOUNT_KIB_PER_S`.
 const KIB: u64 = 1 << 10;
@@ -48,95 +48,96 @@ const MIB: u64 = 1024 * 1024;
 /// Seconds in the unit of `SESSION_LIFETIME_HOURS`.
 const HOUR_SECS: u64 = 3600;
 
-/// Everything a node is told from outside, checked.
+/// The checked configuration of a node.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// This node's name, unique in the cluster.
     pub name: String,
-    /// Where clients connect (gRPC).
+    /// Address that clients connect to (gRPC).
     pub listen: SocketAddr,
-    /// Where the other nodes connect.
+    /// Address that the other nodes connect to.
     pub peer_listen: SocketAddr,
-    /// Where browsers connect.
+    /// Address that browsers connect to.
     pub web_listen: SocketAddr,
-    /// Where metrics and probes are served.
+    /// Address of metrics and probes.
     pub metrics_listen: SocketAddr,
-    /// `host:port` that clients are told.
+    /// `host:port` that is announced to clients.
     pub advertise: String,
-    /// `host:port` that the other nodes are told.
+    /// `host:port` that is announced to the other nodes.
     pub peer_advertise: String,
-    /// `host:port` that browsers are told.
+    /// `host:port` that is announced to browsers.
     pub web_advertise: String,
-    /// Further hosts under which browsers reach this node: `host`, `*.domain`, each with a port or without. In lower case.
+    /// Further hosts under which browsers reach this node: `host` or `*.domain`, each with or without a port. In lower
+    /// case.
     pub web_hosts: Vec<String>,
-    /// How long browsers are told to use nothing but TLS; zero takes it back.
+    /// How long browsers must use only TLS (HSTS `max-age`); zero revokes it.
     pub hsts: Duration,
     /// Directory of the databases, the snapshots and the admin socket.
     pub data_dir: PathBuf,
     /// The first members in the configured order; this node alone when none were given. Names and addresses are unique.
-    /// Contains this node, unless `join` says how it comes later.
+    /// Contains this node unless `join` is set.
     pub initial_nodes: Vec<InitialNode>,
     /// How this node becomes a member when it is not one of the first.
     pub join: Option<Join>,
-    /// Who may join later, and with what.
+    /// Credentials for nodes that join later.
     pub joining: Joining,
-    /// Shared by all nodes of a cluster: the first is in use, the others are accepted.
+    /// Secrets that all nodes of a cluster share. The first is in use, the others are accepted.
     pub peer_secrets: Option<Secrets>,
-    /// Where `peer_secrets` were read, and are read again.
+    /// File that `peer_secrets` were read from, and are read from again.
     pub peer_secret_file: Option<PathBuf>,
-    /// Trust every host that reaches the peer port, if nothing else protects it.
+    /// Whether to trust every host that reaches the peer port if nothing else protects it.
     pub insecure_peers: bool,
     /// Certificates for clients and browsers.
     pub tls: Option<Arc<Tls>>,
-    /// Certificates for the other nodes, with the authorities that vouch for them.
+    /// Certificates for the other nodes, with the authorities that sign them.
     pub peer_tls: Option<Arc<Tls>>,
-    /// How often a leader shows that it is there.
+    /// Heartbeat interval of a leader.
     pub heartbeat: Duration,
-    /// Shortest silence before an election; at least two heartbeats.
+    /// Shortest election timeout; at least two heartbeats.
     pub election_min: Duration,
-    /// Longest silence before an election; above `election_min`.
+    /// Longest election timeout; above `election_min`.
     pub election_max: Duration,
-    /// How long a login is good for.
+    /// Lifetime of a session.
     pub session_lifetime: Duration,
-    /// A session that is not used for this long ends; zero: never for that.
+    /// Idle time after which a session ends; zero if sessions do not end by idleness.
     pub session_idle: Duration,
     /// Accounts that may be created from one address in an hour, counted by the leader.
     pub registrations_per_address: u32,
     /// Accounts that may be created in the cluster in an hour, counted by the leader.
     pub registrations_per_hour: u32,
-    /// Least important log lines that are written.
+    /// Least severe log lines that are written.
     pub log_level: Level,
     /// The same for the target `heartbeat`.
     pub heartbeat_log_level: Level,
-    /// Form of the log lines.
+    /// Format of the log lines.
     pub log_format: LogFormat,
-    /// Where traces go; `None`: nothing is traced.
+    /// Target of the traces; `None` if tracing is off.
     pub traces: Option<TraceSettings>,
-    /// The `OTEL_*` variables in effect, secrets hidden.
+    /// The `OTEL_*` variables in effect, with secrets hidden.
     otel: Vec<(String, String)>,
-    /// Longest wait for requests and streams to end at a stop.
+    /// Time limit for draining requests and streams at a stop.
     pub drain_timeout: Duration,
     /// Log growth after which a snapshot is taken, in bytes.
     pub snapshot_log_bytes: u64,
-    /// Between two comparisons of the nodes' digests.
+    /// Interval between two comparisons of the nodes' digests.
     pub digest_interval: Duration,
     /// Log entries kept behind a snapshot.
     pub log_entries_kept: u64,
-    /// How long the files may hold what was deleted.
+    /// How long the files may still hold deleted data.
     pub erase_after: Duration,
     /// Whether the client port serves gRPC reflection.
     pub reflection: bool,
     /// Proxies in front of the ports for clients and browsers.
     pub proxies: Arc<Proxies>,
-    /// What an account may take, and which space stays free.
+    /// Quotas of an account, and the space that stays free.
     pub capacity: Capacity,
     /// Passwords hashed at the same time.
     pub hash_parallelism: usize,
-    /// Threads of the asynchronous runtime; `None`: one for each core.
+    /// Threads of the asynchronous runtime; `None` for one per core.
     pub worker_threads: Option<usize>,
-    /// Stop when standard input closes.
+    /// Whether to stop when standard input closes.
     pub exit_with_parent: bool,
-    /// What is odd but not wrong; to be logged at start.
+    /// Unusual but valid settings, to be logged at the start.
     pub warnings: Vec<String>,
 }
 
@@ -145,20 +146,20 @@ pub struct Config {
 pub struct InitialNode {
     /// Its name.
     pub name: String,
-    /// `host:port` of its peer listener, resolved anew on each connect.
+    /// `host:port` of its peer listener, resolved on each connect.
     pub peer_address: String,
 }
 
 /// How a node becomes a member of a cluster that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Join {
-    /// It asks these members: `host:port` of their peer listeners.
+    /// Asks these members to join: `host:port` of their peer listeners.
     Ask(Vec<String>),
-    /// It waits until an operator has it added.
+    /// Waits until an operator adds it.
     Invitation,
 }
 
-/// Form of the log lines.
+/// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// `2024-03-20 10:15:30 - INFO - [n1:50051] message key=value`.
@@ -167,14 +168,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// One thing that is wrong with the configuration.
+/// One mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// The key, with its prefix.
     pub key: String,
-    /// What was given; `(hidden)` for a secret.
+    /// The given value; `(hidden)` for a secret.
     pub given: String,
-    /// What is expected instead.
+    /// The expected value.
     pub expected: String,
 }
 
@@ -184,12 +185,12 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong with the configuration, at once.
+/// All mistakes in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<Mistake>);
 
 impl ConfigErrors {
-    /// What the process exits with: `EX_USAGE` of `sysexits.h`.
+    /// The exit code of the process: `EX_USAGE` of `sysexits.h`.
     pub const EXIT_CODE: u8 = 64;
 }
 
@@ -206,28 +207,28 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// The path of one of the files, as it was given.
+/// The configured path of one of the files.
 fn file(tls: &Option<Arc<Tls>>, which: impl FnOnce(&Files) -> Option<&Path>) -> String {
     tls.as_deref().and_then(|tls| which(tls.files()?)).map_or_else(String::new, |path| path.display().to_string())
 }
 
 impl Config {
-    /// Reads the keys that start with `CHAT_`, and those of OpenTelemetry for traces, from `source` (usually the environment)
-    /// and checks them all.
+    /// Reads the keys that start with `CHAT_`, and those of OpenTelemetry for traces, from `source` (usually the
+    /// environment), and checks them all.
     ///
-    /// Besides `source` it reads the files that `PEER_SECRET_FILE`, the keys with `TLS` and `OTEL_EXPORTER_OTLP_CERTIFICATE` name and, when there is no `NAME`,
-    /// the host's name.
+    /// Besides `source`, it reads the files named by `PEER_SECRET_FILE`, by the keys with `TLS` and by
+    /// `OTEL_EXPORTER_OTLP_CERTIFICATE`. If there is no `NAME`, it also reads the host's name.
     pub fn load(source: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
         parse::load(source)
     }
 
-    /// `METRICS_LISTEN` alone, from the same source: for who wants to ask a node how it is. Port 0 is a mistake here.
+    /// Only `METRICS_LISTEN`, from the same source, for probing a node. Port 0 is a mistake here.
     pub fn metrics_listen(source: impl IntoIterator<Item = (String, String)>) -> Result<SocketAddr, Mistake> {
         parse::metrics_listen(source)
     }
 
-    /// The values in effect: each key (with prefix) and its value as it would be given, in the order of the table.
-    /// Secrets are hidden.
+    /// The values in effect: each key (with prefix) and its value in the format of the configuration, in the order of
+    /// the table. Secrets are hidden.
     pub fn effective(&self) -> Vec<(String, String)> {
         let nodes: Vec<String> = self.initial_nodes.iter().map(|n| format!("{}={}", n.name, n.peer_address)).collect();
         let proxies: Vec<String> = self.proxies.networks.iter().map(ToString::to_string).collect();

@@ -1,7 +1,7 @@
-//! The `OTEL_*` variables that mean something here: those of the OpenTelemetry specification for traces.
+//! The supported `OTEL_*` variables, which the OpenTelemetry specification defines for traces.
 //!
-//! Without an endpoint nothing is traced, and nothing else is looked at: other programs may share the environment. With one,
-//! a value that cannot be followed is a mistake like any other.
+//! Without an endpoint nothing is traced, and the other variables are ignored, as other programs may share the
+//! environment. With an endpoint, an unsupported value is a mistake like any other.
 
 use std::{collections::HashMap, path::Path, str::FromStr, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::traces::{Sampler, TraceSettings},
 };
 
-/// Each variable, what it is when it is not given, and what it means.
+/// Each variable, with its default and its meaning.
 pub(super) const VARIABLES: [(&str, &str, &str); 15] = [
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -44,13 +44,13 @@ pub(super) const VARIABLES: [(&str, &str, &str); 15] = [
     ("OTEL_SDK_DISABLED", "false", "true: nothing is traced."),
 ];
 
-/// What the variables come to.
+/// The result of reading the variables.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// `None`: nothing is traced.
+    /// `None` if tracing is off.
     pub settings: Option<TraceSettings>,
     pub mistakes: Vec<Mistake>,
-    /// The variables that are in effect, with the values that they could be given again; secrets are hidden.
+    /// The variables in effect, with values that could be given again. Secrets are hidden.
     pub effective: Vec<(String, String)>,
 }
 
@@ -74,13 +74,13 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The variable for traces before the one for all signals; the names of both, as the former may be given alone.
+    /// The variable for traces, or else the one for all signals. Returns its name and its value.
     fn exporter(&self, what: &str) -> Option<(String, &'a str)> {
         let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")];
         names.into_iter().find_map(|name| self.given.get(name.as_str()).map(|value| (name, *value)))
     }
 
-    /// A variable through `parse`, or the default of the table; `None` only after a mistake was noted.
+    /// Parses a variable, or its default in the table, with `parse`. `None` only after a mistake was recorded.
     fn read<T>(
         &mut self,
         given: Option<(String, &'a str)>,
@@ -146,13 +146,13 @@ impl<'a> Reader<'a> {
             sampler: sampler?,
             resource: resource?,
             queue_max: queue_max?,
-            // The specification's word: no larger than the queue.
+            // The specification requires that a batch is not larger than the queue.
             batch_max: batch_max?.min(queue_max?),
             delay: Duration::from_millis(delay?),
         })
     }
 
-    /// `None`: after a mistake.
+    /// `None` after a mistake.
     fn dialer(&mut self, endpoint: Option<&Uri>) -> Option<Dialer> {
         if endpoint?.scheme_str() != Some("https") {
             return Some(Dialer::default());
@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
         let entry = |(key, value): (String, String)| {
             let key = AsciiMetadataKey::from_str(&key.to_ascii_lowercase()).ok()?;
             let mut value = AsciiMetadataValue::try_from(value).ok()?;
-            // Not in what is printed of the settings.
+            // Hides the value in debug output.
             value.set_sensitive(true);
             Some((key, value))
         };
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
         let has_name = self.given.contains_key("OTEL_SERVICE_NAME");
         for (key, value) in more {
             match all.iter_mut().find(|(known, _)| *known == key) {
-                // The variable of its own goes before the list.
+                // The variable for the service name takes precedence over the list.
                 Some(_) if key == "service.name" && has_name => {}
                 Some(known) => known.1 = value,
                 None => all.push((key, value)),
@@ -247,7 +247,7 @@ fn uri(text: &str) -> Option<Uri> {
     (is_known && is_bare && uri.host().is_some_and(|host| !host.is_empty()) && uri.port().is_some()).then_some(uri)
 }
 
-/// `key=value,...`, with percent-encoded values. `None`: it is something else.
+/// `key=value,...`, with percent-encoded values; `None` if the text has another format.
 fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     items
@@ -278,7 +278,7 @@ mod tests {
             assert!(found.settings.is_none() && found.mistakes.is_empty() && found.effective.is_empty(), "{found:?}");
         };
         off(&[]);
-        // It is not for this program, perhaps.
+        // The other variables may be meant for other programs.
         off(&[("OTEL_TRACES_SAMPLER", "jaeger_remote"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
         off(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]);
         off(&[ENDPOINT, ("OTEL_SDK_DISABLED", "True")]);
@@ -348,7 +348,7 @@ mod tests {
         assert!(found.settings.is_none() && found.effective.is_empty());
         let told = |key: &str| found.mistakes.iter().any(|mistake| mistake.key == key);
         for (key, value) in wrong {
-            // The sampler's name is right; its number is not.
+            // The name of the sampler is valid, its number is not.
             assert_eq!(told(key), key != "OTEL_TRACES_SAMPLER", "{key}={value}: {:?}", found.mistakes);
         }
         assert_eq!(found.mistakes.len(), wrong.len() - 1, "{:?}", found.mistakes);

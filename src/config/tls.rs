@@ -1,7 +1,8 @@
-//! The keys that name certificates: given together, readable, and good for the names under which this node is found.
+//! The keys that name certificates: given together, readable, and valid for the names of this node.
 //!
-//! What peers would refuse stops the start: a node with such a certificate could neither call them nor be called. What clients would
-//! refuse is only a warning: they may come another way, under another name.
+//! A certificate that peers would reject prevents the start, because such a node could neither call them nor be called.
+//! A certificate that clients would reject only causes a warning, because they may use another address and another
+//! name.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -15,7 +16,7 @@ const PEER_KEY: &str = "PEER_TLS_KEY";
 const PEER_CA: &str = "PEER_TLS_CA";
 
 impl Checker {
-    /// The certificate that clients see, at best good for the host of `advertised`.
+    /// The certificate that clients receive. Warns if it is not valid for the host of `advertised`.
     pub(super) fn tls(
         &mut self,
         certificate: Option<String>,
@@ -33,7 +34,8 @@ impl Checker {
         Some(tls)
     }
 
-    /// The certificate that other nodes see, and what they have to show; it must be good for the host of `advertised`.
+    /// The certificate that the other nodes receive, and the authorities of theirs. It must be valid for the host of
+    /// `advertised`.
     pub(super) fn peer_tls(&mut self, files: [Option<String>; 3], advertised: Option<&str>) -> Option<Arc<Tls>> {
         let [certificate, key, authority] = files;
         let given = [(PEER_CERT, certificate), (PEER_KEY, key), (PEER_CA, authority)];
@@ -54,7 +56,7 @@ impl Checker {
         Some(tls)
     }
 
-    /// All of them, or none.
+    /// All values, or `None` if none is given. It is a mistake if only some are given.
     fn together<const N: usize>(&mut self, given: [(&str, Option<String>); N]) -> Option<[String; N]> {
         if given.iter().all(|(_, value)| value.is_none()) {
             return None;
@@ -67,7 +69,7 @@ impl Checker {
         values?.try_into().ok()
     }
 
-    /// `keys` are those of the certificate, of its key, and of the authorities.
+    /// Loads `files`. `keys` are the keys of the certificate, of its key, and of the authorities.
     fn loaded(&mut self, files: Files, keys: [&str; 3]) -> Option<Arc<Tls>> {
         let [certificate, key, authority] = keys;
         let error = match Tls::load(files.clone()) {

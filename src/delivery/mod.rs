@@ -1,18 +1,19 @@
-//! Post-commit fan-out: hands what was applied to those who subscribed, on this node.
+//! Post-commit fan-out: hands applied events to the subscribers on this node.
 //!
-//! Owns the open subscriptions and their queues, in memory only. What a queue does not hold is in the database: a
-//! subscriber reads the database up to [`Subscription::start`], and everything after it comes through the queue.
+//! Owns the open subscriptions and their queues, in memory only. Older events are in the database: a subscriber reads
+//! the database up to [`Subscription::start`], and receives everything after it through the queue.
 //!
 //! Invariants:
-//! - Registering and publishing take the same lock, so each event is either at or below a subscription's start, or in
+//! - Registering and publishing take the same lock. So each event is either at or below a subscription's start, or in
 //!   its queue; never both, never neither.
-//! - [`Hub::publish`] is called after the commit, by the one thread that applies. So the database is never behind
-//!   what the hub says.
-//! - The revision is announced after the events up to it are queued: who sees revision R and then finds the queue
-//!   empty has been handed everything up to R.
-//! - Nothing here waits for a subscriber. One that lets its queue fill up is cut, and told so.
+//! - [`Hub::publish`] is called after the commit, by the one thread that applies. So the database is never behind the
+//!   revision that the hub announces.
+//! - The revision is announced after the events up to it are queued. A subscriber that observes revision R and then
+//!   finds its queue empty has received everything up to R.
+//! - Nothing here waits for a subscriber. A subscription whose queue is full is cut, and its subscriber receives the
+//!   reason.
 //!
-//! Left out: catching up from the database, and every wire format (that is `api::subscribe`).
+//! Does not cover: catching up from the database, and every wire format (`api::subscribe`).
 
 mod queue;
 mod timing;
@@ -41,32 +42,33 @@ use timing::Sample;
 pub use queue::{Cut, QUEUE_EVENTS_MAX};
 pub use timing::DeliveryObserver;
 
-/// Open subscriptions of a node: each takes a kilobyte or two, with its stream.
+/// Open subscriptions of a node. Each takes one to two kilobytes, with its stream.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
 
-/// Bytes that wait on a node for subscribers: events in their queues, and pages of the past. An account may have a share of them.
+/// Bytes that wait on a node for subscribers: events in their queues, and pages of past events. An account may hold a
+/// share of them.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// The account has [`SUBSCRIPTIONS_PER_ACCOUNT_MAX`] open subscriptions on this node already.
+/// The account already has [`SUBSCRIPTIONS_PER_ACCOUNT_MAX`] open subscriptions on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "an account may have {SUBSCRIPTIONS_PER_ACCOUNT_MAX} open subscriptions on a node, and fewer on one that has very many"
 )]
 pub struct TooManySubscriptions;
 
-/// Sessions that are no more.
+/// Sessions that have ended.
 #[derive(Debug, Clone, Copy)]
 pub enum Closed<'a> {
-    /// These.
+    /// These sessions.
     Sessions(&'a [SessionId]),
-    /// Nobody knows which: the state was replaced.
+    /// Any session, as the state was replaced.
     Any,
 }
 
 /// Numbers for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HubStats {
-    /// Subscriptions that are open now.
+    /// Open subscriptions.
     pub subscriptions: usize,
     /// Subscriptions that were cut since the start because their queue was full.
     pub slow_cuts: u64,
@@ -84,22 +86,22 @@ struct Inner {
     registry: Mutex<Registry>,
     published: watch::Sender<(Revision, TimeMs)>,
     watch: Watch,
-    /// Bytes that wait for subscribers.
+    /// Budget of the bytes that wait for subscribers.
     waiting: Arc<Shares>,
 }
 
-/// Who is told what it does.
+/// Observers of the hub.
 #[derive(Clone)]
 pub struct Watch {
-    /// How long deliveries take.
+    /// Observes how long deliveries take.
     pub observer: Arc<dyn DeliveryObserver>,
-    /// What is done for messages that are traced.
+    /// Records the deliveries of traced messages.
     pub tracer: Tracer,
 }
 
 struct Registry {
     accounts: HashMap<AccountId, Vec<Entry>>,
-    /// Whose session it is, for the sessions with subscriptions.
+    /// The accounts of the sessions that have subscriptions.
     sessions: HashMap<SessionId, AccountId>,
     on_closed: Vec<OnClosed>,
     next_id: u64,
@@ -115,7 +117,7 @@ struct Entry {
 }
 
 impl Registry {
-    /// Removes the entries of `account` that `keep` does not hold for, and what hangs on them.
+    /// Removes the entries of `account` for which `keep` returns false, and the index entries that depend on them.
     fn retain(&mut self, account: AccountId, mut keep: impl FnMut(&Entry) -> bool) {
         let Some(entries) = self.accounts.get_mut(&account) else { return };
         let mut gone = Vec::new();
@@ -179,7 +181,7 @@ impl Hub {
         Self::watched(revision, clock, Watch { observer: Arc::new(()), tracer: Tracer::off() })
     }
 
-    /// The same; `watch` is told what it does.
+    /// A hub that reports its deliveries to `watch`.
     pub fn watched(revision: Revision, clock: TimeMs, watch: Watch) -> Self {
         let registry = Registry {
             accounts: HashMap::new(),
@@ -204,8 +206,8 @@ impl Hub {
         self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands out what one commit changed. Called after the commit, in revision order, by the thread that applies.
-    /// Never waits; costs a look-up per member of an event for those whom nobody has subscribed.
+    /// Queues the events of one commit. Called after the commit, in revision order, by the thread that applies. Never
+    /// waits; costs one look-up per member of an event without subscribers.
     pub fn publish(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs) {
         let mut registry = self.lock();
         if !registry.accounts.is_empty() {
@@ -227,11 +229,11 @@ impl Hub {
         if !closed_sessions.is_empty() {
             registry.tell_closed(Closed::Sessions(closed_sessions));
         }
-        // Under the lock: a subscription's start is never beyond what is announced.
+        // Under the lock, so that a subscription's start is never beyond the announced revision.
         self.inner.published.send_replace((revision, clock));
     }
 
-    /// A snapshot was installed: every open subscription is cut, to be resumed from the database.
+    /// Cuts every open subscription after a snapshot was installed. They resume from the database.
     pub fn reset(&self, revision: Revision, clock: TimeMs) {
         let mut registry = self.lock();
         registry.cut_all(Cut::Reset);
@@ -239,19 +241,19 @@ impl Hub {
         self.inner.published.send_replace((revision, clock));
     }
 
-    /// The node drains: every subscription is cut, and further ones are cut from the start.
+    /// Cuts every subscription for draining. Later subscriptions are cut at once.
     pub fn stop(&self) {
         let mut registry = self.lock();
         registry.stopping = true;
         registry.cut_all(Cut::Stopping);
     }
 
-    /// Whether the node drains.
+    /// Whether the node is draining.
     pub fn is_stopping(&self) -> bool {
         self.lock().stopping
     }
 
-    /// Revision and clock of the state, for those who wait for one.
+    /// Revision and clock of the state, to wait for a change.
     pub fn revision(&self) -> watch::Receiver<(Revision, TimeMs)> {
         self.inner.published.subscribe()
     }
@@ -266,20 +268,23 @@ impl Hub {
         self.lock().stats
     }
 
-    /// Calls `callback` for sessions that were closed, before the revision that closed them is announced. It runs
-    /// on the thread that applies, with the hub locked: it must be quick, and must not call the hub.
+    /// Registers `callback` for closed sessions. It is called before the revision that closed them is announced, on the
+    /// thread that applies, with the hub locked. It must be quick, and must not call the hub.
     pub fn on_closed(&self, callback: impl Fn(Closed<'_>) + Send + 'static) {
         self.lock().on_closed.push(Box::new(callback));
     }
 
-    /// Counts bytes that are to wait for a subscriber, until the share is dropped. `None`: the account has as many waiting as it may
-    /// have now.
+    /// Reserves bytes that wait for a subscriber, until the share is dropped. `None` if the account has reached its
+    /// current limit.
     pub fn reserve(&self, account: AccountId, bytes: usize) -> Option<Share> {
         self.inner.waiting.take(Owner::Account(account.0), bytes)
     }
 
-    /// Opens a subscription. Whether the session is (still) open is for the caller to look up *afterwards*, in the
-    /// database: a session that is closed later cuts the subscription.
+    /// Opens a subscription. The caller must check *afterwards* in the database that the session is open. A session
+    /// that is closed later cuts the subscription.
+    ///
+    /// # Errors
+    /// See [`TooManySubscriptions`].
     pub fn subscribe(&self, account: AccountId, session: SessionId) -> Result<Subscription, TooManySubscriptions> {
         let mut registry = self.lock();
         let (queue, sample) = (Arc::new(Queue::new(&self.inner.waiting, account)), Arc::new(Sample::default()));
@@ -289,7 +294,7 @@ impl Hub {
         if registry.stopping {
             queue.cut(Cut::Stopping);
         } else {
-            // The fuller the node, the fewer an account gets, so that a newcomer always finds a place.
+            // The fuller the node, the fewer subscriptions an account gets, so that a newcomer always finds room.
             let free = SUBSCRIPTIONS_MAX.saturating_sub(registry.stats.subscriptions);
             let open = registry.accounts.get(&account).map_or(0, Vec::len);
             if open >= SUBSCRIPTIONS_PER_ACCOUNT_MAX.min(free) {
@@ -313,7 +318,8 @@ impl fmt::Debug for Hub {
 /// An open subscription. Dropping it closes it.
 #[derive(Debug)]
 pub struct Subscription {
-    /// The state's revision when it was opened: everything after it comes through the queue, nothing up to it does.
+    /// The revision of the state when it was opened. Everything after it comes through the queue, nothing up to it
+    /// does.
     pub start: Revision,
     id: u64,
     account: AccountId,
@@ -323,13 +329,13 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next event, in revision order; or why there will be none. Cancel-safe.
+    /// The next event, in revision order, or the reason why there will be none. Cancel-safe.
     pub async fn next(&mut self) -> Result<Arc<Event>, Cut> {
         let (event, since) = self.queue.next().await?;
         Ok(self.pushed(event, since))
     }
 
-    /// What [`Self::next`] would return at once; `None` when it would wait.
+    /// The next event or end if one is available; `None` if [`Self::next`] would wait.
     pub fn try_next(&mut self) -> Option<Result<Arc<Event>, Cut>> {
         let next = self.queue.try_next()?;
         Some(next.map(|(event, since)| self.pushed(event, since)))
@@ -344,7 +350,7 @@ impl Subscription {
         event
     }
 
-    /// Whether, and why, it was cut.
+    /// The reason why the subscription was cut, if it was.
     pub fn cut(&self) -> Option<Cut> {
         self.queue.cut_reason()
     }

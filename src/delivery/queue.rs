@@ -1,6 +1,6 @@
-//! One subscriber's queue: bounded, never waited for by the one who fills it.
+//! The bounded queue of one subscriber. The thread that fills it never waits for it.
 //!
-//! Memory is taken when the first event arrives, and given back when the subscriber is cut.
+//! Memory is allocated when the first event arrives, and released when the subscriber is cut.
 
 use std::{
     collections::VecDeque,
@@ -33,7 +33,7 @@ pub enum Cut {
     /// Its session was closed.
     #[error("the session was closed")]
     SessionClosed,
-    /// A snapshot was installed: the events between are only in the database.
+    /// A snapshot was installed. The events in between are only in the database.
     #[error("the state was replaced by a snapshot")]
     Reset,
     /// The node drains.
@@ -43,11 +43,11 @@ pub enum Cut {
 
 #[derive(Debug, Default)]
 struct State {
-    /// With the time at which they were committed and applied here.
+    /// The events, with the time at which they were committed and applied on this node.
     events: VecDeque<(Arc<Event>, Instant)>,
-    /// Of those.
+    /// The size of these events.
     bytes: usize,
-    /// What is counted of them. Empty while nothing was.
+    /// The share of the budget for these events. `None` while none were counted.
     share: Option<Share>,
     cut: Option<Cut>,
 }
@@ -56,7 +56,7 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Notify,
-    /// Bytes that wait on this node, of all accounts.
+    /// The budget of waiting bytes on this node, for all accounts.
     waiting: Arc<Shares>,
     owner: Owner,
 }
@@ -75,7 +75,7 @@ impl Queue {
         Self { state: Mutex::default(), filled: Notify::new(), waiting, owner }
     }
 
-    /// Counts bytes that are to wait. False: the account has as many waiting as it may have now.
+    /// Reserves bytes for an event. Returns false if the account has reached its current limit.
     fn count(&self, state: &mut State, bytes: usize) -> bool {
         match &mut state.share {
             Some(share) => share.grow(bytes),
@@ -91,7 +91,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an event. False: the queue was full, and is cut now.
+    /// Adds an event. Returns false if the queue was full; it is cut then.
     pub(super) fn push(&self, event: &Arc<Event>, at: Instant) -> bool {
         let mut state = self.lock();
         if state.cut.is_some() {
@@ -113,7 +113,7 @@ impl Queue {
         fits
     }
 
-    /// Ends the queue; what waits in it is dropped. The first reason stays.
+    /// Ends the queue and drops its events. The first reason is kept.
     pub(super) fn cut(&self, cut: Cut) {
         let mut state = self.lock();
         if state.cut.is_none() {
@@ -128,7 +128,7 @@ impl Queue {
         self.lock().cut
     }
 
-    /// The next event, and when it came.
+    /// The next event, with the time of its arrival.
     pub(super) fn try_next(&self) -> Option<Result<(Arc<Event>, Instant), Cut>> {
         let mut state = self.lock();
         match state.cut {
@@ -140,7 +140,7 @@ impl Queue {
                 if let Some(share) = &mut state.share {
                     share.shrink(size);
                 }
-                // An idle subscription after a burst costs no more than one before it.
+                // Releases the memory of a burst, so that an idle subscription stays cheap.
                 if state.events.is_empty() && state.events.capacity() > 16 {
                     state.events = VecDeque::new();
                 }
@@ -155,7 +155,7 @@ impl Queue {
             if let Some(next) = self.try_next() {
                 return next;
             }
-            // A push since the look above left a permit: this returns at once then.
+            // A push since the check above left a permit. Then this returns at once.
             self.filled.notified().await;
         }
     }

@@ -1,4 +1,4 @@
-//! The hub: who is told what, who is cut, and that nothing is missed or told twice.
+//! The hub: recipients of events, cuts, and exactly-once delivery to the queues.
 
 use super::*;
 use crate::chat::{ClientId, ConversationId, EventKind, Member, Seq};
@@ -93,7 +93,7 @@ fn the_revision_is_announced_after_its_events_are_queued() {
         let (announced, _) = hub.current();
         match subscription.try_next() {
             Some(Ok(event)) => last = event.revision.0,
-            // Overflow is not what this test is about.
+            // Overflow is not the subject of this test.
             Some(Err(cut)) => {
                 assert_eq!(cut, Cut::Slow);
                 break;
@@ -175,7 +175,7 @@ async fn next_waits_for_an_event_and_for_the_end() {
     let waiting = tokio::spawn(async move { (subscription.next().await, subscription.next().await) });
     publish(&hub, message(1, &[ALICE, BOB]));
     tokio::task::yield_now().await;
-    // Whether or not the task has taken the event yet, the cut comes after it or instead of it, and ends the wait.
+    // Whether or not the task has received the event yet, the cut follows or replaces it, and ends the wait.
     hub.stop();
     let (first, second) = waiting.await.unwrap();
     assert!(first.is_ok_and(|e| e.revision == Revision(1)) || second == Err(Cut::Stopping));

@@ -1,8 +1,8 @@
-//! How long deliveries take: from the commit to the push, and from there to the recipient's acknowledgement.
+//! Latency of deliveries: from the commit to the push, and from there to the recipient's acknowledgement.
 //!
-//! The first is measured for every event. The second is sampled: each subscription follows one message at a time, so that it
-//! costs a few bytes, however far a client is behind; beside it, the newest messages that are traced. An acknowledgement comes
-//! back through the log, so it is seen here whichever node the client sent it to.
+//! The first is measured for every event. The second is sampled: each subscription tracks one message at a time, so
+//! that it costs a few bytes, however far a client is behind. It also tracks the newest traced messages. An
+//! acknowledgement comes back through the log, so this node sees it whichever node the client sent it to.
 
 use std::{
     collections::VecDeque,
@@ -16,20 +16,22 @@ use crate::{
     trace::{Kind, TraceContext},
 };
 
-/// A message that was not acknowledged for so long is followed no more: its client may never do it.
+/// Time after which an unacknowledged message is no longer tracked, as its client may never acknowledge it.
 const FOLLOWED_MAX: Duration = Duration::from_secs(60);
-/// Traced messages that a subscription follows.
+/// Traced messages that a subscription tracks.
 const TRACED_MAX: usize = 32;
 
-/// Who is told how long deliveries take. Called by those who deliver: it must not block.
+/// Observes the latency of deliveries. Called during delivery, so it must not block.
 pub trait DeliveryObserver: Send + Sync + 'static {
-    /// An event was handed to a subscriber's stream, so long after it was committed and applied on this node.
+    /// An event was handed to a subscriber's stream. `waited` is the time since it was committed and applied on this
+    /// node.
     fn pushed(&self, waited: Duration);
-    /// A recipient's acknowledgement of a message was committed, so long after the message was handed to its stream.
+    /// A recipient's acknowledgement of a message was committed. `took` is the time since the message was handed to its
+    /// stream.
     fn acknowledged(&self, took: Duration);
 }
 
-/// Nobody is told.
+/// Ignores all reports.
 impl DeliveryObserver for () {
     fn pushed(&self, _waited: Duration) {}
     fn acknowledged(&self, _took: Duration) {}
@@ -49,19 +51,19 @@ impl Pushed {
     }
 }
 
-/// The messages that a subscription follows.
+/// The messages that a subscription tracks.
 #[derive(Debug, Default)]
 struct Followed {
     one: Option<Pushed>,
     traced: VecDeque<(Pushed, TraceContext)>,
 }
 
-/// See [`Followed`].
+/// The tracked messages of one subscription, behind a lock.
 #[derive(Debug, Default)]
 pub(super) struct Sample(Mutex<Followed>);
 
 impl Sample {
-    /// `event` was handed to the stream of `account`.
+    /// Records that `event` was handed to the stream of `account`.
     pub(super) fn take(&self, event: &Event, account: AccountId, at: Instant) {
         let EventKind::Message { seq, sender, .. } = &event.kind else { return };
         if *sender == account {
@@ -81,7 +83,7 @@ impl Sample {
         }
     }
 
-    /// `event` was committed: perhaps it is the acknowledgement by `account` of what is followed.
+    /// Checks whether the committed `event` is the acknowledgement by `account` of a tracked message.
     pub(super) fn see(&self, event: &Event, account: AccountId, at: Instant, watch: &Watch) {
         let EventKind::Receipt { member, delivered, .. } = &event.kind else { return };
         if *member != account {
@@ -97,7 +99,7 @@ impl Sample {
             !acknowledged
         });
         if followed.traced.is_empty() {
-            // An idle subscription after traced messages costs no more than one before them.
+            // Releases the memory of traced messages, so that an idle subscription stays cheap.
             followed.traced = VecDeque::new();
         }
         drop(followed);

@@ -1,7 +1,9 @@
-//! The body of an answer, handed to the connection in small parts, so that what is not taken is known and bounded.
+//! The body of an answer, handed to the connection in small parts, so that the unread data is known and bounded.
 //!
-//! A part belongs to this process until the connection has written it, however little the other side's flow control lets
-//! through: until then its answer is *not taken*, which the ticket records. Does not cover: what the answer is.
+//! A part stays in the memory of this process until the connection has written it, however little the flow control of
+//! the peer lets through. Until then the answer is *not taken*, which the ticket records.
+//!
+//! Does not cover: the content of the answer.
 
 use std::{
     pin::Pin,
@@ -15,24 +17,25 @@ use http_body::{Frame, SizeHint};
 
 use super::{gate::Ticket, shares::Share, under_way::Call};
 
-/// Largest part. The send buffer of a stream is as large, so no stream has more than twice this in the connection.
+/// Largest part. The send buffer of a stream has the same size, so no stream has more than twice this in the
+/// connection.
 pub const PART_BYTES_MAX: usize = 32 * 1024;
 
-/// What an answer holds until it is taken: an extension of the response.
+/// The permits and shares that an answer holds until it is taken. An extension of the response.
 #[derive(Debug, Clone)]
 pub struct Held(pub Arc<(Option<tokio::sync::OwnedSemaphorePermit>, Option<Share>)>);
 
 /// The body of an answer.
 pub struct Answer {
     body: Body,
-    /// Of the last frame of `body`, what was not handed out yet.
+    /// The part of the last frame of `body` that is not handed out yet.
     rest: Bytes,
     ticket: Arc<Ticket>,
     held: Option<Held>,
     _call: Arc<Call>,
 }
 
-/// Bytes on their way to the socket. The connection drops them when they are written, or when the stream ends.
+/// Bytes on their way to the socket. The connection drops them once they are written, or when the stream ends.
 struct Part {
     bytes: Bytes,
     ticket: Arc<Ticket>,
@@ -78,7 +81,7 @@ impl http_body::Body for Answer {
         loop {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    // h2 ends connections with many empty frames.
+                    // h2 ends connections that receive many empty frames.
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
                         self.rest = data;

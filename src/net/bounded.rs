@@ -1,7 +1,9 @@
-//! Connections that are bounded: in number by a [`Gate`], and in how long they may make no progress.
+//! Connections that are bounded in number by a [`Gate`], and in the time that they may go without progress.
 //!
-//! A caller that opens connections and sends nothing, sends byte by byte, or reads no answers would hold its connections for
-//! ever, so each connection has a [`Demand`] to meet. Does not cover: the protocol on it, and the requests.
+//! A caller could hold a connection forever by sending nothing, sending byte by byte, or reading no answers. Each
+//! connection therefore has a [`Demand`] to meet.
+//!
+//! Does not cover: the protocol on the connection, and the requests.
 
 use std::{
     io::{self, IoSlice},
@@ -22,29 +24,29 @@ use super::{
     gate::{Gate, Ticket},
 };
 
-/// Pause after a failed accept: it fails for lack of file descriptors, and those need time to come back.
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, which take time to become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What has to be done on a connection. One that does not meet it fails with `TimedOut`.
+/// The progress that a connection has to make. A connection that fails to make it ends with `TimedOut`.
 #[derive(Debug, Clone, Copy)]
 pub enum Demand {
-    /// So many bytes must come in time; after that, nothing more is asked.
+    /// A number of bytes must arrive in time. There is no limit after that.
     FirstBytes {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
-        /// After it was accepted.
+        /// Time limit, counted from the accept.
         within: Duration,
     },
-    /// This side must get something written, again and again. That needs no look into the protocol; the price is that an answer
-    /// must begin within that time, and that an idle connection ends after it. What comes first after something was written
-    /// begins a request, which has all of the time for itself.
+    /// This side must keep writing. This needs no knowledge of the protocol. In return, an answer must begin within the
+    /// limit, and an idle connection ends after it. The first byte that arrives after a write begins a request, which
+    /// gets the full time.
     Writes {
-        /// After it was accepted, the last write, or the first byte that came after that.
+        /// Time limit, counted from the accept, from the last write, or from the first byte that arrives after it.
         within: Duration,
     },
 }
 
-/// A listener whose connections go through a gate.
+/// A listener whose connections pass through a gate.
 pub struct Bounded<L> {
     listener: L,
     gate: Gate,
@@ -57,12 +59,12 @@ impl<L: Listener> Bounded<L> {
         Self { listener, gate, demand }
     }
 
-    /// Which connections it keeps.
+    /// The gate that admits the connections.
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
 
-    /// The next connection. May be dropped and called again without losing one.
+    /// The next connection. Cancel-safe: no connection is lost.
     pub async fn accept(&mut self) -> Connection<L::Stream> {
         loop {
             match self.listener.accept().await {
@@ -79,27 +81,27 @@ impl<L: Listener> Bounded<L> {
         }
     }
 
-    /// Where it listens.
+    /// The local address.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The operating system cannot determine it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 }
 
-/// A connection that keeps its place at the gate until it is dropped. It fails when the gate ends it, or when it does not meet
-/// its [`Demand`].
+/// A connection that keeps its place at the gate until it is dropped. It fails when the gate ends it, or when it does
+/// not meet its [`Demand`].
 pub struct Connection<S> {
     stream: S,
     ticket: Arc<Ticket>,
-    /// Where a proxy will name the caller; `None` once it has.
+    /// Where a proxy will name the caller; `None` once the caller is known.
     behind: Option<Arc<OnceLock<SocketAddr>>>,
-    /// What is still to be done.
+    /// The demand that the connection still has to meet.
     demand: Demand,
-    /// Something was written, and nothing has come since.
+    /// Whether the last operation was a write, with no byte received since.
     is_idle: bool,
-    /// `None` once that is nothing.
+    /// `None` once no demand remains.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -115,7 +117,7 @@ impl<S> Connection<S> {
         Self { stream, ticket, behind, demand, is_idle: true, deadline: Some(Box::pin(sleep(within))) }
     }
 
-    /// The connection itself.
+    /// The inner connection.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
@@ -130,7 +132,7 @@ impl<S> Connection<S> {
         if self.ticket.is_cut() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    /// Counts the connection to the caller whom a proxy has named.
+    /// Counts the connection to the caller that a proxy has named.
     fn learn_caller(&mut self) {
         if let Some(caller) = self.behind.as_ref().and_then(|behind| behind.get()) {
             self.ticket.name_caller(*caller);
@@ -165,10 +167,10 @@ impl<S> Connection<S> {
         }
     }
 
-    /// For an operation that has to wait: whether it may wait on.
+    /// Returns `Pending` for an operation that may keep waiting, or an error when the gate or the deadline ends it.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.ticket.watch(cx.waker());
-        // Checked after the registration: a drop in between would wake no task.
+        // Checked after the registration. Otherwise a drop in between would wake no task.
         self.check()?;
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         ready!(deadline.as_mut().poll(cx));
@@ -220,7 +222,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         self.stream.is_write_vectored()
     }
 
-    // TLS takes what is written into a buffer: there it is the flush, and the farewell, that wait for the other side.
+    // TLS buffers what is written, so with TLS the flush and the shutdown wait for the peer.
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
@@ -249,7 +251,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(3600);
-    /// For what must come.
+    /// Time limit for events that must happen.
     const PATIENCE: Duration = Duration::from_secs(30);
 
     async fn bounded(connections: usize, demand: Demand) -> (Bounded<TcpListener>, SocketAddr) {
@@ -341,7 +343,7 @@ mod tests {
         let end = connection.deadline.as_ref().unwrap().deadline();
         assert_eq!(end, Instant::now() + within);
         assert!(end > written + within);
-        // What comes later belongs to the same request.
+        // Later bytes belong to the same request.
         tokio::time::advance(Duration::from_secs(20)).await;
         theirs.write_all(b"?").await.unwrap();
         connection.read_exact(&mut [0; 1]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Who is tried when, what a call hears of it, and what is kept for the next one. The time is the test's own.
+//! Order of the attempts, errors of calls, and reuse of connections, in simulated time.
 
 use std::{collections::HashMap, sync::Mutex as StdMutex};
 
@@ -19,13 +19,13 @@ enum Host {
     Answers(Duration),
 }
 
-/// A network by script, and what was tried on it.
+/// A scripted network that records the attempts.
 #[derive(Clone, Default)]
 struct Script(Arc<Scripted>);
 
 #[derive(Default)]
 struct Scripted {
-    /// What the name stands for, from a time on.
+    /// The addresses of the name, with the time from which they are valid.
     names: Vec<(Duration, Vec<SocketAddr>)>,
     hosts: HashMap<SocketAddr, Host>,
     began: std::sync::OnceLock<Instant>,
@@ -100,7 +100,7 @@ async fn a_silent_address_costs_the_next_one_a_quarter_of_a_second() {
     let hosts = [("[::1]:1", Host::Silent), ("[::2]:1", Host::Silent), ("10.0.0.1:1", Host::Answers(40 * MS))];
     let network = Script::new(&["[::1]:1", "[::2]:1", "10.0.0.1:1"], &hosts);
     network.open(LIMIT).await.unwrap();
-    // The families take turns.
+    // The address families alternate.
     assert_eq!(network.tried(), [(at("[::1]:1"), Duration::ZERO), (at("10.0.0.1:1"), 250 * MS)]);
     assert_eq!(network.elapsed(), 290 * MS);
 }
@@ -167,7 +167,7 @@ async fn a_call_waits_briefly_and_connecting_goes_on() {
     assert_eq!(line.way.round_trip(), Duration::ZERO);
     sleep(1_300 * MS).await;
     assert_eq!(line.way.round_trip(), 1_500 * MS);
-    // The next call is sent at once: what fails is the connection that nobody serves.
+    // The next call is sent at once. It fails because the connection is not served.
     network.0.taken.lock().unwrap().clear();
     let status = call(&line).await.unwrap_err();
     assert!(!never_connected(&status), "{status:?}");

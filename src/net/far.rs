@@ -1,6 +1,7 @@
-//! A network for tests on which everybody is equally far away, in the test's own time.
+//! A test network on which all hosts are equally far away, in simulated time.
 //!
-//! Connecting takes a round trip, and each byte half of one. What takes the connections gets them from a channel.
+//! Connecting takes one round trip, and each byte takes half of one. A channel hands the connections to the test's
+//! hosts.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -18,14 +19,15 @@ use super::{
 
 const BUFFER: usize = 64 << 10;
 
-/// See the module.
+/// A network with a fixed round-trip time.
 pub(crate) struct Far {
     round_trip: Duration,
     hosts: Vec<UnboundedSender<DuplexStream>>,
 }
 
 impl Far {
-    /// A network of some hosts, each of which is told of its connections. The addresses are `far:0`, `far:1` and so on.
+    /// A network of `count` hosts, each with a channel that receives its connections. The addresses are `far:0`,
+    /// `far:1` and so on.
     pub(crate) fn hosts(count: usize, round_trip: Duration) -> (Self, Vec<UnboundedReceiver<DuplexStream>>) {
         let (hosts, taken) = (0..count).map(|_| unbounded_channel()).unzip();
         (Self { round_trip, hosts }, taken)
@@ -54,13 +56,13 @@ impl Network for Far {
     }
 }
 
-/// Carries bytes, each of them on its way for the same time.
+/// Carries bytes with a fixed delay.
 fn carry(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, delay: Duration) {
     let (sender, mut on_the_way) = unbounded_channel();
     tokio::spawn(async move {
         let mut buffer = vec![0; BUFFER];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            // Nobody reads any more.
+            // Fails only when the receiving task is gone.
             let _ = sender.send((Instant::now() + delay, buffer[..length].to_vec()));
         }
     });

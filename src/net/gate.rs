@@ -1,15 +1,17 @@
-//! Which connections a port keeps: pools, owners, and the choice of the connection that makes room for another.
+//! Admission of connections to a port: pools, owners, and the choice of the connection that makes room for another.
 //!
-//! A connection is *unproven* until its caller has done something that a stranger cannot do; then it moves to the pool of
-//! proven connections, under the owner that it has proven to be. When a pool is full, the owner with the most connections
-//! loses its oldest one. So a flood displaces itself: an owner with few connections keeps them, and a new stranger always
-//! gets in. In a full pool of proven connections equals do not displace each other: the last one to come goes. Connections
-//! of the same owner are unlimited while there is room.
+//! A connection is *unproven* until its caller has done something that a stranger cannot do. Then it moves to the pool
+//! of proven connections, under the owner that the caller has proven to be. When a pool is full, the owner with the
+//! most connections loses its oldest one. So a flood displaces its own connections, an owner with few connections keeps
+//! them, and a new stranger is always admitted. In a full pool of proven connections, owners with equally many
+//! connections displace each other only where [`Pools::equals_displace`] is set; elsewhere the newest connection ends.
+//! The connections of one owner are unlimited while there is room.
 //!
-//! Invariants: a pool never holds more than its bound; proven connections are never displaced by unproven ones; accepting
-//! never waits for a connection to end. A connection also ends when one of its answers is not taken ([`ANSWER_STALL_MAX`]).
-//! Does not cover: what proves a caller (the layers above), bytes ([`super::shares`]), and time limits of the socket
-//! ([`super::bounded`]).
+//! Invariants: a pool never exceeds its bound. Proven connections are never displaced by unproven ones. Accepting never
+//! waits for a connection to end. A connection also ends when one of its answers is not taken ([`ANSWER_STALL_MAX`]).
+//!
+//! Does not cover: how a caller proves its identity (the layers above), bytes ([`super::shares`]), and time limits of
+//! the socket ([`super::bounded`]).
 
 use std::{
     collections::BTreeMap,
@@ -28,20 +30,20 @@ use futures_util::task::AtomicWaker;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::transport::server::TcpConnectInfo;
 
-/// Longest time that a part of an answer may wait in this process for its receiver. A peer that answers keepalive pings but
-/// leaves its flow-control window closed is not found by any other time limit.
+/// Time limit for a part of an answer to be taken by its receiver. No other time limit detects a peer that answers
+/// keepalive pings but leaves its flow-control window closed.
 pub const ANSWER_STALL_MAX: Duration = Duration::from_secs(30);
-/// Answers of reads that one connection may leave unread before its further reads wait: 8 pages of 256 KiB.
+/// Unread answers of reads on one connection before its further reads wait: 8 pages of 256 KiB.
 pub const UNREAD_PAGES_MAX: usize = 8;
 /// The same on a connection of a trusted proxy.
 const FORWARDED_PAGES_MAX: usize = 256;
 
-/// To whom a connection or a share is counted.
+/// The party that a connection or a share is counted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// An IPv4 address, or the /64 of an IPv6 address: a host can choose any address of its /64.
     Address(u128),
-    /// An authenticated account.
+    /// An authenticated account, by its id.
     Account(u64),
 }
 
@@ -58,12 +60,13 @@ impl Owner {
 /// Bounds of a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Pools {
-    /// Connections whose callers have proven who they are.
+    /// Connections whose callers have proven an identity.
     pub proven: usize,
     /// All others.
     pub unproven: usize,
-    /// Whether a proven connection makes room for one of an owner with as many. Where all owners are equal, such as probes, the
-    /// newest has something to do; elsewhere they would only take turns.
+    /// Whether a new proven connection displaces one of an owner with equally many. Useful where all owners are equal,
+    /// as with probes: there, the newest connection is the one in use. Elsewhere, owners would only displace each other
+    /// in turn.
     pub equals_displace: bool,
 }
 
@@ -77,7 +80,7 @@ pub enum Drop {
 }
 
 impl Drop {
-    /// As a label of metrics.
+    /// The label of the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Displaced => "displaced",
@@ -132,7 +135,8 @@ impl Pool {
         self.owners.get(&owner).map_or(0, BTreeMap::len)
     }
 
-    /// The oldest connection of the owner that has most, with one more counted for `newcomer`; among equals, the oldest of all.
+    /// The oldest connection of the owner with the most connections, with one more counted for `newcomer`. Among owners
+    /// with equally many, the oldest connection of all.
     fn next_to_go(&self, newcomer: Owner) -> Option<(Owner, Arc<Ticket>)> {
         let oldest = |tickets: &BTreeMap<u64, Arc<Ticket>>| tickets.keys().next().copied().unwrap_or(u64::MAX);
         let most = self.owners.iter().max_by_key(|(owner, tickets)| {
@@ -143,17 +147,17 @@ impl Pool {
 }
 
 impl Gate {
-    /// An open gate without connections.
+    /// A gate without connections.
     pub fn new(pools: Pools, observer: DropObserver) -> Self {
         Self { inner: Arc::new(Inner { pools, connections: Mutex::default(), observer }) }
     }
 
-    /// A gate for `connections` of each kind that no metric counts.
+    /// A gate for `connections` of each kind, without metrics.
     pub fn uncounted(connections: usize) -> Self {
         Self::new(Pools { proven: connections, unproven: connections, equals_displace: false }, Arc::new(|_| {}))
     }
 
-    /// Admits a connection, and ends another one when the pool of unproven connections is full.
+    /// Admits a connection, and ends another one if the pool of unproven connections is full.
     pub fn admit(&self, from: SocketAddr) -> Arc<Ticket> {
         let owner = Owner::of(from.ip());
         let mut connections = self.inner.lock();
@@ -185,7 +189,7 @@ impl Gate {
         ticket
     }
 
-    /// The unproven connection of an owner that holds most bytes of requests, and how many.
+    /// The unproven connection of `owner` that holds the most bytes of requests, with these bytes.
     pub(super) fn receives_most(&self, owner: Owner) -> Option<(usize, Arc<Ticket>)> {
         let connections = self.inner.lock();
         let of_owner = connections.unproven.owners.get(&owner).into_iter().flat_map(BTreeMap::values);
@@ -194,14 +198,14 @@ impl Gate {
         Some((most.0, Arc::clone(most.1)))
     }
 
-    /// Ends an unproven connection, to make room for another one's request.
+    /// Ends an unproven connection to make room for another request.
     pub(super) fn displace(&self, ticket: &Ticket) {
         let mut connections = self.inner.lock();
         connections.unproven.remove(ticket.owner(), ticket.id);
         self.inner.cut(ticket, Drop::Displaced);
     }
 
-    /// Ends the connections that leave an answer unread. To be called about once a second.
+    /// Ends the connections that leave an answer unread. Call it about once a second.
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut connections = self.inner.lock();
@@ -216,7 +220,7 @@ impl Gate {
         }
     }
 
-    /// Unproven and proven connections.
+    /// The numbers of unproven and of proven connections.
     pub fn counts(&self) -> (usize, usize) {
         let connections = self.inner.lock();
         (connections.unproven.count, connections.proven.count)
@@ -247,25 +251,25 @@ pub struct Ticket {
     gate: Arc<Inner>,
     id: u64,
     from: SocketAddr,
-    /// The caller behind a trusted proxy.
+    /// The caller that a trusted proxy has named.
     behind: OnceLock<SocketAddr>,
     /// Written only while the gate's connections are locked.
     owner: Mutex<Owner>,
     is_proven: AtomicBool,
-    /// Of a proxy that forwards the requests of many callers.
+    /// Whether the connection is of a proxy that forwards the requests of many callers.
     forwards: AtomicBool,
     is_cut: AtomicBool,
     waker: AtomicWaker,
     answers: Mutex<Answers>,
     pages: Arc<Semaphore>,
     receiving: AtomicUsize,
-    /// Calls that run, and answers that are being written.
+    /// The numbers of running calls, and of answers that are being written.
     calls: (AtomicUsize, AtomicUsize),
-    /// Something was written that may wait in a buffer of TLS.
+    /// Whether written bytes may still wait in a buffer of TLS.
     is_unflushed: AtomicBool,
 }
 
-/// When each part of an answer that is not written yet was handed out.
+/// The times at which the unwritten parts of answers were handed out.
 #[derive(Default)]
 struct Answers {
     since: Vec<Option<Instant>>,
@@ -278,29 +282,29 @@ impl Ticket {
         self.from
     }
 
-    /// The caller's address: the one that connected, or the one that a trusted proxy names.
+    /// The caller's address: the peer's, or the one that a trusted proxy has named.
     pub fn from(&self) -> SocketAddr {
         self.behind.get().copied().unwrap_or(self.from)
     }
 
-    /// To whom the connection is counted.
+    /// The owner that the connection is counted to.
     pub fn owner(&self) -> Owner {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The account that the caller has proven to be, if all requests of the connection are of one caller.
+    /// The account that the caller has proven to be, if the connection carries the requests of one caller only.
     pub fn proven_account(&self) -> Option<Owner> {
         Some(self.owner()).filter(|owner| self.is_proven() && matches!(owner, Owner::Account(_)))
     }
 
-    /// To whom a request with these `extensions` is counted when its caller has shown no session: the address that the
-    /// connection came from, or that a trusted proxy says of this request.
+    /// The owner of a request with these `extensions` whose caller has presented no session: the address of the peer,
+    /// or the one that a trusted proxy names for this request.
     pub fn stranger(&self, extensions: &Extensions) -> Owner {
         let from = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
         Owner::of(from.unwrap_or_else(|| self.from()).ip())
     }
 
-    /// Whether the caller has proven who it is.
+    /// Whether the caller has proven an identity.
     pub fn is_proven(&self) -> bool {
         self.is_proven.load(Ordering::Relaxed)
     }
@@ -310,12 +314,12 @@ impl Ticket {
         &self.pages
     }
 
-    /// Bytes of requests that are being received or carried out.
+    /// Bytes of requests that are being received or processed.
     pub(super) fn receiving(&self) -> &AtomicUsize {
         &self.receiving
     }
 
-    /// How many calls run, and how many answers are being written.
+    /// The numbers of running calls, and of answers that are being written.
     pub(super) fn calls(&self) -> (&AtomicUsize, &AtomicUsize) {
         (&self.calls.0, &self.calls.1)
     }
@@ -332,12 +336,12 @@ impl Ticket {
             || self.answers().since.iter().any(Option::is_some)
     }
 
-    /// Something was written, or all of that has reached the socket.
+    /// Records whether all written bytes have reached the socket.
     pub(super) fn flushed(&self, is_flushed: bool) {
         self.is_unflushed.store(!is_flushed, Ordering::Relaxed);
     }
 
-    /// A trusted proxy has named the caller, before anything else was read.
+    /// Records the caller that a trusted proxy has named, before anything else was read.
     pub fn name_caller(self: &Arc<Self>, caller: SocketAddr) {
         let mut connections = self.gate.lock();
         if self.is_cut() || self.is_proven() || self.behind.set(caller).is_err() {
@@ -349,8 +353,8 @@ impl Ticket {
         connections.unproven.insert(owner, self);
     }
 
-    /// The connection is one of a trusted proxy, which forwards the requests of many callers: it is proven, and neither ends
-    /// for the answer that one of them does not take, nor lets them wait for each other.
+    /// Marks the connection as one of a trusted proxy that forwards the requests of many callers. It counts as proven.
+    /// An answer that one caller does not take neither ends it nor blocks the others.
     pub fn forward(self: &Arc<Self>) {
         if !self.forwards.swap(true, Ordering::Relaxed) {
             self.pages.add_permits(FORWARDED_PAGES_MAX - UNREAD_PAGES_MAX);
@@ -358,7 +362,7 @@ impl Ticket {
         }
     }
 
-    /// The caller has proven to be `owner`. The first proof decides to whom the connection is counted.
+    /// Records that the caller has proven to be `owner`. The first proof decides the owner of the connection.
     pub fn prove(self: &Arc<Self>, owner: Owner) {
         if self.is_proven() {
             return;
@@ -394,7 +398,7 @@ impl Ticket {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
     }
 
-    /// The connection has ended.
+    /// Removes the connection, which has ended.
     pub(super) fn leave(&self) {
         let mut connections = self.gate.lock();
         let owner = self.owner();
@@ -407,7 +411,7 @@ impl Ticket {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    /// Whose task is woken when it has to end.
+    /// Registers the task to wake when the connection has to end.
     pub(super) fn watch(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -416,7 +420,7 @@ impl Ticket {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A part of an answer was handed out; the slot to say when it is written.
+    /// Records that a part of an answer was handed out. Returns its slot for [`Self::written`].
     pub(super) fn handed_out(&self) -> usize {
         let now = Some(Instant::now());
         let mut answers = self.answers();
@@ -432,7 +436,7 @@ impl Ticket {
         }
     }
 
-    /// A part was written, or dropped with its stream.
+    /// Records that a part was written, or dropped with its stream.
     pub(super) fn written(&self, slot: usize) {
         let mut answers = self.answers();
         answers.since[slot] = None;

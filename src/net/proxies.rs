@@ -1,11 +1,13 @@
-//! Proxies in front of a port: which are trusted, and whom they name as the caller.
+//! Trusted proxies in front of a port, and the callers that they name.
 //!
-//! A proxy of HTTP names the caller of each request in `X-Forwarded-For`, and may serve many callers on one connection. A proxy
-//! of TCP names the caller of a connection before its first byte, with the [PROXY protocol]. Only one of both counts, as the
-//! operator says: a caller behind a proxy of TCP could write the header, and one behind a proxy of HTTP the first bytes.
+//! An HTTP proxy names the caller of each request in `X-Forwarded-For`, and may serve many callers on one connection. A
+//! TCP proxy names the caller of a connection before its first byte, with the [PROXY protocol]. Only one of the two is
+//! accepted, according to the configuration: a caller behind a TCP proxy could write the header, and one behind an HTTP
+//! proxy could write the first bytes.
 //!
-//! Invariant: what a caller that is no trusted proxy says of its address never counts.
-//! Does not cover: what follows from an address (the layers above), and `X-Forwarded-Proto` (`web::origins`).
+//! Invariant: an address that a peer claims for its caller is never used, unless the peer is a trusted proxy.
+//!
+//! Does not cover: the use of the address (the layers above), and `X-Forwarded-Proto` (`web::origins`).
 //!
 //! [PROXY protocol]: https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt
 
@@ -25,17 +27,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Listener;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// Addresses of `X-Forwarded-For` that are looked at, from its end.
+/// Addresses of `X-Forwarded-For` that are examined, counted from its end.
 const HOPS_MAX: usize = 32;
-/// Longest header of the PROXY protocol: the addresses, and what a proxy adds to them.
+/// Longest header of the PROXY protocol, with the addresses and the fields that a proxy adds.
 const HEADER_BYTES_MAX: usize = 4096;
 
 /// The proxies that are trusted.
 #[derive(Debug, Clone, Default)]
 pub struct Proxies {
-    /// Where they are.
+    /// Their networks.
     pub networks: Vec<IpNet>,
-    /// Whether they speak the PROXY protocol, rather than HTTP.
+    /// Whether they speak the PROXY protocol instead of HTTP.
     pub speak_first: bool,
 }
 
@@ -46,18 +48,18 @@ impl Proxies {
         self.networks.iter().any(|network| network.contains(&ip))
     }
 
-    /// Whether headers of requests from an address count.
+    /// Whether the forwarding headers of requests from `ip` are accepted.
     pub fn forwards_requests(&self, ip: IpAddr) -> bool {
         !self.speak_first && self.trusts(ip)
     }
 
-    /// The caller of a request with these `headers` that came from `from`: the last address in `X-Forwarded-For` that is not of
-    /// a trusted proxy.
+    /// The caller of a request with these `headers` that came from `from`: the last address in `X-Forwarded-For` that
+    /// is not that of a trusted proxy.
     pub fn caller(&self, from: SocketAddr, headers: &HeaderMap) -> SocketAddr {
         if !self.forwards_requests(from.ip()) {
             return from;
         }
-        // What cannot be read is no address, and ends the search.
+        // An unreadable value is no address, so it ends the search.
         let named = headers.get_all(FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or_default());
         let hops: Vec<&str> = named.flat_map(|value| value.split(',')).collect();
         let mut caller = from;
@@ -79,14 +81,14 @@ fn address(text: &str) -> Option<SocketAddr> {
     without_port.or_else(|| text.parse().ok())
 }
 
-/// A listener that learns the callers behind trusted proxies.
+/// A listener that determines the callers behind trusted proxies.
 pub struct Behind<L> {
     listener: L,
     proxies: Arc<Proxies>,
 }
 
 impl<L> Behind<L> {
-    /// The connections of `listener`.
+    /// Wraps `listener`.
     pub fn new(listener: L, proxies: Arc<Proxies>) -> Self {
         Self { listener, proxies }
     }
@@ -110,12 +112,12 @@ impl<L: Listener> Listener for Behind<L> {
     }
 }
 
-/// A connection that begins with a header of the PROXY protocol, or not.
+/// A connection that may begin with a header of the PROXY protocol.
 pub struct Introduced<S> {
     stream: S,
-    /// What was read of the header. `None`: it is over, or there is none.
+    /// The part of the header that was read; `None` once it is complete, or if there is none.
     header: Option<Vec<u8>>,
-    /// What was read behind it.
+    /// Bytes that were read after the header.
     rest: Vec<u8>,
     caller: Arc<OnceLock<SocketAddr>>,
 }
@@ -141,7 +143,7 @@ impl<S: AsyncRead + Unpin> Introduced<S> {
                     self.rest = header.split_off(length);
                     self.header = None;
                     if let Some(caller) = caller {
-                        // Set once: there is one header.
+                        // The cell is empty, as there is only one header.
                         let _ = self.caller.set(caller);
                     }
                 }
@@ -156,7 +158,8 @@ impl<S: AsyncRead + Unpin> Introduced<S> {
     }
 }
 
-/// The length of the header and the caller that it names; the proxy itself has none. `None`: it is not whole yet.
+/// The length of the header and the caller that it names. A health check of the proxy names no caller. `None` while the
+/// header is incomplete.
 fn parse(bytes: &[u8]) -> Option<Result<(usize, Option<SocketAddr>), ()>> {
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() {
@@ -248,9 +251,9 @@ mod tests {
         assert_eq!(caller("[2001:db8::1]:1", &["[2001:db9::5]:80"]), "2001:db9::5");
         assert_eq!(caller("[::ffff:10.0.0.1]:1", &["2001:db9::5"]), "2001:db9::5");
         assert_eq!(caller("10.0.0.1:1", &[]), "10.0.0.1");
-        // What comes before something that is no address was written by anybody.
+        // Anything before an entry that is no address may be forged.
         assert_eq!(caller("10.0.0.1:1", &["1.2.3.4, unknown, 10.0.0.9"]), "10.0.0.9");
-        // Only a trusted proxy is believed, and only where it speaks HTTP.
+        // The header counts only if it comes from a trusted proxy, and only if that proxy speaks HTTP.
         assert_eq!(caller("192.0.2.1:1", &["1.2.3.4"]), "192.0.2.1");
         let tcp = proxies(true).caller("10.0.0.1:1".parse().unwrap(), &headers(&["1.2.3.4"]));
         assert_eq!(tcp.ip().to_string(), "10.0.0.1");
@@ -280,7 +283,7 @@ mod tests {
         };
         let (caller, rest) = introduced(&v2(1)).await.unwrap();
         assert_eq!((caller.unwrap().to_string().as_str(), rest.as_slice()), ("192.0.2.7:4711", &b"hello"[..]));
-        // The proxy's own probe.
+        // A health check of the proxy.
         assert_eq!(introduced(&v2(0)).await.unwrap(), (None, b"hello".to_vec()));
     }
 

@@ -1,11 +1,12 @@
-//! Connects to whichever address of a name answers first, as in RFC 8305 ("Happy Eyeballs").
+//! Connects to the address of a name that answers first, as in RFC 8305 ("Happy Eyeballs").
 //!
-//! The addresses are tried in the order of the resolver (RFC 6724), the two families in turn. An attempt begins when the one before
-//! has failed or is [`DELAY`] old, and goes on beside the later ones: an address that is silent, or far away, costs no other one its
-//! time. After the last one the name is looked up and tried again, so that a host that comes back, or moves to another address, is
-//! found while the older attempts still wait. Bounded in time by the caller, and in number by [`ATTEMPTS_MAX`].
+//! The addresses are tried in the order of the resolver (RFC 6724), alternating between the two families. An attempt
+//! begins when the previous one has failed or is [`DELAY`] old. Attempts run concurrently, so a silent or distant
+//! address does not delay the others. After the last address, the name is resolved and tried again, so that a host that
+//! restarts or moves to another address is found while older attempts are still pending. The caller bounds the time,
+//! and [`ATTEMPTS_MAX`] the number of attempts.
 //!
-//! Left out: what the first answer is good for. A host that takes connections and says nothing is the matter of the calls.
+//! Does not cover: the health of the host. Calls detect a host that accepts connections and does not answer.
 
 use std::{collections::VecDeque, future::pending, io, net::SocketAddr, time::Duration};
 
@@ -14,24 +15,25 @@ use tokio::time::{Instant, sleep_until};
 
 use super::dial::{ByteStream, Network};
 
-/// Between the beginnings of two attempts: the delay that RFC 8305 recommends (section 5).
+/// Delay between the starts of two attempts, as RFC 8305 recommends (section 5).
 const DELAY: Duration = Duration::from_millis(250);
-/// After the last address, until the name is looked up again.
+/// Delay after the last address until the name is resolved again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Most attempts that wait for an answer at one time.
+/// Most attempts that are pending at one time.
 const ATTEMPTS_MAX: usize = 8;
 
-/// What answered first.
+/// The first connection that was established.
 pub(super) struct Won {
     pub(super) stream: ByteStream,
-    /// How long its own attempt took: one round trip, unless a packet was lost.
+    /// Duration of its own attempt, which is one round trip unless a packet was lost.
     pub(super) took: Duration,
 }
 
 /// Connects to `address` (`host:port`) until `deadline`.
 ///
 /// # Errors
-/// All addresses refused, or the name has none: that of the last one. `TimedOut`: some were silent until the deadline.
+/// The error of the last address if all refused, or that of the resolver if the name has no address. `TimedOut` if some
+/// addresses were silent until the deadline.
 pub(super) async fn connect(network: &dyn Network, address: &str, deadline: Instant) -> io::Result<Won> {
     let mut lookup: Option<BoxFuture<'_, _>> = Some(network.resolve(address));
     let mut waiting: VecDeque<SocketAddr> = VecDeque::new();
@@ -83,7 +85,8 @@ fn silence(address: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("{address} did not take the connection in time"))
 }
 
-/// The same addresses, those of the two families in turn, beginning with that of the first (RFC 8305, section 4).
+/// The same addresses, alternating between the two families, beginning with that of the first address (RFC 8305,
+/// section 4).
 fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let preferred = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == preferred);

@@ -1,10 +1,11 @@
 //! Receives the bodies of requests within budgets of bytes and of time.
 //!
-//! What has arrived of a body counts, with what a request costs beside it, until the request is done. Budgets are
-//! [`Shares`]: one for accounts, one for callers who have not shown a session. When a stranger's share is full, the connection
-//! of the same owner that holds most of it ends, so that half a request is worth less than a new one.
+//! The received bytes of a body and the fixed cost of a request are held until the request is done. The budgets are
+//! [`Shares`]: one for accounts, one for callers that have not presented a session. When a stranger's share is full,
+//! the connection of the same owner that holds the most of it ends, so that incomplete requests make room for a new
+//! one.
 //!
-//! Does not cover: how many requests run at once, and what they are.
+//! Does not cover: how many requests run at once, and their content.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -21,23 +22,23 @@ use super::{
     shares::{Share, Shares},
 };
 
-/// Time limit for a whole body. The largest of gRPC is 64 KiB, which takes a second at 512 kbit/s.
+/// Time limit for a whole body. The largest gRPC request has 64 KiB, which takes a second at 512 kbit/s.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
-/// What a request under way costs beside its body: its task and its stream, measured with requests that wait.
+/// Cost of a request in flight without its body: its task and its stream, measured with waiting requests.
 const REQUEST_OVERHEAD_BYTES: usize = 8 * 1024;
-/// Bytes of requests under way of callers without a session.
+/// Bytes of requests in flight of callers without a session.
 const STRANGERS_BYTES_MAX: usize = 16 << 20;
-/// The same of accounts.
+/// Bytes of requests in flight of accounts.
 const KNOWN_BYTES_MAX: usize = 32 << 20;
 
-/// Why a body was not received. Nothing of the request was done.
+/// Why a body was not received. Nothing of the request was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotReceived {
-    /// It is larger than a request may be.
+    /// The body exceeds the limit for a request.
     TooLarge,
-    /// It did not arrive in time.
+    /// The body did not arrive in time.
     Incomplete,
-    /// Its caller is gone, or has called it off.
+    /// The caller has disconnected or cancelled the request.
     BrokenOff,
     /// Too many bytes are being received for this owner, or for all.
     Full,
@@ -48,7 +49,7 @@ pub enum NotReceived {
 pub struct Receiver {
     strangers: Arc<Shares>,
     known: Arc<Shares>,
-    /// Of the ports that it receives for.
+    /// The gates of the ports that it receives for.
     gates: Mutex<Vec<Gate>>,
 }
 
@@ -62,7 +63,7 @@ impl Default for Receiver {
     }
 }
 
-/// What a received request holds of a budget until it is dropped.
+/// The part of a budget that a received request holds until it is dropped.
 #[derive(Debug)]
 pub struct Received {
     share: Share,
@@ -77,7 +78,7 @@ impl Drop for Received {
 }
 
 impl Receiver {
-    /// The whole body of a request of `owner`, at most `bytes_max` of it.
+    /// Receives the whole body of a request of `owner`, at most `bytes_max` bytes.
     ///
     /// # Errors
     /// See [`NotReceived`].
@@ -97,8 +98,8 @@ impl Receiver {
         received.await.unwrap_or(Err(NotReceived::Incomplete))
     }
 
-    /// Ends the unproven connection of a stranger that holds most of its share, on whichever port, if it holds as much as this
-    /// one.
+    /// Ends the unproven connection of `owner`, on any port, that holds the most bytes. Fails unless that is another
+    /// connection that holds at least as much as this one.
     fn make_room(&self, ticket: &Ticket, owner: Owner) -> Result<(), NotReceived> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let most = gates.iter().filter_map(|gate| Some((gate, gate.receives_most(owner)?)));
@@ -113,7 +114,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Connections of this gate make room for those that come later.
+    /// Registers a gate whose unproven connections may be displaced for later requests.
     pub fn watch(&self, gate: &Gate) {
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
     }
@@ -154,7 +155,7 @@ impl Receiver {
                 return Err(NotReceived::TooLarge);
             }
             self.grow(held, owner, data.len()).await?;
-            // Nearly always there is one frame, which needs no copy.
+            // Most bodies have a single frame, which needs no copy.
             if first.is_empty() && all.is_empty() {
                 first = data;
             } else {
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(ticket.receiving().load(Ordering::Relaxed), 16 * 1024);
         assert_eq!(receive(8 * 1024 + 1).await.map(drop), Err(NotReceived::TooLarge));
         let _second = receive(8 * 1024).await.unwrap();
-        // Half of the budget, and no other connection of the same address to end for it.
+        // Half of the budget is used, and there is no other connection of the same address to end.
         assert_eq!(receive(8 * 1024).await.map(drop), Err(NotReceived::Full));
         drop(held);
         assert_eq!(ticket.receiving().load(Ordering::Relaxed), 16 * 1024);
@@ -225,7 +226,7 @@ mod tests {
         let (receiver, gate, other) = (small(72 * 1024), Gate::uncounted(8), Gate::uncounted(8));
         receiver.watch(&gate);
         receiver.watch(&other);
-        // The last one is on another port.
+        // The last ticket is on another port.
         let tickets = [(&gate, 1), (&gate, 1), (&gate, 2), (&other, 1)].map(|(gate, host)| ticket(gate, host));
         let mut held = Vec::new();
         for ticket in [&tickets[0], &tickets[1], &tickets[1], &tickets[1], &tickets[2]] {
@@ -235,7 +236,7 @@ mod tests {
         let mut another = std::pin::pin!(another);
         assert!(futures_util::poll!(another.as_mut()).is_pending());
         assert_eq!(tickets.each_ref().map(|ticket| ticket.is_cut()), [false, true, false, false]);
-        // Its connection is gone, and with it its requests.
+        // Its connection has ended, and with it its requests.
         held.retain(|held| !held.ticket.is_cut());
         another.await.unwrap();
     }

@@ -1,7 +1,9 @@
-//! Serves HTTP on a port: one accept loop for gRPC, pages and probes.
+//! Serves HTTP on a port, with one accept loop for gRPC, pages and probes.
 //!
-//! Each request carries the ticket of its connection (`Arc<Ticket>`) and the caller's address (`TcpConnectInfo`). Answers go
-//! through [`Answer`]. Does not cover: time limits of requests and their bodies, which the layers of the router have.
+//! Each request carries the ticket of its connection (`Arc<Ticket>`) and the caller's address (`TcpConnectInfo`).
+//! Answers pass through [`Answer`].
+//!
+//! Does not cover: time limits of requests and their bodies, which the layers of the router enforce.
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
@@ -27,12 +29,12 @@ use super::{
     under_way::{Call, Coming, unused},
 };
 
-/// Time for the head of an HTTP/1 request, and for a connection without one. Not what the page waits between two requests (15
-/// and 30 s): a request that meets the end of its connection fails.
+/// Time limit for the head of an HTTP/1 request, and for a connection without one. It differs from the intervals of the
+/// page's requests (15 and 30 s), because a request fails if its connection ends at the same moment.
 const HEADER_MAX: Duration = Duration::from_secs(10);
-/// Bytes of such a head where nothing else is said.
+/// Default limit for the bytes of such a head.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Between two looks for answers that are not taken.
+/// Interval between two checks for answers that are not taken.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Versions of HTTP.
@@ -47,20 +49,20 @@ pub enum Spoken {
     Http1,
 }
 
-/// How HTTP is spoken on a port.
+/// HTTP settings of a port.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Http {
-    /// Which versions.
+    /// The accepted versions.
     pub spoken: Spoken,
-    /// Keepalive interval of HTTP/2, and the timeout of its answer.
+    /// Keepalive interval of HTTP/2, and the timeout for the answer to a ping.
     pub keep_alive: Option<(Duration, Duration)>,
-    /// Requests under way on a connection.
+    /// Most requests in flight on a connection.
     pub streams_max: Option<u32>,
-    /// Bytes that a caller may send ahead of being read, for a request and for a connection.
+    /// Flow-control windows in bytes, for a stream and for a connection.
     pub windows: Option<(u32, u32)>,
-    /// Bytes of a request's head.
+    /// Most bytes of the head of a request.
     pub header_bytes_max: Option<u32>,
-    /// Answers are large and their receivers are trusted: no small send buffers.
+    /// Whether answers are large and their receivers trusted, so that send buffers need not be small.
     pub is_bulk: bool,
 }
 
@@ -91,14 +93,15 @@ impl Http {
     }
 }
 
-/// For ports whose callers prove nothing before their requests.
+/// The `proof` of ports whose callers prove nothing before their requests.
 pub fn no_proof<S>(_: &S) -> Option<()> {
     None
 }
 
-/// Serves `router` until `shutdown`, behind `proxies`, then waits until the requests under way are answered;
-/// connections without any are closed at once, or half a second later if their callers do not take part in that. What
-/// `proof` says of a connection travels with each of its requests, as an extension.
+/// Serves `router` behind `proxies` until `shutdown`, then waits until the requests in flight are answered. Idle
+/// connections are closed at once, or within half a second if their callers do not close them. Connections whose
+/// answers are not taken are closed after three seconds. The result of `proof` for a connection travels with each of
+/// its requests, as an extension.
 pub async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
     mut listener: Bounded<L>,
     http: Http,
@@ -195,7 +198,7 @@ mod tests {
 
     async fn rest(mut stream: TcpStream) -> String {
         let mut answer = String::new();
-        // Closed or reset.
+        // The connection may be closed or reset.
         let _ = timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("it ends");
         answer
     }

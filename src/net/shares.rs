@@ -1,8 +1,10 @@
 //! A shared budget that no owner can exhaust.
 //!
-//! An owner is granted a share while what it holds stays below what is free. One owner alone gets half of the budget, n owners
-//! get 1/(n+1) each, and a newcomer always finds something: the dynamic threshold of Choudhury and Hahne ("Dynamic Queue
-//! Length Thresholds for Shared-Memory Packet Switches", 1998) with a factor of one. Does not cover: waiting for a share.
+//! An owner is granted a share while it holds less than what is free. One owner alone gets half of the budget, n owners
+//! get 1/(n+1) each, and a newcomer always gets something. This is the dynamic threshold of Choudhury and Hahne
+//! ("Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998) with a factor of one.
+//!
+//! Does not cover: waiting for a share.
 
 use std::{
     collections::HashMap,
@@ -14,7 +16,7 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 
 use super::gate::Owner;
 
-/// A budget. The unit is the caller's: bytes, or calls.
+/// A budget. The unit (bytes or calls) is up to the caller.
 pub struct Shares {
     max: usize,
     held: Mutex<Held>,
@@ -67,7 +69,7 @@ impl Shares {
         self.released.notify_waiters();
     }
 
-    /// A share for `owner`; `None` when it has as much as it may have now.
+    /// A share for `owner`; `None` if that would exceed its current limit.
     pub fn take(self: &Arc<Self>, owner: Owner, amount: usize) -> Option<Share> {
         self.add(owner, amount).then(|| Share { shares: Arc::clone(self), owner, amount })
     }
@@ -88,7 +90,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Takes more. False: the owner has as much as it may have now, and the share stays as it is.
+    /// Takes more. Returns false, and leaves the share unchanged, if that would exceed the owner's current limit.
     pub fn grow(&mut self, amount: usize) -> bool {
         let grown = self.shares.add(self.owner, amount);
         self.amount += if grown { amount } else { 0 };

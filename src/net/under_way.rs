@@ -1,10 +1,10 @@
-//! Which requests of a connection are under way, so that a node that stops waits for those and for nothing else.
+//! The requests in flight on a connection. A node that stops waits for these and for nothing else.
 //!
-//! A request is under way from when all of it was read until all of its answer is written. One whose body is still missing,
-//! or was not looked at, is not: nothing of it was done, and its caller may never send the rest. A call whose last byte
-//! comes in the moment in which its connection ends is cut as one on a connection that breaks.
+//! A request is in flight from the moment all of it was read until all of its answer is written. A request whose body
+//! is incomplete or unread is not in flight: nothing of it was executed, and its caller may never send the rest. A call
+//! whose last byte arrives at the moment its connection ends is cut off, as on a broken connection.
 //!
-//! Does not cover: how long a stop waits for what is under way.
+//! Does not cover: how long a stop waits for the requests in flight.
 
 use std::{
     pin::Pin,
@@ -23,14 +23,15 @@ use tokio::{sync::watch, time::sleep};
 
 use super::gate::Ticket;
 
-/// Between two looks at a connection that a stop waits for.
+/// Interval between two checks of a connection that a stop waits for.
 const LOOK: Duration = Duration::from_millis(200);
-/// It ends when so many in a row find nothing under way: an answer that was given in between is on its way to the socket.
+/// Consecutive checks without anything in flight after which the connection ends. More than one, as an answer may be on
+/// its way to the socket between two checks.
 const UNUSED_LOOKS: u32 = 2;
-/// And when so many in a row find answers that are not taken, and no call that runs.
+/// Consecutive checks that find only answers that are not taken, and no running call, after which the connection ends.
 const UNREAD_LOOKS: u32 = 15;
 
-/// A request of a connection.
+/// A request on a connection.
 pub(super) struct Call {
     ticket: Arc<Ticket>,
     has_come: AtomicBool,
@@ -38,7 +39,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A request, of which only the head has come.
+    /// A request of which only the head has arrived.
     pub(super) fn new(ticket: Arc<Ticket>) -> Arc<Self> {
         Arc::new(Self { ticket, has_come: AtomicBool::new(false), is_answered: AtomicBool::new(false) })
     }
@@ -49,7 +50,7 @@ impl Call {
         }
     }
 
-    /// There is an answer, which may have to be written for long.
+    /// Records that there is an answer, which may take long to write.
     pub(super) fn answered(&self) {
         self.come();
         if !self.is_answered.swap(true, Ordering::Relaxed) {
@@ -71,7 +72,7 @@ impl Drop for Call {
     }
 }
 
-/// The body of a request, whose call is under way once it was read to its end, or nobody wants to read it.
+/// The body of a request. Its call is in flight once the body was read to its end, or was dropped unread.
 pub(super) struct Coming {
     body: Incoming,
     call: Arc<Call>,
@@ -113,10 +114,10 @@ impl Body for Coming {
     }
 }
 
-/// Returns once `stopping` is true and nothing of the connection is under way but answers that are not taken. A connection on
-/// which all is in order ends by itself before that: hyper closes it, and its caller agrees.
+/// Returns once `stopping` is true and the connection is idle except for answers that are not taken. A healthy
+/// connection ends earlier, when hyper closes it and its caller agrees.
 pub(super) async fn unused(mut stopping: watch::Receiver<bool>, ticket: &Ticket) {
-    // A dropped sender means the same.
+    // A dropped sender also means a stop.
     let _ = stopping.wait_for(|stopping| *stopping).await;
     let (mut unused, mut unread) = (0, 0);
     while unused < UNUSED_LOOKS && unread < UNREAD_LOOKS {

@@ -1,13 +1,14 @@
-//! What the leader lets into the log: rates per account, and growth only while there is space.
+//! Limits what the leader lets into the log: rates per account, and growth only while there is space.
 //!
-//! All commands of the cluster pass the leader's proposer, so that a bucket there counts for the whole cluster without
-//! being replicated. A new leader begins with full buckets: a burst is the price of a failover. Buckets are kept for
-//! accounts that used them lately; one that is full again is the same as none, so dropping it gives nothing away.
+//! All commands of the cluster pass through the leader's proposer, so a bucket there counts for the whole cluster
+//! without being replicated. A new leader begins with full buckets, so a failover permits one more burst. Buckets are
+//! kept for recently active accounts. A bucket that is full again is the same as none, so dropping it changes nothing.
 //! Invariants: a refused command was not appended; a refusal concerns one command, never the others of its batch.
 //!
-//! Receipts, which a node gathers from many accounts into one command, are charged where they are taken, on each node by itself.
+//! Receipts, which a node gathers from many accounts into one command, are charged on the node that receives them, on
+//! each node separately.
 //!
-//! Does not cover logins: hashing the password bounds them.
+//! Does not cover: logins, which the cost of hashing the password bounds.
 
 use std::{
     collections::HashMap,
@@ -24,28 +25,28 @@ use crate::{
     proto::log::v1::{self as pb, command::Kind},
 };
 
-/// A bucket holds what its rate makes in this time.
+/// A full bucket holds the tokens of this time.
 const BURST: Duration = Duration::from_secs(10);
-/// Accounts with a bucket. Beyond it those are dropped that are full again, whatever they owed, and when that does not help,
-/// all of them.
+/// Most accounts with a bucket. Beyond that, buckets that are full again after any debt are dropped. If that does not
+/// help, all of them are.
 const ACCOUNTS_MAX: usize = 100_000;
-/// Bytes that a message takes beside its body: its row, its index, its entry in the log.
+/// Bytes that a message takes in addition to its body: its row, its index, its entry in the log.
 const MESSAGE_OVERHEAD_BYTES: u64 = 128;
-/// Messages that a rejected one counts for, beside itself.
+/// Messages that a rejected one counts for, in addition to itself.
 const REJECTED_MESSAGES: f64 = 99.0;
 
 /// Rates per account; 0: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
-    /// Messages a second.
+    /// Messages per second.
     pub messages: u64,
-    /// Bytes of messages a second.
+    /// Bytes of messages per second.
     pub bytes: u64,
-    /// Changes of any kind a second; a deletion counts once for each message.
+    /// Changes of any kind per second. A deletion counts once for each message.
     pub changes: u64,
 }
 
-/// What a rate is of.
+/// The kinds of rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rate {
     /// [`Rates::messages`].
@@ -73,7 +74,7 @@ impl Rate {
     }
 }
 
-/// Commands that were refused on this node, as the leader or before they were proposed.
+/// Commands that this node refused, as the leader or before they were proposed.
 #[derive(Debug, Default)]
 pub(super) struct RefusalCounts {
     rates: [AtomicU64; 3],
@@ -89,7 +90,7 @@ impl RefusalCounts {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The name of each limit, and how many commands it has refused.
+    /// The name of each limit, and the number of commands that it has refused.
     pub(super) fn get(&self) -> Vec<(&'static str, u64)> {
         let rates = Rate::ALL.into_iter().zip(&self.rates).map(|(rate, count)| (rate.name(), count));
         let all = rates.chain([("storage", &self.storage_low)]);
@@ -97,7 +98,7 @@ impl RefusalCounts {
     }
 }
 
-/// Tokens of one account, each in units of its rate; they may be owed.
+/// Tokens of one account, each in units of its rate. A negative number is a debt.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     tokens: [f64; 3],
@@ -112,12 +113,12 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Full buckets.
+    /// Full buckets for all accounts.
     pub(super) fn new(rates: Rates) -> Self {
         Self { rates: [rates.messages, rates.bytes, rates.changes], buckets: HashMap::new() }
     }
 
-    /// Takes what a command of an account costs, or says why it is refused. `account` 0: the cluster's own.
+    /// Takes the cost of an account's command, or returns why it is refused. Account 0 is the cluster itself.
     pub(super) fn admit(
         &mut self,
         account: u64,
@@ -132,18 +133,19 @@ impl Admission {
         refused.inspect_err(|refusal| counts.note(refusal))
     }
 
-    /// Takes so many changes that are not proposed in the account's name.
+    /// Charges changes that are not proposed in the account's name.
     fn charge(&mut self, account: AccountId, changes: usize, counts: &RefusalCounts) -> Result<(), Refusal> {
         let charged = self.take(account.0, [0.0, 0.0, changes as f64], Instant::now());
         charged.inspect_err(|refusal| counts.note(refusal))
     }
 
-    /// A message of an account was rejected: it does not fit into the quota, or there is no such recipient. Its id is remembered all
-    /// the same, so it costs as much as many messages: otherwise rejected ones would fill the volumes.
+    /// Charges the account for a rejected message, which did not fit into the quota or had no such recipient. Its id is
+    /// remembered all the same, so it costs as much as many messages. Otherwise rejected messages would fill the
+    /// volumes.
     pub(super) fn slow_down(&mut self, account: AccountId) {
         if let Some(bucket) = self.buckets.get_mut(&account.0) {
             let tokens = &mut bucket.tokens[Rate::Messages as usize];
-            // Many that were under way together are no longer debt than a burst.
+            // Many rejected messages in flight together cause no longer debt than a burst.
             let least = -burst(self.rates[Rate::Messages as usize]).max(REJECTED_MESSAGES);
             *tokens = (*tokens - REJECTED_MESSAGES).max(least);
         }
@@ -168,7 +170,8 @@ impl Admission {
         }
         for rate in Rate::ALL {
             let at = rate as usize;
-            // One whole token lets a command in that costs more: it is owed then, so that nothing is refused for ever.
+            // A command that costs more than a full bucket passes when the bucket is full, and leaves a debt. Otherwise
+            // it would be refused for ever.
             if self.rates[at] > 0 && costs[at] > 0.0 && bucket.tokens[at] < costs[at].min(full[at]) {
                 let missing = costs[at].min(full[at]) - bucket.tokens[at];
                 let retry = Duration::from_secs_f64((missing / self.rates[at] as f64).clamp(0.01, 60.0));
@@ -181,15 +184,15 @@ impl Admission {
 }
 
 impl Node {
-    /// The name of each limit, and how many commands this node has refused because of it.
+    /// The name of each limit, and the number of commands that this node has refused because of it.
     pub fn refusals(&self) -> Vec<(&'static str, u64)> {
         self.inner.refusals.get()
     }
 
-    /// Takes so many changes of an account that are not proposed in its name, at its rate on this node.
+    /// Charges changes of an account that are not proposed in its name, at its rate on this node.
     ///
     /// # Errors
-    /// The account exceeds its rate of changes. Nothing is to be applied.
+    /// The account exceeds its rate of changes. The caller must not apply anything.
     pub fn charge(&self, account: AccountId, changes: usize) -> Result<(), Refusal> {
         let mut charges = self.inner.charges.lock().unwrap_or_else(PoisonError::into_inner);
         charges.charge(account, changes, &self.inner.refusals)
@@ -201,7 +204,7 @@ fn burst(rate: u64) -> f64 {
     rate as f64 * BURST.as_secs_f64()
 }
 
-/// What a command costs, by rate.
+/// Cost of a command, by rate.
 fn costs(command: &pb::Command) -> [f64; 3] {
     match &command.kind {
         Some(Kind::SendMessage(send)) => [1.0, (send.body.len() as u64 + MESSAGE_OVERHEAD_BYTES) as f64, 1.0],
@@ -210,7 +213,7 @@ fn costs(command: &pb::Command) -> [f64; 3] {
     }
 }
 
-/// Whether a command makes the state larger. Deletions write little, and are what gives space back; a login is needed for
+/// Whether a command makes the state larger. Deletions write little and give space back, and a login is needed for
 /// them.
 pub(super) fn grows(command: &pb::Command) -> bool {
     matches!(&command.kind, Some(Kind::SendMessage(_) | Kind::CreateAccount(_)))

@@ -1,7 +1,7 @@
-//! Attempts to log in or to register, counted by the leader for the whole cluster.
+//! Login and registration attempts, counted by the leader for the whole cluster.
 //!
-//! The layer above says what may be attempted ([`AttemptLimiter`]); this asks the limiter of the node that leads. Does not cover:
-//! what is remembered, and what becomes of it when another node leads.
+//! The layer above decides which attempts are allowed ([`AttemptLimiter`]), and this module asks the limiter of the
+//! leader. Does not cover: which attempts are remembered, and what happens to them when another node becomes leader.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,19 +13,19 @@ use crate::{
     proto::raft::v1 as wire,
 };
 
-/// Longest wait that is passed on.
+/// Longest wait that is passed on to the caller.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What is about to be attempted.
+/// The attempt that is about to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttemptKey {
-    /// The account whose password is tried; `None`: none that exists.
+    /// Account whose password is tried; `None`: no existing account.
     pub account: Option<AccountId>,
-    /// What shows that the account has logged in from there before.
+    /// Proof that the account has logged in from this device before.
     pub device: Option<TokenHash>,
-    /// Where the caller is.
+    /// Address of the caller.
     pub address: Option<IpAddr>,
-    /// A registration, not a login.
+    /// Whether this is a registration rather than a login.
     pub registration: bool,
 }
 
@@ -33,19 +33,19 @@ pub struct AttemptKey {
 pub trait AttemptLimiter: Send + Sync + 'static {
     /// Counts an attempt, or returns how long to wait for the next one.
     fn begin(&self, key: &AttemptKey) -> Result<(), Duration>;
-    /// Takes an attempt back that has succeeded, or was not made.
+    /// Takes back an attempt that has succeeded or was not made.
     fn refund(&self, key: &AttemptKey);
 }
 
 impl Node {
-    /// Sets what counts attempts while this node leads. The first call counts.
+    /// Sets the limiter of attempts while this node leads. Only the first call has an effect.
     pub fn limit_attempts(&self, limiter: Arc<dyn AttemptLimiter>) {
         if self.inner.attempts.set(limiter).is_err() {
             tracing::error!("The limiter of attempts was set twice");
         }
     }
 
-    /// Has the leader count an attempt. The inner error is the time to wait.
+    /// Asks the leader to count an attempt. The inner error is the time to wait.
     ///
     /// # Errors
     /// There is no leader, or it did not answer before `deadline`.
@@ -53,7 +53,7 @@ impl Node {
         self.count_attempt(key, false, deadline).await
     }
 
-    /// Has the leader take an attempt back. When that fails, the attempt stays counted.
+    /// Asks the leader to take an attempt back. If that fails, the attempt stays counted.
     pub async fn refund_attempt(&self, key: AttemptKey, deadline: Instant) {
         if let Err(error) = self.count_attempt(key, true, deadline).await {
             tracing::debug!(%error, "An attempt that succeeded stays counted");
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// Counts an attempt on this node. `None`: it serves no clients yet.
+    /// Counts an attempt on this node. `None`: this node serves no clients yet.
     fn count_attempt_here(&self, key: &AttemptKey, refund: bool) -> Option<Result<(), Duration>> {
         let limiter = self.inner.attempts.get()?;
         if refund {
@@ -112,7 +112,7 @@ impl Node {
         Some(limiter.begin(key))
     }
 
-    /// Answers another node. `None`: this node does not lead, or serves no clients yet.
+    /// Answers the request of another node. `None`: this node does not lead, or serves no clients yet.
     pub(super) fn answer_attempt(&self, request: &wire::CountAttemptRequest) -> Option<wire::CountAttemptResponse> {
         if !self.inner.view.borrow().is_leader() {
             return None;

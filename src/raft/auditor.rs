@@ -1,18 +1,20 @@
-//! Compares this node's digest of the state with those of the other nodes, through the log.
+//! Compares the digest of this node's state with those of the other nodes, through the log.
 //!
-//! Now and then the leader puts a *mark* into the log. Every node that applies it notes the digest it has there, and
-//! reports it through the log, so that every node gets the same reports in the same order and judges by itself: when a
-//! majority of the voters at the mark has reported one digest and this node noted another one, this node's state is
-//! wrong, and it stops before anything that it applied with the last report is told to anybody.
+//! At intervals the leader puts a *mark* into the log, and so does a node that was not compared since its start. Every
+//! node that applies the mark notes the digest that it has there, and reports it through the log. So every node gets
+//! the same reports in the same order and reaches its own verdict. When a majority of the voters at the mark has
+//! reported one digest and this node noted another one, this node's state is wrong. It then stops before it publishes
+//! anything that it applied together with the last report.
 //!
 //! Invariants:
-//! - Only a majority convicts, so a single wrong node, be it the leader, stops nobody but itself. When no digest can get
-//!   a majority any more, every node says so, and goes on: nobody knows who is right.
-//! - A node judges only marks that it has applied itself, on the state that it has now: after a restart, and after a
-//!   snapshot was installed, older marks mean nothing to it.
+//! - Only a majority decides, so a single wrong node, even the leader, stops no node but itself. When no digest can get
+//!   a majority any more, every node logs that and continues, because the right state is unknown.
+//! - A node judges only marks that it has applied itself, on its current state. After a restart, and after a snapshot
+//!   was installed, older marks do not count for it.
 //! - Bounded: the newest [`MARKS_MAX`] marks, and one report for each member.
 //!
-//! Left out: how a digest is made (`storage::digest`), and what becomes of a node that differs (`storage::divergence`).
+//! Does not cover: how a digest is made (`storage::digest`), and what happens to a node that differs
+//! (`storage::divergence`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,43 +37,44 @@ use crate::{
     storage::{Applied, AppliedState, Divergence, NotedDigest},
 };
 
-/// Marks whose reports are counted. A report that comes later than that many marks is of no use.
+/// Number of marks whose reports are counted. A report that arrives after this many newer marks is ignored.
 const MARKS_MAX: usize = 16;
-/// A mark or a report that cannot be put into the log by then is given up: the next mark is as good.
+/// Timeout for putting a mark or a report into the log. It is not retried, since the next mark is as good.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
-/// The newest comparison that a node knows.
+/// The newest comparison on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
     /// Log index of the mark.
     pub mark: u64,
-    /// This node's revision there.
+    /// This node's revision at the mark.
     pub revision: Revision,
-    /// What each node has reported, by node id. Those that are missing have not reported (yet).
+    /// Reported digests by node id. Nodes that are missing have not reported (yet).
     pub reports: BTreeMap<u64, StateDigest>,
 }
 
-/// What a node knows about digests.
+/// Digest of a node's state and its newest comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DigestStatus {
     /// The revision of this node's state.
     pub revision: Revision,
-    /// Its digest.
+    /// The digest of this node's state.
     pub digest: StateDigest,
-    /// The newest mark at which a majority agreed, or else the newest one; `None`: none since this node started.
+    /// The comparison at the newest mark at which a majority agreed, or else at the newest mark. `None`: no mark since
+    /// this node started.
     pub comparison: Option<Comparison>,
 }
 
-/// What a report has brought to light.
+/// Result of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Finding {
-    /// A majority has what this node has.
+    /// A majority has the same digest as this node.
     Agreed,
-    /// Another node differs from the majority and this node.
+    /// Another node differs from the majority and from this node.
     Stray { node_id: u64, digest: StateDigest },
     /// The reports differ, and none of them can get a majority.
     Undecided,
-    /// A majority has this digest, and this node another one.
+    /// A majority has this digest, and this node has another one.
     Diverged(StateDigest),
 }
 
@@ -81,7 +84,7 @@ struct Mark {
     reports: BTreeMap<u64, StateDigest>,
     agreed: bool,
     undecided: bool,
-    /// Nodes of which it was said that they differ.
+    /// Nodes that were already found to differ.
     strays: BTreeSet<u64>,
 }
 
@@ -90,9 +93,9 @@ impl Mark {
         Self { noted, reports: BTreeMap::new(), agreed: false, undecided: false, strays: BTreeSet::new() }
     }
 
-    /// Counts a report, and judges anew.
+    /// Counts a report and reaches a new verdict.
     fn report(&mut self, node_id: u64, digest: StateDigest) -> Vec<Finding> {
-        // Without voters, which a cluster that is founded has, everybody would be a majority.
+        // Without voters, which every bootstrapped cluster has, any report would be a majority.
         if self.noted.membership.voters.is_empty() {
             return Vec::new();
         }
@@ -120,8 +123,9 @@ impl Mark {
         findings
     }
 
-    /// A reported digest for which `accept` says yes in each set of voters, given its votes, the voters that have not
-    /// reported, and all voters. There are two sets while the membership changes.
+    /// The reported digest for which `accept` returns true in each set of voters. It gets the votes for the digest, the
+    /// number of voters that have not reported, and the number of all voters. There are two sets while the membership
+    /// changes.
     fn digest_with(&self, accept: impl Fn(usize, usize, usize) -> bool) -> Option<StateDigest> {
         let sets: &[pb::VoterSet] = &self.noted.membership.voters;
         let candidates: BTreeSet<StateDigest> = self.reports.values().copied().collect();
@@ -136,12 +140,12 @@ impl Mark {
     }
 }
 
-/// The marks of this node and what was reported about them.
+/// The marks of this node and the reports about them.
 #[derive(Default)]
 struct Tally {
-    /// In the order of the log.
+    /// Marks in the order of the log.
     marks: VecDeque<Mark>,
-    /// The last one at which this node agreed with a majority.
+    /// The last mark at which this node agreed with a majority.
     agreed: Option<u64>,
 }
 
@@ -153,7 +157,7 @@ impl Tally {
         self.marks.push_back(Mark::new(noted));
     }
 
-    /// What a report has brought to light, and this node's own note at its mark.
+    /// The findings of a report, and this node's own note at its mark.
     fn report(&mut self, report: &DigestReport) -> Option<(&NotedDigest, Vec<Finding>)> {
         let mark = self.marks.iter_mut().find(|mark| mark.noted.mark == report.mark)?;
         let findings = mark.report(report.node_id, report.digest);
@@ -169,24 +173,24 @@ impl Tally {
     }
 }
 
-/// What is known, at the place in the log that was applied last.
+/// State at the log position that was applied last.
 struct Known {
     revision: Revision,
     digest: StateDigest,
     tally: Tally,
 }
 
-/// Follows what this node applies.
+/// Follows the entries that this node applies.
 pub(super) struct Auditor {
     node_id: u64,
     known: Mutex<Known>,
-    /// What this node has to report next.
+    /// The next report of this node.
     newest: watch::Sender<Option<DigestReport>>,
     sink: Arc<dyn Observer>,
 }
 
 impl Auditor {
-    /// An auditor of the node `node_id`, whose state is `state`. What is compared is counted by `sink`.
+    /// An auditor of the node `node_id`, whose state is `state`. `sink` counts the comparisons.
     pub(super) fn new(node_id: u64, state: &AppliedState, sink: Arc<dyn Observer>) -> Self {
         let known = Known { revision: state.revision, digest: state.chain.digest, tally: Tally::default() };
         Self { node_id, known: Mutex::new(known), newest: watch::Sender::new(None), sink }
@@ -196,8 +200,8 @@ impl Auditor {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries were applied. When this node's state turns out to be wrong by them, says how: then nobody may be told
-    /// what they came to.
+    /// Records that entries were applied. Returns the divergence if they show that this node's state is wrong. Their
+    /// outcomes must not be published then.
     pub(super) fn applied(&self, applied: &Applied) -> Option<Divergence> {
         let mut known = self.known();
         (known.revision, known.digest) = (applied.revision, applied.digest);
@@ -237,21 +241,21 @@ impl Auditor {
         None
     }
 
-    /// The state was replaced: what was noted before was about another one.
+    /// Forgets earlier marks after the state was replaced, since they belong to another state.
     pub(super) fn replaced(&self, state: &AppliedState) {
         let mut known = self.known();
         *known = Known { revision: state.revision, digest: state.chain.digest, tally: Tally::default() };
         self.newest.send_replace(None);
     }
 
-    /// What this node knows.
+    /// The digest status of this node.
     pub(super) fn status(&self) -> DigestStatus {
         let known = self.known();
         DigestStatus { revision: known.revision, digest: known.digest, comparison: known.tally.comparison() }
     }
 
-    /// Whether a mark is due. The leader makes one when something changed since the last; and each node wants to be
-    /// compared once after its start, and after its state was replaced.
+    /// Whether a mark is due. The leader makes one when something changed since the last mark. Every node makes one
+    /// after its start, and after its state was replaced, so that it is compared once.
     fn is_due(&self, leads: bool) -> bool {
         let known = self.known();
         match known.tally.marks.back() {
@@ -269,7 +273,7 @@ pub(super) async fn run(node: Weak<Inner>, auditor: Arc<Auditor>, interval: Dura
     loop {
         let command = tokio::select! {
             _ = tick.tick() => None,
-            // The sender is the auditor's: it stays.
+            // The auditor owns the sender and is alive.
             _ = newest.changed() => newest.borrow_and_update().map(Command::ReportDigest),
         };
         let Some(node) = node.upgrade().map(|inner| Node { inner }) else { return };

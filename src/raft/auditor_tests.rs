@@ -1,4 +1,4 @@
-//! Who is called wrong by which reports.
+//! Which reports convict which node.
 
 use super::*;
 use crate::raft::tests::cluster::Silent;
@@ -13,7 +13,7 @@ fn noted(mark: u64, digest: StateDigest, sets: &[&[u64]], members: u64) -> Noted
     NotedDigest { mark, revision: Revision(9), digest, membership: pb::Membership { voters, nodes } }
 }
 
-/// What a node that noted `own` finds, report by report.
+/// The findings of a node that noted `own`, report by report.
 fn findings(own: StateDigest, sets: &[&[u64]], reports: &[(u64, StateDigest)]) -> Vec<Vec<Finding>> {
     let mut tally = Tally::default();
     tally.note(noted(7, own, sets, 6));
@@ -44,7 +44,7 @@ fn a_majority_that_agrees_is_told_once() {
 
 #[test]
 fn a_wrong_node_convicts_itself_and_nobody_else() {
-    // Whoever it is, the leader or not, and whenever its report comes.
+    // This holds for every node, the leader or not, and whenever its report arrives.
     for wrong in 1..=5_u64 {
         for first in [true, false] {
             let mut reports: Vec<_> = (1..=5).filter(|id| *id != wrong).map(|id| (id, RIGHT)).collect();
@@ -55,7 +55,7 @@ fn a_wrong_node_convicts_itself_and_nobody_else() {
             assert_eq!(at_wrong[0], Finding::Diverged(RIGHT));
         }
     }
-    // Its own report is not needed for it, and that of a minority does not do it.
+    // Its own report is not needed, and the reports of a minority are not enough.
     assert_eq!(findings(WRONG, THREE, &[(2, RIGHT), (3, RIGHT)]), [vec![], vec![Finding::Diverged(RIGHT)]]);
     assert_eq!(findings(WRONG, FIVE, &[(2, RIGHT), (3, RIGHT)]).concat(), []);
 }
@@ -75,7 +75,7 @@ fn without_a_majority_nobody_is_convicted() {
     for own in [RIGHT, WRONG, OTHER] {
         assert_eq!(findings(own, FIVE, &reports).concat(), [Finding::Undecided]);
     }
-    // As long as a majority is possible, nothing is said.
+    // As long as a majority is possible, there is no finding.
     assert_eq!(findings(RIGHT, FIVE, &reports[..4]).concat(), []);
     // Two voters differ: there is no majority without both.
     assert_eq!(findings(RIGHT, &[&[1, 2]], &[(1, RIGHT), (2, WRONG)]).concat(), [Finding::Undecided]);
@@ -84,11 +84,11 @@ fn without_a_majority_nobody_is_convicted() {
 
 #[test]
 fn only_voters_count_and_strangers_are_not_even_kept() {
-    // 6 is a learner, 7 is nobody.
+    // 6 is a learner, 7 is not a member.
     let reports = [(6, WRONG), (7, WRONG), (1, WRONG), (2, RIGHT), (3, RIGHT)];
     let found = findings(RIGHT, THREE, &reports).concat();
     assert_eq!(found, [Finding::Agreed, stray(1, WRONG), stray(6, WRONG)]);
-    // A learner that differs finds out as well.
+    // A learner that differs detects that as well.
     assert_eq!(findings(WRONG, THREE, &reports).concat(), [Finding::Diverged(RIGHT)]);
 }
 
@@ -134,7 +134,7 @@ fn reports(mark: u64, digest: StateDigest) -> Vec<DigestReport> {
 fn what_was_noted_on_another_state_convicts_nobody() {
     let auditor = Auditor::new(1, &state(), Arc::new(Silent));
     let newest = || auditor.newest.borrow().map(|report| report.mark);
-    // After a restart: the mark was applied in the life before.
+    // After a restart: the mark was applied by the process before.
     assert_eq!(auditor.applied(&applied(vec![], reports(7, RIGHT))), None);
     assert_eq!((newest(), auditor.status().comparison), (None, None));
 
@@ -146,7 +146,7 @@ fn what_was_noted_on_another_state_convicts_nobody() {
     assert_eq!(auditor.status().revision, Revision(1));
     assert_eq!(auditor.applied(&applied(vec![], reports(8, RIGHT))), None);
 
-    // On the state that it has now, it does.
+    // On its current state, it judges the mark.
     let agreement = vec![noted(9, RIGHT, THREE, 3)];
     assert_eq!(auditor.applied(&applied(agreement, reports(9, RIGHT))), None);
     let found = auditor.applied(&applied(vec![noted(10, WRONG, THREE, 3)], reports(10, RIGHT)));

@@ -1,17 +1,19 @@
-//! How a cluster comes to be, exactly once.
+//! Bootstraps a cluster, exactly once.
 //!
-//! The first of the initial nodes founds it: it asks all of them what they are, and only when every one has answered
-//! that it has no history does it make a cluster id, give every node its identity (durably, its own first), and initialize
-//! Raft. A node with history anywhere means that there is a cluster already: then nothing is founded.
+//! The first of the initial nodes bootstraps the cluster. It probes all of them, and continues only after every one has
+//! answered that it has no history. Then it makes a cluster id, gives every node its identity (durably, its own first),
+//! and initializes Raft. A node with history means that there already is a cluster, and then no new one is created.
 //!
-//! An empty node that finds a cluster (it comes later, or it lost its disk) asks to join it: it gets a new id, and takes the
-//! place of its old self there. Its old id is never used again: what was promised under it is lost with the disk.
+//! An empty node that finds a cluster (it was started later, or it lost its disk) asks to join it. It gets a new id and
+//! takes the place of its old self there. Its old id is never used again, because the commitments under that id are
+//! lost with the disk.
 //!
-//! A founder that crashes in between finds its own identity again and gives the others the same one. An identity may
-//! be replaced only while the node has neither voted nor a log entry: it has promised nothing under it yet.
+//! A founder that crashes in between finds its own identity again and gives the others the same one. An identity may be
+//! replaced only while the node has neither voted nor stored a log entry, because it has made no commitments under it
+//! until then.
 //!
-//! A node with the data of another cluster than its neighbours' (a volume that was mounted in the wrong place) is told
-//! so: it would serve that cluster's data at this one's address.
+//! A node that has the data of another cluster than its neighbours (a volume that was mounted in the wrong place)
+//! detects that. Otherwise it would serve that cluster's data at this one's address.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -31,51 +33,51 @@ use crate::{
     storage::{Identity, LogDb},
 };
 
-/// Between two rounds of asking.
+/// Pause between two rounds.
 const ROUND_DELAY: Duration = Duration::from_millis(200);
-/// For one answer.
+/// Timeout of one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// To be admitted takes a change of the membership.
+/// Timeout of a request to join, which includes a change of the membership.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
-/// Between two looks at the clusters of the others.
+/// Interval between comparisons with the clusters of the other nodes.
 const COMPARE_DELAY: Duration = Duration::from_secs(1);
-/// For one answer in such a look: a start waits for the first.
+/// Timeout of one answer in a comparison. A start waits for the first comparison.
 const COMPARE_TIMEOUT: Duration = Duration::from_millis(300);
-/// Rounds between two log lines that say what is waited for.
+/// Rounds between two log lines about the reason to wait.
 const ROUNDS_PER_LINE: u32 = 25;
 
-/// How this node presents itself.
+/// Name and addresses that a node advertises.
 #[derive(Debug, Clone)]
 pub struct Advertised {
-    /// Its name.
+    /// Name of the node.
     pub name: String,
-    /// Where the other nodes reach it, host:port.
+    /// Address at which the other nodes reach the node, `host:port`.
     pub peer_address: String,
-    /// Where clients reach it, host:port.
+    /// Address at which clients reach the node, `host:port`.
     pub client_address: String,
-    /// Where browsers reach it, host:port.
+    /// Address at which browsers reach the node, `host:port`.
     pub web_address: String,
 }
 
-/// The part of a node that can be given an identity.
+/// The part of a node that accepts an identity.
 #[derive(Clone)]
 pub struct Founding {
     log: LogDb,
     advertised: Advertised,
     credentials: Credentials,
     identity: Arc<watch::Sender<Option<Identity>>>,
-    /// It had files, and lost them: there was a cluster.
+    /// Whether the node had files and lost them, which means that there was a cluster.
     had_history: bool,
-    /// What it asks to be admitted with: an answer that was lost costs no second id.
+    /// Id of this node's requests to join, so that a lost answer costs no second node id.
     admission: u64,
-    /// Presented with it; empty: none.
+    /// Join token; empty: none.
     token: String,
-    /// Identities are given one at a time.
+    /// Held while an identity is stored, so that only one is stored at a time.
     giving: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Founding {
-    /// A node with the log `log`. `credentials` are those of no cluster.
+    /// A node with the log `log`. `credentials` are those of a node outside of any cluster.
     pub fn new(log: LogDb, advertised: Advertised, credentials: Credentials) -> Self {
         let identity = Arc::new(watch::Sender::new(log.identity()));
         let (admission, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -91,17 +93,18 @@ impl Founding {
         }
     }
 
-    /// The same node, with a token for joining.
+    /// The same node, with a join token.
     pub fn with_token(self, token: Option<&str>) -> Self {
         Self { token: token.unwrap_or_default().to_owned(), ..self }
     }
 
-    /// The same node, when it had files and lost them: it may join a cluster, but takes no part in the founding of one.
+    /// The same node, with `lost` for one that had files and lost them. It may join a cluster, but takes no part in
+    /// bootstrapping one.
     pub fn after_loss(self, lost: bool) -> Self {
         Self { had_history: lost, ..self }
     }
 
-    /// What this node is.
+    /// The answer to a probe of this node.
     pub(super) fn describe(&self) -> wire::ProbeResponse {
         let identity = self.log.identity();
         wire::ProbeResponse {
@@ -115,7 +118,7 @@ impl Founding {
         }
     }
 
-    /// Where this node is, for those who know it under `identity`.
+    /// The announcement of this node's addresses to the members that have it under `identity`.
     pub(super) fn announcement(&self, identity: &Identity) -> wire::MoveRequest {
         let advertised = self.advertised.clone();
         wire::MoveRequest {
@@ -129,7 +132,7 @@ impl Founding {
         }
     }
 
-    /// Takes an identity, if there is none yet that has promised anything.
+    /// Accepts an identity, unless this node has one under which it has made commitments.
     pub(super) async fn accept(&self, request: wire::FoundRequest) -> Result<(), Status> {
         let _one = self.giving.lock().await;
         if request.name != self.advertised.name {
@@ -149,7 +152,7 @@ impl Founding {
             return Err(Status::failed_precondition("this node has history in a cluster"));
         }
         if self.log.identity().is_some() && self.identity.receiver_count() == 0 {
-            // Raft runs under the old identity already; a restart makes it possible to take another.
+            // Raft already runs under the old identity. After a restart, another one can be accepted.
             return Err(Status::failed_precondition("this node has started under another identity"));
         }
         self.take(identity).await
@@ -158,7 +161,7 @@ impl Founding {
     async fn take(&self, identity: Identity) -> Result<(), Status> {
         let (done, stored) = oneshot::channel();
         let done = Box::new(move |result| {
-            // The node is stopping when nobody waits.
+            // The receiver is gone if the node is stopping.
             let _ = done.send(result);
         });
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
@@ -169,20 +172,21 @@ impl Founding {
         Ok(())
     }
 
-    /// Waits until this node has an identity: its own from earlier, or one that the founder gives it.
+    /// Waits until this node has an identity: its own from earlier, or one from the founder or from a member that
+    /// admitted it.
     pub async fn identity(&self) -> Identity {
         let mut identity = self.identity.subscribe();
         loop {
             if let Some(identity) = identity.borrow_and_update().clone() {
                 return identity;
             }
-            // The sender is a field of self: it cannot be gone.
+            // The sender is a field of `self`, so it cannot be gone.
             let _ = identity.changed().await;
         }
     }
 
-    /// Founds the cluster of `initial` (name and peer address of each; this node is the first). Returns the members to
-    /// initialize Raft with, or `None` when there is a cluster already, or this node was initialized earlier.
+    /// Bootstraps the cluster of `initial` (name and peer address of each node; this node is the first). Returns the
+    /// members to initialize Raft with, or `None` if there already is a cluster or this node was initialized earlier.
     pub async fn found(&self, peers: &Peers, initial: &[(String, String)]) -> Option<BTreeMap<u64, NodeRecord>> {
         let mut rounds = 0;
         loop {
@@ -210,7 +214,7 @@ impl Founding {
         }
     }
 
-    /// Asks the cluster that the nodes at `addresses` belong to for a place, until this node has an identity.
+    /// Asks the nodes at `addresses` for a place in their cluster, until this node has an identity.
     pub async fn join(&self, peers: &Peers, addresses: &[String]) {
         let mut rounds = 0;
         while self.log.identity().is_none() {
@@ -230,7 +234,7 @@ impl Founding {
         }
     }
 
-    /// Asks a member, and the leader that it names.
+    /// Asks a member, and then the leader that it names.
     async fn ask_to_join(&self, peers: &Peers, address: &str) -> Result<(), Hindrance> {
         match self.ask_for_a_place(peers, address).await? {
             None => Ok(()),
@@ -243,11 +247,11 @@ impl Founding {
         }
     }
 
-    /// Asks one node; where the leader is, if that is another one.
+    /// Asks one node. Returns the address of the leader if another node leads.
     async fn ask_for_a_place(&self, peers: &Peers, address: &str) -> Result<Option<String>, Hindrance> {
         let waiting = |reason: &str| Hindrance::Waiting(format!("{address}: {reason}"));
         let found = self.probe(peers, "a member", address).await?;
-        // A node that has not taken part in anything yet: the cluster is being founded, and this node may be among the first.
+        // That node has no history: the cluster is being bootstrapped, and this node may be among its initial nodes.
         if !found.initialized || found.cluster_id.is_empty() {
             return Err(waiting("it does not belong to a running cluster"));
         }
@@ -316,9 +320,9 @@ impl Founding {
         Ok(members)
     }
 
-    /// Looks whether this node's identity is of another cluster than the one that `initial` (as for
-    /// [`Founding::found`]) makes up now, and returns the ids of both as soon as a majority of all is of that other
-    /// one. Ends with `None` when a majority is of this node's own.
+    /// Checks whether this node belongs to another cluster than the one that `initial` (as for [`Founding::found`])
+    /// forms now. Returns the ids of both as soon as a majority of all nodes belongs to that other one, and `None` as
+    /// soon as a majority belongs to this node's own.
     pub async fn other_cluster(&self, peers: &Peers, initial: &[(String, String)]) -> Option<(String, String)> {
         loop {
             if let Some(verdict) = self.compare(peers, initial).await {
@@ -328,7 +332,7 @@ impl Founding {
         }
     }
 
-    /// One round of [`Founding::other_cluster`]; the outer `None`: not decided yet.
+    /// One round of [`Founding::other_cluster`]. The outer `None`: not decided yet.
     pub async fn compare(&self, peers: &Peers, initial: &[(String, String)]) -> Option<Option<(String, String)>> {
         let own = self.log.identity()?.cluster_id;
         let others = initial.iter().filter(|(name, _)| *name != self.advertised.name);
@@ -368,7 +372,7 @@ impl Founding {
     }
 }
 
-/// Asks the node at an address what it is.
+/// Probes the node at an address.
 async fn probe(
     peers: &Peers,
     credentials: &Credentials,
@@ -384,8 +388,8 @@ async fn probe(
     }
 }
 
-/// The ids and names of the members of a cluster that answer at one of `addresses`, for a node that does not run. `credentials`
-/// are those of no cluster.
+/// Ids and names of the members of a cluster that answer at one of `addresses`, for a node that does not run.
+/// `credentials` are those of a node outside of any cluster.
 pub async fn members_alive(
     peers: &Peers,
     credentials: &Credentials,
@@ -398,10 +402,10 @@ pub async fn members_alive(
     members.map(|answer| (answer.node_id, answer.name)).collect()
 }
 
-/// Why a round did not found the cluster.
+/// Why a round did not succeed.
 enum Hindrance {
-    /// This member of a cluster has history.
+    /// A node has history: its name and its cluster id.
     Exists(String, String),
-    /// Not yet.
+    /// The round cannot succeed yet, for this reason.
     Waiting(String),
 }

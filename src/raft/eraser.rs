@@ -1,7 +1,7 @@
 //! Finishes the deletion of accounts: the leader proposes bounded steps until nothing is left.
 //!
-//! What is left is a row of the state, so a new leader goes on where the last one has come to. Two leaders that propose the
-//! same step do no harm: each step does what is next.
+//! The remaining work is a row of the state, so a new leader continues where the last one stopped. Two leaders that
+//! propose the same step do no harm, since each step does the next part of the work.
 
 use std::{sync::Arc, sync::Weak, time::Duration};
 
@@ -15,20 +15,20 @@ use crate::{
     storage::Readers,
 };
 
-/// Between two looks for deletions that have work left.
+/// Interval between checks for deletions that have work left.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Units of work in a command: a millisecond or two, so that no other command waits for long.
+/// Units of work per command: a millisecond or two, so that no other command waits for long.
 const UNITS: u32 = 256;
-/// Between two steps, so that they take a part of the time only.
+/// Pause between two steps, so that they take only a part of the time.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Longest wait for the outcome of a step. The next look finds what is left.
+/// Longest wait for the outcome of a step. The next check finds the work that is left.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Inner>, readers: Arc<Readers>) {
     let mut tick = interval(LOOK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Whether a look found this node leading and nothing left to erase.
+    // Whether a check found this node leading and nothing left to erase.
     let mut caught_up = false;
     loop {
         tick.tick().await;

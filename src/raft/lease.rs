@@ -1,13 +1,13 @@
-//! A leader whose lease keeps running out hands over.
+//! Transfers leadership away from a leader whose lease keeps expiring.
 //!
-//! openraft appends only while a majority has answered within the longest election timeout, the lease. A leader that is
-//! so far from the others that their answers come about as late appends now and then, when one is just in time, and
-//! refuses in between: sends take many seconds, while the others hear the leader and look for no other. So a leader that
-//! has refused for want of a lease, on and off, for longer than a replacement takes, and that a majority has answered
-//! meanwhile, gives leadership to the voter that has most of the log.
+//! openraft appends only while a majority has answered within the longest election timeout, the lease. If the answers
+//! to a leader take about that long, it appends now and then, when an answer is just in time, and refuses in between.
+//! Sends then take many seconds, while the other nodes receive its heartbeats and elect no other leader. So a leader
+//! transfers leadership to the voter with the most log when it has refused for want of a lease, on and off, for longer
+//! than a replacement takes, and a majority has answered it meanwhile.
 //!
-//! Not covered: a leader that no majority answers. A voter that is cut off together with it would only raise the term;
-//! the others stop counting such a leader's heartbeats by themselves (`service.rs`).
+//! Does not cover: a leader that no majority answers. A voter that is cut off together with it would only raise the
+//! term, and the others stop counting such a leader's heartbeats by themselves (`service.rs`).
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,16 +16,17 @@ use std::{
 
 use super::{error::TransferError, node::Node, view};
 
-/// Lapses on and off for so many of the longest election timeouts are too many: about what it takes to replace a leader
-/// that has died.
+/// A spell of refusals longer than this many of the longest election timeouts is too long. That is about the time it
+/// takes to replace a leader that has died.
 pub(super) const ELECTIONS: u32 = 2;
-/// Looks at the lapses in the time after which they are too many.
+/// Number of checks in the time after which a spell is too long.
 const LOOKS: u32 = 6;
-/// Whoever leads does so for this many times that time at least: when all nodes are far from each other, it helps nobody that
-/// leadership goes round.
+/// A leader leads for at least this many times that time. When all nodes are far from each other, passing leadership
+/// around does not help.
 const PAUSE: u32 = 4;
 
-/// When the leader refused for want of a lease: from the first to the last time, without a longer break.
+/// The current spell of refusals for want of a lease: the first and the last of them, without a longer break in
+/// between.
 #[derive(Debug)]
 pub(super) struct Lapses {
     bound: Duration,
@@ -33,19 +34,19 @@ pub(super) struct Lapses {
 }
 
 impl Lapses {
-    /// None yet. A spell that lasts for longer than `bound` is too long, and ends with a break of as much.
+    /// No refusals yet. A spell that lasts longer than `bound` is too long, and a break of `bound` ends it.
     pub(super) fn new(bound: Duration) -> Self {
         Self { bound, spell: Mutex::default() }
     }
 
-    /// It was refused `now`.
+    /// Records a refusal at `now`.
     pub(super) fn note(&self, now: Instant) {
         let mut spell = self.spell.lock().unwrap_or_else(PoisonError::into_inner);
         let first = spell.filter(|(_, last)| now.duration_since(*last) < self.bound).map_or(now, |(first, _)| first);
         *spell = Some((first, now));
     }
 
-    /// When the spell began that is too long and goes on `now`.
+    /// Start of the spell that is too long and still goes on at `now`.
     fn too_long(&self, now: Instant) -> Option<Instant> {
         let spell = *self.spell.lock().unwrap_or_else(PoisonError::into_inner);
         let (first, last) = spell?;
@@ -77,7 +78,7 @@ pub(super) async fn watch(node: Node) {
     }
 }
 
-/// Hands over to a voter that was heard of within `silence_max`; its answers take about as long as the lease.
+/// Transfers leadership to a voter that answered within `silence_max`. Its answers take about as long as the lease.
 async fn to_a_successor(node: &Node, silence_max: Duration) -> Result<u64, TransferError> {
     let view = node.inner.view.borrow().clone();
     let successor = node.best_successor(&view, silence_max, |_| true).ok_or(TransferError::NotAVoter)?;

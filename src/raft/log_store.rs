@@ -1,4 +1,4 @@
-//! openraft's log storage, on [`crate::storage::LogDb`].
+//! The log storage for openraft, on top of [`crate::storage::LogDb`].
 
 use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds, sync::Arc};
 
@@ -20,7 +20,7 @@ const REPLICATION_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of entries read at once otherwise.
 const READ_BYTES_MAX: usize = 64 << 20;
 
-/// The adapter: no state of its own.
+/// The adapter, which has no state of its own.
 #[derive(Clone)]
 pub struct LogStore {
     log: LogDb,
@@ -29,7 +29,7 @@ pub struct LogStore {
 }
 
 impl LogStore {
-    /// An adapter of `log`. Its failures are noted in `failure`; `traced` is told of what it gets.
+    /// An adapter of `log`. Failures are noted in `failure`, and `traced` records the appended entries.
     pub(super) fn new(log: LogDb, failure: FirstFailure, traced: Arc<Traced>) -> Self {
         Self { log, failure, traced }
     }
@@ -47,7 +47,7 @@ impl LogStore {
     async fn durably(&self, write: impl FnOnce(&LogDb, Done) -> Result<(), StorageError>) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| {
-            // Raft has stopped when nobody waits.
+            // The receiver is gone if Raft has stopped.
             let _ = sender.send(result);
         });
         write(&self.log, done).map_err(|error| self.failed(error))?;

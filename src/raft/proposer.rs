@@ -1,11 +1,11 @@
-//! From single commands to log entries.
+//! Batches single commands into log entries.
 //!
-//! One task takes everything that is queued and makes one entry of it: the costs of an entry (an append, a replication
-//! message, a row, a transaction) are shared by all commands in it. A few entries are under way at a time, so that a batch
-//! grows while earlier ones wait for their fsync, and a lone command waits for nobody.
+//! One task takes all queued commands and makes one entry of them, so that they share the costs of an entry (an append,
+//! a replication message, a row, a transaction). A few entries are in flight at a time. A batch therefore grows while
+//! earlier ones wait for their fsync, and a lone command does not wait for others.
 //!
-//! On the leader an entry goes into its log; elsewhere the batch is forwarded to the leader in one call. Each job is one
-//! attempt: trying again is up to [`super::Node::propose`].
+//! The leader appends an entry to its log; any other node forwards the batch to the leader in one call. Each job is one
+//! attempt, and [`super::Node::propose`] retries.
 
 use std::{
     collections::HashMap,
@@ -46,53 +46,53 @@ use crate::{
     trace::{Kind, Step, TraceContext, Tracer},
 };
 
-/// Commands that may wait. More are refused.
+/// Capacity of the command queue. A full queue rejects commands.
 pub(super) const QUEUE_MAX: usize = 8192;
-/// Commands in one entry.
+/// Most commands in one entry.
 pub(super) const BATCH_MAX: usize = 512;
-/// Bytes at which an entry is closed.
+/// Size in bytes at which an entry is closed.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Batches under way.
+/// No commands are taken from the queue while this many batches are in flight.
 const IN_FLIGHT_MAX: usize = 2;
-/// A forwarded batch that got no answer is given up: its callers then ask again with the same ids.
+/// Timeout of a forwarded batch. Its callers then retry with the same ids.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum AttemptError {
-    /// Not appended: this node or the one asked is not the leader.
+    /// Not appended: the node that got the command is not the leader, or is giving up leadership.
     #[error("not the leader")]
     NotLeader,
-    /// Not appended: the leader takes no such command.
+    /// Not appended: such a command must not be in a log.
     #[error("{0}")]
     Unfit(String),
     /// Not appended, because of a limit.
     #[error(transparent)]
     Refused(Refusal),
-    /// Perhaps appended.
+    /// Possibly appended.
     #[error("{0}")]
     Unknown(String),
 }
 
-/// Where an attempt's outcome goes.
+/// Channel for the outcome of an attempt.
 type Reply = oneshot::Sender<Result<Outcome, AttemptError>>;
 
 /// One attempt to get a command into the log.
 pub(super) struct Job {
-    /// Whose rates it counts for; 0: the cluster's own.
+    /// Account whose rates the command counts against; 0: the cluster itself.
     pub account: AccountId,
     pub command: pb::Command,
-    /// For what is done for it.
+    /// Parent of the spans of this command.
     pub trace: Option<TraceContext>,
-    /// Its wait for a batch.
+    /// Span of the wait for a batch.
     pub waiting: Step,
-    /// From a follower: never forwarded again.
+    /// Whether a follower forwarded the command. Such a command is never forwarded again.
     pub forwarded: bool,
     pub reply: Reply,
     pub claim: Claim,
 }
 
-/// Settles whether a job is given up by its caller or taken by the proposer: exactly one of them wins.
+/// Decides whether the caller gives a job up or the proposer takes it. Exactly one of them wins.
 #[derive(Clone, Default)]
 pub(super) struct Claim(Arc<AtomicU8>);
 
@@ -100,7 +100,7 @@ impl Claim {
     const TAKEN: u8 = 1;
     const GIVEN_UP: u8 = 2;
 
-    /// The caller gives up. True: the proposer will not touch the job, so nothing is applied.
+    /// Gives the job up on behalf of its caller. True: the proposer will not touch the job, so nothing is applied.
     pub(super) fn give_up(&self) -> bool {
         self.0.compare_exchange(0, Self::GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -110,15 +110,15 @@ impl Claim {
     }
 }
 
-/// What became of attempts, in commands.
+/// Proposal attempts by outcome, counted in commands.
 pub(super) struct ProposalCounts {
-    /// Committed and applied, proposed by this node as the leader.
+    /// Committed and applied; this node proposed them as the leader.
     committed: AtomicU64,
-    /// Answered by the leader that this node passed them on to.
+    /// Forwarded by this node, and answered by the leader.
     forwarded: AtomicU64,
-    /// Neither: no leader, or a fate that is not known. Most are tried again.
+    /// Failed: no leader, a limit, or an unknown outcome. Most are retried.
     failed: AtomicU64,
-    /// Refused by this node as the leader, as no majority had answered it in time.
+    /// Times at which this node rejected commands as the leader because its lease had expired.
     pub(super) lapses: Lapses,
 }
 
@@ -136,24 +136,24 @@ impl ProposalCounts {
     fn fail(&self, replies: impl IntoIterator<Item = Reply>, error: &AttemptError) {
         for reply in replies {
             self.failed.fetch_add(1, Ordering::Relaxed);
-            // Whoever has given up needs no answer.
+            // The receiver is gone if the caller has given up.
             let _ = reply.send(Err(error.clone()));
         }
     }
 }
 
-/// Commands that went through this node since it started, by what became of the attempt.
+/// Commands that were proposed through this node since it started, by the outcome of the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Proposals {
-    /// Committed and applied, proposed by this node as the leader.
+    /// Committed and applied; this node proposed them as the leader.
     pub committed: u64,
-    /// Answered by the leader that this node passed them on to.
+    /// Forwarded by this node, and answered by the leader.
     pub forwarded: u64,
-    /// No leader took them, or their fate is not known. Most are tried again.
+    /// Failed: no leader, a limit, or an unknown outcome. Most are retried.
     pub failed: u64,
 }
 
-/// A batch under way. It ends with the senders of messages that were rejected, once for each.
+/// A batch in flight. It resolves to the senders of rejected messages, one entry for each message.
 type InFlight = Pin<Box<dyn Future<Output = Vec<AccountId>> + Send>>;
 
 pub(super) struct Proposer {
@@ -167,9 +167,10 @@ pub(super) struct Proposer {
     pub admission: Admission,
     pub refusals: Arc<RefusalCounts>,
     pub space: Space,
-    /// Most messages and bytes that an account may store; 0: any number.
+    /// Most messages and bytes that an account may store; 0: unlimited.
     pub quota: (u64, u64),
-    /// The newest time stamped by this node, so that its own clock may be set back without time running back.
+    /// The newest timestamp in ms that this node has assigned. It keeps timestamps from running back when the clock is
+    /// set back.
     pub stamped_ms: u64,
 }
 
@@ -238,8 +239,8 @@ impl Proposer {
         started
     }
 
-    /// Appends a batch unless the volume is full. Then this leader hands over (see [`super::space`]), and the callers try again as
-    /// with a node that does not lead.
+    /// Appends a batch unless the volume is full. If it is full, this leader transfers leadership (see
+    /// [`super::space`]), and the callers retry as with a node that does not lead.
     async fn append_if_it_fits(&mut self, batch: Vec<Job>, bytes: usize) -> Option<InFlight> {
         if self.space.takes(bytes as u64) {
             return Some(self.append(batch).await);
@@ -270,8 +271,8 @@ impl Proposer {
         }
         let (mut view, counts) = (self.view.clone(), Arc::clone(&self.counts));
         Box::pin(async move {
-            // A leader that was replaced may have an entry that is committed, and a disk that is too slow to apply it:
-            // the new one knows the outcome.
+            // A replaced leader may have a committed entry and a disk that is too slow to apply it. The new leader has
+            // the outcome.
             let deposed = view.wait_for(|view| !view.is_leader() && view.leader.is_some());
             let response = tokio::select! {
                 biased;
@@ -332,7 +333,8 @@ impl Proposer {
         Box::pin(async move {
             let call = async {
                 let mut client = client.map_err(|_| AttemptError::NotLeader)?;
-                // A leader that hangs is found out by the others: when there is a new one, ask it instead.
+                // The other nodes replace a leader that hangs. As soon as there is a new leader, the callers retry
+                // there.
                 let deposed = view.wait_for(|view| view.leader.is_some_and(|id| id != leader));
                 let result = tokio::select! {
                     result = timeout(FORWARD_TIMEOUT, client.propose(request)) => result,
@@ -341,7 +343,8 @@ impl Proposer {
                 match result {
                     Ok(Ok(response)) => outcomes(response.into_inner(), replies.len()),
                     Ok(Err(status)) if status.code() == Code::InvalidArgument => Ok(unfit(&status, replies.len())),
-                    // Refused before it was looked at: not the leader, or another cluster, or another node's certificate.
+                    // Rejected before any command was processed: not the leader, another cluster, or another node's
+                    // certificate.
                     Ok(Err(status)) if matches!(status.code(), Code::FailedPrecondition | Code::PermissionDenied) => {
                         Err(AttemptError::NotLeader)
                     }
@@ -362,7 +365,7 @@ impl Proposer {
                     counts.fail(replies, &error);
                 }
             }
-            // The leader knows.
+            // The leader itself slows down the senders.
             Vec::new()
         })
     }
@@ -403,19 +406,19 @@ fn refused_by_leader(refusal: &wire::Refusal) -> AttemptError {
     })
 }
 
-/// The limit of a command that was not appended for no limit.
+/// Name of the limit in a refusal without a limit: the command was not appended, and a retry may succeed.
 pub(super) const NOT_APPENDED: &str = "leader";
-/// Metadata of a refused `Propose`: the positions of the commands that may not be in a log, separated by commas.
+/// Metadata key of a rejected `Propose`. The value lists the positions of the unfit commands, separated by commas.
 pub(super) const UNFIT: &str = "quorum-unfit";
 
-/// What a leader that found commands of a batch unfit did with each: nothing of the batch was appended, so the callers of the
-/// others try again.
+/// Results for the commands of a batch of which the leader found some unfit. Nothing of the batch was appended, so the
+/// callers of the others retry.
 fn unfit(status: &tonic::Status, count: usize) -> Vec<Result<Outcome, AttemptError>> {
     let named = status.metadata().get(UNFIT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut refused: Vec<usize> = named.split(',').filter_map(|position| position.parse().ok()).collect();
     refused.retain(|position| *position < count);
     if refused.is_empty() {
-        // It refuses the batch as a whole: none of it will ever be taken.
+        // The leader rejects the batch as a whole, and will never accept any of it.
         refused = (0..count).collect();
     }
     let error = |position: usize| match refused.contains(&position) {

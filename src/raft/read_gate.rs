@@ -1,8 +1,8 @@
-//! Linearizable reads from any node: one question to the leader for all reads that wait.
+//! Linearizable reads from any node, with one request to the leader for all waiting reads.
 //!
-//! The question is the read index of Raft (dissertation, section 6.4): the leader names its committed position after a
-//! majority has confirmed that it still leads, and the reader waits until its own state has that position. A read that
-//! arrives after a question was asked joins the next one, since the answer may be older than the read.
+//! The request is the read index of Raft (dissertation, section 6.4). The leader returns its commit index after a
+//! majority has confirmed that it still leads, and the reader waits until its own state has reached it. A read that
+//! arrives after a request was sent joins the next one, since the answer may be older than the read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,16 +21,16 @@ use super::{
 };
 use crate::proto::raft::v1 as wire;
 
-/// Reads that may wait for a question. More are refused.
+/// Capacity of the queue of reads. A full queue rejects reads.
 pub(super) const QUEUE_MAX: usize = 16_384;
-/// A question that got no answer is asked again.
+/// Timeout of a request. Its reads then fail with `NoLeader` and try again.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest that one question's readers wait for the state to catch up, before those behind them get their question.
+/// Longest wait of a request's readers for the state to catch up. They then fail with `Deadline`.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
 pub(super) type Waiter = oneshot::Sender<Result<(), ReadError>>;
 
-/// Asks for the position that a linearizable read has to wait for.
+/// Asks for the log position that a linearizable read must wait for.
 #[derive(Clone)]
 pub(super) struct ReadIndex {
     pub raft: Raft,
@@ -49,7 +49,7 @@ impl ReadIndex {
         Self { raft: raft.clone(), view: view.clone(), peers: Arc::clone(peers), credentials: credentials.clone() }
     }
 
-    /// Asks the leader, wherever it is.
+    /// Asks the leader, which may be this node.
     pub(super) async fn ask(&self) -> Result<LogId, ReadError> {
         let view = self.view.borrow().clone();
         if view.is_leader() {
@@ -65,7 +65,7 @@ impl ReadIndex {
         }
     }
 
-    /// Asks this node, which has to be the leader.
+    /// Asks this node, which must be the leader.
     pub(super) async fn ask_here(&self) -> Result<LogId, ReadError> {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
@@ -90,7 +90,7 @@ pub(super) async fn run(index: ReadIndex, applied: watch::Receiver<Option<LogId>
                 continue;
             }
         };
-        // Readers behind these are not held up by a node that is far behind: their own question can be asked now.
+        // A node that is far behind does not hold up the next readers: their request can be sent now.
         let mut applied = applied.clone();
         tokio::spawn(async move {
             let caught_up =
@@ -107,7 +107,7 @@ pub(super) async fn run(index: ReadIndex, applied: watch::Receiver<Option<LogId>
 
 fn release(waiters: Vec<Waiter>, result: Result<(), ReadError>) {
     for waiter in waiters {
-        // Whoever has given up needs no answer.
+        // The receiver is gone if the reader has given up.
         let _ = waiter.send(result);
     }
 }

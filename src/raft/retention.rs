@@ -1,15 +1,17 @@
-//! How long this node's files may hold what was deleted.
+//! Limits how long this node's files hold deleted content.
 //!
-//! Invariant: nothing in the log, in the snapshots and in the write-ahead logs is older than the configured delay while the node runs.
-//! So a body that is deleted, and overwritten in `chat.db` at once, is in no other file either when the delay has passed. Nothing
-//! has to be remembered about deletions: the age of an entry is the time stamp that its leader gave it, and survives a restart.
+//! Invariant: while the node runs, nothing in the log, in the snapshots and in the write-ahead logs is older than the
+//! configured delay. A deleted body is overwritten in `chat.db` at once, so no other file has it either when the delay
+//! has passed. No record of deletions is needed: the age of an entry is the timestamp that its leader assigned, which
+//! survives a restart.
 //!
-//! At half the delay, and a little later on each further node so that never all of them copy their database at once: entries that
-//! are older are cut, whatever `log_entries_kept` says, behind a snapshot that has them; a snapshot that is older is made anew if
-//! anything was applied since; both write-ahead logs are cut to nothing after each look. The other half is for that work.
+//! The work is done at half the delay, and a little later on each further node, so that the nodes do not all copy their
+//! database at once. Entries that are older are cut behind a snapshot that has them, whatever `log_entries_kept` says.
+//! A snapshot that is older is made again if anything was applied since. Both write-ahead logs are truncated to zero
+//! after each check. The other half of the delay is for that work.
 //!
-//! Does not cover: files moved aside ([`crate::storage::trust::forget_aside`]), files of a node that does not run, and copies that
-//! the operator made.
+//! Does not cover: files moved aside ([`crate::storage::trust::forget_aside`]), files of a node that does not run, and
+//! copies that the operator made.
 
 use std::{
     sync::Arc,
@@ -26,24 +28,24 @@ use crate::{
     storage::{LogDb, SharedState, StorageError, intake},
 };
 
-/// Between two looks, at most.
+/// Longest interval between checks.
 const LOOK_MAX: Duration = Duration::from_secs(600);
-/// A snapshot that takes longer is waited for at the next look.
+/// Longest wait for a snapshot. The next check waits for one that takes longer.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(600);
-/// Bytes of the log that are looked at in one piece.
+/// Bytes of the log that are read at once.
 const READ_BYTES: usize = 1 << 20;
-/// Attempts to cut a write-ahead log in one look: somebody may read it at the moment.
+/// Attempts per check to truncate a write-ahead log, which a reader may be using.
 const CUT_ATTEMPTS: u32 = 50;
 const CUT_DELAY: Duration = Duration::from_millis(20);
 
-/// What the task works on.
+/// The files that the task works on, and its settings.
 pub(super) struct Retention {
     pub raft: Raft,
     pub log: LogDb,
     pub state: SharedState,
     pub snapshots: Arc<SnapshotStore>,
     pub node_id: u64,
-    /// How long the files may hold what was deleted.
+    /// Longest time that the files may hold deleted content.
     pub delay: Duration,
     pub space: Space,
 }
@@ -61,7 +63,7 @@ impl Retention {
         }
     }
 
-    /// Cuts what is older than `cutoff`. `None`: Raft has stopped.
+    /// Cuts content that is older than `cutoff`. `None`: Raft has stopped, or a file has failed.
     async fn look(&self, cutoff: SystemTime) -> Option<()> {
         let cutoff_ms = cutoff.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let (applied, snapshot) = self.positions();
@@ -75,14 +77,15 @@ impl Retention {
         let is_old = self.snapshots.made().is_some_and(|made| made < cutoff) && snapshot < applied;
         let is_due = is_old || old.is_some_and(|old| old > snapshot);
         if is_due && !self.space.has_room(None) {
-            // A copy that fails for lack of space would end the node. What a snapshot has already is cut all the same.
+            // A copy that runs out of space would end the node. Entries that a snapshot already has are cut all the
+            // same.
             tracing::warn!("What was deleted stays in files for now: there is no space for a snapshot");
         } else if is_due {
             self.raft.trigger().snapshot().await.ok()?;
             self.wait_for_snapshot(applied).await?;
         }
         if let Some(old) = old {
-            // Only what a snapshot has is cut: what is missing is cut at the next look.
+            // Only entries that a snapshot has are cut. The others are cut at the next check.
             self.raft.trigger().purge_log(old).await.ok()?;
         }
         self.cut_write_ahead_logs().await
@@ -123,15 +126,15 @@ impl Retention {
         Some(())
     }
 
-    /// The node ends of it, and says so: this only says that deleted messages stay.
+    /// Logs that deleted messages stay in files. The node ends because of the error, and reports that elsewhere.
     fn failed(&self, what: &str, error: &dyn std::fmt::Display) -> Option<()> {
         tracing::warn!(%error, "What was deleted is not removed from all files: {what}");
         None
     }
 }
 
-/// The last entry of the log, of those up to `applied`, before the first one that is stamped later than `cutoff_ms`. `None`: the
-/// first stamped one is later already.
+/// The last entry of the log, of those up to `applied`, before the first one that is stamped later than `cutoff_ms`.
+/// `None`: the first stamped entry is already later.
 fn last_before(log: &LogDb, cutoff_ms: u64, applied: u64) -> Result<Option<u64>, StorageError> {
     let (purged, _) = log.bounds();
     let mut next = purged.map_or(0, |id| id.index + 1);
@@ -143,7 +146,7 @@ fn last_before(log: &LogDb, cutoff_ms: u64, applied: u64) -> Result<Option<u64>,
             match stamp(&entry) {
                 Some(time) if time > cutoff_ms => return Ok(found),
                 Some(_) => found = entry.log_id.map(|id| id.index),
-                // Has no content of people's. It goes with the next one that has.
+                // The entry has no content of users. It is cut together with the next one that has.
                 None => {}
             }
         }

@@ -1,6 +1,6 @@
-//! The snapshot files of this node: the newest one is kept, and handed out to be sent.
+//! The snapshot files of this node. The newest one is kept, and is handed out for sending.
 //!
-//! A file in use may be removed from the directory at any time: a handle holds it open, so that its bytes stay until
+//! A file in use may be removed from the directory at any time. A handle holds it open, so that its bytes stay until
 //! the last reader is done.
 
 use std::{
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::storage::{self, StateMachine, private};
 
-/// What the name of a complete snapshot ends in: those that [`StateMachine`] builds, and those that were received.
+/// File extension of complete snapshots: those that [`StateMachine`] builds, and those that were received.
 const ENDING: &str = "snapshot";
 
 /// A snapshot file, held open.
 #[derive(Clone, Debug)]
 pub struct SnapshotHandle {
-    /// Its path when it was made.
+    /// Path of the file when it was made.
     pub path: PathBuf,
     /// The open file.
     pub file: Arc<File>,
@@ -36,8 +36,8 @@ pub struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// Looks for snapshots in `data_dir`. A file that does not verify is left out, and removed: another one can be
-    /// built from the state at any time.
+    /// Looks for snapshots in `data_dir`. A file that does not verify is removed, since another one can be built from
+    /// the state at any time.
     ///
     /// # Errors
     /// The directory cannot be read or made.
@@ -86,13 +86,13 @@ impl SnapshotStore {
         Ok(Snapshot { meta, snapshot: handle })
     }
 
-    /// Makes a verified file of the snapshot directory the newest snapshot, unless there is a newer one. The other of
-    /// the two is removed; nothing else is: a file that was received and waits to be installed must stay.
+    /// Makes a verified file of the snapshot directory the newest snapshot, unless there is a newer one. Removes the
+    /// other of the two and nothing else, because a file that was received and waits to be installed must stay.
     pub fn adopt(&self, meta: SnapshotMeta, handle: SnapshotHandle) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let old = match current.as_ref() {
             Some((newest, kept)) if newest.last_log_id >= meta.last_log_id => {
-                // At the start the newest one may be installed anew: then it is the same file.
+                // At the start the newest snapshot may be installed again, and then both are the same file.
                 if kept.path != handle.path {
                     remove(&handle.path);
                 }
@@ -122,7 +122,7 @@ impl SnapshotStore {
     }
 }
 
-/// Removes an old snapshot. What cannot be removed now is removed at the next start.
+/// Removes an old snapshot. If that fails, the next start removes it.
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::warn!(path = %path.display(), %error, "An old snapshot could not be removed");
@@ -168,13 +168,13 @@ mod tests {
         let found = SnapshotStore::open(dir.path()).unwrap().current().unwrap();
         assert_eq!((found.meta, found.snapshot.path), (newest.meta, newest.snapshot.path));
 
-        // One that was received meanwhile waits to be installed: a newer one of our own does not remove it.
+        // A received snapshot waits to be installed. A newer one of this node does not remove it.
         let waiting = received(&store, dir.path());
         store.build().unwrap();
         assert!(waiting.exists());
         fs::remove_file(&waiting).unwrap();
 
-        // A damaged one is not offered to anybody, and makes room.
+        // A damaged snapshot is not offered, and its file is removed.
         fs::write(&files(dir.path())[0], [7; 8192]).unwrap();
         assert!(SnapshotStore::open(dir.path()).unwrap().current().is_none());
         assert!(files(dir.path()).is_empty());

@@ -1,15 +1,15 @@
-//! Whether the volumes have space for more.
+//! Watches the free space of the volumes, and limits growth where it is low.
 //!
-//! Each node looks at its own volume and says in its answers to heartbeats when less than the reserve is free. The leader
-//! takes growth (messages, accounts) only while its own volume and those of a majority of the voters have space; deletions,
-//! receipts, logins and reads go on from the reserve. A leader whose own volume is low hands leadership to a voter whose
-//! volume is not; meanwhile it answers growth as a node that does not lead, so that callers try again, and says only after 5 s
-//! that there is no space. All of it ends by itself when there is space again.
+//! Each node checks its own volume and reports in its answers to heartbeats when less than the reserve is free. The
+//! leader accepts growth (messages, accounts) only while its own volume and those of a majority of the voters have
+//! space. Deletions, receipts, logins and reads continue and use the reserve. A leader whose own volume is low
+//! transfers leadership to a voter with space. Meanwhile it answers growth like a node that does not lead, so that
+//! callers retry, and reports a lack of space only after 5 s. All limits end by themselves when there is space again.
 //!
-//! A volume may be filled by something else. A node that is nearly out of space takes no entries any more, so that it does not
-//! end in the middle of a write: it serves what it has, and catches up when there is space. For a start on a full volume
-//! there is the reserve file, which a start gives up when it finds no space, and which is made again as soon as it fits. A node
-//! without it takes no entries: the next start would have nothing to give up.
+//! Something else may fill the volume. A node that is nearly out of space accepts no more entries, so that it does not
+//! fail in the middle of a write. It serves the data that it has, and catches up when there is space. The reserve file
+//! makes a start on a full volume possible: such a start removes it, and it is created again as soon as it fits. A node
+//! without the file accepts no entries, since the next start would have nothing to remove.
 
 use std::{
     collections::HashMap,
@@ -32,29 +32,31 @@ use super::{
 };
 use crate::{blocking, storage::private};
 
-/// Between two looks at the volume.
+/// Interval between checks of the volume.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Between two attempts to hand leadership to a voter with space.
+/// Interval between attempts to transfer leadership to a voter with space. A leader that is low for longer refuses
+/// growth.
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(5);
-/// The reserve is at most this part of the volume, so that small volumes are of use.
+/// The reserve is at most one part in this many of the volume, so that small volumes remain usable.
 const RESERVE_PART: u64 = 10;
-/// Low ends when this much more than the reserve is free, in percent of it: no flapping.
+/// Free space at which a low volume has recovered, in percent of the reserve. The margin prevents flapping.
 const RECOVERED_PERCENT: u64 = 125;
-/// What entries write, in their bytes: to the log and to the state, each with a write-ahead log of its own.
+/// Bytes written per byte of entries. The log and the state each write the data to their file and to their write-ahead
+/// log.
 const WRITTEN_TIMES: u64 = 4;
-/// What a message with entries writes at least: whole pages of both databases.
+/// Least bytes written for a message with entries: whole pages of both databases.
 const WRITTEN_BYTES_MIN: u64 = 16 << 10;
 
-/// The reserve file of a data directory.
+/// Name of the reserve file in the data directory.
 const RESERVE_FILE: &str = "reserve";
-/// Most bytes of the reserve file.
+/// Largest size of the reserve file in bytes.
 const RESERVE_FILE_BYTES_MAX: u64 = 4 << 20;
-/// The reserve file is at most this part of the volume.
+/// The reserve file is at most one part in this many of the volume.
 const RESERVE_FILE_PART: u64 = 64;
-/// Between two attempts to make the reserve file.
+/// Interval between attempts to create the reserve file.
 const RESERVE_FILE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Free and all bytes of a volume.
+/// Free and total bytes of a volume.
 #[derive(Debug, Clone, Copy)]
 struct Volume {
     free: u64,
@@ -75,21 +77,21 @@ impl Volume {
         (self.total / RESERVE_FILE_PART).min(RESERVE_FILE_BYTES_MAX)
     }
 
-    /// So little is free that a write may fail at any moment.
+    /// Whether so little space is free that any write may fail.
     fn is_critical(self) -> bool {
         self.free < self.reserve_file_bytes() / 2
     }
 
-    /// There is space for the reserve file and for what is written while it is made.
+    /// Whether there is space for the reserve file and for the writes while it is created.
     fn fits_reserve_file(self) -> bool {
         self.free >= 2 * self.reserve_file_bytes()
     }
 }
 
-/// Removes the reserve file if there is no space to start in. Returns whether it did.
+/// Removes the reserve file if there is too little space to start. Returns whether it was removed.
 ///
 /// # Errors
-/// The volume cannot be looked at, or the file cannot be removed.
+/// The volume cannot be checked, or the file cannot be removed.
 pub fn give_up_reserve_file(dir: &Path) -> io::Result<bool> {
     let path = dir.join(RESERVE_FILE);
     if !Volume::of(dir)?.is_critical() || !path.exists() {
@@ -99,12 +101,12 @@ pub fn give_up_reserve_file(dir: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether the reserve file is there.
+/// Whether the reserve file exists in its full size.
 fn has_reserve_file(dir: &Path, volume: Volume) -> bool {
     fs::metadata(dir.join(RESERVE_FILE)).is_ok_and(|metadata| metadata.len() >= volume.reserve_file_bytes())
 }
 
-/// Makes the reserve file.
+/// Creates the reserve file.
 fn make_reserve_file(dir: &Path, volume: Volume) -> io::Result<()> {
     let (path, length) = (dir.join(RESERVE_FILE), volume.reserve_file_bytes());
     let mut file = private::create_file(&path)?;
@@ -115,7 +117,7 @@ fn make_reserve_file(dir: &Path, volume: Volume) -> io::Result<()> {
     filled.inspect_err(|_| drop(fs::remove_file(&path)))
 }
 
-/// Not every file system can promise space: it takes what is written.
+/// Writes the file, for file systems that cannot reserve space.
 fn fill(file: &mut fs::File, length: u64) -> io::Result<()> {
     let piece = vec![0; 1 << 16];
     for _ in 0..length / piece.len() as u64 {
@@ -124,7 +126,7 @@ fn fill(file: &mut fs::File, length: u64) -> io::Result<()> {
     file.set_len(length)
 }
 
-/// What is known of the volumes. Clones share it.
+/// State of the volumes, as far as this node has it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Space(Arc<Known>);
 
@@ -133,49 +135,50 @@ struct Known {
     own_low: AtomicBool,
     critical: AtomicBool,
     free_bytes: AtomicU64,
-    /// Of the volume that has to stay free for a write at any moment. 0: nobody looks.
+    /// Bytes of the volume that have to stay free for a write at any moment. 0: the volume is not watched.
     kept_bytes: AtomicU64,
     coming: Mutex<Coming>,
-    /// What has to be free before entries are taken again that found no space.
+    /// Bytes that must be free before entries are accepted again, after some did not fit.
     wanted_bytes: AtomicU64,
-    /// Of this node's state: what a copy of it takes.
+    /// Bytes of this node's state, which a copy of it takes.
     state_bytes: AtomicU64,
-    /// A [`Growth`].
+    /// A [`Growth`] as its number.
     growth: AtomicU8,
-    /// Voters that said so with their last answer.
+    /// Whether each node reported low space in its last answer, by node id.
     low: Mutex<HashMap<u64, bool>>,
 }
 
-/// What becomes of messages and new accounts at a leader.
+/// Treatment of messages and new accounts by a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Growth {
-    /// They are taken.
+    /// They are accepted.
     Taken,
-    /// Their callers are to try again: another node is asked to lead.
+    /// Their callers retry: another node is asked to lead.
     Elsewhere,
-    /// Their callers are told that there is no space.
+    /// They are rejected for lack of space.
     Refused,
 }
 
-/// What a leader knows of a voter's volume.
+/// State of a voter's volume, as far as the leader has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// It has space.
+    /// The volume has space.
     Enough,
-    /// It said that it is low.
+    /// The voter reported low space.
     Low,
-    /// It had no time to answer since this node leads.
+    /// The voter may still answer, as this node has led only for a short time.
     Unknown,
-    /// It does not answer, so it acknowledges nothing, however much space it has.
+    /// The voter does not answer, so it acknowledges nothing, however much space it has.
     Silent,
 }
 
-/// What a leader of voters with these volumes does. `troubled`: for how long it has had a low volume itself.
+/// Decides how a leader treats growth, given the volumes of the voters. `troubled` is how long its own volume has been
+/// low.
 fn decide(own: Room, rooms: &[Room], troubled: Duration) -> Growth {
     let takers = rooms.iter().filter(|room| matches!(room, Room::Enough | Room::Unknown)).count();
     let answering = rooms.iter().filter(|room| **room != Room::Silent).count();
-    // Too few that answer is no matter of space: then nothing is acknowledged anyway.
+    // Without a quorum of answering voters nothing is acknowledged anyway, which is not for lack of space.
     if rooms.contains(&Room::Low) && takers <= rooms.len() / 2 && answering > rooms.len() / 2 {
         return Growth::Refused;
     }
@@ -186,12 +189,13 @@ fn decide(own: Room, rooms: &[Room], troubled: Duration) -> Growth {
     }
 }
 
-/// What entries write that came a moment ago: it may not be written yet. Told by time, and not by looks, which may fail.
+/// Bytes that recently accepted entries will write, which may not be written yet. Kept by time rather than by checks of
+/// the volume, which may fail.
 #[derive(Debug, Default)]
 struct Coming {
-    /// Since the last turn.
+    /// Bytes since the last turn.
     now: u64,
-    /// Between that and the one before.
+    /// Bytes between the last turn and the one before.
     before: u64,
     turned: Option<Instant>,
 }
@@ -210,16 +214,16 @@ impl Coming {
 /// Space on a node's volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SpaceStatus {
-    /// Bytes that are free.
+    /// Free bytes.
     pub free_bytes: u64,
-    /// Less than the reserve is free.
+    /// Whether less than the reserve is free, or the node accepts no entries.
     pub low: bool,
-    /// This node leads, and refuses growth.
+    /// Whether this node leads and refuses growth.
     pub refusing: bool,
 }
 
 impl Space {
-    /// What the volume of `dir` has at the start. With a reserve of 0 nobody looks, then or later.
+    /// The state at the start, from the volume of `dir`. With a reserve of 0 the volume is never checked.
     pub(super) fn at_start(dir: &Path, reserve_bytes: u64) -> Self {
         let space = Self::default();
         if reserve_bytes == 0 {
@@ -242,13 +246,13 @@ impl Space {
         self.0.own_low.load(Ordering::Relaxed)
     }
 
-    /// Whether this node takes no entries, because a write may fail at any moment.
+    /// Whether this node accepts no entries, because any write may fail.
     pub(super) fn is_critical(&self) -> bool {
         self.0.critical.load(Ordering::Relaxed)
     }
 
-    /// Whether entries of `bytes` find space, beside those that came before and may not be written yet. If not, no entries are
-    /// taken until they do.
+    /// Whether entries of `bytes` fit, in addition to earlier ones that may not be written yet. If not, no entries are
+    /// accepted until these would fit.
     pub(super) fn takes(&self, bytes: u64) -> bool {
         if self.is_critical() {
             return false;
@@ -277,8 +281,8 @@ impl Space {
         }
     }
 
-    /// Whether there is space for a copy of the state, or for a state of `bytes` that another node sends. A copy that fails for
-    /// lack of space ends the node, and on a volume that is low because of its log it is what gives space back.
+    /// Whether there is space for a copy of the state, or for a state of `bytes` that another node sends. A copy that
+    /// runs out of space stops the node. On a volume that is low because of its log, a copy is what frees space.
     pub(super) fn has_room(&self, bytes: Option<u64>) -> bool {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let kept = load(&self.0.kept_bytes);
@@ -286,12 +290,12 @@ impl Space {
         kept == 0 || load(&self.0.free_bytes) >= needed
     }
 
-    /// A follower has said whether its volume is low.
+    /// Records whether a follower reported low space.
     pub(super) fn note(&self, node: u64, low: bool) {
         self.0.low.lock().unwrap_or_else(PoisonError::into_inner).insert(node, low);
     }
 
-    /// What becomes of messages and new accounts while this node leads.
+    /// Treatment of messages and new accounts while this node leads.
     pub(super) fn growth(&self) -> Growth {
         match self.0.growth.load(Ordering::Relaxed) {
             0 => Growth::Taken,
@@ -308,7 +312,7 @@ impl Space {
         }
     }
 
-    /// Notes what the volume has. Returns whether that changed whether it is low.
+    /// Records the state of the volume. Returns whether `is_low` changed.
     fn look(&self, volume: Volume, reserve: u64, has_reserve_file: bool) -> bool {
         let Volume { free, total } = volume;
         let finds_space = free >= self.0.wanted_bytes.load(Ordering::Relaxed);
@@ -321,7 +325,7 @@ impl Space {
         let reserve = reserve.min(total / RESERVE_PART);
         let was = self.is_low();
         let limit = if was { reserve / 100 * RECOVERED_PERCENT } else { reserve };
-        // Who takes no entries is low, however large what found no space.
+        // A node that accepts no entries is low, however large the entries were that did not fit.
         let low = free < limit || self.is_critical();
         self.0.free_bytes.store(free, Ordering::Relaxed);
         self.0.kept_bytes.store(volume.reserve_file_bytes().max(1), Ordering::Relaxed);
@@ -333,7 +337,8 @@ impl Space {
         if self.is_low() { Room::Low } else { Room::Enough }
     }
 
-    /// The voters' volumes. What a voter said counts only while it answers: it may be from an earlier time as the leader.
+    /// The voters' volumes. A voter's report counts only while the voter answers, since it may date from an earlier
+    /// term of this leader.
     fn rooms(
         &self,
         own: u64,
@@ -361,7 +366,7 @@ impl Space {
 }
 
 impl Node {
-    /// Hands leadership to the one of `nodes` that answers and has most of the log.
+    /// Transfers leadership to the one of `nodes` that answers and has the most log.
     async fn hand_over_to_one_of(&self, nodes: &[u64]) -> Result<u64, TransferError> {
         let view = self.inner.view.borrow().clone();
         let successor = self.best_successor(&view, self.inner.election_max, |id| nodes.contains(&id));
@@ -370,7 +375,7 @@ impl Node {
     }
 }
 
-/// Looks at the volume of `dir` until Raft stops. With a reserve of 0 it does nothing.
+/// Watches the volume of `dir` until Raft stops. Does nothing with a reserve of 0.
 pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
     if reserve_bytes == 0 {
         return;
@@ -413,14 +418,14 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
         if now.is_leader() {
             led_last = Some(Instant::now());
         }
-        // Who is elected again and again because the others cannot lead is in trouble all the time.
+        // A leader that is re-elected again and again, because the others cannot lead, is in trouble all the time.
         let led_lately = led_last.is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL);
         let leads = elapsed_with(now.is_leader().then_some(now.term), &mut leads_since);
         let troubled = elapsed_with((led_lately && space.is_low()).then_some(()), &mut troubled_since);
         let rooms = space.rooms(own, &now, &node.overview_here().peers, leads, lately);
         let growth = match now.is_leader() {
             true => decide(space.own_room(), &rooms.iter().map(|(_, room)| *room).collect::<Vec<_>>(), troubled),
-            // For the moment after it has become the leader.
+            // Applies for the moment after this node becomes leader.
             false if space.is_low() => Growth::Elsewhere,
             false => Growth::Taken,
         };
@@ -447,7 +452,7 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
     }
 }
 
-/// For how long there has been this `state`, as far as was looked; `since` keeps when that began.
+/// How long the checks have found this `state`. `since` keeps when that began.
 fn elapsed_with<T: PartialEq>(state: Option<T>, since: &mut Option<(T, Instant)>) -> Duration {
     let Some(state) = state else {
         *since = None;
@@ -496,15 +501,15 @@ mod tests {
         let decide = |rooms: &[Room], troubled| decide(rooms[0], rooms, troubled);
         assert_eq!(decide(&[Enough, Enough, Enough, Low, Low], soon), Growth::Taken);
         assert_eq!(decide(&[Enough, Enough, Low, Low, Low], soon), Growth::Refused);
-        // A dead one acknowledges nothing; without a low one that is no matter of space.
+        // A dead voter acknowledges nothing. Without a low voter, the cause is not a lack of space.
         assert_eq!(decide(&[Enough, Enough, Silent, Silent, Low], soon), Growth::Refused);
         assert_eq!(decide(&[Enough, Enough, Silent, Silent, Silent], soon), Growth::Taken);
-        // While another one is asked to lead, nobody is told that the cluster is full.
+        // While another node is asked to lead, no caller gets a storage error.
         assert_eq!(decide(&[Low, Enough, Enough, Enough, Silent], soon), Growth::Elsewhere);
         assert_eq!(decide(&[Low, Enough, Enough, Enough, Silent], 2 * HAND_OVER_INTERVAL), Growth::Refused);
         assert_eq!(decide(&[Low], soon), Growth::Refused);
         assert_eq!(decide(&[Low, Silent, Silent], soon), Growth::Elsewhere);
-        // A new leader does not take what has not been said for a refusal.
+        // A new leader does not count a missing report as low space.
         assert_eq!(decide(&[Enough, Low, Unknown, Unknown, Unknown], soon), Growth::Taken);
         assert_eq!(decide(&[Low, Unknown, Unknown, Unknown, Unknown], soon), Growth::Elsewhere);
     }
@@ -526,7 +531,7 @@ mod tests {
         assert!(!space.takes(1));
         look(mib, true);
         assert!(space.takes(1));
-        // Without the reserve file the next start has nothing to give up.
+        // Without the reserve file, the next start cannot free any space.
         look(64 * mib, false);
         assert!(!space.takes(1));
     }

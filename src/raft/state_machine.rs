@@ -1,7 +1,7 @@
-//! openraft's state machine, on [`crate::storage::StateMachine`].
+//! The state machine for openraft, on top of [`crate::storage::StateMachine`].
 //!
-//! Invariants: an entry is applied only after it is durable in this node's own log; a client is answered, and a
-//! subscriber told, only after it is applied: who reads then sees it.
+//! Invariants: an entry is applied only after it is durable in this node's own log. A client is answered, and
+//! subscribers are notified, only after the entry is applied, so that a read after that includes it.
 
 use std::{
     io,
@@ -36,20 +36,21 @@ use crate::{
 const ENTRIES_MAX: usize = 1024;
 /// Payload bytes at which a transaction is closed.
 const BYTES_MAX: usize = 8 << 20;
-/// Payload bytes that are applied without a thread of their own: a few dozen messages, well below a millisecond.
+/// Most payload bytes that are applied without a thread of their own: a few dozen messages, well below a millisecond.
 const BYTES_HERE_MAX: usize = 8 << 10;
 
-/// Who is told what Raft does. Called from the tasks that do it: it must not block.
+/// Observes Raft events. Called from the tasks that cause the events, so it must not block.
 pub trait Observer: Send + Sync + 'static {
     /// Changes were applied. `revision` and `clock` are those of the state afterwards.
     fn applied(&self, events: Vec<Arc<Event>>, closed_sessions: &[SessionId], revision: Revision, clock: TimeMs);
-    /// The state was replaced by a snapshot: what happened in between is only in the database.
+    /// A snapshot replaced the state. The changes in between are only in the database.
     fn replaced(&self, revision: Revision, clock: TimeMs);
-    /// The digests of the nodes were compared: a majority has this node's, or some node differs.
+    /// The digests of the nodes were compared. `agreed`: a majority has this node's digest; otherwise some node
+    /// differs.
     fn compared(&self, agreed: bool);
-    /// So many commands in the log were none in any version, and were rejected.
+    /// This many commands in the log were invalid in every version, and were rejected.
     fn malformed(&self, commands: u64);
-    /// To apply so many entries took so long.
+    /// Applying this many entries took this long.
     fn measured(&self, entries: usize, took: Duration);
     /// A snapshot was built.
     fn snapshot_built(&self, took: Duration);
@@ -57,14 +58,14 @@ pub trait Observer: Send + Sync + 'static {
     fn answered(&self, peer: &str, took: Duration);
 }
 
-/// How far this node's log is durable.
+/// Reports how far this node's log is durable.
 pub trait Durability: Send + Sync + 'static {
-    /// Whether the entry at an index is.
+    /// Whether the entry at an index is durable.
     ///
     /// # Errors
-    /// The log cannot be written any more.
+    /// The log can no longer be written.
     fn is_durable(&self, index: u64) -> Result<bool, StorageError>;
-    /// Calls `done` when the entry at an index is, or when it is known that it never will be.
+    /// Calls `done` when the entry at an index is durable, or when it is certain that it never will be.
     fn when_durable(&self, index: u64, done: Done);
 }
 
@@ -78,7 +79,7 @@ impl Durability for LogDb {
     }
 }
 
-/// The adapter.
+/// The adapter between openraft and the state.
 pub struct StateMachineAdapter {
     state: SharedState,
     durability: Arc<dyn Durability>,
@@ -92,8 +93,8 @@ pub struct StateMachineAdapter {
 }
 
 impl StateMachineAdapter {
-    /// An adapter of `state`, which is not to get ahead of `durability`. What is applied is looked at by `auditor`, then
-    /// told to `sink`, `applied` and `traced`; failures to `failure`.
+    /// An adapter of `state`, which never gets ahead of `durability`. Applied entries go to `auditor`, then to
+    /// `traced`, `sink` and `applied`. Failures are noted in `failure`.
     #[expect(clippy::too_many_arguments, reason = "called once, where the parts of a node are put together")]
     pub(super) fn new(
         state: SharedState,
@@ -109,7 +110,7 @@ impl StateMachineAdapter {
         Self { state, durability, readers, snapshots, sink, auditor, applied, failure, traced }
     }
 
-    /// Applies entries, and tells everybody.
+    /// Applies entries and notifies the observers.
     async fn apply_chunk(&self, chunk: Chunk) -> io::Result<()> {
         let (Some(first), Some(last)) = (chunk.entries.first(), chunk.entries.last()) else { return Ok(()) };
         let (first, last, entries) = (first.log_id.index, last.log_id, chunk.entries.len());
@@ -126,7 +127,7 @@ impl StateMachineAdapter {
         if let Some(divergence) = self.auditor.applied(&applied) {
             return Err(self.condemn(divergence).await);
         }
-        // Before the subscribers: what is done for them comes after it.
+        // Recorded before the subscribers are notified, since the work for them comes afterwards.
         self.traced.applied((first, last.index), (began, ended));
         self.sink.applied(applied.events, &applied.closed_sessions, applied.revision, applied.clock);
         self.sink.measured(entries, ended.saturating_duration_since(began));
@@ -151,7 +152,7 @@ impl StateMachineAdapter {
         }
     }
 
-    /// This node's state is wrong: it is not used any more. The error ends Raft on this node.
+    /// Marks this node's state as wrong, so that it is not used any more. The returned error ends Raft on this node.
     async fn condemn(&self, divergence: Divergence) -> io::Error {
         let Divergence { mark, revision, own, theirs, .. } = divergence;
         tracing::error!(
@@ -162,8 +163,8 @@ impl StateMachineAdapter {
         blocking::run(move || state.condemn(&divergence)).await.map_or_else(|error| error, io::Error::other)
     }
 
-    /// Applies a little at once: to hand it to another thread and back would take longer. Gives back what is more, or
-    /// would have to wait.
+    /// Applies a small chunk at once, since a detour through another thread would take longer. Returns the entries if
+    /// they are too many, or if applying them would have to wait.
     fn apply_here(&self, last: u64, bytes: usize, entries: Vec<AppliedEntry>) -> Result<Attempt, StorageError> {
         if bytes > BYTES_HERE_MAX || !self.durability.is_durable(last)? {
             return Ok(Err(entries));
@@ -181,7 +182,7 @@ impl StateMachineAdapter {
         self.durability.when_durable(
             last,
             Box::new(move |result| {
-                // Raft has stopped when nobody waits.
+                // The receiver is gone if Raft has stopped.
                 let _ = done.send(result);
             }),
         );
@@ -201,7 +202,7 @@ impl StateMachineAdapter {
     }
 }
 
-/// What was applied, when that began and ended, or the entries that were not.
+/// The applied changes with start and end of applying them, or the entries that were not applied.
 type Attempt = Result<(Applied, Instant, Instant), Vec<AppliedEntry>>;
 
 type Responder = openraft::storage::ApplyResponder<TypeConfig>;
@@ -218,7 +219,7 @@ impl Chunk {
         let payload = match entry.payload {
             EntryPayload::Blank => AppliedPayload::Blank,
             EntryPayload::Normal(Payload(bytes)) => {
-                // What is long may also be work that its bytes do not show.
+                // An erasure is more work than its size shows, so it always goes to another thread.
                 self.bytes += match bytes.len() <= BYTES_HERE_MAX && codec::may_erase(&bytes) {
                     true => BYTES_HERE_MAX + 1,
                     false => bytes.len(),
@@ -297,7 +298,7 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     }
 }
 
-/// Builds snapshots beside the state machine: it reads the database through a connection of its own.
+/// Builds snapshots while the state machine runs, reading the database through its own connection.
 pub struct Builder {
     state: SharedState,
     snapshots: Arc<SnapshotStore>,

@@ -1,10 +1,10 @@
-//! Traced entries on their way: to each follower, committed, applied.
+//! Records the spans of traced entries: replication to each follower, commit, apply.
 //!
-//! An entry holds many commands, of which few are traced, and openraft hands entries around without looking into them. So
-//! the traces of an entry are read once, when this node's log gets it, and looked up by its index from then on. Bounded: of
-//! at most [`CONTEXTS_MAX`] commands.
+//! An entry holds many commands, few of which are traced, and openraft passes entries around without reading them. So
+//! the traces of an entry are read once, when this node's log gets it, and are looked up by its index from then on.
+//! Bounded: of at most [`CONTEXTS_MAX`] commands.
 //!
-//! Left out: the write and the fsync of the log (`storage::log` tells of those).
+//! Does not cover: the write and the fsync of the log, which `storage::log` records.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,8 @@ use crate::{
     trace::{Kind, TraceContext, Tracer},
 };
 
-/// Contexts that are remembered, of the newest traced entries. A follower that is further behind has no replication spans.
+/// Most contexts that are kept, of the newest traced entries. A follower that is further behind gets no replication
+/// spans.
 const CONTEXTS_MAX: usize = 16_384;
 
 /// The traced entries of a node.
@@ -30,11 +31,11 @@ pub(super) struct Traced {
 
 #[derive(Default)]
 struct Newest {
-    /// By ascending index.
+    /// Entries by ascending index.
     entries: VecDeque<TracedEntry>,
-    /// Contexts in all of them.
+    /// Number of contexts in all entries.
     contexts: usize,
-    /// Those before this index are known to be committed.
+    /// Entries before this index are known to be committed.
     committed_end: u64,
 }
 
@@ -46,12 +47,12 @@ struct TracedEntry {
 }
 
 impl Newest {
-    /// Where the first entry at or after an index is.
+    /// Position of the first entry at or after an index.
     fn position(&self, index: u64) -> usize {
         self.entries.partition_point(|entry| entry.index < index)
     }
 
-    /// The entries of some indexes.
+    /// The entries with indexes from `from` up to, but not including, `end`.
     fn range(&self, from: u64, end: u64) -> Vec<TracedEntry> {
         self.entries.range(self.position(from)..self.position(end).max(self.position(from))).cloned().collect()
     }
@@ -86,7 +87,7 @@ impl Traced {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node's log gets entries. Returns the traces of all of them.
+    /// Records entries that this node's log gets. Returns the traces of all of them.
     pub(super) fn appended(&self, entries: &[pb::Entry]) -> Vec<TraceContext> {
         let mut all = Vec::new();
         if !self.tracer.is_on() {
@@ -104,12 +105,12 @@ impl Traced {
         all
     }
 
-    /// The log was cut off: entries from an index on are not in it any more.
+    /// Removes the entries from an index on, because the log was truncated there.
     pub(super) fn truncated_from(&self, index: u64) {
         self.newest().truncate_from(index);
     }
 
-    /// This node learns that entries up to an index are committed.
+    /// Records that entries up to an index are committed.
     pub(super) fn committed(&self, last: u64) {
         if !self.tracer.is_on() {
             return;
@@ -120,14 +121,14 @@ impl Traced {
             let from = std::mem::replace(&mut newest.committed_end, last + 1);
             newest.range(from, last + 1)
         };
-        // Without the lock: the consensus and all of replication would wait for it.
+        // Recorded without the lock, because consensus and all of replication would wait for it.
         for entry in entries {
             let index = ("raft.index", entry.index.into());
             self.tracer.record("raft.commit", Kind::Internal, &entry.traces, (entry.appended, now), [index]);
         }
     }
 
-    /// Entries of some indexes went into the state, between two moments.
+    /// Records that the entries of an index range were applied between two moments.
     pub(super) fn applied(&self, indexes: (u64, u64), applied: (Instant, Instant)) {
         if !self.tracer.is_on() {
             return;
@@ -147,7 +148,7 @@ impl Traced {
     }
 }
 
-/// What was sent to a follower on one stream, and not acknowledged yet.
+/// Messages that were sent to a follower on one stream and are not acknowledged yet.
 pub(super) struct Replication {
     traced: Arc<Traced>,
     peer: String,
@@ -171,7 +172,7 @@ impl Replication {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries are being sent.
+    /// Records that entries are being sent.
     pub(super) fn sent(&self, entries: &[Entry]) {
         if !self.traced.tracer.is_on() {
             return;
@@ -183,7 +184,7 @@ impl Replication {
         }
     }
 
-    /// The follower has everything up to an entry on disk.
+    /// Records that the follower has everything up to an entry on disk.
     pub(super) fn acknowledged(&self, upto: Option<LogId>) {
         let Some(upto) = upto.filter(|_| self.traced.tracer.is_on()) else { return };
         let now = Instant::now();
@@ -209,7 +210,7 @@ mod tests {
         trace::{Attribute, Recorder, Recording},
     };
 
-    /// Names of steps with the id of their trace, in the order in which they ended.
+    /// Names of spans with the id of their trace, in the order in which they ended.
     #[derive(Clone, Default)]
     struct Names(Arc<Lock<Vec<(&'static str, u128)>>>);
 
@@ -282,7 +283,7 @@ mod tests {
         let taken = || std::mem::take(&mut *names.0.lock().unwrap());
         let traced = Traced::new(Tracer::new(Arc::new(names.clone())));
         traced.appended(&[entry(1, &[7]), entry(2, &[8]), entry(3, &[9])]);
-        // A new leader has something else from the second place on, first of all a blank.
+        // A new leader has other entries from the second place on, and the first of them is a blank.
         traced.truncated_from(2);
         traced.appended(&[entry(3, &[0, 5])]);
         assert_eq!(traced.newest().contexts, 2);
@@ -295,7 +296,7 @@ mod tests {
         replication.sent(&[raft(&entry(2, &[])), raft(&entry(3, &[]))]);
         replication.acknowledged(Some(raft(&entry(3, &[])).log_id));
         assert_eq!(taken(), [("raft.replicate", 5)]);
-        // What a snapshot brought was never applied here one by one.
+        // Entries that came with a snapshot were never applied one by one.
         traced.applied((4, 9), (now, now));
         assert_eq!(taken(), []);
     }

@@ -24,7 +24,7 @@ pub(super) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(super) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, super::snapshots::SnapshotHandle>;
 pub(super) type Raft = openraft::Raft<TypeConfig, super::state_machine::StateMachineAdapter>;
 
-/// What an entry carries: an encoded `log.v1.Batch`. Encoded once, by the leader; passed on as it is.
+/// Content of an entry: an encoded `log.v1.Batch`. The leader encodes it once, and it is passed on unchanged.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Payload(pub Bytes);
 
@@ -40,22 +40,22 @@ impl fmt::Display for Payload {
     }
 }
 
-/// What an entry came to: one outcome for each of its commands.
+/// Result of an entry: one outcome for each of its commands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcomes(pub Vec<Outcome>);
 
-/// A member of the cluster, as the membership entry names it.
+/// A member of the cluster, as recorded in the membership entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeRecord {
-    /// The operator's name for it.
+    /// Name that the operator gave the member.
     pub name: String,
-    /// Where peers reach it, host:port.
+    /// Address at which peers reach the member, `host:port`.
     pub peer_address: String,
-    /// Where clients reach it, host:port.
+    /// Address at which clients reach the member, `host:port`.
     pub client_address: String,
-    /// Where browsers reach it, host:port.
+    /// Address at which browsers reach the member, `host:port`.
     pub web_address: String,
-    /// What it asked to be admitted with; 0 for those who founded the cluster.
+    /// Id of the request that admitted the member; 0 for members that bootstrapped the cluster.
     pub admission: u64,
 }
 

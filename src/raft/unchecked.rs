@@ -1,4 +1,4 @@
-//! Appends bytes to the log without the checks of [`Node::propose`], like a leader that is not to be trusted.
+//! Appends bytes to the log without the checks of [`Node::propose`], like an untrusted leader.
 //!
 //! For tests that run nodes in their own process. No service calls it: a peer reaches the log only through `service`,
 //! which checks.
@@ -9,8 +9,8 @@ use super::{node::Node, types::Payload};
 use crate::chat::Outcome;
 
 impl Node {
-    /// Appends an entry with `payload` as its batch, whatever that is. Returns the entry's outcomes once this node has
-    /// applied it.
+    /// Appends an entry with `payload` as its batch, whatever it contains. Returns the entry's outcomes once this node
+    /// has applied it.
     ///
     /// # Errors
     /// This node is not the leader, stopped leading, or is stopping. The entry may be committed all the same.

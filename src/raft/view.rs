@@ -1,6 +1,6 @@
-//! What this node knows of the cluster: role, term, leader, members.
+//! This node's view of the cluster: role, term, leader, members.
 //!
-//! Kept in a watch of our own, so that nobody holds openraft's metrics, which would block its core.
+//! It is kept in a separate watch, so that no reader holds openraft's metrics, which would block the core of openraft.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,41 +15,41 @@ use super::types::{Raft, TypeConfig};
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Raft's name for it.
+    /// Raft id of the member.
     pub node_id: u64,
-    /// The operator's name for it.
+    /// Name that the operator gave the member.
     pub name: String,
-    /// Where peers reach it, host:port.
+    /// Address at which peers reach the member, `host:port`.
     pub peer_address: String,
-    /// Where clients reach it, host:port.
+    /// Address at which clients reach the member, `host:port`.
     pub client_address: String,
-    /// Where browsers reach it, host:port.
+    /// Address at which browsers reach the member, `host:port`.
     pub web_address: String,
-    /// It has a vote.
+    /// Whether the member has a vote.
     pub voter: bool,
 }
 
-/// What a node is at the moment.
+/// Current role of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It orders the commands.
+    /// The node orders the commands.
     Leader,
-    /// It has a vote and follows.
+    /// The node follows the leader and has a vote.
     Follower,
-    /// It follows without a vote.
+    /// The node follows the leader and has no vote.
     Learner,
-    /// It asks for votes.
+    /// The node asks for votes.
     Candidate,
 }
 
-/// A node's knowledge of the cluster.
+/// A node's view of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// This node's role.
     pub role: Role,
-    /// The newest term it has seen.
+    /// The newest term that the node has seen.
     pub term: u64,
-    /// The leader of that term, when it knows one.
+    /// The leader of that term, if known.
     pub leader: Option<u64>,
     /// All members.
     pub members: Arc<Vec<Peer>>,
@@ -74,7 +74,7 @@ impl View {
 
 type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
-/// A leader that spoke to this node: its term and its id.
+/// A leader that has sent an append to this node: its term and its id.
 pub(super) type Heard = Option<(u64, u64)>;
 
 fn view(metrics: &ServerMetrics, heard: Heard) -> View {
@@ -112,13 +112,13 @@ fn own_view(metrics: &ServerMetrics) -> View {
     }
 }
 
-/// Waits for `time`. False: Raft was shut down meanwhile.
+/// Waits for `time`. Returns false if Raft was shut down meanwhile.
 pub(super) async fn sleep(view: &mut watch::Receiver<View>, time: Duration) -> bool {
     timeout(time, view.wait_for(|_| false)).await.is_err()
 }
 
-/// Follows openraft's metrics until Raft is shut down. openraft says that there is a new leader when it has a vote for it
-/// on disk; who waits for an outcome cannot wait for a disk that hangs, so a leader that is `heard` of counts at once.
+/// Follows openraft's metrics until Raft is shut down. openraft reports a new leader only after the vote for it is on
+/// disk. A caller that waits for an outcome cannot wait for a disk that hangs, so a leader in `heard` counts at once.
 pub(super) fn follow(raft: &Raft, mut heard: watch::Receiver<Heard>) -> watch::Receiver<View> {
     let mut metrics = raft.server_metrics();
     let initial = view(&metrics.borrow_watched().clone(), None);
@@ -127,7 +127,7 @@ pub(super) fn follow(raft: &Raft, mut heard: watch::Receiver<Heard>) -> watch::R
         loop {
             let changed = tokio::select! {
                 changed = metrics.changed() => changed.is_ok(),
-                // Its sender goes when the node does.
+                // The sender is dropped with the node.
                 Ok(()) = heard.changed() => true,
             };
             if !changed {
@@ -150,17 +150,17 @@ pub(super) fn follow(raft: &Raft, mut heard: watch::Receiver<Heard>) -> watch::R
     receiver
 }
 
-/// Waits until `accept` says yes, for at most `limit`. Whether it did.
+/// Waits until `accept` returns true, for at most `limit`. Returns whether it did.
 pub(super) async fn wait(view: &watch::Receiver<View>, limit: Instant, accept: impl FnMut(&View) -> bool) -> bool {
     let mut view = view.clone();
     matches!(timeout_at(limit, view.wait_for(accept)).await, Ok(Ok(_)))
 }
 
-/// Waits until something changes, for at most `limit`. False when Raft has stopped: then nothing changes any more, and who
-/// goes on asking would do it without a pause.
+/// Waits until the view changes, for at most `limit`. Returns false if Raft has stopped: the view never changes after
+/// that, and a caller that continued would loop without a pause.
 pub(super) async fn wait_for_change(view: &watch::Receiver<View>, limit: Duration) -> bool {
     let mut view = view.clone();
     view.mark_unchanged();
-    // Otherwise both are fine: the caller looks again.
+    // A change and a timeout are alike here, because the caller checks again.
     !matches!(tokio::time::timeout(limit, view.changed()).await, Ok(Err(_)))
 }

@@ -1,4 +1,4 @@
-//! What is told to those who watch the node: readiness, health, metrics.
+//! Observability of a node: readiness, health, metrics.
 
 use std::{
     fs, io,
@@ -25,16 +25,17 @@ use crate::{
     web::{PageFacts, Readiness},
 };
 
-/// How often readiness and the figures of the consensus are brought up to date.
+/// Interval of updates to readiness and to the figures of Raft.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// A node that has applied nothing for so long, although entries wait, is not ready. One that is level or moves is.
+/// Time without progress after which a node with entries to apply is not ready. A node that has caught up or makes
+/// progress stays ready.
 const STALLED_MAX: Duration = Duration::from_secs(5);
-/// How often the files and their volume are looked at.
+/// Interval of the checks of the files and their volume.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
-/// The files whose size is told.
+/// The files whose size is reported.
 const FILES: [&str; 4] = ["log.db", "log.db-wal", "chat.db", "chat.db-wal"];
 
-/// Hands what was applied to the subscribers, and what Raft does to the metrics.
+/// Forwards applied events to the subscribers, and Raft events to the metrics.
 pub(super) struct Fanout {
     pub hub: Hub,
     pub metrics: Metrics,
@@ -74,7 +75,7 @@ impl Observer for Fanout {
     }
 }
 
-/// Hands the cost of calls and deliveries to the metrics.
+/// Forwards the cost of calls and deliveries to the metrics.
 pub(super) struct Counted(pub Metrics);
 
 impl ApiObserver for Counted {
@@ -109,7 +110,7 @@ impl DeliveryObserver for Counted {
     }
 }
 
-/// Hands the cost of commits to the metrics, and a failure to whoever has to stop the node.
+/// Forwards the cost of commits to the metrics, and a failure to the task that stops the node.
 pub(super) struct Commits {
     pub metrics: Metrics,
     pub first: FirstFailure,
@@ -127,7 +128,7 @@ impl CommitObserver for Commits {
     }
 }
 
-/// Says whether the node is ready: to `/readyz` with the reason, and to the gRPC health service.
+/// Reports whether the node is ready: to `/readyz` with the reason, and to the gRPC health service.
 #[derive(Clone)]
 pub(super) struct Ready {
     reason: watch::Sender<Readiness>,
@@ -170,16 +171,16 @@ impl Ready {
     }
 }
 
-/// Whether the state advances while there is something to apply.
+/// Tracks whether the state advances while there are entries to apply.
 #[derive(Debug, Default)]
 struct Progress {
     applied: u64,
-    /// Since when entries wait although none was applied.
+    /// The time since which entries wait without progress.
     since: Option<Instant>,
 }
 
 impl Progress {
-    /// How long nothing was applied although `waiting` entries could have been.
+    /// The time without progress while `waiting` entries could have been applied.
     fn stalled(&mut self, applied: u64, waiting: u64, now: Instant) -> Duration {
         if waiting == 0 || applied != self.applied {
             self.since = None;
@@ -192,7 +193,7 @@ impl Progress {
     }
 }
 
-/// Keeps readiness and metrics up to date, until it is dropped.
+/// Updates readiness and metrics, until the future is dropped.
 pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics, tracer: Tracer) {
     let mut counted = Counts::default();
     let mut progress = Progress::default();
@@ -236,7 +237,7 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics,
     }
 }
 
-/// What is counted elsewhere, since the start of the node.
+/// Counters that are kept elsewhere, since the start of the node.
 #[derive(Default)]
 struct Counts {
     leader: Option<(u64, u64)>,
@@ -264,9 +265,9 @@ impl Counts {
         }
     }
 
-    /// Adds to the metrics what has come since.
+    /// Adds the increments since `self` to the metrics.
     fn go_on(self, now: Self, metrics: &Metrics) -> Self {
-        // While there is none, the last one stays: it may be the next one, too.
+        // Without a leader, the last one is kept, because it may be elected again.
         let leader = now.leader.or(self.leader);
         if self.leader.is_some() && leader != self.leader {
             metrics.raft.leader_changes.inc();
@@ -306,7 +307,7 @@ fn leader_figures(node: &Node, status: &NodeStatus) -> Option<LeaderFigures> {
     Some(LeaderFigures { failures_tolerated: u64::from(tolerated), quorum_age, peers: peers.collect() })
 }
 
-/// Keeps up to date when the certificates of a port end, until it is dropped.
+/// Updates the expiry of a port's certificates, until the future is dropped.
 pub(super) async fn follow_certificates(tls: Arc<Tls>, port: &'static str, metrics: Metrics) {
     let mut tick = tokio::time::interval(FILES_INTERVAL);
     loop {
@@ -317,20 +318,21 @@ pub(super) async fn follow_certificates(tls: Arc<Tls>, port: &'static str, metri
     }
 }
 
-/// Keeps the sizes of files and volume up to date, until it is dropped. A volume that hangs holds up nothing but this.
+/// Updates the sizes of the files and the volume, until the future is dropped. An unresponsive volume blocks only this
+/// task.
 pub(super) async fn follow_files(dir: PathBuf, metrics: Metrics) {
     let mut tick = tokio::time::interval(FILES_INTERVAL);
     loop {
         tick.tick().await;
         let (dir, metrics) = (dir.clone(), metrics.clone());
-        // Looked at again the next time.
+        // A failed check is repeated at the next interval.
         let _ = blocking::io(move || look_at_files(&dir, &metrics)).await;
     }
 }
 
 fn look_at_files(dir: &Path, metrics: &Metrics) -> io::Result<()> {
     for file in FILES {
-        // A write-ahead log is not always there.
+        // The write-ahead log may be absent.
         metrics.set_file_bytes(file, fs::metadata(dir.join(file)).map_or(0, |metadata| metadata.len()));
     }
     let snapshots = fs::read_dir(dir.join("snapshots")).into_iter().flatten().flatten();
@@ -343,12 +345,12 @@ fn look_at_files(dir: &Path, metrics: &Metrics) -> io::Result<()> {
     Ok(())
 }
 
-/// Where browsers find the members. None while the node waits to belong to a cluster.
+/// The web addresses of the members. Empty while the node has no cluster.
 pub(super) fn web_addresses(node: Option<&Node>) -> Vec<String> {
     node.map(|node| node.status().members.into_iter().map(|peer| peer.web_address).collect()).unwrap_or_default()
 }
 
-/// What `/status` shows. `node` is `None` while the node waits to belong to a cluster.
+/// The content of `/status`. `node` is `None` while the node has no cluster.
 pub(super) fn facts(name: &str, address: &str, node: Option<&Node>, hub: &Hub) -> PageFacts {
     let status = node.map(Node::status);
     PageFacts {

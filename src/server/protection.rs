@@ -1,7 +1,7 @@
-//! What protects the peer port of a node.
+//! Protection of a node's peer port.
 //!
-//! A node that has other members starts only with a secret of all nodes or with certificates, unless the configuration says
-//! that every host is to be trusted; then the log and a metric say so.
+//! A node with other members starts only with a secret that all nodes share or with certificates, unless the
+//! configuration trusts every host. In that case a log line and a metric report it.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// The certificates of the peer port: the configured ones, or some made from the secret.
+/// The certificates of the peer port: the configured ones, or those derived from the secret.
 pub(super) async fn peer_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServerError> {
     if let Some(tls) = &config.peer_tls {
         return Ok(Some(Arc::clone(tls)));
@@ -27,7 +27,7 @@ pub(super) async fn peer_tls(config: &Config) -> Result<Option<Arc<Tls>>, Server
     Ok(Some(made.map_err(|error| ServerError::Task(error.to_string()))??))
 }
 
-/// How this node connects to the others.
+/// The dialer for connections to the other nodes.
 pub(super) fn dialer(tls: Option<&Arc<Tls>>, plain: impl FnOnce() -> Dialer) -> Result<Dialer, TlsError> {
     match tls {
         Some(tls) => Ok(tls.connector()?.into()),
@@ -35,8 +35,8 @@ pub(super) fn dialer(tls: Option<&Arc<Tls>>, plain: impl FnOnce() -> Dialer) -> 
     }
 }
 
-/// Refuses to run without protection when other hosts reach the port or the configuration names other nodes. True: every host is
-/// trusted. Members that only the data directory knows are looked for later, when Raft has read its log.
+/// Rejects an unprotected peer port if other hosts can reach it or the configuration names other nodes. Returns whether
+/// every host is trusted. Members that only the data directory contains are checked later, when Raft has read its log.
 pub(super) fn check(config: &Config, is_protected: bool, metrics: &Metrics) -> Result<bool, ServerError> {
     let has_others = config.initial_nodes.len() > 1 || config.join.is_some();
     let is_exposed = !is_protected && (has_others || !config.peer_listen.ip().is_loopback());

@@ -1,8 +1,8 @@
-//! Sets of messages that one member of a conversation does not see, or does not count as unread.
+//! Sets of messages that are hidden from one member of a conversation, or not counted as unread for it.
 //!
-//! A set is kept as bits in blocks of 64 seqs, each with its count. So any range is counted with one row for each 64
-//! messages in it (a million messages: 16,000 short rows, about a millisecond), and a run of hidden messages is skipped at
-//! the same rate. Invariants: a row has at least one bit; `count` is the number of its bits.
+//! A set is stored as bits in blocks of 64 seqs, each with its count. So any range is counted with one row for each 64
+//! messages in it (a million messages: 16,000 short rows, about a millisecond), and a run of hidden messages is skipped
+//! at the same rate. Invariants: a row has at least one bit, and `count` is the number of its bits.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -10,17 +10,17 @@ use super::db::Int;
 use super::error::{Context, StorageError};
 use crate::chat::{AccountId, ConversationId, Seq};
 
-/// Which set.
+/// The kind of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Messages that the member hid from itself.
     Hidden = 0,
-    /// Messages of others that are tombstones, or that the member hid: they never count as unread. Messages of a member
-    /// whose account is deleted do not count either, and need not be in it.
+    /// Messages of others that are tombstones, or that the member hid. They never count as unread. Messages of a member
+    /// whose account is deleted do not count either, and need not be in the set.
     Gone = 1,
 }
 
-/// Whose set.
+/// A set of one member in one conversation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Set {
     pub account: AccountId,
@@ -37,7 +37,7 @@ fn bit(seq: Seq) -> u64 {
 }
 
 impl Set {
-    /// Adds a message. False: it was in the set already.
+    /// Adds a message. Returns `false` if it was in the set already.
     pub(super) fn insert(self, conn: &Connection, seq: Seq) -> Result<bool, StorageError> {
         let sql = "INSERT INTO absent (account_id, conversation_id, kind, block, count, bits) \
                    VALUES (?1, ?2, ?3, ?4, 1, ?5) \
@@ -63,13 +63,13 @@ impl Set {
         Ok(bits.unwrap_or(0).cast_unsigned())
     }
 
-    /// How many messages of the set are after `after` and not after `up_to`.
+    /// Number of messages in the set with `after` < seq <= `up_to`.
     pub(super) fn count(self, conn: &Connection, after: Seq, up_to: Seq) -> Result<u64, StorageError> {
         if up_to <= after {
             return Ok(0);
         }
         let (first, last) = (block(after), block(up_to));
-        // Bits up to a seq, that one included.
+        // Bits up to and including a seq.
         let up_to_bit = |seq: Seq| u64::MAX >> (63 - (seq.0 & 63));
         if first == last {
             let bits = self.bits(conn, last)? & up_to_bit(up_to) & !up_to_bit(after);

@@ -1,7 +1,8 @@
-//! Work that a file's owner does beside its callers: on a thread of its own, or wherever a simulation puts it.
+//! Background work of the owners of files, on dedicated threads or under the control of a simulation.
 //!
-//! The log's writer and the state's committer are such work. They are written as turns that never wait, so that whoever
-//! runs them decides when: a thread at once, a simulation when its clock and its dice say so, or never again.
+//! The log's writer and the state's committer are such work. They are written as turns that never block, so that the
+//! [`Background`] decides when they run: a thread immediately, and a simulation according to its clock and its random
+//! numbers, or never again.
 
 use std::{
     io,
@@ -13,38 +14,38 @@ use std::{
     time::Duration,
 };
 
-/// What a turn of the work says about the next one.
+/// The result of a turn, which determines the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// There is more to do at once.
+    /// There is more work. The next turn follows at once.
     More,
-    /// There is nothing to do until it is woken.
+    /// There is no work until the next wake-up.
     Wait,
-    /// It is over: there are no further turns.
+    /// The work has ended. There are no further turns.
     End,
 }
 
-/// One turn: does what there is to do, bounded, and waits for nobody.
+/// One turn. It does a bounded amount of the available work and does not block.
 pub type Work = Box<dyn FnMut() -> Turn + Send>;
 
-/// Runs work beside its owner.
+/// Runs work in the background.
 pub trait Background: Send + Sync + 'static {
-    /// Takes `work`, and gives it a turn `pause` after each time that it is woken; what wakes it in between counts once.
+    /// Starts `work`, and gives it a turn `pause` after each wake-up. Further wake-ups before the turn have no effect.
     ///
     /// # Errors
-    /// There is no thread for it.
+    /// The thread cannot be started.
     fn start(&self, name: &'static str, pause: Duration, work: Work) -> io::Result<Arc<dyn Worker>>;
 }
 
-/// Work that was started. It ends when this is dropped, after the turn that it was woken for.
+/// Started work. When this is dropped, the work ends after the turn for which it was woken.
 pub trait Worker: Send + Sync {
-    /// There is something to do.
+    /// Requests a turn.
     fn wake(&self);
-    /// Returns when the work is over. Its next turn has to be the last.
+    /// Waits until the work has ended. Its next turn has to be the last.
     fn finish(&self);
 }
 
-/// A thread for each.
+/// Runs each work on a thread of its own.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Threads;
 
@@ -63,14 +64,14 @@ struct Thread {
 
 impl Worker for Thread {
     fn wake(&self) {
-        // Full: it is awake already. Closed: it is over.
+        // A full channel means that it is awake already, a closed one that it has ended.
         let _ = self.wake.try_send(());
     }
 
     fn finish(&self) {
         self.wake();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A panic has been reported by the panic hook already.
+            // The panic hook has already reported a panic.
             let _ = thread.join();
         }
     }
@@ -106,7 +107,7 @@ mod tests {
         });
         let worker = Threads.start("test", Duration::ZERO, work).expect("starts");
         worker.finish();
-        // Over: nobody listens to it, and nobody waits.
+        // The work has ended: no call blocks.
         worker.wake();
         worker.finish();
         assert_eq!(turns.iter().collect::<Vec<_>>(), [2, 1, 0]);

@@ -1,8 +1,8 @@
-//! Commands and outcomes as protobuf: on disk in the log, and between nodes when a follower forwards.
+//! Protobuf encoding of commands and outcomes: on disk in the log, and between nodes when a follower forwards.
 //!
 //! Encoding cannot fail and is the same on every node. Decoding checks everything that the types of [`crate::chat`]
-//! promise and nothing more: [`super::intake`] checks limits of values before a command is proposed, and a command that is in the
-//! log is applied as it is. Bytes from disk or from a peer never make it panic.
+//! guarantee and nothing more. [`super::intake`] checks the limits of values before a command is proposed, and a
+//! command in the log is applied as it is. Bytes from disk or from a peer never cause a panic.
 
 mod accounts;
 
@@ -18,13 +18,13 @@ use crate::chat::{
 use crate::proto::log::v1 as pb;
 use crate::trace::TraceContext;
 
-/// Why a message is not a command or an outcome of this version.
+/// The reason why a message is not a command or an outcome of this version.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// The kind is absent, or one that a later version made.
+    /// The kind is missing, or was added by a later version.
     #[error("{0} of a kind that this version does not know")]
     UnknownKind(&'static str),
-    /// A field is absent that has to be there.
+    /// A required field is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
     /// A field of bytes has the wrong length.
@@ -32,31 +32,31 @@ pub enum DecodeError {
     Length {
         /// The field.
         field: &'static str,
-        /// Bytes it has.
+        /// Its actual length in bytes.
         found: usize,
-        /// Bytes it must have.
+        /// Its required length in bytes.
         expected: usize,
     },
-    /// A rejection's reason that this version does not know.
+    /// The reason of a rejection is not known to this version.
     #[error("unknown reason of a rejection: {0}")]
     UnknownReason(i32),
 }
 
-/// The traces of the commands in an encoded `log.v1.Batch`, the sampled ones. Their bodies are skipped, not read.
+/// The sampled traces of the commands in an encoded `log.v1.Batch`. The bodies are skipped, not decoded.
 pub fn traces(batch: &[u8]) -> Vec<TraceContext> {
-    /// A `Batch`, without all else.
+    /// A `Batch` without its other fields.
     #[derive(Clone, PartialEq, prost::Message)]
     struct Traces {
         #[prost(message, repeated, tag = "1")]
         proposals: Vec<Trace>,
     }
-    /// A `Proposal`, without all else.
+    /// A `Proposal` without its other fields.
     #[derive(Clone, PartialEq, prost::Message)]
     struct Trace {
         #[prost(string, tag = "2")]
         traceparent: String,
     }
-    // What cannot be read is found out where it has to be.
+    // A batch that cannot be decoded is detected when it is applied.
     let proposals = Traces::decode(batch).unwrap_or_default().proposals;
     proposals.iter().filter_map(|proposal| trace(&proposal.traceparent)).collect()
 }
@@ -66,19 +66,19 @@ pub fn trace(traceparent: &str) -> Option<TraceContext> {
     traceparent.parse().ok().filter(|trace: &TraceContext| trace.is_sampled())
 }
 
-/// The trace of a proposal, as it goes into the log and to the leader: empty unless it is sampled.
+/// The `traceparent` of a proposal in the log and in requests to the leader. Empty unless the trace is sampled.
 pub fn traceparent(trace: Option<TraceContext>) -> String {
     trace.filter(|trace| trace.is_sampled()).map(|trace| trace.to_string()).unwrap_or_default()
 }
 
-/// Whether an encoded `log.v1.Batch` may hold an `EraseAccount`, which is short and takes milliseconds. Looks for the key of its
-/// field: other bytes may be equal to it by chance.
+/// Whether an encoded `log.v1.Batch` may contain an `EraseAccount`, which is short but takes milliseconds to apply. It
+/// searches for the key of its field, so other bytes may match by chance.
 pub fn may_erase(batch: &[u8]) -> bool {
     const KEY: [u8; 2] = [0xaa, 0x01];
     batch.windows(KEY.len()).any(|bytes| bytes == KEY)
 }
 
-/// A command as it goes into the log.
+/// Encodes a command for the log.
 pub fn encode_command(command: &Command) -> pb::Command {
     use pb::command::Kind;
     let kind = match command {
@@ -144,7 +144,7 @@ fn encode_receipt(item: &ReceiptItem) -> pb::Receipt {
     }
 }
 
-/// The command that [`encode_command`] was given.
+/// Decodes a command encoded by [`encode_command`].
 pub fn decode_command(command: pb::Command) -> Result<Command, DecodeError> {
     use pb::command::Kind;
     Ok(match command.kind.ok_or(DecodeError::UnknownKind("a command"))? {
@@ -204,7 +204,7 @@ fn decode_receipt(item: &pb::Receipt) -> ReceiptItem {
     }
 }
 
-/// An outcome as it travels to the follower whose caller asked.
+/// Encodes an outcome for the follower that forwarded the command.
 pub fn encode_outcome(outcome: &Outcome) -> pb::Outcome {
     use pb::outcome::Kind;
     let kind = match outcome {
@@ -264,7 +264,7 @@ fn encode_receipt_result(result: &ReceiptResult) -> pb::ReceiptApplied {
     }
 }
 
-/// The outcome that [`encode_outcome`] was given.
+/// Decodes an outcome encoded by [`encode_outcome`].
 pub fn decode_outcome(outcome: pb::Outcome) -> Result<Outcome, DecodeError> {
     use pb::outcome::Kind;
     Ok(match outcome.kind.ok_or(DecodeError::UnknownKind("an outcome"))? {
@@ -317,7 +317,7 @@ fn decode_receipt_result(item: &pb::ReceiptApplied) -> Result<ReceiptResult, Dec
     })
 }
 
-/// The number of a rejection, on the wire and in the table of rejected sends.
+/// The number of a rejection, on the wire and in the table `rejected_send`.
 pub(super) fn encode_rejection(reason: Rejection) -> i32 {
     let reason = match reason {
         Rejection::UsernameTaken => pb::Rejection::UsernameTaken,
@@ -343,7 +343,7 @@ pub(super) fn encode_rejection(reason: Rejection) -> i32 {
     i32::from(reason)
 }
 
-/// The rejection that [`encode_rejection`] was given.
+/// Decodes a rejection encoded by [`encode_rejection`].
 pub(super) fn decode_rejection(reason: i32) -> Result<Rejection, DecodeError> {
     match pb::Rejection::try_from(reason) {
         Ok(pb::Rejection::UsernameTaken) => Ok(Rejection::UsernameTaken),
@@ -519,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_kind_of_a_later_version_is_told() {
-        // Field 99, an empty message: what a later version's command looks like to this one.
+        // Field 99 with an empty message, like a command of a later version.
         let command = pb::Command::decode([0x9a, 0x06, 0x00].as_slice()).expect("unknown fields are skipped");
         assert_eq!(decode_command(command), Err(DecodeError::UnknownKind("a command")));
         let rejected = pb::Rejected { reason: 99 };

@@ -1,21 +1,25 @@
-//! The digest of the state: a chain of SHA-256 over what was applied and what it came to.
+//! The digest of the state: a SHA-256 chain over the applied commands and their results.
 //!
-//! Not a hash of the rows, which would cost a reading of all of them: each proposal is folded in with what the rows made
-//! of it: its outcome, its events, the ids, names, links and counters that were read or computed on the way. So two nodes
-//! whose rows differ get different digests when the difference is touched, and never equal ones again.
+//! It is not a hash of the rows, which would require reading all of them. Instead each proposal is folded in together
+//! with the results that the rows produced: its outcome, its events, and the ids, names, links and counters that were
+//! read or computed. Two nodes whose rows differ therefore get different digests as soon as a command touches the
+//! difference, and never get equal ones again.
 //!
 //! Invariants:
-//! - The same proposals give the same digest in any batching, after restarts and snapshots: the chain goes by proposals.
-//! - The digest belongs to a revision. What makes no revision (rejections, repeats, receipts that move nothing) is kept
-//!   beside it ([`Chain::since`]) and goes into it with the next revision, so that equal revisions mean equal digests.
-//! - Entries without proposals, and the proposals that note and report digests, are not in it.
-//! - **The bytes that are hashed never change.** Nodes of different versions compare their digests, and the chain
-//!   remembers everything. Another way of computing it needs a command that makes all nodes change over at one place
-//!   in the log.
+//! - The same proposals produce the same digest in any batching, and after restarts and snapshots, because the chain
+//!   has one link per proposal.
+//! - The digest belongs to a revision. Proposals that do not advance the revision (rejections, repeats, receipts that
+//!   move nothing) are kept separately ([`Chain::since`]) and become part of the digest with the next revision, so that
+//!   equal revisions imply equal digests.
+//! - Entries without proposals, and the proposals that note and report digests, are not included.
+//! - **The hashed bytes never change.** Nodes of different versions compare their digests, and the chain depends on the
+//!   whole history. A different computation requires a command that makes all nodes change over at one position in the
+//!   log.
 //!
-//! The bytes of a proposal: the chain before it (digest, since), the command, rows, the outcome, the events, then
-//! revision and clock. Each part begins with a tag of one byte; numbers have 8 bytes, little-endian; texts and lists have
-//! their length before them; an option is a list of at most one.
+//! The bytes of a proposal are: the chain before it (digest, since), the command, rows, the outcome, the events, then
+//! revision and clock. Each part begins with a tag of two bytes, the part and its kind. Numbers have 8 bytes,
+//! little-endian. Texts and lists are prefixed with their length. A part that later versions added is present only
+//! where it is needed.
 
 use sha2::{Digest as _, Sha256};
 
@@ -24,30 +28,31 @@ use crate::chat::{
     ClientId, Command, Destination, Event, EventKind, Outcome, Rejection, Revision, Seq, StateDigest, TimeMs,
 };
 
-/// How far the chain has come.
+/// The current end of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chain {
-    /// Everything up to the last revision.
+    /// Digest of everything up to the last revision.
     pub digest: StateDigest,
-    /// What made no revision since then; zero: nothing.
+    /// Digest of the later proposals that did not advance the revision; zero if there are none.
     pub since: StateDigest,
 }
 
-// What a part of a proposal is. The command's tag has its kind; 0: bytes that are no command, as they are in the log.
+// The parts of a proposal. The kind of a command's tag is the command's; 0 means bytes that are not a command, as they
+// are in the log.
 const COMMAND: u8 = 1;
 const ROW: u8 = 2;
 const OUTCOME: u8 = 3;
 const EVENT: u8 = 4;
 const END: u8 = 5;
 
-/// The kind of the part of a receipt's event that says how far others see it.
+/// Kind of the part of a receipt's event that holds the position shown to others.
 const SHOWN: u8 = 6;
 
-/// One proposal on its way into the chain.
+/// A proposal on its way into the chain.
 pub(super) struct Fold(Sha256);
 
 impl Fold {
-    /// Begins with what was before it, and the command.
+    /// Begins with the previous chain and the command.
     pub(super) fn begin(chain: &Chain, command: &Command) -> Self {
         let mut fold = Self(Sha256::new_with_prefix(chain.digest.0));
         fold.0.update(chain.since.0);
@@ -55,7 +60,7 @@ impl Fold {
         fold
     }
 
-    /// Begins with what was before it, and bytes that are no command.
+    /// Begins with the previous chain and bytes that are not a command.
     pub(super) fn malformed(chain: &Chain, bytes: &[u8]) -> Self {
         let mut fold = Self(Sha256::new_with_prefix(chain.digest.0));
         fold.0.update(chain.since.0);
@@ -64,13 +69,13 @@ impl Fold {
         fold
     }
 
-    /// Folds in what was read or computed on the way and shows in no outcome.
+    /// Folds in numbers that were read or computed and that no outcome shows.
     pub(super) fn row<const N: usize>(&mut self, numbers: [u64; N]) {
         self.tag(ROW, N as u8);
         numbers.into_iter().for_each(|number| self.number(number));
     }
 
-    /// Ends with what the proposal came to. `revision` and `clock` are those of the state afterwards.
+    /// Ends with the result of the proposal. `revision` and `clock` are those of the state afterwards.
     pub(super) fn end<'a>(
         mut self,
         chain: &mut Chain,
@@ -163,7 +168,7 @@ impl Fold {
                 self.number(u64::from(*for_everyone));
             }
             Command::Account(command) => self.account_command(command),
-            // These stay out of the chain.
+            // These are not part of the chain.
             Command::NoteDigest => self.tag(COMMAND, 8),
             Command::ReportDigest(_) => self.tag(COMMAND, 9),
             Command::IssueJoinToken { token_hash, lifetime_ms } => {
@@ -226,7 +231,7 @@ impl Fold {
         }
     }
 
-    /// The text of a message is not in it again: that of an event is that of the command.
+    /// Excludes the text of a message, because the command already contains it.
     fn event(&mut self, event: &Event) {
         let kind = match &event.kind {
             EventKind::Message { .. } => 1,
@@ -251,7 +256,7 @@ impl Fold {
             EventKind::Receipt { member, member_name, delivered, read, shown } => {
                 [member.0, delivered.0, read.0].into_iter().for_each(|n| self.number(n));
                 self.bytes(member_name.as_bytes());
-                // Earlier versions showed others all that was read: the bytes of such events stay the same.
+                // Earlier versions showed others everything that was read. The bytes of such events do not change.
                 if *shown != Some(*read) {
                     self.tag(EVENT, SHOWN);
                     self.number(shown.map_or(u64::MAX, |seq| seq.0));
@@ -276,7 +281,7 @@ impl Fold {
 }
 
 fn rejection(reason: Rejection) -> u64 {
-    // The numbers are those on disk: positive, and never used again.
+    // The numbers are those on disk: positive, and never reused.
     u64::from(codec::encode_rejection(reason).unsigned_abs())
 }
 

@@ -1,5 +1,5 @@
-//! How the commands about accounts, sessions, invitations and settings go into the chain. What earlier versions did not have is
-//! only folded in where it is there: the bytes of their commands stay the same.
+//! The bytes of commands about accounts, sessions, invitations and settings in the chain. Fields that earlier versions
+//! did not have are folded in only if they are set, so that the bytes of earlier commands do not change.
 
 use sha2::Digest as _;
 
@@ -7,9 +7,9 @@ use super::{COMMAND, Fold};
 use crate::chat::{AccountCommand, Login, TokenHash};
 use crate::storage::codec;
 
-/// What a login adds to the opening of a session.
+/// Kind of the part with the details of a login.
 const LOGIN: u8 = 36;
-/// The invitation with which an account is made.
+/// Kind of the part with the invitation used to create an account.
 const INVITATION: u8 = 37;
 
 impl Fold {

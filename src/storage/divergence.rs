@@ -1,9 +1,9 @@
-//! What a node knows when its state turned out to be another one than that of the other nodes.
+//! Record of a divergence: the state of this node differs from that of the other nodes.
 //!
-//! It is kept in a file beside `chat.db`: without it the next start would serve the same wrong state until the next
-//! comparison. While the file exists [`super::StateMachine::open`] refuses; it goes with the `chat.db` that it is about,
-//! when a snapshot is installed in its place. Snapshots that this node built itself since the last comparison that
-//! agreed are not to be trusted either.
+//! It is stored in a file next to `chat.db`. Without it, the next start would serve the same wrong state until the next
+//! comparison. While the file exists, [`super::StateMachine::open`] fails. The file is removed together with its
+//! `chat.db` when a snapshot is installed. Snapshots that this node created itself since the last matching comparison
+//! are not trustworthy either.
 
 use std::fmt;
 use std::fs;
@@ -16,11 +16,11 @@ use super::error::StorageError;
 use super::{db, private};
 use crate::chat::{Revision, StateDigest, TimeMs};
 
-/// Its name in the data directory.
+/// Name of the file in the data directory.
 pub(super) const FILE: &str = "chat.db-diverged";
 const UNFINISHED: &str = "chat.db-diverged.tmp";
 
-/// A comparison that this node lost.
+/// A comparison in which this node's digest differed from that of a majority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Divergence {
     /// Log index of the mark at which the digests were compared.
@@ -29,11 +29,11 @@ pub struct Divergence {
     pub revision: Revision,
     /// This node's digest there.
     pub own: StateDigest,
-    /// What a majority of the voters has reported.
+    /// The digest that a majority of the voters has reported.
     pub theirs: StateDigest,
-    /// The last mark at which this node agreed with a majority, since it started.
+    /// The last mark since its start at which this node agreed with a majority.
     pub agreed: Option<u64>,
-    /// When it was found out, on the replicated clock.
+    /// Time of the detection, on the replicated clock.
     pub time: TimeMs,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Divergence {
 }
 
 impl Divergence {
-    /// Notes it in a data directory, durably.
+    /// Records it in a data directory, durably.
     pub(super) fn write(&self, dir: &Path) -> Result<(), StorageError> {
         let text = json!({
             "details": self.to_string(),
@@ -68,7 +68,7 @@ impl Divergence {
     }
 }
 
-/// Refuses a data directory whose state is known to be wrong.
+/// Fails for a data directory whose state is known to be wrong.
 pub(super) fn refuse(dir: &Path) -> Result<(), StorageError> {
     let path = dir.join(FILE);
     let text = match fs::read(&path) {
@@ -76,7 +76,7 @@ pub(super) fn refuse(dir: &Path) -> Result<(), StorageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StorageError::io("read", &path)(error)),
     };
-    // Whatever it says: that it is there is enough.
+    // The existence of the file is sufficient, whatever its content.
     let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let details = value.get("details").and_then(|details| details.as_str()).unwrap_or("no details are known");
     let details = format!("{details} (noted in {FILE})");
@@ -113,7 +113,7 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
 
-        // As an installation leaves it that was interrupted before the new file got its name.
+        // As an installation leaves the directory if it was interrupted before the new file got its name.
         fs::copy(snapshot.path, dir.path().join("chat.db-install")).expect("copied");
         StateMachine::open(dir.path()).expect("another file is in its place");
         assert!(!dir.path().join(FILE).exists());

@@ -1,7 +1,7 @@
-//! What ended the writing of a node, for whoever has to tell the operator.
+//! The failure that stopped a node's writes, as shown to the operator.
 //!
-//! A failure travels up through layers that know errors as text only, and several threads meet its consequences. Noted
-//! here where it happened, the first one keeps its kind.
+//! A failure passes through layers that carry errors only as text, and several threads fail as a consequence. The first
+//! failure is recorded where it occurs, and so keeps its kind.
 
 use std::{
     io,
@@ -13,11 +13,11 @@ use super::StorageError;
 /// A failure of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which file, what was being done, what the system said.
+    /// The file, the operation, and the error of the system.
     pub reason: String,
-    /// No space is left on the volume.
+    /// Whether the volume has no space left.
     pub full: bool,
-    /// A file is damaged.
+    /// Whether a file is damaged.
     pub corrupt: bool,
 }
 
@@ -26,7 +26,7 @@ pub struct Failure {
 pub struct FirstFailure(Arc<OnceLock<Failure>>);
 
 impl FirstFailure {
-    /// Remembers a failure unless there was one. `what` names the file, unless the error does.
+    /// Records a failure unless one was recorded before. `what` names the file if the error does not.
     pub fn note(&self, what: &str, error: &StorageError) {
         self.0.get_or_init(|| Failure {
             reason: format!("{what}{error}"),
@@ -35,7 +35,7 @@ impl FirstFailure {
         });
     }
 
-    /// The same for an error that may have one of storage inside.
+    /// Like [`Self::note`], for an error that may contain a storage error.
     pub fn note_io(&self, what: &str, error: &io::Error) {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<StorageError>()) {
             Some(inner) => self.note(what, inner),
@@ -61,7 +61,7 @@ mod tests {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let full = StorageError::io("write", std::path::Path::new("x"))(full);
         let first = FirstFailure::default();
-        // What others see of it later is a consequence, and of the same kind.
+        // Later failures in other threads are consequences, of the same kind.
         first.clone().note("a file: ", &StorageError::Failed(Arc::new(full)));
         first.note("", &StorageError::Stopped("later".into()));
         let failure = first.get().expect("noted");

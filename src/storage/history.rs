@@ -1,12 +1,13 @@
-//! How the messages of a conversation hang together.
+//! Links between the messages of a conversation.
 //!
-//! There is no index by conversation: with one, each conversation would have a page of its own that every send to it
-//! changes. Instead each message names its predecessor, and one further back: the message whose seq is its own without
-//! the lowest set bit (13 = 1101 names 12 = 1100, which names 8 = 1000). New messages so only append to the table, and any
-//! message is found from the newest one with O(log^2 n) lookups by key, in practice a few dozen. The idea is that of skip
-//! lists with links that follow from the position, as Bitcoin's block index has them.
+//! There is no index by conversation. With one, each conversation would have a page of its own, which every send to it
+//! changes. Instead each message refers to its predecessor and to one message further back: the one whose seq is its
+//! own without the lowest set bit (13 = 1101 refers to 12 = 1100, which refers to 8 = 1000). New messages thus only
+//! append to the table. Any message is found from the newest one with O(log^2 n) lookups by key, a few dozen in
+//! practice. The idea is that of skip lists whose links follow from the position, as in Bitcoin's block index.
 //!
-//! Invariants: seqs are 1, 2, 3 ... without gaps, and revisions grow with them; the first message has no predecessor.
+//! Invariants: seqs are 1, 2, 3 ... without gaps, and revisions increase with them. The first message has no
+//! predecessor.
 
 use std::ops::ControlFlow;
 
@@ -16,7 +17,7 @@ use super::db::Int;
 use super::error::{Context, StorageError};
 use crate::chat::{AccountId, ConversationId, Revision, Seq};
 
-/// What a message says about its place.
+/// The position of a message, and its links.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     pub revision: Revision,
@@ -24,20 +25,20 @@ pub(super) struct Link {
     pub seq: Seq,
     pub sender: AccountId,
     pub deleted: bool,
-    /// How many messages the sender has sent in the conversation, this one included.
+    /// Number of messages that the sender has sent in the conversation, including this one.
     pub sent: u64,
-    /// The message before; 0: none.
+    /// The previous message; 0 if none.
     pub previous: Revision,
-    /// The message with the seq [`jump_seq`]; 0: none.
+    /// The message with the seq [`jump_seq`]; 0 if none.
     pub jump: Revision,
 }
 
-/// The seq that the message with `seq` jumps to; 0: there is none.
+/// The seq that the message with `seq` jumps to; 0 if none.
 pub(super) fn jump_seq(seq: Seq) -> Seq {
     Seq(seq.0 & seq.0.saturating_sub(1))
 }
 
-/// The message of a revision, if there is one.
+/// The message with a revision, if there is one.
 pub(super) fn look_up(conn: &Connection, revision: Revision) -> Result<Option<Link>, StorageError> {
     let read = |row: &Row<'_>| {
         Ok(Link {
@@ -67,7 +68,7 @@ pub(super) fn link(conn: &Connection, revision: Revision) -> Result<Link, Storag
 pub(super) fn find(conn: &Connection, newest: Revision, seq: Seq) -> Result<Link, StorageError> {
     let found = descend(conn, newest, |_, at| at >= seq)?;
     if found.seq != seq {
-        // The conversation says that it has more messages than there are.
+        // The conversation claims to have more messages than exist.
         return Err(StorageError::Corrupt(format!("message {seq} before {newest} is missing: found {}", found.seq)));
     }
     Ok(found)
@@ -78,7 +79,8 @@ pub(super) fn first_after(conn: &Connection, newest: Revision, after: Revision) 
     descend(conn, newest, |revision, _| revision > after)
 }
 
-/// The first message that is `in_reach`, as `newest` is: all before it are not, all after it are.
+/// The first message for which `in_reach` holds. It holds for `newest` and for all messages after the first one, and
+/// for none before it.
 fn descend(
     conn: &Connection,
     newest: Revision,
@@ -97,7 +99,8 @@ fn descend(
     }
 }
 
-/// The message that `from` names. It has to be older and of the same conversation: no loop, whatever the file holds.
+/// The message to which `from` refers. It has to be older and of the same conversation, so that a damaged file cannot
+/// cause a loop.
 fn follow(conn: &Connection, from: &Link, to: Revision) -> Result<Link, StorageError> {
     let link = link(conn, to)?;
     if link.conversation != from.conversation || link.seq >= from.seq || to >= from.revision {
@@ -106,7 +109,7 @@ fn follow(conn: &Connection, from: &Link, to: Revision) -> Result<Link, StorageE
     Ok(link)
 }
 
-/// Visits the messages from `newest` back to the one with the seq `oldest`, which is at least 1, until it is told to stop.
+/// Visits the messages from `newest` back to the one with the seq `oldest`, which is at least 1, until `visit` breaks.
 pub(super) fn walk_back(
     conn: &Connection,
     newest: Link,
@@ -123,12 +126,13 @@ pub(super) fn walk_back(
     Ok(())
 }
 
-/// The messages that the next one may jump to, oldest first: the newest one, the one it jumps to, and so on.
+/// The messages that the next one may jump to, oldest first. Each of them, beginning with the newest message, jumps to
+/// the one before it.
 #[derive(Debug, Default)]
 pub(super) struct Jumps(Vec<(Seq, Revision)>);
 
 impl Jumps {
-    /// Those of a conversation, by its newest message (0: it has none).
+    /// Loads them for a conversation, by its newest message (0 if it has none).
     pub(super) fn load(conn: &Connection, newest: Revision) -> Result<Self, StorageError> {
         let mut chain = Vec::new();
         if newest > Revision(0) {
@@ -143,7 +147,7 @@ impl Jumps {
         Ok(Self(chain))
     }
 
-    /// What the next message, with `seq`, jumps to; 0: nothing.
+    /// The message that the next one, with `seq`, jumps to; 0 if none.
     pub(super) fn target(&self, seq: Seq) -> Revision {
         let kept = self.kept(seq);
         kept.checked_sub(1).map_or(Revision(0), |last| self.0[last].1)
@@ -155,7 +159,7 @@ impl Jumps {
         self.0.push((seq, revision));
     }
 
-    /// How many of the messages are still of use after the next one, with `seq`.
+    /// Number of messages that stay relevant after the next one, with `seq`.
     fn kept(&self, seq: Seq) -> usize {
         self.0.iter().rposition(|(at, _)| *at <= jump_seq(seq)).map_or(0, |last| last + 1)
     }

@@ -1,18 +1,21 @@
-//! What may enter a log, and what the bytes of an entry are.
+//! Validation of commands before they enter a log, and classification of the bytes of entries.
 //!
-//! Two checks at two places, for two reasons:
+//! There are two checks, at two places and for two reasons:
 //!
-//! - [`check`], before a command is proposed: it decodes, is of a kind that this version knows, and keeps the limits of
-//!   [`crate::chat::limits`]. Limits may change between versions, so they decide only about commands that are not in a log yet.
-//! - `batch` and `command`, when an entry is applied: what is not a command in any version is *malformed*, and every node
-//!   rejects it in the same way. What a later version may have written is an error, and the node stops: to reject it would make
-//!   the replicas differ.
+//! - [`check`], before a command is proposed. The command has to be of a kind that this version knows, be decodable,
+//!   and respect the limits of [`crate::chat::limits`]. Limits may change between versions, so they apply only to
+//!   commands that are not in a log yet.
+//! - `batch` and `command`, when an entry is applied. Bytes that are not a command in any version are *malformed*, and
+//!   every node rejects them in the same way. A command that a later version may have written is an error, and the node
+//!   stops. Rejecting it would make the replicas diverge.
 //!
-//! Invariant: the verdict about an entry depends on its bytes and on the kinds that this version knows, and on nothing else. A
-//! kind of a later version is recognized by its shape: a command is exactly one length-delimited field, whose number is the kind,
-//! at most [`KIND_MAX`]. prost drops such a field when it does not know the number; all other bytes are no command in any version.
+//! Invariant: the verdict on an entry depends only on its bytes and on the kinds that this version knows. A kind of a
+//! later version is recognized by its shape: a command is exactly one length-delimited field, whose number is the kind,
+//! at most [`KIND_MAX`]. prost drops such a field if it does not know the number. All other bytes are not a command in
+//! any version.
 //!
-//! Does not cover: fields that a later version adds to a kind. The protocol forbids that: another meaning is another kind.
+//! Does not cover: fields that a later version adds to a kind. The protocol forbids that, because a different meaning
+//! requires a different kind.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -24,7 +27,7 @@ use crate::chat::Command;
 use crate::chat::limits::{self, Invalid};
 use crate::proto::log::v1 as pb;
 
-/// The largest number that a kind of command may ever have.
+/// Largest number that a kind of command may ever have.
 pub const KIND_MAX: usize = 1023;
 
 /// Why a command must not be proposed.
@@ -38,10 +41,11 @@ pub enum Unfit {
     Invalid(#[from] Invalid),
 }
 
-/// Checks a command before it is proposed. Costs no allocation, and reads no body: what is long has only its length checked.
+/// Checks a command before it is proposed. It neither allocates nor scans bodies: only the length of long values is
+/// checked.
 ///
 /// # Errors
-/// It must not reach a log.
+/// The command must not enter a log.
 pub fn check(command: &pb::Command) -> Result<(), Unfit> {
     use pb::command::Kind;
     match command.kind.as_ref().ok_or(DecodeError::UnknownKind("a command"))? {
@@ -69,7 +73,7 @@ pub fn check(command: &pb::Command) -> Result<(), Unfit> {
             length("client_id", &c.client_id, 16)?;
             limits::check_body("body", &c.body)?;
         }
-        // One without items is how a node waits for its own log.
+        // A node proposes one without items to wait for its own log.
         Kind::Receipts(c) => limits::check_count_at_most("items", c.items.len(), limits::RECEIPTS_MAX)?,
         Kind::DeleteMessages(c) => limits::check_count("message_ids", c.message_ids.len(), limits::DELETE_IDS_MAX)?,
         Kind::ReportDigest(c) => length("digest", &c.digest, 32)?,
@@ -116,12 +120,12 @@ fn length(field: &'static str, bytes: &[u8], expected: usize) -> Result<(), Deco
     }
 }
 
-/// Bytes in a log that are no command in any version.
+/// Bytes in a log that are not a command in any version.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct Malformed(pub String);
 
-/// A `log.v1.Batch` whose commands are left encoded, so that the bytes of each can be looked at.
+/// A `log.v1.Batch` whose commands stay encoded, so that the bytes of each can be examined.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct RawBatch {
     #[prost(message, repeated, tag = "1")]
@@ -132,7 +136,7 @@ pub(super) struct RawBatch {
     pub quota_bytes: u64,
 }
 
-/// A `log.v1.Proposal` whose command is left encoded.
+/// A `log.v1.Proposal` whose command stays encoded.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct RawProposal {
     #[prost(uint64, tag = "1")]
@@ -143,7 +147,7 @@ pub(super) struct RawProposal {
     pub command: Option<Bytes>,
 }
 
-/// An entry's batch, with at least one proposal.
+/// Decodes the batch of an entry. It has at least one proposal.
 pub(super) fn batch(batch: Bytes) -> Result<RawBatch, Malformed> {
     let batch = RawBatch::decode(batch).map_err(|error| Malformed(format!("the batch cannot be decoded: {error}")))?;
     if batch.proposals.is_empty() {
@@ -152,12 +156,12 @@ pub(super) fn batch(batch: Bytes) -> Result<RawBatch, Malformed> {
     Ok(batch)
 }
 
-/// The time stamp of the first proposal in an entry's batch, in milliseconds since the epoch.
+/// Timestamp of the first proposal in an entry's batch, in milliseconds since the epoch.
 pub fn first_time(batch: Bytes) -> Option<u64> {
     self::batch(batch).ok()?.proposals.first().map(|proposal| proposal.time_ms)
 }
 
-/// The command of a proposal, or why it is none in any version.
+/// Decodes the command of a proposal, or returns why it is not valid in any version.
 ///
 /// # Errors
 /// [`StorageError::UnknownCommand`]: a later version may have written it.
@@ -177,7 +181,7 @@ pub(super) fn command(bytes: Option<Bytes>) -> Result<Result<Command, Malformed>
     }
 }
 
-/// The number of the one length-delimited field that the bytes are.
+/// The field number, if the bytes are exactly one length-delimited field.
 fn kind(mut bytes: &[u8]) -> Option<usize> {
     const LENGTH_DELIMITED: usize = 2;
     let key = prost::decode_length_delimiter(&mut bytes).ok()?;
@@ -258,7 +262,7 @@ mod tests {
             &[0x82, 0x40, 0x00],
             &[0x98, 0x06, 0x00],
             &[0x02, 0x00],
-            // Something behind the field; a length beyond the end.
+            // Bytes after the field; a length beyond the end.
             &[0x9a, 0x06, 0x00, 0x00],
             &[0x9a, 0x06, 0x05],
             // A known kind whose field has the wrong length: `OpenSession` without a token.

@@ -1,23 +1,24 @@
-//! A copy of the state becomes the start of a new cluster: a backup in an empty data directory ([`restore`]), or what the last
-//! node of a cluster has ([`recover`]).
+//! Starts a new cluster from a copy of the state: from a backup in an empty data directory ([`restore`]), or from the
+//! files of the last node of a cluster ([`recover`]).
 //!
-//! The new cluster goes on where the copy ends, as if one more entry had been committed that makes this node the only member:
+//! The new cluster continues where the copy ends, as if one more entry had been committed that makes this node the only
+//! member:
 //!
-//! - Another cluster id: nodes of the old cluster and this one refuse each other's calls.
-//! - A node id that neither the old cluster up to the copy nor the new one gives to another node: members that come
-//!   later get the index of a membership entry, which is at least this entry's, plus [`MEMBER_IDS_FROM`]; earlier ones got
-//!   less than this entry's index plus that. This node gets what is between.
-//! - The log begins behind that entry, in a term above all that the copy knows. Nothing has to be replayed, and
-//!   who joins is sent a snapshot.
-//! - Revisions go on [`REVISIONS_SKIPPED`] further. The old cluster may have given away revisions after the copy was made;
-//!   their numbers are never used again, so that no old cursor or message id means something else now. Who names one of
-//!   them is told that it is lost ([`super::Query::is_lost`]).
-//! - Everything else stays: accounts, sessions, messages, what client ids came to, the clock, the digest. A restored
+//! - The cluster id is new. Nodes of the old cluster and this one reject each other's calls.
+//! - The node id is one that neither the old cluster (up to the copy) nor the new one assigns to another node. A later
+//!   member gets the index of a membership entry, which is at least this entry's index, plus [`MEMBER_IDS_FROM`].
+//!   Earlier members got less than this entry's index plus that. This node gets the id in between.
+//! - The log begins after that entry, in a term above all terms that the copy contains. Nothing has to be replayed, and
+//!   a joining node receives a snapshot.
+//! - Revisions continue [`REVISIONS_SKIPPED`] further. The old cluster may have assigned revisions after the copy was
+//!   made. Their numbers are never reused, so that an old cursor or message id cannot refer to something else now. A
+//!   request that uses one of them gets the error that it is lost ([`super::Query::is_lost`]).
+//! - Everything else is kept: accounts, sessions, messages, outcomes by client id, the clock, the digest. A restored
 //!   backup may begin without the sessions ([`KeptSessions`]).
 //!
-//! Invariant: the directory holds the old state or the new one, whenever the process dies. The new one is built in a directory
-//! of its own, whose name says how far it is; [`finish`], which every start calls, removes what is incomplete and goes
-//! on with what is decided: the old files move to `aside/`, then the new ones take their places.
+//! Invariant: the directory holds the old state or the new one, even if the process dies. The new state is built in a
+//! separate directory, whose name records the progress. Every start calls [`finish`]. It removes an incomplete new
+//! state and completes a decided one: the old files are moved to `aside/`, then the new ones take their places.
 
 use std::fs;
 use std::io;
@@ -37,24 +38,25 @@ use super::trust;
 use crate::chat::{Revision, TimeMs};
 use crate::proto::log::v1 as pb;
 
-/// Node ids below are those of a cluster's first members.
+/// Smallest node id that is assigned to later members. Smaller ids belong to the first members of a cluster.
 pub const MEMBER_IDS_FROM: u64 = 16;
-/// More than a cluster has given away since any backup: at 100,000 changes a second it is the work of 115 days. Less than a
-/// thousandth of what JSON's numbers hold exactly.
+/// Gap after the last revision of the copy. It exceeds the number of revisions that a cluster has assigned since any
+/// backup: at 100,000 changes per second it lasts 115 days. It is less than a thousandth of the integers that JSON
+/// numbers represent exactly.
 pub const REVISIONS_SKIPPED: u64 = 1_000_000_000_000;
 
-/// Incomplete: as if it were not there.
+/// Directory of an incomplete new state. It is removed.
 const UNFINISHED: &str = "new-cluster.tmp";
-/// Complete: the old files have to go.
+/// Directory of a complete new state, while the old files have to be moved away.
 const DECIDED: &str = "new-cluster.decided";
-/// The old files are gone: the new ones take their places.
+/// Directory of a complete new state whose files take the places of the old ones, which are gone.
 const ARRIVING: &str = "new-cluster.arriving";
-/// What may be in an empty data directory: the lock of the process that looks, and what file systems make.
+/// Names allowed in an empty data directory: the lock of this process, and a directory that file systems create.
 const NOTHING: [&str; 2] = ["lock", "lost+found"];
-/// Bytes of the log that are applied at a time.
+/// Bytes of the log that are read and applied at a time.
 const APPLY_BYTES: usize = 8 << 20;
 
-/// The table is only in states that have lost revisions. Both ends belong to the range.
+/// The table exists only in states that have lost revisions. Both ends belong to the range.
 const LOST_TABLE: &str = "
 CREATE TABLE IF NOT EXISTS lost_revision (
     first   INTEGER PRIMARY KEY,
@@ -62,83 +64,83 @@ CREATE TABLE IF NOT EXISTS lost_revision (
 ) STRICT;
 ";
 
-/// Ends every session, whatever its state.
+/// Ends every session, regardless of its state.
 const END_SESSIONS: &str = "DELETE FROM session;";
 
-/// What becomes of the sessions in a backup.
+/// Treatment of the sessions in a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptSessions {
-    /// All of them stay as they are, with their tokens.
+    /// All sessions stay valid, with their tokens.
     All,
-    /// All of them have ended. Known devices stay: a device opens nothing by itself.
+    /// All sessions are ended. Known devices are kept, because a device alone opens no session.
     None,
 }
 
-/// The node that a new cluster begins with.
+/// The first node of a new cluster.
 #[derive(Debug, Clone)]
 pub struct Founder {
     /// UUID of the new cluster.
     pub cluster_id: String,
-    /// The node's name.
+    /// The node's name, chosen by the operator.
     pub name: String,
-    /// Where peers reach it, host:port.
+    /// Address for peers, host:port.
     pub peer_address: String,
-    /// Where clients reach it, host:port.
+    /// Address for clients, host:port.
     pub client_address: String,
-    /// Where browsers reach it, host:port.
+    /// Address for browsers, host:port.
     pub web_address: String,
 }
 
-/// What a new cluster begins with.
+/// The result of creating a new cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beginning {
     /// The node's id.
     pub node_id: u64,
-    /// The revision of the copy.
+    /// The last revision of the copy.
     pub copied: Revision,
-    /// The revision that the cluster begins with.
+    /// The revision with which the new cluster begins.
     pub revision: Revision,
 }
 
-/// What a stopped node has.
+/// The state of a stopped node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Survey {
-    /// Who it was.
+    /// The node's identity.
     pub identity: Identity,
-    /// Who belonged to its cluster, by its log.
+    /// The membership of its cluster, according to its log.
     pub membership: pb::Membership,
     /// The last entry of its log.
     pub last: Option<pb::LogId>,
-    /// The last entry that it has noted as committed; it does so now and then.
+    /// The last committed position in its log, which is saved only periodically.
     noted: Option<pb::LogId>,
-    /// The last entry that is in its state.
+    /// The last entry applied to its state.
     pub applied: Option<pb::LogId>,
     /// The state's revision.
     pub revision: Revision,
-    /// The replicated clock, in the state.
+    /// The replicated clock of the state.
     pub clock: TimeMs,
-    /// The state is read from this snapshot, because `chat.db` is behind the log's first entry.
+    /// The snapshot from which the state is read, if `chat.db` ends before the log's first entry.
     snapshot: Option<PathBuf>,
 }
 
 impl Survey {
-    /// The last entry that is known to be committed: noted as such, or in the state.
+    /// The last entry known to be committed, according to the log or the state.
     pub fn committed(&self) -> Option<pb::LogId> {
         [self.noted, self.applied].into_iter().flatten().max_by_key(|id| id.index)
     }
 
-    /// Entries in the log after that one.
+    /// Number of entries in the log after the last committed one.
     pub fn uncertain(&self) -> u64 {
         let index = |id: Option<pb::LogId>| id.map_or(0, |id| id.index);
         index(self.last).saturating_sub(index(self.committed()))
     }
 }
 
-/// Makes a backup the start of a new cluster, in an empty directory.
+/// Starts a new cluster from a backup, in an empty directory.
 ///
 /// # Errors
-/// The directory is not empty; or a file operation failed. [`verify_backup`] the file first: what it then finds wrong with
-/// the copy is told like any other failure here.
+/// The directory is not empty, or a file operation failed. Call [`verify_backup`] on the file first: damage to the copy
+/// is reported here like any other failure.
 pub fn restore(
     dir: &Path,
     file: &Path,
@@ -160,20 +162,20 @@ pub fn restore(
         Ok((meta, beginning))
     });
     if result.is_err() {
-        // What cannot be removed now goes with the next attempt.
+        // The next attempt removes the directory if this fails.
         let _ = fs::remove_dir_all(&staging);
     }
     let done = result?;
-    // Nothing has to go.
+    // There are no old files to move away.
     rename(dir, UNFINISHED, ARRIVING)?;
     finish(dir)?;
     Ok(done)
 }
 
-/// What the stopped node in a directory has. Changes nothing, but that the files are closed in order afterwards.
+/// Examines the stopped node in a directory. Changes nothing, except that the files are closed cleanly.
 ///
 /// # Errors
-/// There is no node, or its files cannot be trusted.
+/// There is no node, or its files fail the integrity check.
 pub fn survey(dir: &Path) -> Result<Survey, StorageError> {
     finish(dir)?;
     let refused = |problem: String| StorageError::NotRecoverable { path: dir.to_owned(), problem };
@@ -209,7 +211,7 @@ pub fn survey(dir: &Path) -> Result<Survey, StorageError> {
             }
             Ok(())
         })?;
-        // From here on the write-ahead logs may go, as at any other end in order.
+        // From here on the write-ahead logs may be missing, as after any clean shutdown.
         trust::closed(dir)?;
         Ok(survey)
     });
@@ -217,14 +219,15 @@ pub fn survey(dir: &Path) -> Result<Survey, StorageError> {
     surveyed
 }
 
-/// Makes what a node has the start of a new cluster. Every entry of its log is applied: any of them may have been
+/// Starts a new cluster from the files of a node. Every entry of its log is applied, because any of them may have been
 /// acknowledged. The old files are moved aside.
 ///
-/// `skip` are the indexes of entries that are applied as if they were blank: for a log with an entry that no version at hand can
-/// apply. What they held is lost, and the digest of the new cluster is another one than that of a node that applied them.
+/// `skip` lists the indexes of entries that are applied as if they were blank, for a log with an entry that no
+/// available version can apply. Their content is lost, and the digest of the new cluster differs from that of a node
+/// that applied them.
 ///
 /// # Errors
-/// An entry cannot be applied, one of `skip` is not left to be applied, or a file operation failed.
+/// An entry cannot be applied, an index in `skip` is not among the entries to be applied, or a file operation failed.
 pub fn recover(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> Result<Beginning, StorageError> {
     finish(dir)?;
     let beginning = decide(dir, survey, founder, skip)?;
@@ -232,7 +235,7 @@ pub fn recover(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> 
     Ok(beginning)
 }
 
-/// Everything of [`recover`] up to the point from which every start goes on with it.
+/// The part of [`recover`] before the decision. After it, every start completes the rest.
 fn decide(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> Result<Beginning, StorageError> {
     let refused = |problem: String| StorageError::NotRecoverable { path: dir.to_owned(), problem };
     let (first, last) = (survey.applied.map_or(0, |id| id.index + 1), survey.last.map_or(0, |id| id.index));
@@ -266,8 +269,8 @@ fn decide(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> Resul
     Ok(beginning)
 }
 
-/// Goes on with what [`restore`] or [`recover`] has decided and not brought to an end, and removes what they had not
-/// decided. Called before anything in the directory is looked at.
+/// Completes what [`restore`] or [`recover`] has decided, and removes an undecided new state. Must be called before any
+/// other access to the directory.
 ///
 /// # Errors
 /// A file operation failed.
@@ -297,7 +300,7 @@ pub fn finish(dir: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Whether a revision was skipped, and not given away in this state.
+/// Whether a revision was skipped and is not assigned in this state.
 pub(super) fn is_lost(conn: &Connection, revision: Revision) -> Result<bool, StorageError> {
     let ask = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         let found = conn.prepare_cached(sql)?.query_row(values, |_| Ok(())).optional()?;
@@ -308,7 +311,8 @@ pub(super) fn is_lost(conn: &Connection, revision: Revision) -> Result<bool, Sto
     found.context("look for a lost revision")
 }
 
-/// Makes the copy of a state in `staging` the start of a cluster, and a log for it. All of it is durable then.
+/// Turns the copy of a state in `staging` into the start of a cluster, and creates a log for it. Everything is durable
+/// when this returns.
 fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beginning, StorageError> {
     let path = db::database_path(staging);
     let conn = db::open_writer(&path)?;
@@ -338,13 +342,13 @@ fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beg
         ..before
     };
     let change = || -> rusqlite::Result<()> {
-        // One file, without a write-ahead log beside it.
+        // A single file, without a write-ahead log.
         conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
-        // Hashes of tokens are overwritten as well.
+        // Also overwrites the hashes of tokens.
         conn.pragma_update(None, "secure_delete", "ON")?;
         conn.execute_batch(also)?;
         conn.execute_batch(LOST_TABLE)?;
-        // Permissions of the old cluster. A copy of format 1 has none.
+        // Join tokens are permissions of the old cluster. A copy of format 1 has no such table.
         let sql = "SELECT 1 FROM sqlite_schema WHERE name = 'join_token'";
         if conn.prepare(sql)?.exists([])? {
             conn.execute("DELETE FROM join_token", [])?;
@@ -358,7 +362,7 @@ fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beg
     drop(conn);
     let identity = Identity { cluster_id: founder.cluster_id.clone(), node_id, name: founder.name.clone() };
     make_log(staging, identity, vote, log_id)?;
-    // What the state machine keeps beside its file; and the files alone.
+    // Removes additional files of the state machine, so that only the databases remain.
     let items = fs::read_dir(staging).and_then(|items| items.collect::<io::Result<Vec<_>>>());
     for item in items.map_err(StorageError::io("list", staging))? {
         let path = item.path();
@@ -372,7 +376,7 @@ fn begin(staging: &Path, founder: &Founder, term: u64, also: &str) -> Result<Beg
     Ok(Beginning { node_id, copied, revision })
 }
 
-/// A log that ends with `log_id`, of which no entry is there.
+/// Creates an empty log that ends at `log_id`.
 fn make_log(dir: &Path, identity: Identity, vote: pb::Vote, log_id: pb::LogId) -> Result<(), StorageError> {
     let log = LogDb::open(dir, Box::new(|_| {}))?;
     log.save_identity(identity)?;
@@ -392,7 +396,7 @@ fn make_log(dir: &Path, identity: Identity, vote: pb::Vote, log_id: pb::LogId) -
     }
 }
 
-/// The newest state that a node has: `chat.db`, or a snapshot when the log has been cut behind it.
+/// The newest state of a node: `chat.db`, or a snapshot if the log was purged beyond `chat.db`.
 fn newest_state(
     dir: &Path,
     log: &LogDb,
@@ -411,7 +415,7 @@ fn newest_state(
     Err(StorageError::Corrupt("the log has been cut, and no state or snapshot reaches up to there".into()))
 }
 
-/// Hands all entries after `base` to `take`, in order, in pieces.
+/// Passes all entries after `base` to `take`, in order and in batches.
 fn each_entry(
     log: &LogDb,
     base: Option<pb::LogId>,

@@ -1,4 +1,4 @@
-//! New clusters: from backups, from survivors, and from processes that died on the way.
+//! New clusters: from backups, from surviving nodes, and after interrupted attempts.
 
 use super::super::backup::tests::{account, state, write};
 use super::*;
@@ -28,7 +28,7 @@ fn durably(write: impl FnOnce(crate::storage::Done) -> Result<(), StorageError>)
     assert!(done.recv().expect("called"));
 }
 
-/// A stopped node: a log of the accounts `names`, of which the state has the first `applied`.
+/// A stopped node with a log that creates the accounts `names`, and a state that has applied the first `applied`.
 fn node(dir: &Path, names: &[&str], applied: usize) {
     let log = LogDb::open(dir, Box::new(|_| {})).expect("open");
     let identity = Identity { cluster_id: "old-cluster".into(), node_id: 3, name: "n1".into() };
@@ -45,7 +45,7 @@ fn node(dir: &Path, names: &[&str], applied: usize) {
     drop(state(dir, &names[..applied]));
 }
 
-/// Checks that the directory is the start of the new cluster, with these accounts, and returns its log's end.
+/// Checks that the directory is the start of the new cluster with these accounts, and returns the end of its log.
 fn is_new(dir: &Path, beginning: &Beginning, names: &[&str]) -> pb::LogId {
     for name in [UNFINISHED, DECIDED, ARRIVING] {
         assert!(!dir.join(name).exists(), "{name}");
@@ -66,7 +66,7 @@ fn is_new(dir: &Path, beginning: &Beginning, names: &[&str]) -> pb::LogId {
     let membership = state.membership.membership.expect("a membership");
     assert_eq!(membership.voters, [pb::VoterSet { node_ids: vec![node_id] }]);
     assert_eq!((membership.nodes.len(), membership.nodes[0].peer_address.as_str()), (1, "p:1"));
-    // Members that came earlier have ids below, members that come later above.
+    // Earlier members have smaller ids, later members larger ones.
     assert_eq!(node_id, end.index - 1 + MEMBER_IDS_FROM);
 
     let readers = Readers::open(dir, 1).expect("readers");
@@ -78,7 +78,7 @@ fn is_new(dir: &Path, beginning: &Beginning, names: &[&str]) -> pb::LogId {
     for name in names {
         assert!(readers.read(|query| query.account_by_name(name)).expect("read").is_some(), "{name}");
     }
-    // It goes on.
+    // The new cluster continues.
     let next = AppliedEntry {
         log_id: pb::LogId { term: vote.term + 1, node_id, index: end.index + 1 },
         ..account(0, &format!("later.{}", end.index))
@@ -100,11 +100,11 @@ fn a_restored_backup_is_the_start_of_another_cluster() {
     let end = is_new(to.path(), &beginning, &["alice", "bob"]);
     assert_eq!((end.index, end.term), (3, 4));
     assert!(!trust::had_history(to.path()));
-    // Once more, onto the new cluster.
+    // A second restore, onto the new cluster.
     let error = restore(to.path(), &file, &founder(), KeptSessions::All).expect_err("refused");
     assert!(matches!(error, StorageError::NotEmpty { .. }), "{error}");
 
-    // A backup of what was restored: revisions stay lost, and others are lost with the next disaster.
+    // A backup of the restored state: lost revisions stay lost, and the next recovery adds others.
     let third = tempfile::tempdir().expect("tempdir");
     let machine = StateMachine::open(to.path()).expect("open");
     let shared = crate::storage::SharedState::new(machine, Box::new(())).expect("shared");
@@ -144,7 +144,7 @@ fn the_sessions_of_a_backup_stay_or_end() {
             Ok(found)
         });
         assert_eq!(found.expect("read"), expected == 1);
-        // Nothing of the token's hash is left in a file that begins without sessions.
+        // A file that begins without sessions contains no hash of a token.
         let copies = fs::read(db::database_path(to.path())).expect("read");
         let there = copies.windows(32).any(|window| window == token_hash.0);
         assert_eq!(there, expected == 1);
@@ -178,16 +178,16 @@ fn a_survivor_keeps_all_of_its_log() {
     assert_eq!((survey.last.expect("a log").index, survey.committed().expect("some").index), (5, 2));
     assert_eq!((survey.uncertain(), survey.revision), (3, Revision(2)));
     assert_eq!(survey.identity.node_id, 3);
-    // To look changes nothing that matters.
+    // A survey changes nothing that matters.
     assert_eq!(super::survey(dir.path()).expect("surveyed"), survey);
     assert!(trust::doubts(dir.path()).expect("looked").is_none());
 
     let beginning = recover(dir.path(), &survey, &founder(), &[]).expect("recovered");
     assert_eq!(beginning.copied, Revision(5));
     let end = is_new(dir.path(), &beginning, &NAMES);
-    // Above its own vote.
+    // The term is above the node's own vote.
     assert_eq!((end.index, end.term), (6, 10));
-    // The old files are all there.
+    // All old files still exist.
     let aside: Vec<_> = fs::read_dir(dir.path().join("aside")).expect("list").collect();
     assert_eq!(aside.len(), 1);
     let old = aside[0].as_ref().expect("an item").path();
@@ -227,7 +227,7 @@ fn a_survivor_whose_log_was_cut_goes_on_from_its_snapshot() {
     assert_eq!(beginning.copied, Revision(5));
     is_new(dir.path(), &beginning, &NAMES);
 
-    // Without it there is a hole.
+    // Without the snapshot there is a gap.
     let dir = tempfile::tempdir().expect("tempdir");
     node(dir.path(), &NAMES, 1);
     let log = LogDb::open(dir.path(), Box::new(|_| {})).expect("open");
@@ -256,7 +256,7 @@ fn what_cannot_be_trusted_or_is_not_there_is_refused() {
 
 #[test]
 fn a_crash_leaves_the_old_state_or_the_new_one() {
-    // Before it is decided: the old one.
+    // Interrupted before the decision: the old state remains.
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path();
     node(path, &NAMES, 2);
@@ -273,18 +273,18 @@ fn a_crash_leaves_the_old_state_or_the_new_one() {
     assert!(!path.join(UNFINISHED).exists());
     assert_eq!(survey(path).expect("surveyed"), before);
 
-    // From then on: the new one, wherever it stopped.
+    // Interrupted after the decision: the new state takes over, regardless of the point of interruption.
     let stops: [fn(&Path); 5] = [
         |_| {},
         |path| {
-            // In the middle of moving the old files.
+            // While the old files were being moved.
             let aside = path.join("aside/000000000001-0");
             fs::create_dir_all(&aside).expect("made");
             trust::doubt(path, "a new cluster").expect("noted");
             fs::rename(path.join("log.db"), aside.join("log.db")).expect("moved");
         },
         |path| {
-            // All are moved, and the mark is still there.
+            // All files were moved, and the mark still exists.
             trust::move_aside(path, "a new cluster").expect("moved");
             trust::doubt(path, "a new cluster").expect("noted");
         },
@@ -308,7 +308,7 @@ fn a_crash_leaves_the_old_state_or_the_new_one() {
     }
 }
 
-/// After [`is_new`] has applied one entry that no log has, only the identity is left to look at.
+/// [`is_new`] has applied an entry that no log contains, so only the identity can be compared.
 fn is_new_again(dir: &Path, beginning: &Beginning) {
     let log = LogDb::open(dir, Box::new(|_| {})).expect("open");
     assert_eq!(log.identity().map(|identity| identity.node_id), Some(beginning.node_id));

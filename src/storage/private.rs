@@ -1,10 +1,11 @@
-//! Who may read the files of a node: its own user, whatever the umask.
+//! Access to the files of a node: only the node's own user may read them, regardless of the umask.
 //!
-//! Invariants: every file that a node makes has mode 0600 from its first moment, every directory 0700. [`narrow`] brings what an
-//! earlier version or another program made to the same, and refuses files of another user, which their owner could read and widen.
+//! Invariants: every file that a node creates has mode 0600 from the beginning, and every directory 0700. [`narrow`]
+//! applies the same modes to files of an earlier version or another program. It rejects files of another user, because
+//! their owner could read them and change their mode.
 //!
-//! Does not cover: the directory above the data directory, and a volume whose root belongs to somebody else (a Kubernetes volume with
-//! an `fsGroup`). Such a root stays as it is, and the files in it are private all the same.
+//! Does not cover: the directory above the data directory, and a volume whose root belongs to another user (a
+//! Kubernetes volume with an `fsGroup`). The mode of such a root is not changed, but the files in it are private.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -15,46 +16,46 @@ use super::error::StorageError;
 
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
-/// Whoever is neither the owner nor in the group may write. To enter or list a directory of private files tells nobody more than
-/// their names, and volumes with `fsGroup` have mode 2775.
+/// Write permission for users other than the owner and the group. Entering or listing a directory of private files
+/// reveals no more than their names, and volumes with `fsGroup` have mode 2775.
 const WRITABLE_BY_OTHERS: u32 = 0o002;
-/// `aside/<time>/snapshots/<file>` is the deepest.
+/// Depth of the deepest path, `aside/<time>/snapshots/<file>`.
 const DEPTH_MAX: usize = 4;
 
-/// Makes a file, or empties one.
+/// Creates a file, or truncates an existing one.
 pub fn create_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
 }
 
-/// Makes a file if there is none, and leaves the content of one that is there.
+/// Opens a file without changing its content, and creates it if it is missing.
 pub fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
-/// Makes a directory.
+/// Creates a directory.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIRECTORY_MODE).create(path)
 }
 
-/// Makes a directory and those above it, as far as they are missing.
+/// Creates a directory and its missing parents.
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
-/// Takes a file, socket or directory from everybody but its owner.
+/// Removes all access to a file, socket or directory, except for its owner.
 pub fn restrict(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     fs::set_permissions(path, Permissions::from_mode(wanted(&metadata)))
 }
 
-/// What was found open to other users, and narrowed.
+/// Files and directories that were accessible to other users and have been restricted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Narrowed {
-    /// Files and directories that were narrowed.
+    /// Number of files and directories that were restricted.
     pub count: usize,
-    /// The first of them, and the mode that it had.
+    /// The first of them, and its previous mode.
     pub first: Option<(PathBuf, u32)>,
-    /// The mode of a data directory that belongs to another user, and that every user can write to.
+    /// The mode of a data directory that belongs to another user and that every user can write to.
     pub writable_by_others: Option<u32>,
 }
 
@@ -65,10 +66,11 @@ impl Narrowed {
     }
 }
 
-/// Narrows a data directory and all files of a node in it.
+/// Restricts a data directory and all files of a node in it to their owner.
 ///
 /// # Errors
-/// [`StorageError::Exposed`]: a file belongs to another user, or is open to others and cannot be narrowed.
+/// [`StorageError::Exposed`]: a file belongs to another user, or is accessible to others and cannot be restricted.
+/// Otherwise, a file operation failed.
 pub fn narrow(dir: &Path) -> Result<Narrowed, StorageError> {
     let mut narrowed = Narrowed::default();
     let metadata = fs::metadata(dir).map_err(StorageError::io("look at", dir))?;
@@ -86,7 +88,8 @@ pub fn narrow(dir: &Path) -> Result<Narrowed, StorageError> {
     Ok(narrowed)
 }
 
-/// Whether a node makes a file or directory of this name in its data directory. Other things there are somebody else's.
+/// Whether a node creates a file or directory of this name in its data directory. Other items there belong to other
+/// programs.
 fn is_of_a_node(name: &str) -> bool {
     const NAMES: [&str; 7] = ["lock", "doubt", "running", "reserve", "aside", "snapshots", "admin.sock"];
     const BEGINNINGS: [&str; 3] = ["log.db", "chat.db", "new-cluster."];
@@ -96,7 +99,7 @@ fn is_of_a_node(name: &str) -> bool {
 fn narrow_below(path: &Path, depth: usize, narrowed: &mut Narrowed) -> Result<(), StorageError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        // A link to nothing.
+        // A link without a target.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StorageError::io("look at", path)(error)),
     };
@@ -131,7 +134,7 @@ fn wanted(metadata: &Metadata) -> u32 {
     if metadata.is_dir() { DIRECTORY_MODE } else { FILE_MODE }
 }
 
-/// Root may narrow what belongs to anybody.
+/// Root may change the mode of files of any user.
 fn is_ours(metadata: &Metadata) -> bool {
     let own = rustix::process::geteuid();
     own.is_root() || own.as_raw() == metadata.uid()

@@ -1,12 +1,13 @@
-//! The tables of `chat.db`, and whether a file has them.
+//! The tables of `chat.db`, and the check that a file has them.
 //!
-//! Measured, and the reason for the shape of `message`: rows in revision order (always appended), one unique index that
-//! starts with the client's time-ordered id (mostly appended), and no index by conversation, which every send would change
-//! in another place: messages are linked instead (`history`). Everything that is updated often is small:
-//! `conversation`, `member`, and the single row of `state`.
+//! Measurements led to the shape of `message`: rows in revision order (always appended), one unique index that starts
+//! with the client's time-ordered id (mostly appended), and no index by conversation, which every send would change in
+//! another place. Messages are linked instead (`history`). Everything that is updated often is small: `conversation`,
+//! `member`, and the single row of `state`.
 //!
-//! What a member has not read is not counted but kept: `(last_seq - sent) - (read_seq - sent_read) - gone`, the messages
-//! of others, without those read, without those that are not there any more.
+//! Unread messages are not counted by a scan. Their number for a member is
+//! `(last_seq - sent) - (read_seq - sent_read) - gone`: the messages of others, minus those read, minus those deleted
+//! or hidden.
 
 use std::path::Path;
 
@@ -16,14 +17,15 @@ use super::error::{Context, StorageError};
 
 /// "qcht": marks the file as ours.
 pub(super) const APPLICATION_ID: i64 = 0x7163_6874;
-/// Format that this version writes, and the newest it reads. Files of format 1 are upgraded when the writer opens them.
+/// Format that this version writes, and the newest that it reads. Files of format 1 are upgraded when the writer opens
+/// them.
 pub(super) const FORMAT: i64 = 2;
 
-/// `deletion.kind`: tombstones for all members.
+/// `deletion.kind`: messages became tombstones for all members.
 pub(super) const DELETION_FOR_EVERYONE: i64 = 1;
-/// `deletion.kind`: hidden by `account_id` for itself.
+/// `deletion.kind`: `account_id` hid messages from itself.
 pub(super) const DELETION_FOR_MEMBER: i64 = 2;
-/// `deletion.kind`: `account_id` deleted the account.
+/// `deletion.kind`: `account_id` deleted its account.
 pub(super) const DELETION_OF_ACCOUNT: i64 = 3;
 
 const TABLES: &str = "
@@ -124,8 +126,9 @@ INSERT INTO state (id, membership, revision, clock_ms, digest, digest_since)
     VALUES (1, x'', 0, 0, zeroblob(32), zeroblob(32));
 ";
 
-/// From format 1 to 2. Also run for a new file, so that both have the same tables. Must be a pure function of the rows: every
-/// node upgrades its own copy of the state. `apply::read_state` also reads snapshots of format 1, which lack what is added here.
+/// Upgrade from format 1 to 2. It also runs for a new file, so that both have the same tables. It must be a pure
+/// function of the rows, because every node upgrades its own copy of the state. `apply::read_state` also reads
+/// snapshots of format 1, which lack these tables and columns.
 const UPGRADE_TO_2: &str = "
 -- Ordinal of the message among those of its sender in the conversation: what makes any range countable by two look-ups.
 ALTER TABLE message ADD COLUMN sent INTEGER NOT NULL DEFAULT 0;
@@ -241,7 +244,7 @@ CREATE TABLE join_token (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Makes the tables in an empty file; checks a file that has some.
+/// Creates the tables in an empty file, and checks and upgrades a file that has tables.
 pub(super) fn create_or_check(conn: &mut Connection, path: &Path) -> Result<(), StorageError> {
     let tables: i64 = conn
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
@@ -261,7 +264,7 @@ pub(super) fn create_or_check(conn: &mut Connection, path: &Path) -> Result<(), 
     transaction.commit().context("commit the tables")
 }
 
-/// Refuses files of other programs and of later versions. Returns the file's format.
+/// Rejects files of other programs and of later versions. Returns the format of the file.
 pub(super) fn check(conn: &Connection, path: &Path) -> Result<i64, StorageError> {
     let id = application_id(conn)?;
     if id != APPLICATION_ID {
@@ -308,7 +311,7 @@ mod tests {
         create_or_check(&mut old, path).unwrap();
         assert_eq!(definitions(&old), definitions(&new));
         assert_eq!((format(&old), format(&new)), (FORMAT, FORMAT));
-        // Once is enough.
+        // A second call changes nothing.
         create_or_check(&mut old, path).unwrap();
     }
 }

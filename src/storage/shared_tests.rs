@@ -1,4 +1,4 @@
-//! Who sees what when, and what a failure does to all of them.
+//! Visibility of staged and committed changes, and the effect of a failure.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -69,7 +69,7 @@ fn a_reader_sees_what_was_applied_and_only_a_reader_makes_it_commit() {
     assert_eq!(revision(&readers), Revision(3));
     assert_eq!(revision(&stranger), Revision(3));
     assert_eq!(told.try_recv(), Ok(Told::Committed));
-    // Nothing new: nothing to commit.
+    // No new changes, so there is nothing to commit.
     assert_eq!(revision(&readers), Revision(3));
     assert!(told.try_recv().is_err());
 }
@@ -84,7 +84,7 @@ fn without_readers_it_is_committed_soon() {
         assert_eq!(told.recv(), Ok(Told::Committed));
         assert_eq!(revision(&stranger), Revision(index));
     }
-    // The last handle ends the thread, and takes along what was told to it.
+    // Dropping the last handle ends the thread and drops its observer.
     drop(state);
     assert!(told.recv().is_err());
 }
@@ -121,7 +121,7 @@ fn after_a_failure_nothing_is_applied_or_read_any_more() {
     let error = state.apply(create(2, "dora")).expect_err("applied already");
     assert!(matches!(error, StorageError::OutOfOrder { found: 2, applied: 2 }), "{error}");
     assert_eq!(told.recv(), Ok(Told::Failed(error.to_string())));
-    // Bob was told to the world, and is not in the file: nobody may read it as if all was well.
+    // The change for Bob was acknowledged and is not in the file, so reads have to fail.
     let stopped = |error: StorageError| assert!(matches!(error, StorageError::Stopped(_)), "{error}");
     stopped(readers.read(|query| query.revision()).expect_err("stopped"));
     stopped(state.apply(create(3, "carol")).expect_err("stopped"));

@@ -1,4 +1,4 @@
-//! Snapshots: built, installed, cut off half-way, damaged.
+//! Snapshots: created, installed, interrupted, damaged.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -42,7 +42,7 @@ fn a_snapshot_is_what_it_says() {
     let files = StateMachine::snapshot_files(dir.path()).expect("list");
     assert_eq!(files.len(), 3);
     assert_eq!(files[2], first.path);
-    // Nothing else was left beside them.
+    // No other file was left in the directory.
     assert_eq!(fs::read_dir(dir.path().join(DIRECTORY)).expect("list").count(), 3);
 }
 
@@ -60,7 +60,7 @@ fn an_installed_snapshot_replaces_everything() {
     let readers = Readers::open(target.path(), 2).expect("readers");
     to.install_snapshot(&snapshot.path).expect("install");
     assert_eq!(to.applied().log_id, snapshot.meta.log_id);
-    // Readers see the old state until they are told, and their closing does no harm to the new file.
+    // Readers see the old state until they are reopened, and closing their connections does not affect the new file.
     assert!(knows(&readers, "mallory"));
     create(&mut to, "bob");
     readers.reopen().expect("reopen");
@@ -80,7 +80,7 @@ fn an_installation_that_was_cut_off_is_finished_or_forgotten() {
     create(&mut from, "alice");
     let snapshot = StateMachine::build_snapshot(source.path()).expect("snapshot");
 
-    // The process dies with a write-ahead log full of what must not get into the new file.
+    // The process dies with a write-ahead log full of changes that must not get into the new file.
     let mut to = StateMachine::open(target.path()).expect("open");
     create(&mut to, "mallory");
     let wal = fs::read(target.path().join("chat.db-wal")).expect("read");
@@ -88,7 +88,7 @@ fn an_installation_that_was_cut_off_is_finished_or_forgotten() {
     assert!(!wal.is_empty());
     drop(to);
 
-    // Before the copy was complete: nothing has happened.
+    // Interrupted before the copy was complete: nothing has changed.
     let half = target.path().join(INSTALL_UNFINISHED);
     fs::write(&half, b"half a snapshot").expect("write");
     fs::write(target.path().join("chat.db"), &old).expect("write");
@@ -99,7 +99,7 @@ fn an_installation_that_was_cut_off_is_finished_or_forgotten() {
     assert!(knows(&Readers::open(target.path(), 1).expect("readers"), "mallory"));
     drop(to);
 
-    // After: it has happened, wherever it was cut off.
+    // Interrupted afterwards: the snapshot is installed, regardless of the point of interruption.
     for with_wal in [true, false] {
         fs::copy(&snapshot.path, target.path().join(INSTALL)).expect("copy");
         fs::write(target.path().join("chat.db"), &old).expect("write");

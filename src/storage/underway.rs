@@ -1,16 +1,16 @@
-//! How long the write that is under way has taken so far: a flush that hangs is seen before it ends.
+//! Age of the write in progress, so that a hanging flush is visible before it ends.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// The write of one thread.
+/// The write in progress of one thread.
 #[derive(Debug, Default)]
 pub(super) struct Underway(Mutex<Option<Instant>>);
 
 impl Underway {
-    /// Runs a write.
+    /// Runs a write and tracks its start.
     pub(super) fn run<T>(&self, write: impl FnOnce() -> T) -> T {
         *self.since() = Some(Instant::now());
         let result = write();
@@ -18,7 +18,7 @@ impl Underway {
         result
     }
 
-    /// How long ago the write began that has not ended.
+    /// Age of the write in progress; `None` if there is none.
     pub(super) fn age(&self) -> Option<Duration> {
         self.since().map(|since| since.elapsed())
     }

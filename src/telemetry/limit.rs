@@ -1,7 +1,7 @@
-//! How often one place in the program may write a line.
+//! Rate limit for the log lines of each place in the program.
 //!
-//! A peer that is down or broken makes others say the same over and over: ten times a second, for as long as it lasts. Each
-//! place gets [`LINES_MAX`] lines in [`WINDOW`]; the first line after that tells how many were left out.
+//! A peer that is down or broken makes other nodes log the same message repeatedly, up to ten times a second. Each
+//! place may log [`LINES_MAX`] lines per [`WINDOW`]. The first line after that states how many were suppressed.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long lines are counted together.
+/// The window of the rate limit.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// Lines of one place in that time.
+/// Lines of one place per window.
 pub(super) const LINES_MAX: u32 = 10;
 
-/// Counts lines by where they come from. The places are those of the program: a bounded number.
+/// Counts lines by their place in the program. The number of places is bounded.
 pub(super) struct Limit<Place>(Mutex<HashMap<Place, Window>>);
 
 struct Window {
@@ -29,7 +29,8 @@ impl<Place: Eq + Hash> Limit<Place> {
         Self(Mutex::new(HashMap::new()))
     }
 
-    /// Whether a line may be written; then, how many were left out since the last one from the same place.
+    /// The number of lines that were suppressed since the last one from the same place; `None` if this line is
+    /// suppressed.
     pub(super) fn admit(&self, place: Place, now: Instant) -> Option<u64> {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Window { began: now, written: 0, left_out: 0 };

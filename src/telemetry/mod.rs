@@ -1,9 +1,10 @@
-//! What a node tells about itself: log lines, metrics and traces.
+//! Observability of a node: log lines, metrics and traces.
 //!
-//! Owns the form of a log line and every metric's name, help and unit. The parts of the node get values from here
-//! handed in ([`metrics::Metrics`], [`crate::trace::Tracer`]); none of them registers a metric or installs a subscriber of its own.
+//! Owns the format of log lines, and the name, help and unit of every metric. The parts of the node receive handles
+//! from here ([`metrics::Metrics`], [`crate::trace::Tracer`]). None of them registers a metric or installs a
+//! subscriber.
 //!
-//! Left out: serving `/metrics` (that is `web`) and deciding what is worth a log line (that is each part).
+//! Does not cover: serving `/metrics` (`web`), and the decision what to log (each part).
 
 mod limit;
 pub mod logs;

@@ -1,8 +1,8 @@
-//! From a moment to a date and a time of day, in UTC.
+//! Conversion of a time to a date and a time of day, in UTC.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment in UTC, taken apart.
+/// The components of a time in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Civil {
     pub year: u64,
@@ -15,7 +15,7 @@ pub(super) struct Civil {
 }
 
 impl Civil {
-    /// Takes `time` apart. A clock before 1970 counts as 1970: a log line with a wrong date beats none.
+    /// Converts `time`. A clock before 1970 counts as 1970, as a log line with a wrong date is better than none.
     pub fn from_system(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, in_day) = (since.as_secs() / 86_400, since.as_secs() % 86_400);

@@ -1,10 +1,10 @@
-//! A writer that never waits for whoever reads.
+//! A log writer that never waits for its reader.
 //!
-//! A terminal that is stopped, a pipe whose reader hangs, a disk that is slow: none of them may hold up the threads that serve
-//! requests. Lines go into a queue that is bounded in bytes, and a thread of its own writes them. When the queue is full, the
-//! oldest lines make room and are counted: of a node that goes down, the last ones say why.
+//! A suspended terminal, a pipe with a blocked reader, or a slow disk must not block the threads that serve requests.
+//! Lines go into a queue that is bounded in bytes, and a separate thread writes them. When the queue is full, the
+//! oldest lines are dropped and counted, because the last lines of a failing node explain its failure.
 //!
-//! Does not cover what is written past it, such as the report of a panic.
+//! Does not cover: output that bypasses it, such as the report of a panic.
 
 use std::{
     collections::VecDeque,
@@ -18,9 +18,9 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long the end of a program waits for its last lines.
+/// Longest wait for the last lines at the end of a program.
 pub const LAST_LINES_MAX: Duration = Duration::from_secs(1);
-/// Bytes that wait, the line that is being written left out.
+/// Bytes in the queue, without the line that is being written.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// The writer. Clones share the queue.
@@ -37,16 +37,16 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// A line was taken out and is not written yet.
+    /// Whether a line was taken out and is not written yet.
     writing: bool,
     lost: u64,
 }
 
 impl Unhurried {
-    /// Starts the thread that writes to `target`, past all locks and buffers of this process.
+    /// Starts the thread that writes to `target`, bypassing all locks and buffers of this process.
     ///
     /// # Errors
-    /// The target is closed, or there can be no thread.
+    /// The target is closed, or the thread cannot be started.
     pub fn start(target: BorrowedFd<'_>) -> io::Result<Self> {
         let target = File::from(target.try_clone_to_owned()?);
         let writer = Self::default();
@@ -55,12 +55,12 @@ impl Unhurried {
         Ok(writer)
     }
 
-    /// Lines that nobody will see: they had to make room, or could not be written.
+    /// Lines that were dropped from the full queue or could not be written.
     pub fn lost(&self) -> u64 {
         self.lock().lost
     }
 
-    /// Waits until everything is written, and for `patience` at most. Returns whether it is.
+    /// Waits until everything is written, at most for `patience`. Returns whether everything is written.
     pub fn finish(&self, patience: Duration) -> bool {
         let unfinished = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
         let waited = self.0.changed.wait_timeout_while(self.lock(), patience, unfinished);
@@ -71,7 +71,7 @@ impl Unhurried {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a line written.
+    /// Queues a line.
     pub fn push(&self, line: &[u8]) {
         let mut queue = self.lock();
         if line.len() > QUEUE_BYTES_MAX {
@@ -141,7 +141,7 @@ mod tests {
         let mut output = Unhurried::start(writer.as_fd()).unwrap();
         drop(writer);
         let line = |n: usize| format!("{n:07}{}\n", "x".repeat(1000));
-        // More than the pipe and the queue hold together.
+        // More than the capacity of the pipe and the queue.
         for n in 0..4000 {
             output.write_all(line(n).as_bytes()).unwrap();
         }

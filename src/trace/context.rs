@@ -1,10 +1,10 @@
-//! The W3C trace context, in the one form that version 00 has.
+//! The W3C trace context, in the form of version 00.
 
 use std::{fmt, str::FromStr};
 
-/// Which trace something belongs to, and under which span of it: `00-<32 hex>-<16 hex>-<2 hex>`.
+/// A trace and the parent span in it: `00-<32 hex>-<16 hex>-<2 hex>`.
 ///
-/// `tracestate`, which vendors put beside it, is not carried: it may be long, and means nothing here.
+/// The vendors' `tracestate` is not propagated, because it may be long and has no meaning here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     trace_id: u128,
@@ -12,7 +12,7 @@ pub struct TraceContext {
     flags: u8,
 }
 
-/// Not a trace context.
+/// The text is not a trace context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a W3C trace context (00-<32 hex digits>-<16 hex digits>-<2 hex digits>, lower case, ids not 0)")]
 pub struct Malformed;
@@ -22,27 +22,27 @@ impl TraceContext {
     const BYTES: usize = 55;
     const SAMPLED: u8 = 1;
 
-    /// `None` when an id is 0, which stands for none.
+    /// `None` if an id is 0, which is invalid.
     pub fn new(trace_id: u128, span_id: u64, sampled: bool) -> Option<Self> {
         (trace_id != 0 && span_id != 0).then_some(Self { trace_id, span_id, flags: u8::from(sampled) })
     }
 
-    /// The trace.
+    /// The id of the trace.
     pub fn trace_id(self) -> u128 {
         self.trace_id
     }
 
-    /// The span that is the parent.
+    /// The id of the parent span.
     pub fn span_id(self) -> u64 {
         self.span_id
     }
 
-    /// Whether what belongs to the trace is recorded.
+    /// Whether the trace is recorded.
     pub fn is_sampled(self) -> bool {
         self.flags & Self::SAMPLED != 0
     }
 
-    /// The trace's id as people know it.
+    /// The trace id in its usual text form.
     pub fn trace_id_text(self) -> String {
         format!("{:032x}", self.trace_id)
     }
@@ -63,7 +63,7 @@ impl fmt::Debug for TraceContext {
 impl FromStr for TraceContext {
     type Err = Malformed;
 
-    /// Versions after 00 are read as the standard asks for: by what they share with it.
+    /// Later versions are parsed as the standard requires: by the part that they share with version 00.
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let bytes = text.as_bytes();
         let hex = |range: std::ops::Range<usize>| {
@@ -104,9 +104,9 @@ mod tests {
         assert!(context.is_sampled());
         let parse = |text: &str| text.parse::<TraceContext>();
         assert!(!parse(&format!("{}00", &good[..53])).unwrap().is_sampled());
-        // Other flags mean nothing here, and are not passed on.
+        // Other flags have no meaning here, and are not propagated.
         assert_eq!(parse(&format!("{}03", &good[..53])), Ok(context));
-        // A later version may say more.
+        // A later version may have more fields.
         assert_eq!(parse(&format!("01{}", &good[2..])), Ok(context));
         assert_eq!(parse(&format!("cc{}-what-ever", &good[2..])), Ok(context));
         for bad in [

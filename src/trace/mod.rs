@@ -1,16 +1,17 @@
-//! One trace for each message: the context that goes with it, and the recorder of what is done for it.
+//! One trace for each message: the context that travels with it, and the recorder of its steps.
 //!
-//! Owns the [`TraceContext`] ([W3C Trace Context](https://www.w3.org/TR/trace-context/)) that callers give, that the log
-//! carries and that subscribers get, and the [`Tracer`], a handle that is passed to whoever does something for a message.
+//! Owns the [`TraceContext`] ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), which callers send, the log
+//! stores and subscribers receive. Owns the [`Tracer`], a handle for every part that processes a message.
+//!
 //! Invariants:
-//! - A step of a trace that is not sampled costs a look at a bit; with tracing off nothing is recorded at all.
-//! - Whether a trace is sampled is decided once, where it begins, and respected everywhere.
-//! - To record never waits.
+//! - A step of an unsampled trace costs the check of one bit. With tracing off, nothing is recorded.
+//! - The sampling decision is made once, where the trace begins, and respected everywhere.
+//! - Recording never waits.
 //!
 //! Many messages share one write, one fsync and one replication call. Such a step is recorded afterwards, once for each
-//! traced message in it, so that each has a whole trace.
+//! traced message in it, so that each message has a complete trace.
 //!
-//! Left out: how spans are kept and exported (`telemetry::traces`).
+//! Does not cover: storing and exporting spans (`telemetry::traces`).
 
 mod context;
 
@@ -20,23 +21,23 @@ use tracing::{Instrument as _, Span};
 
 pub use context::TraceContext;
 
-/// What a span is to the one on the other side, if there is one.
+/// The role of a span towards the remote side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Work within a node.
     Internal,
     /// A call to another node.
     Client,
-    /// The answer to a call of another node.
+    /// The processing of a call from another node.
     Server,
-    /// Something is handed to a subscriber.
+    /// The delivery of an event to a subscriber.
     Producer,
 }
 
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// A text.
+    /// Text.
     Text(Cow<'static, str>),
     /// A number.
     Number(i64),
@@ -66,56 +67,57 @@ impl From<usize> for Value {
     }
 }
 
-/// An attribute: its name, and its value.
+/// The name and the value of an attribute.
 pub type Attribute = (&'static str, Value);
 
-/// Keeps what is traced. Called on the way of messages: it must not block.
+/// Records traces. Called while messages are processed, so it must not block.
 pub trait Recorder: Send + Sync + 'static {
-    /// Decides whether a call's trace is sampled, and begins its span if it is: under the caller's context if it gave one.
-    /// `method` is `package.Service/Method`. What is not sampled has an id all the same.
+    /// Decides whether a call's trace is sampled and, if so, begins its span, under the caller's context if it gave
+    /// one. `method` is `package.Service/Method`. An unsampled trace has an id as well.
     fn call(&self, method: &str, parent: Option<TraceContext>) -> (Span, Option<TraceContext>);
-    /// Begins a step of a sampled trace, at a moment that may have passed.
+    /// Begins a step of a sampled trace, at a time that may lie in the past.
     fn begin(&self, name: &'static str, kind: Kind, parent: TraceContext, at: Instant) -> Box<dyn Recording>;
-    /// What became of the spans.
+    /// The numbers of spans by result.
     fn counts(&self) -> SpanCounts {
         SpanCounts::default()
     }
 }
 
-/// Spans since the start. What ended and is in neither of the others waits to be exported, or was dropped from a full queue.
+/// Numbers of spans since the start. An ended span in neither of the other counts waits for its export, or was dropped
+/// from a full queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SpanCounts {
-    /// Of sampled traces, ended.
+    /// Ended spans of sampled traces.
     pub ended: u64,
-    /// Taken by the collector.
+    /// Spans that the collector has accepted.
     pub exported: u64,
-    /// Refused by it, or it could not be reached.
+    /// Spans that the collector rejected, or that could not be sent to it.
     pub failed: u64,
 }
 
-/// A span under way.
+/// A span in progress.
 pub trait Recording: Send + Sync {
-    /// What is done under it has this parent.
+    /// The context for child spans.
     fn context(&self) -> TraceContext;
-    /// Says more of it.
+    /// Sets an attribute.
     fn set(&mut self, attribute: Attribute);
-    /// It failed, and why.
+    /// Marks the step as failed, with the reason.
     fn fail(&mut self, why: String);
-    /// It ended, at a moment that may have passed.
+    /// Ends the step, at a time that may lie in the past.
     fn end(self: Box<Self>, at: Instant);
 }
 
-/// Records what is done for messages, or nothing. Clones share it.
+/// Records the processing of messages, or nothing. Clones share the recorder.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<dyn Recorder>>);
 
 impl Tracer {
-    /// Records nothing.
+    /// A tracer that records nothing.
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// Records with `recorder`.
+    /// A tracer that records with `recorder`.
     pub fn new(recorder: Arc<dyn Recorder>) -> Self {
         Self(Some(recorder))
     }
@@ -125,12 +127,12 @@ impl Tracer {
         self.0.is_some()
     }
 
-    /// What became of the spans.
+    /// The numbers of spans by result.
     pub fn counts(&self) -> SpanCounts {
         self.0.as_ref().map(|recorder| recorder.counts()).unwrap_or_default()
     }
 
-    /// The call of a client begins. See [`Recorder::call`].
+    /// Begins a client's call. See [`Recorder::call`].
     pub fn call(&self, method: &str, parent: Option<TraceContext>) -> Call {
         match &self.0 {
             Some(recorder) => {
@@ -141,7 +143,7 @@ impl Tracer {
         }
     }
 
-    /// A step begins now. Without a sampled parent nothing is recorded.
+    /// Begins a step now. Without a sampled parent nothing is recorded.
     pub fn begin(&self, name: &'static str, kind: Kind, parent: Option<TraceContext>) -> Step {
         match (&self.0, parent) {
             (Some(recorder), Some(context)) if context.is_sampled() => {
@@ -151,7 +153,7 @@ impl Tracer {
         }
     }
 
-    /// A step of several traces has been taken, from `began` to `ended`.
+    /// Records a step of several traces that took from `began` to `ended`.
     pub fn record<const N: usize>(
         &self,
         name: &'static str,
@@ -179,12 +181,12 @@ tokio::task_local! {
     static CURRENT: TraceContext;
 }
 
-/// The trace of the call that is being answered, sampled or not, if it has one.
+/// The trace of the current call, sampled or not, if it has one.
 pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok()
 }
 
-/// Does something for a call: [`current`] is its trace meanwhile, and the lines of the log have its id.
+/// Runs `work` for a call. Meanwhile, [`current`] is its trace, and log lines contain its id.
 pub async fn within<F: Future>(context: Option<TraceContext>, work: F) -> F::Output {
     match context {
         Some(context) => CURRENT.scope(context, work).await,
@@ -192,7 +194,7 @@ pub async fn within<F: Future>(context: Option<TraceContext>, work: F) -> F::Out
     }
 }
 
-/// A client's call under way.
+/// A client's call in progress.
 #[derive(Debug)]
 pub struct Call {
     span: Span,
@@ -200,24 +202,25 @@ pub struct Call {
 }
 
 impl Call {
-    /// A field of the span that is set at its end, as the next ones: they have to be declared when it is made. How it ended.
+    /// The field of the result code. This field and the next ones are set at the end of the span, so they must be
+    /// declared when it is made.
     pub const CODE: &str = "rpc.response.status_code";
-    /// The same, if it failed.
+    /// The field of the result code of a failed call.
     pub const ERROR: &str = "error.type";
-    /// Then `ERROR`.
+    /// The field that is then set to `ERROR`.
     pub const STATUS: &str = "otel.status_code";
 
-    /// For what is done for the call; without tracing, what the caller gave.
+    /// The context for the steps of the call; without tracing, the context that the caller gave.
     pub fn context(&self) -> Option<TraceContext> {
         self.context
     }
 
-    /// Answers it; see [`within`].
+    /// Runs `work` to answer the call; see [`within`].
     pub async fn run<F: Future>(&self, work: F) -> F::Output {
         within(self.context, work.instrument(self.span.clone())).await
     }
 
-    /// The call was answered with this code, as the protocol spells it; `failed`: it is the server's fault.
+    /// Records the result code, in the spelling of the protocol, and whether the server is at fault (`failed`).
     pub fn end(&self, code: &'static str, failed: bool) {
         self.span.record(Self::CODE, code);
         if failed {
@@ -227,7 +230,7 @@ impl Call {
     }
 }
 
-/// A step under way. It ends when it is dropped.
+/// A step in progress. It ends when it is dropped.
 #[derive(Default)]
 pub struct Step {
     recording: Option<Box<dyn Recording>>,
@@ -235,24 +238,24 @@ pub struct Step {
 }
 
 impl Step {
-    /// For what is done within it.
+    /// The context for child steps.
     pub fn context(&self) -> Option<TraceContext> {
         self.recording.as_ref().map(|recording| recording.context()).or(self.parent)
     }
 
-    /// Whether anything is recorded of it.
+    /// Whether the step is recorded.
     pub fn is_recording(&self) -> bool {
         self.recording.is_some()
     }
 
-    /// Says more of it.
+    /// Sets an attribute.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(recording) = &mut self.recording {
             recording.set((name, value.into()));
         }
     }
 
-    /// It failed; `why` is asked for only if that is recorded.
+    /// Marks the step as failed. `why` is called only if the step is recorded.
     pub fn fail<T: Into<String>>(&mut self, why: impl FnOnce() -> T) {
         if let Some(recording) = &mut self.recording {
             recording.fail(why().into());

@@ -1,12 +1,14 @@
-//! What stands before every route of the web port: the host that is asked for, and the page that asks.
+//! Checks before every route of the web port: the requested host, and the page that sends the request.
 //!
-//! Refuses, before anything of the request is read or done: a host that is not the cluster's (421, against DNS rebinding), the
-//! page of another origin (403), and a request that changes something and that the browser calls cross-site without naming its
-//! origin (403). A caller that is no browser sends neither header and is not affected. `/livez` answers to any host: load
-//! balancers probe it by address, and it says nothing.
+//! The guard rejects three kinds of requests before anything of them is read or executed: a host that is not the
+//! cluster's (421, against DNS rebinding), a page of another origin (403), and an unsafe request that the browser marks
+//! as cross-site without an origin (403). A caller that is not a browser sends neither header and is not affected.
+//! `/livez` answers for any host: load balancers probe it by address, and it reveals nothing.
 //!
-//! It also says how the request arrived ([`Arrival`]) and adds `Strict-Transport-Security` where that was over TLS.
-//! Does not cover: who the caller is (the services decide).
+//! The guard also records how the request arrived ([`Arrival`]), and adds `Strict-Transport-Security` to answers over
+//! TLS.
+//!
+//! Does not cover: authentication, which the services do.
 
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ use super::{
 };
 use crate::net::gate::Ticket;
 
-/// Longest part of a refused name that is repeated to the caller.
+/// Longest part of a rejected name that is repeated to the caller.
 const SHOWN_CHARS_MAX: usize = 100;
 
 /// How a request arrived. An extension of every request of the web port.
@@ -41,19 +43,19 @@ struct Guard {
     transport: Option<HeaderValue>,
 }
 
-/// A request that is not let in.
+/// Why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
 enum Denial {
-    /// For this host.
+    /// It is for this host.
     Host(String),
-    /// From a page of this origin.
+    /// It comes from a page of this origin.
     Origin(String),
-    /// From a page that the browser does not name.
+    /// It comes from a page whose origin the browser does not state.
     CrossSite,
 }
 
-/// `routes` behind the checks of this module. Over TLS, browsers are told to use nothing else for `hsts_seconds` (0: to forget
-/// what they were told before).
+/// Wraps `routes` in the checks of this module. Over TLS, browsers must use only TLS for `hsts_seconds` (0 revokes
+/// that).
 pub fn guarded(routes: Router, origins: &Origins, hsts_seconds: u64) -> Router {
     let transport = HeaderValue::try_from(format!("max-age={hsts_seconds}")).ok();
     let guard = Guard { origins: origins.clone(), refuser: Refuser::new(), transport };
@@ -68,7 +70,7 @@ async fn check(State(guard): State<Arc<Guard>>, mut request: Request, next: Next
         Ok(host) => host.to_owned(),
         Err(denial) => return guard.refuse(request.method(), &denial),
     };
-    // Not the caller behind it: a proxy says how the browser's connection is.
+    // The address of the peer, not of the caller behind it, because a proxy states how the browser is connected.
     let peer = request.extensions().get::<Arc<Ticket>>().map(|ticket| ticket.peer().ip());
     let arrival = Arrival { secure: guard.origins.is_secure(peer, request.headers()) };
     request.extensions_mut().insert(arrival);
@@ -82,16 +84,16 @@ async fn check(State(guard): State<Arc<Guard>>, mut request: Request, next: Next
     response
 }
 
-/// The hosts that a request names: the one in its address (HTTP/2, and HTTP/1.1 through a proxy), and those in its headers.
+/// The hosts in a request: the one in its address (HTTP/2, and HTTP/1.1 through a proxy), and those in its headers.
 fn hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
     let named = headers.get_all(header::HOST).into_iter().map(|host| host.to_str().unwrap_or_default());
     uri.authority().map(axum::http::uri::Authority::as_str).into_iter().chain(named)
 }
 
 impl Guard {
-    /// The host that is asked for, when the request is let in.
+    /// Checks a request. Returns the requested host if the request is accepted.
     fn examine<'a>(&self, method: &Method, uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, Denial> {
-        // A request that names two hosts means one of them to somebody on the way: both have to be right.
+        // If a request names two hosts, some hop on the way may use either. So both have to be valid.
         if let Some(bad) = hosts(uri, headers).find(|host| !self.origins.allow_host(host)) {
             return Err(Denial::Host(bad.to_owned()));
         }
@@ -100,7 +102,8 @@ impl Guard {
         if let Some(origin) = foreign {
             return Err(Denial::Origin(origin.to_str().unwrap_or_default().to_owned()));
         }
-        // Members on several hosts are cross-site to each other, and then the origin says that it is one of theirs.
+        // Members on several hosts are cross-site to each other. In that case the origin shows that it is one of
+        // theirs.
         let is_cross_site = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
         if is_cross_site && !method.is_safe() && !headers.contains_key(header::ORIGIN) {
             return Err(Denial::CrossSite);
@@ -187,7 +190,7 @@ mod tests {
             Some(Denial::Origin("http://evil.example".into()))
         );
         assert_eq!(post(&[("sec-fetch-site", "cross-site")]), Some(Denial::CrossSite));
-        // A link of another site to the page is a link.
+        // A link from another site to the page is allowed.
         let link = [("host", "localhost:8080"), ("sec-fetch-site", "cross-site")];
         assert!(examine(Method::GET, "/", &link).is_ok());
     }

@@ -1,16 +1,18 @@
-//! The names that the web port answers to, and whose pages may use this node.
+//! The host names of the web port, and the origins whose pages may use this node.
 //!
-//! A page that loses its node continues with another one, so each node answers the pages of all members, and a page may call all
-//! of them. No other page gets anything. [`Origins`] decides both questions from the addresses that the members advertise for
-//! browsers and from the operator's list (`CHAT_WEB_HOSTS`). Invariants:
-//! - A request for a host that is neither a member's nor listed is not answered: that is how a page reaches a node under a DNS
-//!   name of its own (DNS rebinding), where the browser's same-origin policy no longer protects the node.
-//! - The names of the own machine (`localhost`, `127.0.0.1`, `[::1]`) are one host. They are accepted where this node listens on
-//!   loopback, which a wildcard address does, or where a member advertises one: no DNS answer of a stranger gets a page into
-//!   their origin.
-//! - An IP address is a host like any other: advertised or listed, or it is refused.
+//! A page that loses its node continues with another one, so each node answers the pages of all members, and a page may
+//! call all of them. No other page has access. [`Origins`] makes both decisions from the addresses that the members
+//! advertise for browsers and from the operator's list (`CHAT_WEB_HOSTS`).
 //!
-//! Does not cover: the answers to what is refused (`guard`), and the other ports, where no browser has credentials.
+//! Invariants:
+//! - A request for a host that is neither a member's nor listed is rejected. Otherwise a page could reach a node under
+//!   a DNS name of its own (DNS rebinding), where the browser's same-origin policy no longer protects the node.
+//! - The names of the local machine (`localhost`, `127.0.0.1`, `[::1]`) are one host. They are accepted where this node
+//!   listens on loopback, which a wildcard address includes, or where a member advertises one of them. A stranger's DNS
+//!   answer cannot give a page their origin.
+//! - An IP address is a host like any other: it is rejected unless it is advertised or listed.
+//!
+//! Does not cover: the answers to rejected requests (`guard`), and the other ports, where no browser has credentials.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,33 +20,35 @@ use tower_http::cors::{AllowOrigin, CorsLayer, MaxAge};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-/// What an answer to a preflight may be remembered for.
+/// Lifetime of the answer to a preflight in the browser's cache.
 const REMEMBERED: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// What a proxy says of the connection that it forwards.
+/// The header in which a proxy states the scheme of the connection that it forwards.
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// The own machine, as browsers call it.
+/// The names of the local machine in browsers.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// Where the members' web addresses (`host:port`) come from. Called for each request that needs them; must not block.
+/// The source of the members' web addresses (`host:port`). Called for each request that needs them; must not block.
 type Addresses = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// Whether the peer at an address is a proxy whose `X-Forwarded-Proto` counts.
+/// Whether the peer at an address is a proxy whose `X-Forwarded-Proto` is accepted.
 pub type TrustsProxy = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
-/// How this node is reached by browsers.
+/// The ways in which browsers reach this node.
 #[derive(Clone, Default)]
 pub struct WebAccess {
     /// The address (`host:port`) that this node advertises for browsers.
     pub own: String,
-    /// Further hosts (`CHAT_WEB_HOSTS`): `host`, `*.domain`, each with a port or without.
+    /// Further hosts (`CHAT_WEB_HOSTS`): `host` or `*.domain`, each with or without a port.
     pub hosts: Vec<String>,
-    /// Whether the web port is also reached at a loopback address.
+    /// Whether the web port is also reachable at a loopback address.
     pub on_loopback: bool,
-    /// Whether the web port speaks TLS: then the other members' do as well, and a page that came without it is not trusted.
+    /// Whether the web port uses TLS. The other members' ports then do so, too, and a page that came without TLS is not
+    /// trusted.
     pub tls: bool,
-    /// Proxies that take TLS off before this node. `None`: there are none, and no header says how a request arrived.
+    /// Proxies that terminate TLS before this node. `None` if there are none; then no header affects how a request
+    /// arrived.
     pub trusts_proxy: Option<TrustsProxy>,
 }
 
@@ -56,13 +60,13 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// The members' `addresses` (`host:port`, as they advertise them for browsers), and what `access` adds to them.
+    /// The members' `addresses` (`host:port`, as they advertise them for browsers), and the additions of `access`.
     pub fn new(addresses: impl Fn() -> Vec<String> + Send + Sync + 'static, access: WebAccess) -> Self {
         Self { addresses: Arc::new(addresses), access: Arc::new(access) }
     }
 
-    /// Whether the connection of the browser is encrypted, for a request that `peer` sent. A header says so only when the peer is
-    /// a trusted proxy, and only when it says nothing else: a caller may have sent one through the proxy.
+    /// Whether the browser's connection is encrypted, for a request that `peer` sent. A header counts only if the peer
+    /// is a trusted proxy, and only if every value is `https`, as a caller may have sent one through the proxy.
     pub(super) fn is_secure(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
         if self.access.tls {
             return true;
@@ -77,7 +81,8 @@ impl Origins {
             })
     }
 
-    /// Answers to the preflights of pages of these origins, and the headers that let them read answers.
+    /// The CORS layer: answers the preflights of pages of these origins, and adds the headers that let them read
+    /// answers.
     pub(super) fn cors(&self, request_headers: &[HeaderName], response_headers: &[HeaderName]) -> CorsLayer {
         let origins = self.clone();
         let allowed = AllowOrigin::predicate(move |origin, request| {
@@ -95,19 +100,19 @@ impl Origins {
             .vary([header::ORIGIN])
     }
 
-    /// Whether this node answers requests for `authority` (`host` or `host:port`). The port says nothing: a forwarded or
-    /// published port is another one.
+    /// Whether this node answers requests for `authority` (`host` or `host:port`). The port is ignored, because a
+    /// forwarded or published port differs.
     pub(super) fn allow_host(&self, authority: &str) -> bool {
         let Some(host) = Place::of(authority, "").map(|place| place.host) else { return false };
         let is_host = |address: &str| Place::of(address, "").is_some_and(|place| place.host == host);
-        // What needs no look at the membership comes first: it is the usual case.
+        // The checks that need no membership come first, as they usually suffice.
         is_host(&self.access.own)
             || (host == Host::Loopback && self.access.on_loopback)
             || self.access.hosts.iter().any(|listed| Listed::of(listed).matches(&host))
             || (self.addresses)().iter().any(|address| is_host(address))
     }
 
-    /// Whether a page of `origin` may use this node, which was asked as `host`.
+    /// Whether a page of `origin` may use this node, for a request to `host`.
     pub(super) fn allow_origin(&self, origin: &HeaderValue, host: &str) -> bool {
         let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
             return false;
@@ -118,7 +123,7 @@ impl Origins {
             _ => return false,
         };
         let Some(place) = Place::of(authority, default_port) else { return false };
-        // The page's own node: what it was loaded from is what it asks.
+        // The page calls the node that it was loaded from.
         if Place::of(host, default_port).as_ref() == Some(&place) && self.allow_host(host) {
             return true;
         }
@@ -141,21 +146,21 @@ impl Origins {
         )
     }
 
-    /// The nodes that a page may ask, as the sources of a Content-Security-Policy. `host` is what the browser calls this
-    /// node: a page of `localhost` asks the others there as well, as its cookies are only sent there.
+    /// The nodes that a page may call, as the sources of a Content-Security-Policy. `host` is the browser's name for
+    /// this node. A page of `localhost` calls the other nodes there as well, because its cookies are only sent there.
     pub(super) fn sources(&self, host: &str) -> Vec<String> {
         let is_here_loopback = Place::of(host, "").is_some_and(|here| here.host == Host::Loopback);
         let name = |address: String| match Place::of(&address, "") {
             Some(Place { host: Host::Loopback, port }) if is_here_loopback => format!("{}:{port}", host_of(host)),
             _ => address,
         };
-        // Policies have no form for IPv6 addresses, and must not be added to by an address.
+        // Policies have no syntax for IPv6 addresses, and an address must not be able to inject a directive.
         let sayable = |source: &String| source.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:".contains(&b));
         (self.addresses)().into_iter().map(name).filter(sayable).collect()
     }
 }
 
-/// Whether `authority` names the own machine, or is an IP address: browsers keep no transport policy for those.
+/// Whether `authority` is the local machine or an IP address. Browsers keep no transport policy for those.
 pub(super) fn is_loopback_or_address(authority: &str) -> bool {
     let host = host_of(authority);
     Place::of(authority, "").is_none_or(|place| place.host == Host::Loopback)
@@ -169,7 +174,7 @@ enum Host {
     Name(String),
 }
 
-/// Where a page is from.
+/// The host and the port of a page.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     host: Host,
@@ -177,12 +182,12 @@ struct Place {
 }
 
 impl Place {
-    /// `None` when there is no host, or something that is neither host nor port.
+    /// `None` if there is no host, or if the rest is not a port.
     fn of(authority: &str, default_port: &str) -> Option<Self> {
         let host = host_of(authority);
         let rest = &authority[host.len()..];
         let port = if rest.is_empty() { default_port } else { rest.strip_prefix(':')? };
-        // A final dot is the same name, and browsers send it.
+        // A name with a final dot is the same name, and browsers send it.
         let name = host.strip_suffix('.').unwrap_or(host);
         if name.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
             return None;
@@ -196,7 +201,7 @@ impl Place {
 /// An entry of the operator's list.
 struct Listed<'a> {
     host: &'a str,
-    /// Empty when none is given.
+    /// Empty if none is given.
     port: &'a str,
 }
 
@@ -212,7 +217,7 @@ impl<'a> Listed<'a> {
             Host::Name(name) => name,
         };
         match self.host.strip_prefix('*') {
-            // The dot stays: `*.example.org` is neither `example.org` nor `badexample.org`.
+            // The dot is part of the suffix: `*.example.org` matches neither `example.org` nor `badexample.org`.
             Some(domain) => name.len() > domain.len() && name.ends_with(&domain.to_ascii_lowercase()),
             None => self.host.eq_ignore_ascii_case(name),
         }
@@ -351,7 +356,7 @@ mod tests {
         for (origin, host) in [
             ("https://chat.example.org", "chat.example.org"),
             ("http://chat.example.org", "chat.example.org"),
-            // A proxy that says the node's own name.
+            // A proxy that sends the node's own name.
             ("https://chat.example.org", "n1.example.com:8080"),
             ("http://chat.example.org:8080", "n1.example.com:8080"),
             ("https://a.intra.example:8443", "n1.example.com:8080"),

@@ -1,7 +1,7 @@
 //! The routes of the metrics port.
 //!
-//! `/livez` says that the process answers and nothing more: a probe that asks for a quorum would restart the survivors
-//! of a failure. `/readyz` says whether this node should be sent requests.
+//! `/livez` only states that the process answers. A probe that required a quorum would restart the survivors of a
+//! failure. `/readyz` states whether this node should receive requests.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use axum::{
 };
 use tokio::sync::watch;
 
-/// Whether this node should be sent requests.
+/// Whether this node should receive requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It should.
+    /// The node should receive requests.
     Ready,
-    /// It should not, for this reason (one line, shown by `/readyz`).
+    /// The node should not, for this reason (one line, shown by `/readyz`).
     NotReady(String),
 }
 
-/// Makes the text of `/metrics`. Called once per request; must not block.
+/// Produces the text of `/metrics`. Called once per request; must not block.
 type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// The routes of the metrics port: `/metrics` (as `content_type`), `/livez`, `/readyz`.
@@ -47,7 +47,7 @@ pub(super) async fn livez() -> &'static str {
 }
 
 async fn readyz(State(readiness): State<watch::Receiver<Readiness>>) -> Response {
-    // Cloned first: the watch must not stay locked while the answer is written.
+    // Cloned first, so that the watch is not locked while the answer is written.
     let now = readiness.borrow().clone();
     match now {
         Readiness::Ready => "ok".into_response(),

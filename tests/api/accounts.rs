@@ -1,4 +1,4 @@
-//! Accounts: names, passwords, repeats, logins and their throttle, lists.
+//! Accounts: names, passwords, repeated requests, logins and their throttling, lists.
 
 use quorum_chat::proto::chat::v1 as pb;
 use tonic::Code;
@@ -33,7 +33,7 @@ async fn names_and_passwords_are_checked_and_named() {
     for bad in ["1", "not-a-uuid", "0190163d-8694-739b-aea5-966c26f8ad9", "0190163d-8694-739b-aea5-966c26f8ad9g"] {
         invalid(create(&mut chat, "bob", PASSWORD, bad).await, "request_id");
     }
-    // The limits themselves are allowed; nothing of what was refused is there.
+    // The limits themselves are allowed. The rejected requests created nothing.
     for (name, password) in [("x".repeat(32), "p".repeat(8)), ("a.b-c_9".into(), "é".repeat(128))] {
         create(&mut chat, &name, &password, "").await.expect("allowed");
         log_in(&mut chat, &name, &password).await.expect("allowed");
@@ -58,7 +58,7 @@ async fn a_name_is_given_once_and_a_repeat_is_recognized() {
     }
     let reused = create(&mut chat, "carol", PASSWORD, &id).await;
     refused(reused, Code::InvalidArgument, "CLIENT_MESSAGE_ID_REUSED", "request_id");
-    // A deleted account keeps its name.
+    // The name of a deleted account stays taken.
     let mut bob = Person::log_in(chat.clone(), "bob").await;
     bob.delete_account().await;
     refused(create(&mut chat, "bob", PASSWORD, "").await, Code::AlreadyExists, "USERNAME_TAKEN", "");
@@ -99,10 +99,11 @@ async fn guesses_are_slowed_down_for_the_account_only() {
     let wait = throttled.get_error_details().retry_info().and_then(|retry| retry.retry_delay).expect("RetryInfo");
     assert!((1..=120_000).contains(&wait.as_millis()), "{wait:?}");
     refused::<()>(Err(throttled), Code::ResourceExhausted, "LOGIN_THROTTLED", "");
-    // The right password has to wait as well, else the throttle could be told from its effect. Others do not.
+    // The right password is throttled as well, otherwise the throttle would confirm a guess. Other accounts are not
+    // throttled.
     refused(log_in(&mut chat, "bob", PASSWORD).await, Code::ResourceExhausted, "LOGIN_THROTTLED", "");
     log_in(&mut chat, "alice", PASSWORD).await.expect("alice is not slowed down");
-    // Nor does bob on a device that bob has logged in from, or in a browser where bob is logged in.
+    // Bob is not throttled either on a device from which he has logged in, or in a browser where he is logged in.
     let request = |device_token: &str| pb::LoginRequest {
         username: "bob".into(),
         password: PASSWORD.into(),
@@ -112,7 +113,7 @@ async fn guesses_are_slowed_down_for_the_account_only() {
     assert_eq!(again.device_token, known.device_token);
     let in_session = chat.login(person::with_token(&known.token, request(""))).await.expect("known").into_inner();
     assert_ne!(in_session.device_token, known.device_token);
-    // A token that somebody made up, or of another account, shows nothing.
+    // An invented token, or one of another account, has no effect.
     let foreign = person::log_in(&mut chat, "alice").await.device_token;
     for token in [foreign.as_str(), &"0".repeat(64), "x"] {
         refused(chat.login(request(token)).await, Code::ResourceExhausted, "LOGIN_THROTTLED", "");

@@ -1,7 +1,7 @@
-//! A thousand people who listen and say nothing: what they cost in memory, and what they cost the others.
+//! A thousand idle subscribers: their cost in memory, and their effect on the latency of others.
 //!
-//! The figures are printed (`cargo test --test api crowd -- --nocapture`); only memory is judged, as times depend on
-//! what else the machine does.
+//! The figures are printed (`cargo test --test api crowd -- --nocapture`). Only memory is asserted, because latencies
+//! depend on the load of the machine.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const ACCOUNTS: usize = 20;
 const SENDS: usize = 500;
 const MEMORY_MAX: u64 = 100 << 20;
 
-/// How long sends take, one after the other: the median, and what one of a hundred exceeds.
+/// The latency of consecutive sends: the median, and the 99th percentile.
 async fn latencies(person: &mut Person) -> (Duration, Duration) {
     let mut times = Vec::with_capacity(SENDS);
     for _ in 0..SENDS {
@@ -46,7 +46,7 @@ async fn a_thousand_idle_subscriptions_cost_little() {
     let before = node.resident_bytes();
     let mut streams = Vec::new();
     for i in 0..SUBSCRIPTIONS {
-        // A connection for each, as from so many devices.
+        // One connection each, as from a thousand devices.
         let mut person = people[i % ACCOUNTS].clone();
         person.chat = Chat::new(node.channel().await);
         let mut stream = person.subscribe(None).await;
@@ -64,7 +64,7 @@ async fn a_thousand_idle_subscriptions_cost_little() {
         after_sends >> 10
     );
     assert!(idle < MEMORY_MAX && after_sends < MEMORY_MAX, "{} KiB, {} KiB", idle >> 10, after_sends >> 10);
-    // They are alive: everybody hears what is meant for them.
+    // The subscriptions work: all accounts receive their messages.
     let mut sent = Vec::new();
     for i in 0..ACCOUNTS {
         sent.push(speaker.send(&format!("listener-{i}"), "hello").await.revision);

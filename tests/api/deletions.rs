@@ -1,4 +1,4 @@
-//! Deleting messages for oneself and for everyone, as both members see it.
+//! Deletion of messages, for the caller and for everyone, as both members see it.
 
 use quorum_chat::proto::chat::v1::{self as pb, DeletionEvent, subscribe_response::Event};
 
@@ -7,7 +7,7 @@ use super::{
     person::{Person, next, up_to_heartbeat},
 };
 
-/// What a person sees of the conversation, oldest first: `-` is a tombstone.
+/// The conversation as a person sees it, oldest first: `-` is a tombstone.
 async fn sees(person: &mut Person, partner: &str) -> String {
     let page = person.read(partner).await;
     let text = |message: &pb::Message| match message.deleted {
@@ -32,7 +32,7 @@ async fn each_member_sees_what_it_should() {
     }
     let sent = bob.send("alice", "b4").await;
     ids.push(sent.message_id);
-    // Hidden by one: only there, also from the list of partners.
+    // Hidden by one member: only for that one, also in the list of partners.
     assert_eq!(alice.delete(&[ids[0], ids[3]], false).await, (2, 0));
     assert_eq!(
         (sees(&mut alice, "bob").await.as_str(), sees(&mut bob, "alice").await.as_str()),
@@ -40,9 +40,9 @@ async fn each_member_sees_what_it_should() {
     );
     assert_eq!(alice.partners().await[0].last_message.as_ref().map(|last| last.body.as_str()), Some("a3"));
     assert_eq!(bob.partners().await[0].last_message.as_ref().map(|last| last.body.as_str()), Some("b4"));
-    // Again: nothing to do.
+    // Again: there is nothing left to hide.
     assert_eq!(alice.delete(&[ids[0], ids[3]], false).await, (0, 2));
-    // For everyone: only the sender, and what the other has hidden stays hidden.
+    // For everyone: only the sender may, and messages that the other has hidden stay hidden.
     assert_eq!(bob.delete(&[ids[1]], true).await, (0, 1));
     assert_eq!(alice.delete(&[ids[0], ids[1]], true).await, (2, 0));
     assert_eq!((sees(&mut alice, "bob").await.as_str(), sees(&mut bob, "alice").await.as_str()), ("- a3", "- - a3 b4"));
@@ -50,13 +50,13 @@ async fn each_member_sees_what_it_should() {
     // A tombstone can be hidden.
     assert_eq!(bob.delete(&[ids[0]], false).await, (1, 0));
     assert_eq!(sees(&mut bob, "alice").await, "- a3 b4");
-    // The seqs keep their places for what comes after.
+    // Later messages do not reuse the seqs.
     assert_eq!(bob.send("alice", "b5").await.seq, 5);
     assert_eq!(
         (sees(&mut alice, "bob").await.as_str(), sees(&mut bob, "alice").await.as_str()),
         ("- a3 b5", "- a3 b4 b5")
     );
-    // A partner stays listed when all is hidden.
+    // A partner stays listed when all messages are hidden.
     let all: Vec<u64> = bob.read("alice").await.messages.iter().map(|message| message.message_id).collect();
     assert_eq!(bob.delete(&all, false).await, (4, 0));
     let partners = bob.partners().await;
@@ -79,7 +79,7 @@ async fn those_who_should_know_are_told() {
     let deletion = |seqs: &[u64], for_everyone| {
         Some(Event::Deletion(DeletionEvent { conversation_id: one.conversation_id, seqs: seqs.into(), for_everyone }))
     };
-    // What Bob hides is told to Bob's devices only.
+    // Only Bob's devices get the event for what Bob hides.
     assert_eq!(next(&mut streams.1).await.event, deletion(&[1], false));
     for stream in [&mut streams.0, &mut streams.1] {
         assert_eq!(next(stream).await.event, deletion(&[1, 2], true));

@@ -1,5 +1,5 @@
-//! Connections that mean no good, or come to nothing. Each is cut off or held back, the node's memory stays bounded,
-//! and somebody else's requests work meanwhile.
+//! Hostile and abandoned connections. Each is closed or held back, the node's memory stays bounded, and requests of
+//! other users work meanwhile.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -29,15 +29,15 @@ const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 /// A request takes milliseconds. On a busy machine this is still far from what a user would call stuck.
 const NOTICEABLE: Duration = Duration::from_secs(5);
 
-/// Says something, and then nothing more.
+/// Sends `words`, and then nothing more.
 async fn say(address: SocketAddr, words: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the port takes connections");
-    // What the other side makes of it is looked at later.
+    // The reaction of the other side is checked later.
     let _ = stream.write_all(words).await;
     stream
 }
 
-/// Waits until the node has closed the connection, one way or the other.
+/// Waits until the node has closed or reset the connection.
 async fn cut_off(mut stream: TcpStream) {
     let read = async {
         let mut bytes = [0; 4096];
@@ -46,7 +46,7 @@ async fn cut_off(mut stream: TcpStream) {
     soon("a connection is cut off", read).await;
 }
 
-/// Another user's requests, each looked at for how long it took.
+/// Makes requests as another user, each with a time limit.
 async fn others_notice_nothing(person: &mut Person, requests: usize) {
     for _ in 0..requests {
         let start = Instant::now();
@@ -104,7 +104,7 @@ async fn connections_that_fall_silent_are_cut_off() {
     let mut silent = Vec::new();
     for i in 0..200 {
         let address = if i % 4 == 0 { node.peer } else { node.grpc };
-        // Some say the beginning of a preface.
+        // Some send the beginning of a preface.
         silent.push(say(address, &PREFACE[..if i % 5 == 0 { 20 } else { 0 }]).await);
     }
     let mut half_open = Vec::new();
@@ -116,7 +116,7 @@ async fn connections_that_fall_silent_are_cut_off() {
     others_notice_nothing(&mut alice, 10).await;
     let grown = node.resident_bytes().saturating_sub(memory);
     assert!(grown < 32 << 20, "{} KiB more", grown >> 10);
-    // These wait for the preface; those for the keep-alive: nothing else would give up on them.
+    // The silent ones run into the time limit for the preface, the others into that of the keepalive.
     for connection in silent.into_iter().chain(half_open) {
         cut_off(connection).await;
     }
@@ -124,9 +124,9 @@ async fn connections_that_fall_silent_are_cut_off() {
     until("the node has closed them all", || node.open_files() <= files + 2).await;
 }
 
-/// A stop hands over and closes files. Waiting for connections that never end by themselves takes longer than this.
+/// Time limit for a stop, which transfers leadership and closes files. Less than a wait for connections that never end.
 const STOP_MAX: Duration = Duration::from_secs(6);
-/// A socket that takes nothing for so long is full.
+/// A socket that accepts no data for this long is full.
 const FULL: Duration = Duration::from_secs(1);
 
 #[tokio::test]
@@ -144,14 +144,14 @@ async fn nobody_who_is_silent_holds_up_a_stop() {
         let _ = operator.write_all(words).await;
         operators.push(operator);
     }
-    // What never ends by itself, and somebody who asks and takes no answer.
+    // A stream that never ends, and a caller that sends requests and reads no answers.
     let mut alice = Person::join(&node, "alice").await;
     let _stream = alice.subscribe(Some(0)).await;
     let mut health = HealthClient::new(node.channel().await);
     let _watched = health.watch(HealthCheckRequest { service: String::new() }).await.expect("it can be watched");
     let mut greedy = TcpStream::connect(node.web).await.expect("the port takes connections");
     let question = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", node.web);
-    // Until neither side's buffers take more.
+    // Until the buffers of both sides are full.
     while timeout(FULL, greedy.write_all(question.repeat(100).as_bytes())).await.is_ok_and(|written| written.is_ok()) {}
     let start = Instant::now();
     let ended = node.end_with(Signal::TERM).await;
@@ -159,7 +159,7 @@ async fn nobody_who_is_silent_holds_up_a_stop() {
     assert!(start.elapsed() < STOP_MAX, "{:?}\n{}", start.elapsed(), node.log());
 }
 
-/// Starts calls of which the message never comes, and says how each ended.
+/// Starts calls whose message never arrives. Returns how each ended.
 fn endless_requests(channel: &Channel, count: usize) -> JoinSet<Code> {
     let mut calls = JoinSet::new();
     for _ in 0..count {
@@ -181,7 +181,7 @@ async fn requests_that_never_end_are_given_up() {
     let node = Node::start().await;
     let mut alice = Person::join(&node, "alice").await;
     let channel = node.channel().await;
-    // As many as a connection may have at once.
+    // The maximum number of concurrent calls of a connection.
     let mut calls = endless_requests(&channel, 256);
     others_notice_nothing(&mut alice, 10).await;
     while let Some(code) = soon("a request is given up", calls.join_next()).await {
@@ -196,7 +196,7 @@ async fn requests_that_never_end_are_given_up() {
 async fn what_callers_alone_bring_about_is_no_fault_of_the_service() {
     let node = Node::start().await;
     let mut alice = Person::join(&node, "alice").await;
-    // Half a request, and then the connection is gone; or the call is called off.
+    // Half a request, and then the connection is closed, or the call is cancelled.
     for _ in 0..3 {
         let channel = node.channel().await;
         let mut calls = endless_requests(&channel, 20);
@@ -209,7 +209,7 @@ async fn what_callers_alone_bring_about_is_no_fault_of_the_service() {
     let channel = node.channel().await;
     let mut calls = endless_requests(&channel, 2);
     while soon("a request is given up", calls.join_next()).await.is_some() {}
-    // No time, a revision that there is not, a method that there is not.
+    // A deadline that is too short, a revision that does not exist, a method that does not exist.
     let mut hasty = alice.ask(message("alice", "at once", &new_id()));
     hasty.set_timeout(Duration::from_millis(1));
     alice.chat.send_message(hasty).await.expect_err("there was no time");
@@ -254,7 +254,7 @@ async fn many_requests_on_one_connection_wait_their_turn() {
     while let Some(sent) = soon("a send is answered", sends.join_next()).await {
         sent.unwrap().expect("all are stored");
     }
-    // The same, but nobody waits for the answers.
+    // The same, without waiting for the answers.
     for _ in 0..20 {
         let mut abandoned = JoinSet::new();
         for _ in 0..500 {
@@ -279,7 +279,7 @@ async fn a_stream_that_is_not_read_is_cut_and_can_be_resumed() {
     let alice = Person::join(&node, "alice").await;
     let mut bob = Person::join(&node, "bob").await;
     let mut carol = Person::join(&node, "carol").await;
-    // So that what is sent without being read is soon the node's business, and not this process's.
+    // Small, so that unread data soon fills the node's buffers and not those of this process.
     let small_windows = Endpoint::from_shared(format!("http://{}", node.grpc))
         .expect("an address")
         .initial_stream_window_size(16 * 1024)
@@ -306,7 +306,7 @@ async fn a_stream_that_is_not_read_is_cut_and_can_be_resumed() {
     assert!(grown < 96 << 20, "{} KiB more for {} KiB of messages", grown >> 10, (MESSAGES * 500) >> 10);
     until("the stream is cut", || node.metric("chat_slow_subscriber_cuts_total") == 1.0).await;
     until("and gone", || node.metric("chat_subscriptions") == 0.0).await;
-    // Once it is read, there is the beginning, without a gap, and the reason of the end.
+    // Once the stream is read, it has its beginning without a gap, and then the reason of its end.
     let mut cursor = 0;
     let mut seen = 0;
     let status = loop {

@@ -1,4 +1,4 @@
-//! Requests of which a field is wrong, or refers to something that is not the caller's.
+//! Requests with an invalid field, or with a reference to something that belongs to others.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,7 @@ async fn a_message_is_checked_before_it_is_stored() {
     invalid(alice.try_send(to_conversation(0)).await, "conversation_id");
     refused(alice.try_send(message("nobody", "hello", &new_id())).await, Code::NotFound, "USER_UNKNOWN", "");
     assert!(bob.partners().await.is_empty(), "nothing of it is stored");
-    // What is allowed stays as it is, control characters and all.
+    // Allowed text is stored unchanged, including control characters.
     for body in ["x".repeat(BODY_MAX), "é".repeat(BODY_MAX / 2), "\0\u{202e}\r\n\u{fffd}".into()] {
         alice.send("bob", &body).await;
         assert_eq!(bob.read("alice").await.messages[0].body, body);
@@ -66,7 +66,7 @@ async fn what_is_not_the_callers_is_not_there() {
         let which = Some(mark_read_request::Conversation::ConversationId(conversation));
         let request = eve.ask(pb::MarkReadRequest { conversation: which, up_to_seq: 0 });
         unknown(eve.chat.mark_read(request).await.map(|r| r.map(drop))).await;
-        // Acknowledgements are ignored instead: they may be late.
+        // Acknowledgements of others' messages are ignored instead, because they may be late.
         eve.acknowledge(conversation, u64::MAX).await;
     }
     let page = alice.read("bob").await;
@@ -87,7 +87,7 @@ async fn ids_of_messages_that_are_not_the_callers_are_ignored_and_counted() {
         assert_eq!(eve.delete(&nowhere, for_everyone).await, (0, 5));
         assert_eq!(eve.delete(&[theirs], for_everyone).await, (0, 1));
     }
-    // Bob may hide it, but it is not his to delete.
+    // Bob may hide the message, but he may not delete it for everyone.
     assert_eq!(bob.delete(&[theirs], true).await, (0, 1));
     assert_eq!(alice.read("bob").await.messages[0].body, "between us");
     assert_eq!(eve.delete(&[theirs, own, own, 7_000_000], true).await, (1, 3));
@@ -116,7 +116,7 @@ async fn receipts_are_counted_and_bounded() {
     invalid(acknowledge(&bob, vec![receipt(1); 1001]).await, "receipts");
     acknowledge(&bob, vec![receipt(999_999); 1000]).await.expect("ignored");
     assert_eq!(alice.read("bob").await.messages[0].status(), pb::MessageStatus::Sent);
-    // Among a thousand that are nobody's, the one that is counts.
+    // Among 999 receipts for unknown conversations, the valid one counts.
     let mut mixed = vec![receipt(u64::MAX); 999];
     mixed.push(receipt(sent.conversation_id));
     let answer = acknowledge(&bob, mixed).await.expect("applied").into_inner();
@@ -162,7 +162,7 @@ async fn pages_have_limits_and_tokens_of_their_own() {
     for bad in ["x", "63", "6d", "é", of_another_call, "6300000000000000050", &"63".repeat(5000)] {
         invalid(partners(0, bad).await, "page_token");
     }
-    // A token that is well formed and leads beyond everything is no error: it is where a page would start.
+    // A well-formed token beyond the end is not an error: it is a possible start of a page.
     let from_the_end = format!("63{:016x}{:016x}", u64::MAX, u64::MAX);
     assert_eq!(partners(0, &from_the_end).await.unwrap().into_inner().partners.len(), 3);
     let first = partners(2, "").await.unwrap().into_inner();
@@ -195,7 +195,7 @@ async fn who_writes_while_the_list_is_read_is_on_it() {
             break;
         }
         assert!(pages <= PARTNERS, "the list ends, although somebody writes all the time");
-        // The oldest that is not on a page yet: it would have been on one of the last.
+        // The oldest partner that is not on a page yet, and would have been on one of the last pages.
         let missing = partners.iter_mut().find(|partner| !listed.contains(&partner.name));
         if let Some(partner) = missing {
             partner.send("alice", "and again").await;
@@ -208,7 +208,7 @@ async fn who_writes_while_the_list_is_read_is_on_it() {
 async fn reads_of_a_revision_that_never_comes_end_with_their_deadline() {
     let node = Node::start().await;
     let mut alice = Person::join(&node, "alice").await;
-    // Without a deadline of the caller's, so that it is the node's that passes.
+    // Without a deadline of the caller, so that the node's deadline applies.
     let reads = [1_000_000, u64::MAX].map(|revision| {
         let level = Some(pb::read_consistency::Level::AtLeastRevision(revision));
         let consistency = Some(pb::ReadConsistency { level });

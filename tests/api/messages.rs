@@ -1,4 +1,4 @@
-//! Sends and their repeats, unread counts, receipts, notes to oneself.
+//! Sends and their retries, unread counts, receipts, notes.
 
 use quorum_chat::proto::chat::v1::{
     self as pb, MessageStatus, read_conversation_request, send_message_request::To, subscribe_response::Event,
@@ -25,13 +25,13 @@ async fn a_repeat_answers_the_first_outcome_and_stores_nothing() {
         let again = alice.try_send(again).await.unwrap().into_inner();
         assert_eq!(again, pb::SendMessageResponse { repeated: true, ..first });
     }
-    // Another message under the same id is a mistake; somebody else's message is not.
+    // Another message under the same id is an error. The message of another account is not.
     for other in [message("bob", "goodbye", &id), message("alice", "hello", &id)] {
         refused(alice.try_send(other).await, Code::InvalidArgument, "CLIENT_MESSAGE_ID_REUSED", "client_message_id");
     }
     let theirs = bob.try_send(message("alice", "hello", &id)).await.unwrap().into_inner();
     assert_eq!((theirs.seq, theirs.repeated), (2, false));
-    // A rejection is an outcome as well: it does not change when the recipient turns up.
+    // A rejection is an outcome as well: it stays the same when the recipient is created later.
     let to_nobody = message("carol", "hello", &new_id());
     refused(alice.try_send(to_nobody.clone()).await, Code::NotFound, "USER_UNKNOWN", "");
     Person::join(&node, "carol").await;
@@ -39,7 +39,7 @@ async fn a_repeat_answers_the_first_outcome_and_stores_nothing() {
     assert_eq!(alice.send("carol", "hello").await.seq, 1);
     let page = bob.read("alice").await;
     assert_eq!((page.total_count, page.last_seq), (2, 2));
-    // The sender is told its own id, and nobody else's.
+    // The sender gets the id of its own messages only.
     let ids: Vec<_> = page.messages.iter().map(|message| message.client_message_id.as_str()).collect();
     assert_eq!(ids, [id.as_str(), ""]);
 }
@@ -84,7 +84,7 @@ async fn unread_counts_are_of_others_messages_that_are_there() {
     };
     assert_eq!(unread(&mut bob).await, 5);
     assert_eq!(alice.read("bob").await.unread_count, 1);
-    // Hidden for me, and deleted for everyone: neither is unread any more.
+    // Messages that are hidden, or deleted for everyone, are not unread any more.
     assert_eq!(bob.delete(&[sent[0].message_id], false).await, (1, 0));
     assert_eq!(unread(&mut bob).await, 4);
     assert_eq!(alice.delete(&[sent[1].message_id], true).await, (1, 0));
@@ -92,7 +92,7 @@ async fn unread_counts_are_of_others_messages_that_are_there() {
     let marked = bob.mark_read(conversation, 3).await;
     assert_eq!((marked.read_seq, marked.unread_count), (3, 2));
     assert_eq!(unread(&mut bob).await, 2);
-    // Backwards changes nothing; beyond the end means all that is there.
+    // A smaller seq changes nothing; one beyond the end means all messages.
     let marked = bob.mark_read(conversation, 1).await;
     assert_eq!((marked.read_seq, marked.unread_count), (3, 2));
     let marked = bob.mark_read(conversation, u64::MAX).await;
@@ -117,7 +117,7 @@ async fn receipts_only_move_forward_and_only_when_the_recipient_says_so() {
         let page = alice.read("bob").await;
         page.messages.iter().rev().map(pb::Message::status).collect::<Vec<_>>()
     };
-    // To have it sent, or to look at it, is not to have received it.
+    // Neither a stream nor a read counts as delivery.
     let mut stream = bob.subscribe(None).await;
     assert_eq!(up_to_heartbeat(&mut stream).await.0.len(), 3);
     bob.read("alice").await;
@@ -140,7 +140,7 @@ async fn receipts_only_move_forward_and_only_when_the_recipient_says_so() {
         }
         assert_eq!(statuses(&mut alice).await, expected, "after {seq} {read}");
     }
-    // Alice was told of each step forward, and of nothing else.
+    // Alice received a receipt for each step forward, and no others.
     alice.send("bob", "the end").await;
     loop {
         let response = next(&mut watching).await;
@@ -173,7 +173,7 @@ async fn notes_to_oneself_are_a_conversation_of_one() {
     let partners = alice.partners().await;
     assert_eq!((partners.len(), partners[0].username.as_str(), partners[0].unread_count), (1, "alice", 0));
     assert_eq!(super::person::log_in(&mut alice.chat, "alice").await.unread_count, 0);
-    // Nobody else sees them, not by the conversation's id either.
+    // No other account sees the notes, not even by the conversation's id.
     let mut eve = Person::join(&node, "eve").await;
     assert!(eve.partners().await.is_empty());
     let which = Some(read_conversation_request::Conversation::ConversationId(note.conversation_id));

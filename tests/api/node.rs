@@ -1,4 +1,4 @@
-//! A `chatd` process: started on ports that nobody else has, ended with the test.
+//! A `chatd` process: started on ports of its own, killed at the end of the test.
 
 use std::{
     fs,
@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
-/// Only a fault takes this long.
+/// Time limit that only a fault reaches.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// Shared by the nodes of a cluster, if there were others.
+/// The secret that the nodes of a cluster share, if there were others.
 pub const PEER_SECRET: &str = "the-secret-of-a-node-in-tests";
-/// What `chatd` exits with when a port was taken between picking it and listening on it.
+/// Exit code of `chatd` when a port was taken between picking it and listening on it.
 const PORT_TAKEN: i32 = 71;
-/// Below the ports that the kernel gives to outgoing connections.
+/// The ports to pick from, below the range for outgoing connections.
 const PORTS: std::ops::Range<u32> = 10_000..32_000;
 
 pub struct Node {
@@ -33,17 +33,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node that is a cluster by itself, and waits until it serves.
+    /// Starts a node as a cluster of one, and waits until it serves.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// The same with further settings.
+    /// Starts a node like [`Node::start`], with additional settings.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         loop {
             let dir = tempfile::tempdir().expect("a directory for the node");
             let [grpc, peer, web, metrics] = ports();
-            // So that nobody takes another test's node for this one.
+            // A unique name, so that a test cannot mistake another test's node for its own.
             let name = format!("api-{}-{}", std::process::id(), grpc.port());
             let own = [
                 ("CHAT_NAME", name.clone()),
@@ -58,7 +58,7 @@ impl Node {
                 ("CHAT_EXIT_WITH_PARENT", "1".to_owned()),
             ];
             let log = fs::File::create(dir.path().join("log")).expect("a file for the node's log");
-            // The usual soft limit, wherever the test runs: the node has to get itself more.
+            // The usual soft limit in every environment, because the node has to raise it.
             let child = Command::new("sh")
                 .args(["-c", "ulimit -S -n 1024; exec \"$0\"", env!("CARGO_BIN_EXE_chatd")])
                 .envs(own)
@@ -77,7 +77,7 @@ impl Node {
         }
     }
 
-    /// Waits until the node answers as itself and leads; or says how it ended.
+    /// Waits until the node answers under its own name and leads. The error is its exit status.
     async fn serving(&mut self) -> Result<(), ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -102,17 +102,17 @@ impl Node {
         endpoint.connect_timeout(PATIENCE).timeout(PATIENCE)
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         self.endpoint().connect().await.expect("the node takes connections")
     }
 
-    /// Where the operator asks: an address for a channel.
+    /// The address of the admin socket, for a channel.
     pub fn admin(&self) -> String {
         format!("unix:{}", self.dir.path().join("data/admin.sock").display())
     }
 
-    /// Memory that the process has now.
+    /// Resident memory of the process.
     pub fn resident_bytes(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process lives");
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -120,7 +120,7 @@ impl Node {
         kib * 1024
     }
 
-    /// Sends a signal, and waits for the end of the process.
+    /// Sends a signal, and waits until the process has ended.
     pub async fn end_with(&mut self, signal: Signal) -> ExitStatus {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the process lives");
@@ -134,19 +134,19 @@ impl Node {
         }
     }
 
-    /// File descriptors that the process has open.
+    /// Number of open file descriptors of the process.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process lives").count()
     }
 
-    /// What the node says of itself under `name`, without labels.
+    /// The value of the metric `name` without labels.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.metrics();
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit_once(' ').expect("a value").1.parse().expect("a number")
     }
 
-    /// Everything that the node says of itself.
+    /// All metrics of the node, as text.
     pub fn metrics(&self) -> String {
         use std::io::{Read as _, Write as _};
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics port takes connections");
@@ -156,7 +156,7 @@ impl Node {
         text
     }
 
-    /// What the node has logged.
+    /// The node's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
@@ -164,13 +164,13 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Ended already, or ended now.
+        // Fails if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Four ports that are free, and not the same.
+/// Four different free ports.
 fn ports() -> [SocketAddr; 4] {
     let random = || uuid::Uuid::new_v4().as_u128() as u32;
     let listeners: [TcpListener; 4] = std::array::from_fn(|_| {
@@ -193,7 +193,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What `future` comes to, in time.
+/// Returns the output of `future`, with a time limit.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
 }

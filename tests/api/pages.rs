@@ -1,4 +1,4 @@
-//! What pages may do: hold a session without its token, and call from another node's address.
+//! The web API for pages: sessions in cookies, and calls from another node's address.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
     answer.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))
 }
 
-/// A page of somebody new, and the answer to its login.
+/// A page with a new account, and the answer to its login.
 async fn log_in(node: &Node) -> (Caller, Answer) {
     let mut page = Caller::new(node);
     page.good("CreateAccount", serde_json::from_str(WHO).unwrap()).await;
@@ -36,15 +36,15 @@ async fn a_page_holds_a_session_whose_token_it_never_sees() {
     }
     let pair = cookie.split(';').next().unwrap().to_owned();
 
-    // The cookie alone is what a form of another site could send: it is nothing.
+    // The cookie alone is what another site's form could send, so it is not enough.
     page.headers = format!("Cookie: {pair}\r\n");
     let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
     assert_eq!((status, reason(&answer)), (401, "TOKEN_MISSING"));
-    // Nor does it count for somebody else.
+    // Nor is it valid for another account.
     page.headers = format!("Cookie: {pair}\r\nChat-Session: bob\r\n");
     let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
     assert_eq!((status, reason(&answer)), (401, "TOKEN_MISSING"));
-    // A header that authorizes comes first.
+    // An Authorization header takes precedence.
     page.headers = format!("Cookie: {pair}\r\nChat-Session: alice\r\nAuthorization: Bearer 00\r\n");
     let (status, answer) = page.call("ChatService/ListChatPartners", json!({})).await;
     assert_eq!((status, reason(&answer)), (401, "TOKEN_INVALID"));
@@ -74,7 +74,7 @@ async fn a_browser_can_forget_a_session_that_stays_open() {
         assert!(removal.contains(part), "{part} in {removal}");
     }
     page.good("ListChatPartners", json!({})).await;
-    // Whose, has to be said by what no other site can send.
+    // The account has to be named by a header, which no other site can send.
     page.headers = format!("Cookie: {cookie}\r\n");
     let answer = page.request("DELETE", "/session", "", b"").await;
     assert_eq!(header(&answer, "set-cookie"), None);
@@ -105,7 +105,7 @@ async fn pages_of_the_clusters_nodes_may_call_and_no_others() {
     assert!(header(&answer, "vary").is_some_and(|vary| vary.contains("origin")), "{}", answer.head);
     let methods = header(&answer, "access-control-allow-methods").unwrap();
     assert!(["post", "delete"].iter().all(|method| methods.contains(method)), "{methods}");
-    // An answer that a page of another node cannot read would be as good as none.
+    // The page of another node has to be able to read the answer.
     let headers = format!("Origin: {own}\r\nContent-Type: application/json\r\n");
     let answer = page.request("POST", "/chat.v1.ClusterService/GetLeader", &headers, b"{}").await;
     assert_eq!((answer.status, header(&answer, "access-control-allow-origin")), (200, Some(own)));

@@ -1,4 +1,4 @@
-//! People with raw clients, and what they expect of the answers.
+//! People with raw clients, and assertions on the answers.
 
 use std::fmt::Debug;
 
@@ -16,7 +16,7 @@ pub type Answer<T> = Result<Response<T>, Status>;
 
 pub const PASSWORD: &str = "correct horse";
 
-/// Somebody with an account and a session.
+/// A person with an account and a session.
 #[derive(Clone)]
 pub struct Person {
     pub name: String,
@@ -46,14 +46,14 @@ pub async fn log_in(chat: &mut Chat, name: &str) -> pb::LoginResponse {
 }
 
 impl Person {
-    /// Makes an account, on a connection of its own, and logs in.
+    /// Creates an account on its own connection, and logs in.
     pub async fn join(node: &Node, name: &str) -> Self {
         let mut chat = Chat::new(node.channel().await);
         sign_up(&mut chat, name).await;
         Self::log_in(chat, name).await
     }
 
-    /// A further session.
+    /// Opens another session.
     pub async fn log_in(mut chat: Chat, name: &str) -> Self {
         let token = log_in(&mut chat, name).await.token;
         Self { name: name.into(), token, chat }
@@ -95,7 +95,7 @@ impl Person {
         self.chat.acknowledge_delivery(request).await.expect("it is acknowledged");
     }
 
-    /// Deletes, and says how many were deleted and how many ignored.
+    /// Deletes messages. Returns the numbers of deleted and ignored ones.
     pub async fn delete(&mut self, ids: &[u64], for_everyone: bool) -> (u32, u32) {
         let request = self.ask(pb::DeleteMessagesRequest { message_ids: ids.to_vec(), for_everyone });
         let answer = self.chat.delete_messages(request).await.expect("they are looked at").into_inner();
@@ -139,7 +139,7 @@ pub async fn up_to_heartbeat(stream: &mut Streaming<pb::SubscribeResponse>) -> (
     }
 }
 
-/// How the stream ends, whatever comes before.
+/// The final status of the stream, whatever comes before.
 pub async fn end(stream: &mut Streaming<pb::SubscribeResponse>) -> Status {
     let ended = async {
         loop {
@@ -153,7 +153,7 @@ pub async fn end(stream: &mut Streaming<pb::SubscribeResponse>) -> Status {
     soon("the end of the stream", ended).await
 }
 
-/// Code, reason and field (empty if none is named) of a refusal.
+/// The code, reason and field (empty if none is named) of an error.
 pub fn refusal(status: &Status) -> (Code, String, String) {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("without ErrorInfo: {status:?}"));
@@ -163,14 +163,14 @@ pub fn refusal(status: &Status) -> (Code, String, String) {
     (status.code(), info.reason.clone(), fields.first().map(|wrong| wrong.field.clone()).unwrap_or_default())
 }
 
-/// Checks that a call was refused, why, and because of which field.
+/// Asserts that a call was rejected with this code, reason and field.
 #[track_caller]
 pub fn refused<T: Debug>(answer: Answer<T>, code: Code, reason: &str, field: &str) {
     let status = answer.expect_err(&format!("should be refused as {reason} {field}"));
     assert_eq!(refusal(&status), (code, reason.to_owned(), field.to_owned()), "{status:?}");
 }
 
-/// Checks that a field was refused.
+/// Asserts that a call was rejected because of this field.
 #[track_caller]
 pub fn invalid<T: Debug>(answer: Answer<T>, field: &str) {
     refused(answer, Code::InvalidArgument, "INVALID_FIELD", field);

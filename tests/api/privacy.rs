@@ -1,4 +1,4 @@
-//! What others see of a person that keeps reads and the use of sessions to itself.
+//! The view of others on a person who hides reads and the use of sessions.
 
 use quorum_chat::proto::chat::v1::{self as pb, MessageStatus, subscribe_response::Event};
 
@@ -23,7 +23,8 @@ async fn sessions(person: &mut Person) -> Vec<pb::Session> {
     person.chat.list_sessions(request).await.expect("they are listed").into_inner().sessions
 }
 
-/// How far `member` has read, as `person` sees it on the page and in the list, and the status of the newest message there.
+/// The read watermark of `member` that `person` sees on the page and in the list, and the status of the newest message
+/// there.
 async fn seen(person: &mut Person, partner: &str, member: &str) -> (u64, u64, MessageStatus) {
     let (page, partners) = (person.read(partner).await, person.partners().await);
     let read = |members: &[pb::Member]| members.iter().find(|m| m.username == member).expect("a member").read_seq;
@@ -54,16 +55,16 @@ async fn hidden_reads_are_told_to_nobody_else() {
     up_to_heartbeat(&mut own).await;
     let marked = bob.mark_read(conversation, 2).await;
     assert_eq!((marked.read_seq, marked.unread_count), (2, 0));
-    // The person's other device is told, and counts the same.
+    // The person's other device gets the event, and has the same counts.
     let response = next(&mut own).await;
     let Some(Event::Receipt(receipt)) = response.event else { panic!("not a receipt: {response:?}") };
     assert_eq!((receipt.member.as_str(), receipt.read_seq), ("bob", 2));
     assert_eq!(second.read("alice").await.unread_count, 0);
-    // The sender goes on seeing what was shown before.
+    // The sender still sees reads that were shown before.
     assert_eq!(seen(&mut alice, "bob", "bob").await, (1, 1, MessageStatus::Delivered));
     assert_eq!(seen(&mut bob, "alice", "bob").await, (2, 2, MessageStatus::Read));
 
-    // The next event is the next message: the read was none. A stream that is resumed tells nothing of it either.
+    // The next event is the next message: there was none for the read. A resumed stream has none either.
     let third = alice.send("bob", "three").await;
     let response = next(&mut watching).await;
     assert!(matches!(&response.event, Some(Event::Message(_))), "{response:?}");
@@ -73,7 +74,7 @@ async fn hidden_reads_are_told_to_nobody_else() {
     let mut resumed = second.subscribe(Some(hidden_from)).await;
     let (events, _) = up_to_heartbeat(&mut resumed).await;
     assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [marked.revision, third.revision]);
-    // A read that implies the delivery shows the delivery.
+    // A read that implies the delivery shows only the delivery.
     bob.mark_read(conversation, 3).await;
     let response = next(&mut watching).await;
     let Some(Event::Receipt(receipt)) = response.event else { panic!("not a receipt: {response:?}") };
@@ -89,12 +90,12 @@ async fn reads_are_mutual_and_earlier_ones_stay_hidden() {
     set(&mut bob, Some(false), None).await;
     bob.mark_read(conversation, 1).await;
     bob.send("alice", "two").await;
-    // Alice hides nothing, and bob does not see it.
+    // Alice hides nothing, but Bob, who hides his reads, does not see hers.
     alice.mark_read(conversation, 2).await;
     assert_eq!(seen(&mut bob, "alice", "alice").await, (0, 0, MessageStatus::Delivered));
     set(&mut bob, Some(true), None).await;
     assert_eq!(settings(&mut bob).await, (true, true));
-    // The same read again is none.
+    // A repeated read does not reveal the hidden one.
     bob.mark_read(conversation, 1).await;
     alice.mark_read(conversation, 2).await;
     assert_eq!(seen(&mut alice, "bob", "bob").await.0, 0);

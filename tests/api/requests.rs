@@ -1,4 +1,4 @@
-//! Requests that are no requests: bytes that are no message, too many of them, methods that are none.
+//! Malformed requests: bytes that are not a message, too many bytes, methods that do not exist.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::{
@@ -14,7 +14,7 @@ use super::{
     person::{Answer, Person, message, new_id, refused, with_token},
 };
 
-/// Sends and receives bytes as they are.
+/// A codec that passes bytes through unchanged.
 #[derive(Clone, Copy, Default)]
 struct Raw;
 
@@ -58,7 +58,7 @@ async fn call(channel: &Channel, method: &str, request: Request<Bytes>) -> Answe
     soon(method, grpc.unary(request, method.parse::<PathAndQuery>().expect("a path"), Raw)).await
 }
 
-/// A message whose only field, `number`, holds `bytes`.
+/// A message whose only field, `number`, contains `bytes`.
 fn field(number: u8, bytes: &[u8]) -> Bytes {
     let mut out = vec![number << 3 | 2, u8::try_from(bytes.len()).expect("short")];
     out.extend_from_slice(bytes);
@@ -100,7 +100,7 @@ async fn bytes_that_are_no_message_are_the_callers_mistake() {
     let alice = Person::join(&node, "alice").await;
     let channel = node.channel().await;
     let methods = ["CreateAccount", "Login", "SendMessage", "DeleteMessages", "AcknowledgeDelivery", "Logout"];
-    // A number that never ends, a wire type that does not exist, field 0, a group without an end.
+    // An endless number, a wire type that does not exist, field 0, a group without an end.
     for garbage in [&[0xff; 20][..], b"\x0f\x01", b"\x02\x01x", b"\x7b\x7b\x7b"] {
         for method in methods {
             let request = with_token(&alice.token, Bytes::copy_from_slice(garbage));
@@ -108,7 +108,7 @@ async fn bytes_that_are_no_message_are_the_callers_mistake() {
             refused(answer, Code::InvalidArgument, "INVALID_REQUEST", "");
         }
     }
-    // Fields that this version does not know are no mistake: a newer client may send them.
+    // Fields that this version does not know are not an error, because a newer client may send them.
     let request = with_token(&alice.token, Bytes::from_static(b"\xfa\x07\x01x"));
     call(&channel, "/chat.v1.ChatService/Logout", request).await.expect("unknown fields are skipped");
 }
@@ -127,7 +127,7 @@ async fn what_is_too_large_is_refused_and_costs_nothing() {
     let request = Request::new(Bytes::from(vec![0; 10 << 20]));
     let answer = call(&channel, "/chat.v1.ClusterService/ListNodes", request).await;
     refused(answer, Code::ResourceExhausted, "REQUEST_TOO_LARGE", "");
-    // The connection goes on.
+    // The connection still works.
     alice.send("alice", "still here").await;
     let grown = node.resident_bytes().saturating_sub(before);
     assert!(grown < 20 << 20, "{} KiB more", grown >> 10);
@@ -138,7 +138,7 @@ async fn what_is_not_served_is_unimplemented() {
     let node = Node::start().await;
     let alice = Person::join(&node, "alice").await;
     let channel = node.channel().await;
-    // The operator's service and the peers' are not on the client port.
+    // The operator's service and the peers' service are not on the client port.
     for method in [
         "/chat.v1.ChatService/Nothing",
         "/chat.v1.Nothing/Login",

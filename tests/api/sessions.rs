@@ -1,4 +1,4 @@
-//! Tokens: none, garbage, forged, expired, of closed sessions and of deleted accounts.
+//! Tokens: missing, garbage, forged, expired, of closed sessions and of deleted accounts.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::{
     person::{Answer, Chat, Person, end, next, refusal, refused, up_to_heartbeat, with_token},
 };
 
-/// Every call that needs a session, with what `dress` makes of the request's metadata; and its refusal.
+/// Makes every call that needs a session, with metadata set by `dress`. Returns the errors.
 async fn all_calls(chat: &Chat, dress: impl Fn(&mut tonic::metadata::MetadataMap)) -> Vec<(&'static str, Status)> {
     macro_rules! calls {
         ($($method:ident($request:expr)),* $(,)?) => {
@@ -32,7 +32,7 @@ async fn all_calls(chat: &Chat, dress: impl Fn(&mut tonic::metadata::MetadataMap
             }),*]
         };
     }
-    // Well formed, as far as a request without contents is: who the caller is comes first.
+    // The requests are empty, because the caller is authenticated before anything else is checked.
     calls![
         logout(pb::LogoutRequest::default()),
         delete_account(pb::DeleteAccountRequest::default()),
@@ -88,7 +88,7 @@ async fn without_a_valid_token_nothing_is_answered() {
         all_refused(&alice.chat, Some(bearer(token).as_bytes()), "TOKEN_INVALID").await;
     }
     all_refused(&alice.chat, Some(b"Bearer \xff\xfe"), "TOKEN_INVALID").await;
-    // The real one is good in any case, and the scheme's case does not matter.
+    // The real token is accepted, and the case of scheme and token does not matter.
     for text in [bearer(&alice.token), format!("bearer  {}", alice.token), bearer(&alice.token.to_uppercase())] {
         let mut request = Request::new(pb::ListAccountsRequest::default());
         request.metadata_mut().insert("authorization", text.parse().unwrap());
@@ -133,7 +133,7 @@ async fn a_deleted_account_has_no_sessions() {
     }
 }
 
-/// Opens a session of another lifetime than the node's, as a follower would: through the peer port.
+/// Opens a session with a lifetime other than the node's, as a follower would, through the peer port.
 async fn open_session(node: &Node, account: u64, lifetime: Duration) -> String {
     let operator = Endpoint::from_shared(node.admin()).unwrap().connect().await.unwrap();
     let nodes = ClusterServiceClient::new(operator).list_nodes(ListNodesRequest {}).await.unwrap();
@@ -167,13 +167,13 @@ async fn an_expired_session_is_told_from_a_forged_one() {
         alice.chat.list_accounts(request).await.unwrap().into_inner().accounts[0].account_id
     };
     let token = open_session(&node, account, Duration::from_millis(1)).await;
-    // A millisecond may not have passed yet.
+    // Less than a millisecond may have passed.
     let deadline = tokio::time::Instant::now() + super::node::PATIENCE;
     while alice.chat.list_accounts(with_token(&token, pb::ListAccountsRequest::default())).await.is_ok() {
         assert!(tokio::time::Instant::now() < deadline, "the session does not expire");
     }
     all_refused(&alice.chat, Some(bearer(&token).as_bytes()), "TOKEN_EXPIRED").await;
-    // A stream that is open when its session's time is over ends.
+    // An open stream ends when its session expires.
     let token = open_session(&node, account, Duration::from_secs(2)).await;
     let request = with_token(&token, pb::SubscribeRequest::default());
     let mut open = alice.chat.subscribe(request).await.expect("still good").into_inner();

@@ -1,4 +1,4 @@
-//! Subscriptions: what comes first, resuming at every revision, limits, and how they end.
+//! Subscriptions: the first events, resuming at every revision, limits, and how they end.
 
 use quorum_chat::proto::chat::v1::{self as pb, subscribe_response::Event};
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use super::{
 
 const PER_ACCOUNT_MAX: usize = 64;
 
-/// A conversation with everything in it that makes an event. The last revision.
+/// Creates a conversation with every kind of event. Returns the last revision.
 async fn history(alice: &mut Person, bob: &mut Person) -> u64 {
     let mut ids = Vec::new();
     for i in 0..6 {
@@ -39,8 +39,8 @@ fn key(event: &Event) -> Option<(u64, String)> {
     }
 }
 
-/// The revisions of a live stream's events that come again when they are read later: of a member's receipts, which
-/// are watermarks, only the newest.
+/// The revisions of a live stream's events that are sent again when they are read later. Receipts are watermarks, so
+/// only the newest of each member is.
 fn as_read_later(live: &[pb::SubscribeResponse], after: u64) -> Vec<u64> {
     let later = |event: &pb::SubscribeResponse| {
         let receipt = event.event.as_ref().and_then(key);
@@ -62,7 +62,7 @@ async fn a_stream_resumed_at_any_revision_gives_exactly_what_comes_after() {
     for stream in &mut streams {
         assert!(up_to_heartbeat(stream).await.0.is_empty());
     }
-    // Others' events are not theirs.
+    // Carol does not appear in the events of the others.
     carol.send("carol", "nobody's business").await;
     let last = history(&mut alice, &mut bob).await;
     for (person, stream) in [&mut alice, &mut bob].into_iter().zip(&mut streams) {
@@ -99,7 +99,7 @@ async fn a_stream_resumed_while_others_write_has_no_gap_and_no_repeat() {
     let (mut seqs, mut cursor) = (Vec::new(), 0);
     'all: loop {
         let mut stream = bob.subscribe(Some(cursor)).await;
-        // A few at a time, then the connection is thought to be lost.
+        // Reads a few events at a time, and then simulates a lost connection.
         for _ in 0..25 {
             let response = next(&mut stream).await;
             assert!(response.revision >= cursor);
@@ -160,7 +160,7 @@ async fn an_account_has_a_limited_number_of_streams() {
     let one_more = alice.try_subscribe(None).await;
     refused(one_more, Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", "");
     bob.subscribe(None).await;
-    // Every one of them is alive, and one that ends makes room.
+    // All of them work, and the end of one makes room for another.
     let sent = bob.send("alice", "to all").await;
     for stream in &mut streams {
         assert_eq!(next(stream).await.revision, sent.revision);
@@ -182,7 +182,7 @@ async fn a_cursor_from_the_future_is_refused() {
     for future in [now + 1, 1 << 40, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
         refused(alice.try_subscribe(Some(future)).await, Code::OutOfRange, "REVISION_IN_FUTURE", "");
     }
-    // With no time to find that out, all that is known is that the node does not have it. Somebody leads.
+    // With a short deadline, the node can only answer that it does not have the revision. There is a leader.
     let mut hasty = alice.ask(pb::SubscribeRequest { after_revision: Some(now + 1), consistency: None });
     hasty.set_timeout(std::time::Duration::from_millis(500));
     let answer = alice.chat.subscribe(hasty).await.map(|_| tonic::Response::new(()));

@@ -1,4 +1,4 @@
-//! C13, C14, C16: floods of registrations, guesses of passwords, sessions that outlive their reason.
+//! C13, C14, C16: floods of registrations, password guessing, sessions that outlive their reason.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ async fn guesses_are_counted_in_the_cluster_and_lock_out_no_known_device() {
     let (alice, _) = cluster.register("alice").await;
     let (bob, _) = cluster.register("bob").await;
     let nodes = cluster.directs("");
-    // A hundred at once, over all nodes.
+    // A hundred guesses at once, spread over all nodes.
     let guesses = join_all((0..100).map(|guess| nodes[guess % nodes.len()].login("alice", "wrong horse"))).await;
     let (mut looked_at, mut held_up) = (0, 0);
     for error in guesses.into_iter().map(|answer| answer.expect_err("a wrong password")) {
@@ -40,7 +40,7 @@ async fn guesses_are_counted_in_the_cluster_and_lock_out_no_known_device() {
         }
     }
     assert_eq!((looked_at, held_up), (10, 90));
-    // Nor does another node help a stranger, with the right password.
+    // A stranger with the right password is throttled on every node.
     for node in &nodes {
         let error = node.login("alice", PASSWORD).await.expect_err("a stranger has to wait");
         assert_eq!(reason(&error), "LOGIN_THROTTLED");
@@ -48,7 +48,7 @@ async fn guesses_are_counted_in_the_cluster_and_lock_out_no_known_device() {
     }
     // Alice has logged in from this client before.
     alice.login("alice", PASSWORD).await.expect("a known device");
-    // The address uses up what is allowed to all strangers behind it.
+    // The address uses up the attempts that all strangers behind it share.
     let mut nobody = 0;
     while let Err(error) = nodes[nobody % nodes.len()].login("nobody", "wrong horse").await {
         if reason(&error) == "LOGIN_THROTTLED" {
@@ -69,7 +69,7 @@ async fn a_flood_of_registrations_is_held_up_and_delays_no_login() {
     cluster.start_all().await;
     let (alice, _) = cluster.register("alice").await;
     let end = Arc::new(AtomicBool::new(false));
-    // With their usual patience: a registration waits for its turn to be hashed.
+    // With the usual deadline, because a registration waits in the queue for hashing.
     let strangers = join_all((0..3).map(|_| cluster.client())).await;
     let floods = strangers.into_iter().enumerate().map(|(number, client)| {
         let end = Arc::clone(&end);
@@ -124,7 +124,7 @@ async fn an_operator_decides_who_may_register_and_log_in() {
     let error = alice.create_account_with_invitation("carol", PASSWORD, code).await.expect_err("used up");
     assert_eq!(reason(&error), "INVITATION_INVALID");
     assert!(operator.chatctl(&["invites", "list"]).await.unwrap().contains("1 of 1 used"));
-    // A disabled account loses its sessions; only its owner learns why.
+    // A disabled account loses its sessions. Only its owner learns the reason.
     operator.chatctl(&["accounts", "disable", "alice"]).await.unwrap();
     assert_eq!(alice.sessions().await.expect_err("ended").code, Code::Unauthenticated);
     assert_eq!(reason(&alice.login("alice", PASSWORD).await.expect_err("disabled")), "ACCOUNT_DISABLED");
@@ -157,7 +157,7 @@ async fn a_changed_password_ends_the_other_sessions() {
         .await;
     }
     assert_eq!(reason(&thief.login("alice", PASSWORD).await.expect_err("replaced")), "PASSWORD_WRONG");
-    // The own session goes on, and a session that one does not know is ended.
+    // The own session continues, and an unknown session can be closed.
     alice.send_message("alice", "still here").await.unwrap();
     thief.login("alice", NEW).await.unwrap();
     let sessions = alice.sessions().await.unwrap();

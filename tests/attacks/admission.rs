@@ -1,4 +1,4 @@
-//! Silence, slowness and appetite: what one caller leaves unfinished costs the others nothing.
+//! Silent, slow and greedy callers: the unfinished work of one caller does not affect others.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,21 +16,21 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0
 /// A call takes milliseconds. On a busy machine this is still far from what a user would call stuck.
 const NOTICEABLE: Duration = Duration::from_secs(5);
 
-/// The beginning of a TLS greeting.
+/// The beginning of a TLS ClientHello.
 pub(super) const HALF_A_HANDSHAKE: &[u8] = &[22, 3, 1, 2, 0, 1];
 
-/// This process has the other ends of all connections.
+/// Raises the limit on open files, because this process has the other ends of all connections.
 pub(super) fn many_files() {
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).unwrap();
 }
 
-/// Connections that send `words` and then nothing.
+/// Opens connections that send `words` and then nothing.
 pub(super) async fn silent(address: SocketAddr, count: usize, words: &[u8]) -> Vec<TcpStream> {
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // The node may drop it at any moment.
+        // The node may close the connection at any moment.
         let _ = stream.write_all(words).await;
         connections.push(stream);
     }
@@ -43,7 +43,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The header block of a call: HPACK without a table.
+/// The header block of a call, in HPACK without a table.
 pub(super) fn headers(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     let always =
@@ -58,7 +58,7 @@ pub(super) fn headers(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// HEADERS of a call on `stream`, without a body.
+/// The HEADERS frame of a call on `stream`, without a body.
 fn half_a_call(stream: u32) -> Vec<u8> {
     frame(1, 4, stream, &headers("/chat.v1.ChatService/Login", &[]))
 }
@@ -70,7 +70,7 @@ async fn one_node() -> (Cluster, String) {
     (cluster, token)
 }
 
-/// Reads of a logged-in user, each bounded in time.
+/// Makes reads as a logged-in user, each with a time limit.
 async fn bystander_is_served(cluster: &Cluster, token: &str) {
     let direct = cluster.direct(0, token);
     for _ in 0..10 {
@@ -80,13 +80,13 @@ async fn bystander_is_served(cluster: &Cluster, token: &str) {
     }
 }
 
-/// Connections of a port that made room for others.
+/// The number of connections of a port that were closed in favour of others.
 async fn displaced(node: &Node, port: &str) -> f64 {
     let labels = [format!("port=\"{port}\""), "reason=\"displaced\"".into()];
     node.metric_with("chat_connections_dropped_total", &labels.each_ref().map(String::as_str)).await
 }
 
-/// `/livez` and `/readyz`, one after the other.
+/// Queries `/livez` and `/readyz`, one after the other.
 async fn probes_are_answered(node: &Node) {
     for _ in 0..5 {
         let ready = timeout(NOTICEABLE, node.readiness()).await;
@@ -102,7 +102,7 @@ async fn half_sent_calls_take_no_places() {
     let words = [PREFACE, &calls].concat();
     let _half = silent(cluster[0].grpc, 40, &words).await;
     bystander_is_served(&cluster, &token).await;
-    // A stranger gets in, too: a new login on a new connection.
+    // A stranger is served too: a new login on a new connection.
     let client = cluster.client().await;
     timeout(NOTICEABLE, client.login("bystander", crate::support::PASSWORD)).await.expect("in time").unwrap();
     let grown = cluster[0].memory_bytes().saturating_sub(before);
@@ -137,7 +137,7 @@ async fn silent_connections_on_peer_ports_do_not_hinder_an_election() {
     let node = cluster.up()[0];
     let mut held = Vec::new();
     loop {
-        // A handshake has a second: they come again for as long as nobody leads.
+        // A handshake has a time limit of one second, so the connections are renewed until a leader is elected.
         held.clear();
         for node in cluster.up() {
             held.push(silent(cluster[node].peer, 150, HALF_A_HANDSHAKE).await);
@@ -173,7 +173,7 @@ async fn idle_connections_of_one_address_leave_room_for_another() {
     other.write_all(PREFACE).await.unwrap();
     let mut first = [0; 9];
     timeout(NOTICEABLE, other.read_exact(&mut first)).await.expect("in time").expect("the node speaks HTTP/2");
-    // It keeps its place, whatever the other address does.
+    // The connection stays open, whatever the other address does.
     let _more = silent(cluster[0].grpc, 1500, PREFACE).await;
     let ping = [&b"\0\0\x08\x06\0\0\0\0\0"[..], b"12345678"].concat();
     other.write_all(&ping).await.unwrap();

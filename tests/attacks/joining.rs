@@ -1,4 +1,4 @@
-//! A node that nobody expects asks for a place: it needs a token of the operator, which is good for one node.
+//! An unexpected node asks to join: it needs a token from the operator, which is valid for one node.
 
 use std::process::Command;
 
@@ -22,11 +22,11 @@ fn token(cluster: &Cluster, node: usize) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Asks a member, or the leader that it names, for a place, as a node with the secret.
+/// Asks a member, or the leader that it names, to admit a node that has the secret.
 async fn ask(cluster: &Cluster, node: usize, name: &str, token: &str, admission: u64) -> Result<u64, Status> {
     let tls = Tls::shared(Secrets::parse(PEER_SECRET).unwrap(), None).unwrap();
     let peers = Peers::new(tls.connector().unwrap().into());
-    // Nothing listens there.
+    // An address without a listener.
     let address = "127.0.0.1:9";
     let request = wire::JoinRequest {
         name: name.into(),
@@ -60,7 +60,7 @@ async fn a_node_that_nobody_expects_joins_with_a_token_of_its_own() {
     }
     cluster[3].set("CHAT_INITIAL_NODES", "").set("CHAT_JOIN", members.join(","));
 
-    // The secret alone is not enough, nor is a token that nobody has made.
+    // The secret alone is not enough, and neither is an invented token.
     cluster[3].start();
     eventually("it is told what it needs", async || {
         let log = cluster[3].log();
@@ -78,14 +78,14 @@ async fn a_node_that_nobody_expects_joins_with_a_token_of_its_own() {
     cluster[3].set("CHAT_JOIN_TOKEN", &token).start();
     cluster[3].ready().await;
     assert!(!cluster[3].log().contains(&token));
-    // It was used: for another node it is worth nothing, under a new name or by another admission.
+    // The token is used up: it is invalid for another node, under a new name or with another admission number.
     for name in ["n9", "n8"] {
         let status = ask(&cluster, 1, name, &token, 9).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         assert!(status.message().contains("not valid"), "{status:?}");
     }
 
-    // A name that is expected needs none. Asked once more, as if the answer had been lost, it is the same node.
+    // An expected name needs no token. A repeated request, as after a lost answer, refers to the same node.
     let joined = eventually("a change is possible", async || {
         ask(&cluster, 0, "spare-1", "", 7).await.map_err(|status| status.to_string())
     })

@@ -1,5 +1,5 @@
-//! Attacks on the port between the nodes (A in `docs/security.md`): strangers that call it, listeners that take a dead node's
-//! place, relays in the middle, and a node that speaks for another one.
+//! Attacks on the port between the nodes (A in `docs/security.md`): strangers that call it, listeners in the place of a
+//! dead node, relays in the middle, and a node that impersonates another one.
 
 use std::{
     net::SocketAddr,
@@ -34,7 +34,7 @@ fn strangers() -> Vec<(&'static str, Peers)> {
     ]
 }
 
-/// What the calls of somebody at the peer port come to.
+/// The results of several calls to the peer port.
 async fn calls(peers: &Peers, address: SocketAddr, credentials: &Credentials) -> Vec<Result<(), Code>> {
     let client = || peers.client(&address.to_string(), Lane::Control).unwrap();
     let (mut probing, mut joining, mut proposing) = (client(), client(), client());
@@ -59,18 +59,18 @@ async fn a_stranger_gets_nothing_from_the_peer_port() {
     let credentials = Credentials::new("", 0, "n9", "127.0.0.1:9").unwrap();
     for (who, peers) in strangers() {
         for (number, result) in calls(&peers, cluster[0].peer, &credentials).await.into_iter().enumerate() {
-            // The connection fails: no answer is made, not even a refusal.
+            // The connection fails without any answer, not even a rejection.
             let is_cut = |code: &Code| *code != Code::PermissionDenied && *code != Code::FailedPrecondition;
             assert!(result.as_ref().is_err_and(is_cut), "{who}, call {number}: {result:?}");
         }
     }
-    // The same calls of a node with the secret are answered.
+    // The same calls by a node with the secret are answered.
     let ours = Tls::shared(Secrets::parse(PEER_SECRET).unwrap(), None).unwrap();
     let peers = Peers::new(ours.connector().unwrap().into());
     assert_eq!(calls(&peers, cluster[0].peer, &credentials).await[0], Ok(()));
 }
 
-/// Records what arrives at an address.
+/// Records the data that arrives at an address.
 async fn record(address: SocketAddr) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let listener = TcpListener::bind(address).await.unwrap();
     let recorded: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
@@ -101,7 +101,7 @@ async fn a_listener_in_the_place_of_a_dead_node_learns_nothing() {
     let dead = cluster.follower().await;
     cluster[dead].kill();
     let recorded = record(cluster[dead].peer).await;
-    // The others try to reach their fellow all the time.
+    // The other nodes keep trying to reach the dead node.
     eventually("calls for the dead node", async || {
         let count = recorded.lock().unwrap().iter().filter(|bytes| !bytes.is_empty()).count();
         if count >= 6 { Ok(()) } else { Err(format!("{count} connections")) }
@@ -110,7 +110,7 @@ async fn a_listener_in_the_place_of_a_dead_node_learns_nothing() {
     for bytes in recorded.lock().unwrap().iter() {
         let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
         assert!(!has(PEER_SECRET.as_bytes()) && !has(b"quorum-cluster") && !has(b"PRI * HTTP/2"), "{bytes:?}");
-        // Nothing but the first message of a handshake: a TLS record of type handshake.
+        // Only the first message of a handshake: a TLS record of type handshake.
         assert!(bytes.is_empty() || bytes[0] == 22, "{bytes:?}");
     }
 }
@@ -121,7 +121,7 @@ async fn a_relay_that_terminates_tls_gets_nowhere() {
     cluster.start_all().await;
     let dead = cluster.follower().await;
     cluster[dead].kill();
-    // The relay speaks TLS, with a secret of its own: nodes do not talk to it.
+    // The relay speaks TLS with its own secret, so nodes do not connect to it.
     let own = Tls::shared(Secrets::parse("the-secret-of-the-relay").unwrap(), None).unwrap();
     let listener = TcpListener::bind(cluster[dead].peer).await.unwrap();
     let mut port = quorum_chat::net::tls::Port::new(listener, Some(own), quorum_chat::net::tls::Protocol::Grpc);
@@ -144,7 +144,7 @@ async fn a_relay_that_terminates_tls_gets_nowhere() {
     })
     .await;
     assert!(!read.load(Ordering::SeqCst), "a node has sent something to the relay");
-    // Nor does it get anything from a node.
+    // The relay gets nothing from a node either.
     let address = cluster[(dead + 1) % 3].peer;
     assert!(TcpStream::connect(address).await.is_ok());
 }
@@ -193,7 +193,7 @@ async fn the_secret_is_rotated_under_load_without_a_failed_call() {
     }
     done.store(true, Ordering::SeqCst);
     assert!(timeout(PATIENCE, load).await.unwrap().unwrap() > 0);
-    // The old secret opens nothing any more.
+    // The old secret is not accepted any more.
     let old = Tls::shared(Secrets::parse(PEER_SECRET).unwrap(), None).unwrap();
     let peers = Peers::new(old.connector().unwrap().into());
     let credentials = Credentials::new("", 0, "n9", "127.0.0.1:9").unwrap();
@@ -217,7 +217,7 @@ async fn a_member_does_not_come_back_without_protection_and_says_when_it_trusts_
     cluster.start_all().await;
     let node = cluster.follower().await;
     cluster[node].kill();
-    // By its configuration it is alone; its data directory has other members.
+    // Its configuration has no other members, but its data directory does.
     cluster[node].set("CHAT_PEER_SECRET", "").set("CHAT_INITIAL_NODES", "");
     cluster[node].start();
     assert_eq!(cluster[node].exit_code().await, 64);
@@ -233,7 +233,7 @@ async fn a_member_does_not_come_back_without_protection_and_says_when_it_trusts_
     assert_eq!(cluster[(node + 1) % 3].metric("chat_peers_insecure").await, 0.0);
 }
 
-/// Three nodes on addresses of their own, each with a certificate for its own address only.
+/// Three nodes with different IP addresses, each with a certificate for its own address only.
 fn certified(dir: &Path) -> (Cluster, Vec<Files>) {
     let mut cluster = Cluster::prepared(3);
     let authority = Authority::open(dir).unwrap();
@@ -278,7 +278,7 @@ async fn a_certificate_of_one_node_does_not_speak_for_another() {
         let result = client().read_index(credentials.sign(1, wire::ReadIndexRequest {})).await;
         result.map(drop).map_err(|status| status.code())
     };
-    // As itself it is heard (the node may not lead), as n3 it is not; nor as somebody of no membership that it is not.
+    // Its calls are accepted as itself (the node may not lead), but not as n3, and not under an unknown id.
     assert!(matches!(index(plain(2, 1)(&cluster_id)).await, Ok(()) | Err(Code::FailedPrecondition)));
     assert_eq!(index(plain(3, 2)(&cluster_id)).await, Err(Code::PermissionDenied));
     assert_eq!(index(plain(77, 2)(&cluster_id)).await, Err(Code::PermissionDenied));
@@ -286,7 +286,7 @@ async fn a_certificate_of_one_node_does_not_speak_for_another() {
     let vote = quorum_chat::proto::log::v1::Vote { term: 1_000_000, node_id: 3, committed: false };
     let request = wire::VoteRequest { vote: Some(vote), ..Default::default() };
     denied(client().vote(plain(2, 1)(&cluster_id).sign(1, request)).await.map(drop));
-    // In the place of n3, before and beside a membership.
+    // In place of n3, before and outside of a membership.
     denied(client().probe(plain(0, 2)("").present(wire::ProbeRequest { name: "n3".into() })).await.map(drop));
     let join = wire::JoinRequest { name: "n3".into(), peer_address: cluster[2].peer.to_string(), ..Default::default() };
     denied(client().join(plain(0, 1)("").present(join.clone())).await.map(drop));
@@ -295,7 +295,7 @@ async fn a_certificate_of_one_node_does_not_speak_for_another() {
     }
     let recall = wire::RecallRequest { cluster_id: cluster_id.clone(), node_id: 3 };
     denied(client().recall(plain(0, 1)("").present(recall)).await.map(drop));
-    // Nor is n3 sent elsewhere by n2, as nobody or as a member.
+    // Nor can n2 move n3 to another address, as a member or without membership.
     let away = wire::MoveRequest {
         cluster_id: cluster_id.clone(),
         node_id: 3,
@@ -331,7 +331,7 @@ async fn connections_end_when_a_certificate_is_replaced() {
     let nothing = futures_util::stream::pending::<wire::AppendRequest>();
     let mut open = client.stream_append(credentials.sign(1, nothing)).await.unwrap().into_inner();
     Authority::open(dir.path()).unwrap().issue("n1", &[cluster[0].peer.ip().to_string()], 7).unwrap();
-    // The call would last for ever.
+    // The call would never end by itself.
     timeout(PATIENCE, open.message()).await.expect("the connection ends").expect_err("in the middle of the call");
     cluster[0].logged("The certificate of peers (CHAT_PEER_TLS_CERT) was replaced").await;
     for node in 0..3 {

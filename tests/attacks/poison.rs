@@ -1,5 +1,5 @@
-//! A member that is not to be trusted proposes what is no command, and appends it as a leader of its own making. Before, one such
-//! entry ended every node, again at each start.
+//! An untrusted member proposes invalid commands, and appends them as a leader that was not elected. Such an entry once
+//! ended every node, again at each start.
 
 use prost::Message as _;
 use quorum_chat::{
@@ -13,7 +13,7 @@ use quorum_chat::{
 
 use crate::support::{Cluster, Node, PEER_SECRET, eventually};
 
-/// The id of a leader that nobody has elected.
+/// The id of a leader that was not elected.
 const STRANGER: u64 = 9;
 
 /// Another member, by its credentials.
@@ -33,7 +33,7 @@ impl Member {
         Self { credentials: credentials(&cluster_id, 5), cluster_id, peers }
     }
 
-    /// A call to node `id` by the node that the vote names: a call speaks for its sender only.
+    /// A call to node `id` by the node that the vote names, because a call is only valid for its sender.
     fn sign_as<T>(&self, vote: Option<&pb::Vote>, id: u64, message: T) -> tonic::Request<T> {
         credentials(&self.cluster_id, vote.map_or(STRANGER, |vote| vote.node_id)).sign(id, message)
     }
@@ -45,7 +45,7 @@ impl Member {
         Ok(client.propose(self.credentials.sign(id, request)).await?.into_inner().outcomes.len())
     }
 
-    /// The last position that is committed, by the leader.
+    /// The last committed position, from the leader.
     async fn committed(&self, node: &Node, id: u64) -> Result<pb::LogId, tonic::Status> {
         let mut client = self.peers.client(&node.peer.to_string(), Lane::Control).unwrap();
         let answer = client.read_index(self.credentials.sign(id, wire::ReadIndexRequest {})).await?;
@@ -63,7 +63,7 @@ fn credentials(cluster_id: &str, node_id: u64) -> Credentials {
     Credentials::new(cluster_id, node_id, "n9", "127.0.0.1:9").unwrap()
 }
 
-/// Commands that no node may take: absent, of no kind, with fields of a wrong length, beyond the limits.
+/// Commands that every node has to reject: absent, without a kind, with fields of a wrong length, beyond the limits.
 fn unfit() -> Vec<Option<pb::Command>> {
     use pb::command::Kind;
     let some = |kind| Some(pb::Command { kind: Some(kind) });
@@ -108,7 +108,7 @@ fn unfit() -> Vec<Option<pb::Command>> {
     ]
 }
 
-/// Payloads of entries that are no commands in any version.
+/// Payloads of entries that are not commands in any version.
 fn garbage() -> Vec<Vec<u8>> {
     let batch = |command| {
         let proposal = pb::Proposal { time_ms: u64::MAX, traceparent: String::new(), command };
@@ -146,7 +146,7 @@ async fn a_member_cannot_end_the_service_with_what_is_no_command() {
     let (node, id) = (&cluster[leader], leader as u64 + 1);
     let member = Member::of(node).await;
 
-    // Through the leader: refused, and named; nothing of it is in the log, what is good beside it neither.
+    // Through the leader: rejected, with the position of the bad command. No command of the batch gets into the log.
     let before = member.committed(node, id).await.unwrap().index;
     for (position, command) in unfit().into_iter().enumerate() {
         let refused = member.propose(node, id, vec![Some(nothing()), command]).await.unwrap_err();
@@ -158,7 +158,7 @@ async fn a_member_cannot_end_the_service_with_what_is_no_command() {
     serves(&cluster, &alice, &token).await;
 
     refuses_what_no_leader_sends(&cluster, &member, member.committed(node, id).await.unwrap()).await;
-    // As a leader of its own making, who may append what it likes.
+    // As a leader that was not elected, which can append anything.
     let committed = eventually("all nodes take the entries", async || poison(&cluster, &member).await).await;
     eventually("all nodes have rejected them", async || {
         for number in 0..5 {
@@ -176,7 +176,7 @@ async fn a_member_cannot_end_the_service_with_what_is_no_command() {
         cluster[number].logged("none in any version").await;
     }
 
-    // What ended the nodes for ever was that they met the entries again at each start.
+    // The nodes met the entries again at each start, which ended them for good.
     for number in 0..5 {
         cluster[number].kill();
     }
@@ -186,7 +186,8 @@ async fn a_member_cannot_end_the_service_with_what_is_no_command() {
     assert!(member.committed(&cluster[leader], leader as u64 + 1).await.unwrap().index > committed);
 }
 
-/// What no leader sends: entries out of place, a membership without voters, numbers that no file holds, votes that are none.
+/// Requests that no leader sends: misplaced entries, a membership without voters, numbers that no file can hold,
+/// invalid votes.
 async fn refuses_what_no_leader_sends(cluster: &Cluster, member: &Member, last: pb::LogId) {
     let (node, id) = (&cluster[0], 1);
     let vote = |node_id, committed| Some(pb::Vote { term: last.term + 50, node_id, committed });
@@ -219,12 +220,12 @@ async fn refuses_what_no_leader_sends(cluster: &Cluster, member: &Member, last: 
     }
 }
 
-/// A command that changes nothing.
+/// A command without effect.
 fn nothing() -> pb::Command {
     codec::encode_command(&Command::Receipts(Vec::new()))
 }
 
-/// Appends garbage to all nodes after what they have, and calls it committed. Returns the index of its last entry.
+/// Appends garbage to all nodes after their last entry, and declares it committed. Returns the index of its last entry.
 async fn poison(cluster: &Cluster, member: &Member) -> Result<u64, String> {
     let leader = cluster.leader().await;
     let last = member.committed(&cluster[leader], leader as u64 + 1).await.map_err(|error| error.to_string())?;

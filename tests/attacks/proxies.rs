@@ -1,4 +1,4 @@
-//! C14: behind a proxy each caller counts for itself, and nobody else can say who the caller is.
+//! C14: behind a proxy each caller is counted separately, and callers cannot forge their address.
 
 use std::net::SocketAddr;
 
@@ -12,9 +12,9 @@ use tokio::{
 use super::web::{Answer, call, exchange};
 use crate::support::{Cluster, PASSWORD, PATIENCE};
 
-/// Attempts that one address has on an account.
+/// Number of attempts that one address has on an account.
 const ATTEMPTS: usize = 10;
-/// Where the proxy of TCP is.
+/// The address of the TCP proxy.
 const PROXY: &str = "127.0.0.3";
 
 async fn behind(settings: &[(&str, &str)]) -> Cluster {
@@ -42,12 +42,12 @@ async fn behind_a_trusted_proxy_each_caller_has_its_own_allowance() {
     let cluster = behind(&[("CHAT_TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")]).await;
     let web = cluster[0].web;
     for _ in 0..ATTEMPTS {
-        // What the caller wrote itself comes first and does not count.
+        // The part that the caller wrote comes first, and is ignored.
         assert_eq!(guess(web, "203.0.113.5, 192.0.2.7, 10.1.2.3").await, "PASSWORD_WRONG");
     }
     assert_eq!(guess(web, "192.0.2.7").await, "LOGIN_THROTTLED");
     assert_eq!(guess(web, "192.0.2.8").await, "PASSWORD_WRONG");
-    // The proxy takes TLS off: cookies are only for TLS.
+    // The proxy terminates TLS: cookies are set only for TLS.
     let host = format!("Host: {web}");
     let headers = [host.as_str(), "X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "Chat-Session: alice"];
     let answer = call(web, "ChatService/Login", &headers, login(PASSWORD)).await;
@@ -72,7 +72,7 @@ async fn from_the_proxy(web: SocketAddr) -> TcpStream {
     socket.connect(web).await.unwrap()
 }
 
-/// A guess through a proxy of TCP, for the caller at `from`.
+/// Guesses a password through a TCP proxy, for the caller at `from`.
 async fn guess_over_tcp(web: SocketAddr, from: &str) -> Answer {
     let mut stream = from_the_proxy(web).await;
     stream.write_all(format!("PROXY TCP4 {from} {PROXY} 4711 {}\r\n", web.port()).as_bytes()).await.unwrap();
@@ -90,14 +90,14 @@ async fn a_proxy_of_tcp_names_the_caller_before_its_first_byte() {
     }
     assert_eq!(guess_over_tcp(web, "192.0.2.7").await.reason(), "LOGIN_THROTTLED");
     assert_eq!(guess_over_tcp(web, "192.0.2.8").await.reason(), "PASSWORD_WRONG");
-    // From there, a connection without the header is none.
+    // From the proxy's address, a connection without the header is rejected.
     let mut stream = from_the_proxy(web).await;
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
-    // Closed or reset.
+    // The connection is closed or reset.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it ends");
     assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
-    // Elsewhere the header is no HTTP.
+    // From other addresses the header is invalid HTTP.
     let mut stream = TcpStream::connect(web).await.unwrap();
     stream.write_all(b"PROXY TCP4 192.0.2.9 127.0.0.1 1 2\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! Point 15: an account does what it may and no more, and volumes that fill up stop growth and nothing else.
+//! Point 15: an account cannot exceed its limits, and full volumes stop growth and nothing else.
 
 #[allow(dead_code, reason = "the tests of faults use the rest")]
 #[path = "../faults/volume.rs"]
@@ -23,7 +23,7 @@ async fn an_account_that_sends_too_fast_is_slowed_down_and_nobody_else() {
     cluster.start_all().await;
     let (_, mallory) = cluster.register("mallory").await;
     let (_, bob) = cluster.register("bob").await;
-    // Through a follower: the rate is the cluster's, whichever node is asked.
+    // Through a follower: the rate limit is that of the cluster, on every node.
     let follower = cluster.follower().await;
     let leader = cluster.leader().await;
     let (mallory, bob) = (cluster.direct(follower, &mallory), cluster.direct(leader, &bob));
@@ -41,7 +41,7 @@ async fn an_account_that_sends_too_fast_is_slowed_down_and_nobody_else() {
     for _ in 0..10 {
         bob.send(Uuid::new_v4(), "mallory", "hello").await.expect("bob has a rate of his own");
     }
-    // It ends by itself.
+    // The limit recovers on its own.
     eventually("another message", async || {
         mallory.send(Uuid::new_v4(), "bob", "later").await.map_err(|error| error.to_string())
     })
@@ -56,12 +56,12 @@ async fn a_call_that_is_begun_waits_for_its_rate_and_receipts_have_one_too() {
     let (_, mallory) = cluster.register("mallory").await;
     let leader = cluster.leader().await;
     let mallory = cluster.direct(leader, &mallory);
-    // Ten seconds' worth are 800: the last ones wait, as the first ones are deleted.
+    // The limit for ten seconds is 800: the last ones wait while the first ones are deleted.
     let ids: Vec<u64> = (1..=1000).map(|n| n << 40).collect();
     assert_eq!(mallory.delete(ids, true).await.unwrap(), 0);
     let error = mallory.delete(vec![1 << 40; 100], true).await.unwrap_err();
     assert_eq!(reason(&error), "RATE_LIMITED", "{error}");
-    // The same for what is gathered from many accounts.
+    // The same for acknowledgements, with 500 conversations each.
     let mut taken = 0;
     let error = loop {
         match mallory.acknowledge(500).await {
@@ -98,7 +98,7 @@ async fn an_account_stores_no_more_than_its_quota_until_it_deletes() {
     assert_eq!(reason(&error), "QUOTA_EXCEEDED", "{error}");
 }
 
-/// Takes all but `left` bytes of the volume of a directory.
+/// Uses up all but `left` bytes of the volume of a directory.
 fn fill(dir: &Path, left: u64) {
     let volume = rustix::fs::statvfs(dir).unwrap();
     let free = volume.f_bavail * volume.f_frsize;
@@ -132,14 +132,14 @@ async fn an_account_that_fills_the_volumes_stops_growth_and_nothing_else() {
     for node in 0..cluster.len() {
         fill(&cluster[node].data_dir(), 24 << 20);
     }
-    // Mallory sends until nothing is taken any more.
+    // Mallory sends until nothing is accepted any more.
     let mallory = cluster.direct(leader, &mallory);
     let body = "x".repeat(16 * 1024);
     let mut sent = 0;
     let error = loop {
         match mallory.send(Uuid::new_v4(), "bob", &body).await {
             Ok(_) => sent += 1,
-            // A leader that is low hands over to one that is not.
+            // A leader that is low on space transfers leadership to a node that is not.
             Err(error) if reason(&error) != "STORAGE_LOW" => {
                 eprintln!("in between: {error}");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -151,7 +151,7 @@ async fn an_account_that_fills_the_volumes_stops_growth_and_nothing_else() {
     assert_eq!(reason(&error), "STORAGE_LOW");
 
     for round in 0..2 {
-        // Every node is there, and does everything but growing.
+        // Every node is running, and does everything except growing.
         eventually("deletion, reading and login", async || {
             for node in 0..cluster.len() {
                 let bob = cluster.direct(node, &bob);
@@ -170,7 +170,7 @@ async fn an_account_that_fills_the_volumes_stops_growth_and_nothing_else() {
             other => Err(format!("{other:?}")),
         })
         .await;
-        // All of them start again with what is left.
+        // All nodes restart with the remaining space.
         if round == 0 {
             for node in 0..cluster.len() {
                 cluster[node].kill();

@@ -1,4 +1,4 @@
-//! B: all of it at once, on every node, while others work: the promises hold, nobody waits long, no node grows or leaves.
+//! B: all attacks at once, on every node, under load: the guarantees hold, latencies stay low, no node grows or fails.
 
 use std::{
     net::SocketAddr,
@@ -25,24 +25,24 @@ use uuid::Uuid;
 use super::admission::{HALF_A_HANDSHAKE, PREFACE, frame, headers, many_files, silent};
 use crate::support::{Cluster, Direct};
 
-/// How long `chatctl verify` works beside the attacks.
+/// Duration of `chatctl verify` during the attacks.
 const SECONDS: u64 = 15;
-/// What Compose gives a node.
+/// The memory limit of a node in Compose.
 const MEMORY_MAX: u64 = 512_000_000;
-/// How much longer the slowest of a hundred calls may take than without the attacks.
+/// Maximum factor by which the attacks may slow down the slowest of a hundred calls.
 const SLOWER_MAX: u32 = 5;
-/// Less than this is not counted as slower: the attackers and five nodes, built for debugging, share a few cores.
+/// Latencies below this do not count as slower: the attackers and five debug builds share a few cores.
 const NOTICEABLE: Duration = Duration::from_secs(1);
 
-/// How long a round is held: as long as half a request is waited for.
+/// Duration of a round: the time limit of half a request.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// SETTINGS by which the receiver takes so many bytes of any answer.
+/// SETTINGS with a receive window of this size for any answer.
 fn takes(window: u8) -> Vec<u8> {
     [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0"[..], &[window]].concat()
 }
 
-/// Reads until the node ends the connection, and answers its PINGs: the caller is there, and takes nothing.
+/// Reads until the node closes the connection, and answers its PINGs like a live caller that does not read.
 async fn until_ended(stream: TcpStream) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -61,7 +61,7 @@ async fn until_ended(stream: TcpStream) {
 
 const PING: u8 = 6;
 
-/// A whole call on `stream`.
+/// A complete call on `stream`.
 fn call(stream: u32, method: &str, token: &str, message: &impl prost::Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
@@ -71,14 +71,14 @@ fn call(stream: u32, method: &str, token: &str, message: &impl prost::Message) -
     [frame(1, 4, stream, &headers), frame(0, 1, stream, &body)].concat()
 }
 
-/// A connection that makes calls and takes so many bytes of each answer.
+/// A connection that makes calls and accepts only `window` bytes of each answer.
 async fn unread(address: SocketAddr, window: u8, calls: Vec<u8>) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     stream.write_all(&[takes(window), calls].concat()).await.ok()?;
     Some(stream)
 }
 
-/// The calls of an account with much to read, for a connection each: pages, and subscriptions from the beginning.
+/// The calls of an account with much to read, for one connection each: pages, and subscriptions from the beginning.
 fn greedy(token: &str) -> (Vec<u8>, Vec<u8>) {
     let page = pb::ReadConversationRequest {
         conversation: Some(pb::read_conversation_request::Conversation::Partner("mallory".into())),
@@ -100,7 +100,8 @@ async fn mallory(cluster: &Cluster) -> String {
     token
 }
 
-/// One round of everything against a node, held for a while: enough to fill every pool and every share of one address.
+/// Runs all attacks against a node once, and holds them for a while: enough to fill every pool and every share of one
+/// address.
 async fn attack([grpc, peer, web, metrics]: [SocketAddr; 4], token: String) {
     let half: Vec<u8> =
         (0..256).flat_map(|call| frame(1, 4, 2 * call + 1, &headers("/chat.v1.ChatService/Login", &[]))).collect();
@@ -122,7 +123,7 @@ async fn attack([grpc, peer, web, metrics]: [SocketAddr; 4], token: String) {
     sleep(ROUND).await;
 }
 
-/// How long some calls take: writes and linearizable reads, in turn.
+/// Measures the duration of calls: alternating writes and linearizable reads.
 async fn calls(bystander: &Direct, took: &mut Vec<Duration>) {
     for _ in 0..100 {
         let start = Instant::now();
@@ -134,7 +135,7 @@ async fn calls(bystander: &Direct, took: &mut Vec<Duration>) {
     }
 }
 
-/// The time of the slowest of a hundred.
+/// The duration of the slowest of a hundred calls.
 fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     took[took.len() * 99 / 100]
@@ -161,7 +162,7 @@ async fn under_all_attacks_at_once_others_are_served_and_the_promises_hold() {
         let ports = [cluster[node].grpc, cluster[node].peer, cluster[node].web, cluster[node].metrics];
         let (stop, token) = (stop.clone(), token.clone());
         attacks.spawn(async move {
-            // Not all at the same moment: what is measured is what is held, not how fast this process connects.
+            // Not all at once: the test measures held connections and not how fast this process connects.
             sleep(ROUND * u32::try_from(node).unwrap() / 5).await;
             while !stop.load(Ordering::Relaxed) {
                 attack(ports, token.clone()).await;
@@ -204,15 +205,14 @@ async fn under_all_attacks_at_once_others_are_served_and_the_promises_hold() {
     assert!(stormy <= (calm * SLOWER_MAX).max(NOTICEABLE), "{stormy:?}, and {calm:?} without the attacks");
     assert!(memory.iter().all(|most| *most < MEMORY_MAX), "{memory:?}");
     assert!(ready.iter().all(Result::is_ok), "{ready:?}");
-    // On a machine that has other work, an election may happen; the slowest calls above would show more than one. Nobody left
-    // the quorum.
+    // On a busy machine one election may happen; the slowest calls above would show more. No node left the quorum.
     let now = cluster.leader().await;
     println!("node {leader} led before, {now} leads now");
     let nodes = cluster.direct(now, &token_of_bystander).nodes().await.unwrap();
     assert_eq!(nodes.failures_tolerated, Some(2));
 }
 
-/// B10, B11: what is not taken of answers and subscriptions is bounded, and its connection ends.
+/// B10, B11: unread answers and subscriptions are bounded, and their connections are closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes_are_bounded_and_end() {
     let mut cluster = Cluster::prepared(1);
@@ -226,7 +226,7 @@ async fn answers_that_nobody_takes_are_bounded_and_end() {
     }
     held.push(unread(cluster[0].grpc, 1, subscriptions).await.unwrap());
     let mut most = 0;
-    // Each ends, not long after the time for an answer.
+    // Each connection is closed, not long after the time limit for an answer.
     let ended = tokio::time::timeout(Duration::from_secs(60), join_all(held.into_iter().map(until_ended)));
     let watched = async {
         loop {
@@ -242,6 +242,6 @@ async fn answers_that_nobody_takes_are_bounded_and_end() {
     let dropped = cluster[0].metric_with("chat_connections_dropped_total", &labels).await;
     assert!(dropped >= 9.0, "{dropped} by the gate, and not by keepalive");
     let grown = most.saturating_sub(before);
-    // The caches of the threads that read are a part of it, however many answers wait.
+    // Includes the caches of the reader threads, whatever the number of waiting answers.
     assert!(grown < 256 << 20, "{} KiB more", grown >> 10);
 }

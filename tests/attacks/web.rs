@@ -1,5 +1,5 @@
-//! Pages of others in the browsers of people who use the cluster: they reach a node under a name of their own, call it from
-//! another origin, or plant a cookie.
+//! Foreign pages in the browsers of people who use the cluster: they reach a node under their own host name, call it
+//! from another origin, or plant a cookie.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command, sync::Arc};
 
@@ -35,7 +35,7 @@ impl Answer {
     }
 }
 
-/// Sends a request as it is given. `headers` has a line for each.
+/// Sends a request unchanged. `headers` contains one line for each.
 async fn send(web: SocketAddr, request: &str, headers: &[&str], body: &str) -> Answer {
     exchange(TcpStream::connect(web).await.unwrap(), request, headers, body).await
 }
@@ -64,7 +64,7 @@ pub(super) async fn call(web: SocketAddr, method: &str, headers: &[&str], messag
     send(web, &request, &headers, &message.to_string()).await
 }
 
-/// A cluster of one node that is also found as `chat.example.org`.
+/// A cluster of one node with the additional name `chat.example.org`.
 async fn one_node() -> Cluster {
     let mut cluster = Cluster::prepared(1);
     cluster.set_all("CHAT_WEB_HOSTS", "chat.example.org,*.lan.example");
@@ -72,7 +72,7 @@ async fn one_node() -> Cluster {
     cluster
 }
 
-/// 19. A page whose DNS name was pointed at a node (DNS rebinding) is same-origin with it for the browser.
+/// 19. A page whose DNS name points at a node (DNS rebinding) is same-origin with it for the browser.
 #[tokio::test]
 async fn a_rebound_name_reaches_neither_page_nor_calls() {
     let cluster = one_node().await;
@@ -91,24 +91,24 @@ async fn a_rebound_name_reaches_neither_page_nor_calls() {
             assert_eq!((answer.status, answer.reason().as_str()), (421, "HOST_NOT_ALLOWED"), "{evil}");
         }
     }
-    // A name in the address of the request, which a proxy or HTTP/2 sends, does not hide behind a good one.
+    // A name in the request's address, which proxies and HTTP/2 send, cannot hide behind a valid one.
     let answer = send(web, "GET http://evil.example/", &[&format!("Host: {web}")], "").await;
     assert_eq!(answer.status, 421);
-    // What is the cluster's goes on: by its address, on a forwarded port, under the names of the list.
+    // The cluster's own names still work: its address, a forwarded port, the names of the list.
     let hosts =
         [web.to_string(), "localhost:9999".into(), "[::1]:1".into(), "chat.example.org".into(), "a.lan.example".into()];
     for host in hosts {
         assert_eq!(send(web, "GET /", &[&format!("Host: {host}")], "").await.status, 200, "{host}");
-        // The refused calls above did nothing: there is no such account.
+        // The rejected calls above had no effect: there is no such account.
         let login = json!({ "username": "mallory", "password": PASSWORD });
         let answer = call(web, "ChatService/Login", &[&format!("Host: {host}")], login).await;
         assert_eq!(answer.status, 404, "{}", answer.body);
     }
-    // A probe by address, of a load balancer that knows no name.
+    // A probe by address, from a load balancer without a name.
     assert_eq!(send(web, "GET /livez", &["Host: 192.0.2.1"], "").await.status, 200);
 }
 
-/// 19. A page of another origin calls a node: it does not run, whether or not the page could read the answer.
+/// 19. A page of another origin calls a node: the call does not run, whether or not the page could read the answer.
 #[tokio::test]
 async fn foreign_origins_run_nothing() {
     let cluster = one_node().await;
@@ -128,7 +128,8 @@ async fn foreign_origins_run_nothing() {
     }
     let answer = call(web, "ChatService/CreateAccount", &[&host, "Sec-Fetch-Site: cross-site"], account.clone()).await;
     assert_eq!((answer.status, answer.reason().as_str()), (403, "ORIGIN_NOT_ALLOWED"));
-    // Nothing of it has run: the name is free. The pages of the cluster, and programs that are no browser, go on.
+    // None of the calls ran, so the name is free. The cluster's own pages, and programs other than browsers, still
+    // work.
     let origins = [format!("Origin: http://{web}"), "Origin: https://chat.example.org".into(), "X-None: 1".into()];
     for (number, origin) in origins.iter().enumerate() {
         let account = json!({ "username": format!("mallory{number}"), "password": PASSWORD });
@@ -167,7 +168,7 @@ async fn a_planted_cookie_acts_for_nobody() {
             assert!(removed.len() == 1 && removed[0].starts_with("chat_session.alice=;"), "{removed:?}");
         }
     }
-    // Nor does it lock alice out: her own cookie is sent as well.
+    // It does not lock Alice out: her own cookie is sent too.
     let both = format!("{planted}; chat_session.alice={alices}");
     let sent = call(web, "ChatService/SendMessage", &[&host, &both, "Chat-Session: alice"], message(2)).await;
     assert_eq!((sent.status, sent.cookies().len()), (200, 0), "{}", sent.body);
@@ -175,13 +176,13 @@ async fn a_planted_cookie_acts_for_nobody() {
     let page = call(web, "ChatService/ReadConversation", &[&host, &bearer], partner).await.json();
     let senders: Vec<_> = page["messages"].as_array().unwrap().iter().map(|message| &message["sender"]).collect();
     assert_eq!(senders, ["alice"], "one message, and hers");
-    // A login into another account does not get into the cookie of this one.
+    // A login to another account does not replace the cookie of this one.
     let login = json!({ "username": "mallory", "password": PASSWORD });
     let answer = call(web, "ChatService/Login", &[&host, "Chat-Session: alice"], login).await;
     assert_eq!((answer.status, answer.cookies().len()), (400, 0), "{}", answer.body);
 }
 
-/// Certificates for a node at `localhost`, made by `chatctl`, and a connection that trusts them.
+/// Certificates for a node at `localhost`, created by `chatctl`, and a connection that trusts them.
 async fn over_tls(web: SocketAddr, certificates: &Path) -> impl AsyncRead + AsyncWrite + Unpin {
     use tokio_rustls::{TlsConnector, rustls};
     let mut roots = rustls::RootCertStore::empty();
@@ -196,7 +197,7 @@ async fn over_tls(web: SocketAddr, certificates: &Path) -> impl AsyncRead + Asyn
     TlsConnector::from(config).connect("localhost".try_into().unwrap(), stream).await.unwrap()
 }
 
-/// 20. Over TLS the cookie is one that no sibling domain and no page without TLS can set, and browsers stay with TLS.
+/// 20. Over TLS, no sibling domain and no page without TLS can set the cookie, and browsers stay with TLS.
 #[tokio::test]
 async fn over_tls_cookies_are_of_this_host_alone() {
     let dir = TempDir::new().unwrap();
@@ -224,7 +225,7 @@ async fn over_tls_cookies_are_of_this_host_alone() {
     assert!(cookies[1].starts_with("chat_session.alice=; path=/chat.v1.chatservice/; max-age=0"), "{cookies:?}");
     assert!(login.head.contains("strict-transport-security: max-age=2592000\r\n"), "{}", login.head);
     let token = cookies[0].split(['=', ';']).nth(1).unwrap().to_owned();
-    // The cookie of before counts until it ends; what is planted under its name comes second, and acts for nobody.
+    // The earlier cookie counts until it ends. A cookie planted under its name comes second, and has no effect.
     for cookie in [
         format!("Cookie: __Host-chat_session.alice={token}"),
         format!("Cookie: chat_session.alice={token}"),
@@ -271,7 +272,7 @@ async fn strangers_learn_how_to_follow_the_leader_and_no_more() {
         (&json!(true), Some(true)),
         "{listed}"
     );
-    // What people read is for everybody: it has nothing of it either.
+    // The status page is public: it contains none of this either.
     let page = send(web, "GET /status", &[&host], "").await;
     assert!(page.status == 200 && !page.body.contains(&peer), "{}", page.body);
     // The operator needs no session.
@@ -282,7 +283,7 @@ async fn strangers_learn_how_to_follow_the_leader_and_no_more() {
     assert_eq!((&status["restricted"], &status["nodes"][0]["peer_address"]), (&json!(false), &json!(peer)), "{status}");
 }
 
-/// F. With `CHAT_REFLECTION=0` nobody is shown the protocol.
+/// F. With `CHAT_REFLECTION=0` the protocol is not disclosed.
 #[tokio::test]
 async fn reflection_can_be_switched_off() {
     use tonic_reflection::pb::v1::{
@@ -306,7 +307,7 @@ async fn reflection_can_be_switched_off() {
     }
 }
 
-/// 19. The gRPC port has nothing for a page: no HTTP/1.1, no gRPC-Web, and no cookie that counts.
+/// 19. The gRPC port serves no pages: no HTTP/1.1, no gRPC-Web, and cookies are ignored.
 #[tokio::test]
 async fn the_grpc_port_serves_no_page() {
     let cluster = one_node().await;
@@ -320,11 +321,11 @@ async fn the_grpc_port_serves_no_page() {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // Closed or reset.
+        // The connection is closed or reset.
         let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection ends");
         assert!(!String::from_utf8_lossy(&answer).contains(" 200 "), "{kind}: {answer:?}");
     }
-    // Nor over HTTP/2: a cookie is no token there.
+    // The same over HTTP/2: a cookie is not accepted as a token.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap();
     let channel = endpoint.connect().await.unwrap();
     let mut request = tonic::Request::new(quorum_chat::proto::chat::v1::ListChatPartnersRequest::default());

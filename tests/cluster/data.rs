@@ -1,4 +1,4 @@
-//! Who may use a data directory, and who may be a member.
+//! Which node may use a data directory, and which may be a member.
 
 use quorum_chat::client::Consistency;
 use tonic::Code;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::support::{Cluster, Node, eventually};
 
-/// Starts a node that has to refuse: what it exits with, and the one line that says why.
+/// Starts a node that has to refuse. Returns its exit code, and the line with the reason.
 async fn refusal(node: &mut Node) -> (i32, String) {
     node.start();
     let code = node.exit_code().await;
@@ -20,7 +20,7 @@ async fn a_data_directory_belongs_to_one_name_and_one_process() {
     let mut cluster = Cluster::prepared(3);
     let data = cluster[0].data_dir().display().to_string();
     for node in 0..cluster.len() {
-        // Each would be a cluster of its own.
+        // Each node would be its own cluster.
         cluster[node].set("CHAT_INITIAL_NODES", "").set("CHAT_DATA_DIR", &data);
     }
     cluster.restart(0).await;
@@ -34,14 +34,14 @@ async fn a_data_directory_belongs_to_one_name_and_one_process() {
     assert_eq!(code, 64, "{line}");
     assert!(line.contains("CHAT_NAME") && line.contains("\"n3\"") && line.contains("\"n1\""), "{line}");
 
-    // None of it did any harm.
+    // The attempts did no harm.
     cluster.restart(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_of_another_cluster_is_refused() {
     let mut cluster = Cluster::prepared(4);
-    // The fourth is a cluster of its own, whose node happens to have the name of one of the others.
+    // The fourth node is its own cluster, and has the name of a node of the other cluster.
     cluster[3].set("CHAT_INITIAL_NODES", "").set("CHAT_NAME", "n1");
     let initial: Vec<String> = (0..3).map(|i| format!("{}={}", cluster[i].name, cluster[i].peer)).collect();
     for node in 0..3 {
@@ -70,7 +70,7 @@ async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
     cluster.start_all().await;
     let (alice, token) = cluster.register("alice").await;
     let outsider = cluster.follower().await;
-    // It has to know the session that it is asked with later.
+    // The node has to know the session that later calls use.
     cluster.level(&token, 0).await;
     cluster[outsider].kill();
     let before = alice.send_message("alice", "before").await.unwrap();
@@ -79,7 +79,7 @@ async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
     cluster[outsider].set("CHAT_PEER_SECRET", "another-secret-than-theirs").start();
     let direct = cluster.direct(outsider, &token);
     eventually("the outsider answers at all", async || direct.local().await.map_err(|error| error.to_string())).await;
-    // Through the outsider nothing goes; each of these waits longer than any election takes.
+    // The outsider serves nothing. Each of these calls waits longer than an election takes.
     let refused = direct.send(Uuid::now_v7(), "alice", "note").await.unwrap_err();
     assert_eq!((refused.code, refused.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
     let refused = direct.read("alice", Consistency::Linearizable).await.unwrap_err();
@@ -87,7 +87,7 @@ async fn a_node_with_a_wrong_peer_secret_stays_outside_and_disturbs_nobody() {
     let why = cluster[outsider].readiness().await.unwrap_err();
     assert!(why.contains("there is no leader"), "{why}");
 
-    // The others go on under the same leader, and the outsider hears nothing of it.
+    // The others continue under the same leader, and the outsider does not receive the message.
     let after = alice.send_message("alice", "after").await.unwrap();
     for node in (0..cluster.len()).filter(|node| *node != outsider) {
         let direct = cluster.direct(node, &token);
@@ -109,7 +109,7 @@ async fn a_founder_that_lost_its_disk_founds_no_second_cluster_and_comes_back() 
     cluster.start_all().await;
     let (alice, token) = cluster.register("alice").await;
     let before = alice.send_message("alice", "before").await.unwrap();
-    // The first of the initial nodes is the founder.
+    // The first of the initial nodes founded the cluster.
     cluster[0].kill();
     std::fs::remove_dir_all(cluster[0].data_dir()).unwrap();
     cluster[0].start();
@@ -120,7 +120,7 @@ async fn a_founder_that_lost_its_disk_founds_no_second_cluster_and_comes_back() 
     .await;
     cluster[0].ready().await;
 
-    // The others go on, and nobody has forgotten anything.
+    // The others continue without loss.
     let after = alice.send_message("alice", "after").await.unwrap();
     assert_eq!(after.seq, before.seq + 1);
     for node in 0..cluster.len() {

@@ -1,4 +1,4 @@
-//! `chatctl drill` on a real cluster: what it asks for is done to the processes, and what it tells is what happened.
+//! `chatctl drill` on a real cluster: its actions are executed on the processes, and its report is correct.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::{Cluster, PATIENCE};
 
-/// A program that writes down what it is asked for, and waits until it is done.
+/// A program that records its actions, and waits until they are executed.
 fn program(dir: &Path) -> PathBuf {
     let path = dir.join("program");
     let text = format!(
@@ -41,7 +41,7 @@ fn drill(cluster: &Cluster, dir: &Path, hold: &str) -> Child {
         .unwrap()
 }
 
-/// Does what the program was asked for, until the drill is over. What was asked for, in order.
+/// Executes the program's actions until the drill is over. Returns them in order.
 async fn serve(
     cluster: &mut Cluster,
     dir: &Path,
@@ -84,7 +84,7 @@ async fn serve(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_breaks_what_the_cluster_can_bear_and_finds_nothing() {
-    // Every step has to acknowledge something within its 1.5 s.
+    // In every step, a send has to be acknowledged within its 1.5 s.
     let (mut cluster, dir) = (Cluster::five_alone().await, TempDir::new().unwrap());
     let mut child = drill(&cluster, dir.path(), "1.5");
     let (status, asked) = serve(&mut cluster, dir.path(), &mut child, |_, _| {}).await;

@@ -1,7 +1,7 @@
-//! Minutes of `kill -9` at moments that nobody chose, under the verifying workload.
+//! Minutes of `kill -9` at random moments, under the verifying workload.
 //!
-//! The choices come from a seed, which is printed; what they meet does not. A minute by default, as long as
-//! `CHAT_TEST_KILL_SECONDS` says otherwise; `CHAT_TEST_SEED` repeats the choices.
+//! The choices come from a seed, which is printed; their timing does not. The test takes a minute, unless
+//! `CHAT_TEST_KILL_SECONDS` sets another time. `CHAT_TEST_SEED` repeats the choices.
 
 use std::{
     collections::BTreeSet,
@@ -21,11 +21,11 @@ use crate::{
 };
 
 const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
-/// Longest time between two kills, that a node stays down, and that it runs until it is killed again while it starts.
+/// Maximum times: between two kills, of a node's downtime, and until a starting node is killed again.
 const BETWEEN_MS: u64 = 1500;
 const DOWN_MS: u64 = 2000;
 const STARTING_MS: u64 = 600;
-/// One in so many nodes that are killed alone loses its disk, too.
+/// One in this many nodes that are killed alone also loses its disk.
 const LOSES_DISK: u64 = 5;
 
 fn setting(key: &str, default: u64) -> u64 {
@@ -49,13 +49,13 @@ impl Chance {
     }
 }
 
-/// Nobody ends but by being killed.
+/// Kills a node, and asserts that it was still running.
 fn kill(cluster: &mut Cluster, node: usize) {
     assert!(!cluster[node].has_ended(), "{} ended by itself: {}", cluster[node].name, cluster[node].log());
     cluster[node].kill();
 }
 
-/// Kills one or two nodes and starts them again, perhaps several times before they have come up. What it did.
+/// Kills one or two nodes and starts them again, perhaps several times before they are ready. Returns a description.
 async fn round(cluster: &mut Cluster, chance: &mut Chance) -> String {
     let first = chance.below(5) as usize;
     let second = (first + 1 + chance.below(4) as usize) % 5;
@@ -71,7 +71,7 @@ async fn round(cluster: &mut Cluster, chance: &mut Chance) -> String {
         let before = voters(cluster, asked, &NAMES).await;
         std::fs::remove_dir_all(cluster[first].data_dir()).unwrap();
         cluster[first].start();
-        // Another one goes down meanwhile: with the identity that is lost, that makes two.
+        // Another node goes down meanwhile. Together with the lost identity, that makes two.
         kill(cluster, second);
         chance.pause(DOWN_MS).await;
         cluster[second].start();
@@ -102,7 +102,7 @@ async fn the_promises_are_kept_while_up_to_two_nodes_are_killed_at_any_moment() 
     let seed = setting("CHAT_TEST_SEED", u64::from(getrandom::u32().unwrap()));
     println!("CHAT_TEST_SEED={seed} CHAT_TEST_KILL_SECONDS={seconds}");
     let mut cluster = Cluster::prepared(5);
-    // Often, so that kills meet them: comparisons, snapshots, and a log that is cut.
+    // Frequent, so that kills hit them: comparisons, snapshots, and purges of the log.
     cluster.set_all("CHAT_DIGEST_INTERVAL_S", "1");
     cluster.set_all("CHAT_SNAPSHOT_LOG_MB", "1");
     cluster.set_all("CHAT_LOG_ENTRIES_KEPT", "100");
@@ -131,7 +131,7 @@ async fn the_promises_are_kept_while_up_to_two_nodes_are_killed_at_any_moment() 
         report.longest_outage_us / 1000
     );
 
-    // Everything is still there, in the same state, on all.
+    // Everything is still there, in the same state, on all nodes.
     let last = witness.send_message("witness", "last").await.unwrap();
     cluster.level(&token, last.revision).await;
     eventually("equal digests at one revision", async || {
@@ -148,7 +148,7 @@ async fn the_promises_are_kept_while_up_to_two_nodes_are_killed_at_any_moment() 
     .await;
     for node in cluster.up() {
         assert!(!cluster[node].has_ended());
-        // Nor did anybody doubt a state or a disk without a reason.
+        // No node suspected a state or quarantined a disk without reason.
         let errors = cluster[node].errors();
         let wrong = |line: &&String| line.contains("different states") || line.contains("cannot be trusted");
         assert_eq!(errors.iter().find(wrong), None, "seed {seed}");

@@ -1,4 +1,4 @@
-//! Nodes that come, go, lose their disks and come back, while the cluster runs.
+//! Nodes that join, leave, lose their disks and return, while the cluster runs.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::{Cluster, Node, eventually};
 
-/// Five nodes that run, and `more` that are prepared to come later.
+/// Five running nodes, and `more` that are prepared to join later.
 pub async fn five_and(more: usize) -> Cluster {
     let mut cluster = Cluster::prepared(5 + more);
     let initial: Vec<String> = (0..5).map(|i| format!("{}={}", cluster[i].name, cluster[i].peer)).collect();
@@ -35,7 +35,7 @@ async fn nodes(cluster: &Cluster, asked: usize) -> Result<ListNodesResponse, Str
     cluster.direct(asked, "").nodes().await.map_err(|error| error.to_string())
 }
 
-/// Waits until a node names exactly these as voters, and nobody as a learner. Their ids, in the same order.
+/// Waits until a node lists exactly these voters, and no learners. Returns their ids, in the same order.
 pub async fn voters(cluster: &Cluster, asked: usize, expected: &[&str]) -> Vec<u64> {
     let members = eventually(&format!("the voters {expected:?}"), async || {
         let mut members = nodes(cluster, asked).await?.nodes;
@@ -48,7 +48,7 @@ pub async fn voters(cluster: &Cluster, asked: usize, expected: &[&str]) -> Vec<u
     members.into_iter().map(|member| member.node_id).collect()
 }
 
-/// Runs `chatctl members` at a node's socket: its exit code and what it printed.
+/// Runs `chatctl members` at a node's socket. Returns its exit code and output.
 fn members(cluster: &Cluster, at: usize, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
         .args(["--output", "json", "--timeout", "20", "members"])
@@ -96,7 +96,7 @@ async fn a_node_joins_by_itself_votes_and_is_removed_again() {
     assert_eq!(cluster[5].exit_code().await, 77);
     let errors = cluster[5].errors();
     assert!(errors.iter().any(|line| line.contains("was removed from the cluster")), "{errors:?}");
-    // Its directory is of no more use; and whoever is not there cannot be removed.
+    // Its directory cannot be used any more, and a node that is not a member cannot be removed.
     cluster[5].start();
     assert_eq!(cluster[5].exit_code().await, 77);
     let (code, text) = members(&cluster, 2, &["remove", "n6"]);
@@ -112,7 +112,7 @@ async fn a_learner_whose_leader_dies_gets_its_vote_from_the_next() {
     let mut cluster = five_and(1).await;
     let asked = format!("{},{}", cluster[0].peer, cluster[1].peer);
     cluster[5].set("CHAT_JOIN", asked);
-    // Stopped as soon as it has an id: most often before it has caught up, and then it gets no vote.
+    // Stopped as soon as it has an id, usually before it has caught up, and then it gets no vote.
     let mut is_learner = false;
     for _ in 0..ATTEMPTS {
         let seen = cluster[5].log().matches("belongs to a cluster").count();
@@ -171,7 +171,7 @@ async fn an_invited_node_is_added_and_the_leader_can_be_removed() {
     assert_eq!(after.seq, before.seq + 1);
     cluster.level(&token, after.revision).await;
 
-    // With two of five down, no further voter may go.
+    // With two of five nodes down, no further voter may be removed.
     let up = cluster.up();
     cluster[up[0]].kill();
     cluster[up[1]].kill();
@@ -179,7 +179,7 @@ async fn an_invited_node_is_added_and_the_leader_can_be_removed() {
     let victim = cluster[up[2]].name.clone();
     eventually("the removal is refused", async || {
         let (code, text) = members(&cluster, up[3], &["remove", &victim]);
-        // Until the new leader has noticed who is down, and that it leads.
+        // Until the new leader has detected which nodes are down, and that it leads.
         (code != 0 && text.contains("MEMBERSHIP_CONFLICT") && text.contains("no majority")).then_some(()).ok_or(text)
     })
     .await;
@@ -195,14 +195,14 @@ async fn nodes_that_lose_their_disks_come_back_under_new_ids_and_old_copies_are_
     }
     let names = ["n1", "n2", "n3", "n4", "n5"];
     let mut known = voters(&cluster, 1, &names).await;
-    // The founder is one of them.
+    // One of them is the founder.
     for lost in [3, 0] {
         let data = cluster[lost].data_dir();
         let old = data.with_extension("old");
         cluster[lost].stop();
         copy(&data, &old);
         cluster[lost].go_on();
-        // The copy lacks these, and the others remember that the node had them.
+        // The copy lacks these messages, and the others remember that the node had them.
         for _ in 0..10 {
             alice.send_message("alice", "not in the copy").await.unwrap();
             sent += 1;
@@ -229,7 +229,7 @@ async fn nodes_that_lose_their_disks_come_back_under_new_ids_and_old_copies_are_
         let page = cluster.direct(lost, &token).read("alice", Consistency::Linearizable).await.unwrap();
         assert_eq!((page.last_seq, page.messages.len() as u64), (sent, sent));
 
-        // The old volume comes back from somewhere: its id has been replaced.
+        // The old volume returns, but its id has been replaced.
         cluster[lost].kill();
         std::fs::remove_dir_all(data.with_extension("new")).ok();
         std::fs::rename(&data, data.with_extension("new")).unwrap();
@@ -266,7 +266,7 @@ async fn two_changes_at_once_are_made_one_after_the_other() {
     }
     let settled = voters(&cluster, 0, &["n1", "n2", "n3", "n4", "n5", "n6", "n7"]).await;
     assert_ne!(settled[5], settled[6]);
-    // Asked at different nodes, at the same moment.
+    // Requested at different nodes, at the same moment.
     std::thread::scope(|scope| {
         let removals: Vec<_> = [(1, "n6"), (2, "n7")]
             .map(|(at, name)| {
@@ -292,14 +292,14 @@ fn elsewhere(address: SocketAddr) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), address.port()))
 }
 
-/// Has a node listen elsewhere from its next start on.
+/// Makes a node listen on another address from its next start on.
 fn move_away(node: &mut Node) {
     (node.grpc, node.peer, node.web) = (elsewhere(node.grpc), elsewhere(node.peer), elsewhere(node.web));
     let (grpc, peer, web) = (node.grpc.to_string(), node.peer.to_string(), node.web.to_string());
     node.set("CHAT_LISTEN", grpc).set("CHAT_PEER_LISTEN", peer).set("CHAT_WEB_LISTEN", web);
 }
 
-/// Waits until a node names the addresses that all nodes have now.
+/// Waits until a node lists the current addresses of all nodes.
 async fn recorded(cluster: &Cluster, asked: usize, token: &str) {
     eventually("all addresses are recorded", async || {
         let answer = cluster.direct(asked, token).nodes().await.map_err(|error| error.to_string())?;
@@ -337,7 +337,7 @@ async fn all_nodes_move_to_other_addresses_at_once() {
     alice.send_message("alice", "after").await.unwrap();
     let page = cluster.direct(0, &token).read("alice", Consistency::Linearizable).await.unwrap();
     assert_eq!(page.last_seq, 2);
-    // From now on they know it by themselves: with a list of one, a node only says where it is itself.
+    // From now on the addresses are recorded: a list with one entry only contains the node's own address.
     for node in 0..5 {
         let own = format!("{}={}", cluster[node].name, cluster[node].peer);
         cluster[node].terminate();
@@ -352,7 +352,7 @@ async fn all_nodes_move_to_other_addresses_at_once() {
 async fn a_node_moves_by_itself() {
     let mut cluster = Cluster::five().await;
     let (alice, token) = cluster.register("alice").await;
-    // Whoever leads moves as anybody else.
+    // The leader moves like any other node.
     for mover in [cluster.follower().await, cluster.leader().await] {
         cluster[mover].terminate();
         assert!(cluster[mover].ended().await.success());
@@ -369,7 +369,7 @@ async fn a_node_moves_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_volume_does_not_take_the_place_of_its_node() {
     let mut cluster = Cluster::prepared(5);
-    // Nothing is written any more once the cluster stands: else the copy would be told that its files are too old, and end.
+    // Nothing is written after the cluster is up. Otherwise the copy would find its files too old, and exit.
     cluster.set_all("CHAT_DIGEST_INTERVAL_S", "3600");
     cluster.start_all().await;
     let original = cluster.follower().await;

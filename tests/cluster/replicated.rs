@@ -1,5 +1,5 @@
 //! Sessions, message ids and messages belong to the cluster and not to a node: they are the same everywhere, and
-//! outlive every process.
+//! survive every process.
 
 use futures_util::future::join_all;
 use quorum_chat::client::types::SendMessageResponse;
@@ -14,7 +14,7 @@ async fn a_session_opened_on_one_node_is_known_to_all_and_outlives_them() {
     let (_, elsewhere) = cluster.register("alice").await;
     let follower = cluster.follower().await;
     let token = cluster.direct(follower, "").login("alice", PASSWORD).await.unwrap().token;
-    // At once: nobody waits until the others have heard of it.
+    // Immediately, without waiting until the other nodes have caught up.
     let welcome = |directs: Vec<Direct>| async move {
         for answer in join_all(directs.iter().map(|direct| direct.send(Uuid::now_v7(), "alice", "note"))).await {
             answer.unwrap();
@@ -37,7 +37,7 @@ async fn a_session_opened_on_one_node_is_known_to_all_and_outlives_them() {
     cluster.start_all().await;
     welcome(cluster.directs(&token)).await;
 
-    // The end of the session, too, is for all at once: for everything that asks the leader, and soon for all else.
+    // The end of a session also applies everywhere: immediately to calls that ask the leader, and soon to all others.
     assert_eq!(cluster.direct(follower, &token).logout().await.unwrap(), 1);
     for direct in cluster.directs(&token) {
         let refused = direct.send(Uuid::now_v7(), "alice", "note").await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What must not be in a log, whatever is asked of it.
+//! Secrets that must never be in a log, at any log level.
 
 use uuid::Uuid;
 
@@ -10,7 +10,7 @@ const PEER_SECRET: &str = "between-us-nodes-only";
 const COLLECTOR_KEY: &str = "key-of-the-collector";
 const BODY: &str = "meet-me-behind-the-shed";
 
-/// Looks for each of `secrets` in what all nodes wrote.
+/// Asserts that none of `secrets` is in the logs of the nodes.
 fn must_not_be_in(logs: &str, secrets: &[&str]) {
     for secret in secrets {
         let line = logs.lines().find(|line| line.contains(secret));
@@ -50,7 +50,7 @@ async fn no_password_token_secret_or_message_is_logged_even_at_the_finest_level(
         _ => Ok(()),
     })
     .await;
-    // A restart reads the log again.
+    // A restart replays the log.
     for node in 0..3 {
         cluster[node].kill();
         cluster.restart(node).await;

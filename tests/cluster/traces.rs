@@ -1,4 +1,4 @@
-//! Traces: one for a message, across the nodes; and what happens when there is nobody to take them.
+//! Traces: one per message, across the nodes; and the behaviour without a working collector.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::support::{Cluster, Collector, Direct, PASSWORD, eventually};
 
-/// What a client of its own adds to a call.
+/// A client with its own trace context.
 struct Caller {
     client: ChatServiceClient<Channel>,
     token: String,
@@ -58,7 +58,7 @@ fn context(trace_id: u128, sampled: bool) -> TraceContext {
     TraceContext::new(trace_id, 0xABCD, sampled).unwrap()
 }
 
-/// The trace that the caller is told of.
+/// The trace that the response names.
 fn told<T>(response: &Response<T>) -> TraceContext {
     response.metadata().get("traceresponse").expect("it is traced").to_str().unwrap().parse().unwrap()
 }
@@ -77,7 +77,7 @@ fn trace_to(cluster: &mut Cluster, collector: &str, sampler: &str) {
 async fn one_trace_follows_a_message_across_the_nodes() {
     let collector = Collector::start().await;
     let mut cluster = Cluster::prepared(5);
-    // Nothing but what a caller asks for.
+    // Only calls whose caller requests it are traced.
     trace_to(&mut cluster, &collector.address.to_string(), "parentbased_always_off");
     cluster.start_all().await;
     let (_alice, alice_token) = cluster.register("alice").await;
@@ -92,10 +92,10 @@ async fn one_trace_follows_a_message_across_the_nodes() {
     let mut bob = Caller::new(&cluster, third, &bob_token).await;
     let request = bob.request(types::SubscribeRequest { after_revision: None, consistency: None }, None);
     let mut events = bob.client.subscribe(request).await.unwrap().into_inner();
-    // The first heartbeat: what comes from now on is live.
+    // After the first heartbeat, all events are live.
     while !matches!(events.message().await.unwrap().unwrap().event, Some(Event::Heartbeat(_))) {}
 
-    // Neither the calls above, nor one of a caller that does not record it, are anybody's business.
+    // Neither the calls above nor a call that its caller does not sample are recorded.
     let unsampled = alice.send("bob", Some(context(5, false))).await.unwrap();
     assert!(unsampled.metadata().get("traceresponse").is_none(), "there is nothing to look for");
     let sent = alice.send("bob", Some(context(7, true))).await.unwrap();
@@ -113,7 +113,7 @@ async fn one_trace_follows_a_message_across_the_nodes() {
     assert_eq!(pushed[&unsampled.get_ref().message_id], "");
     let pushed: TraceContext = pushed[&sent.message_id].parse().unwrap();
     assert_eq!((pushed.trace_id(), pushed.is_sampled()), (7, true));
-    // Acknowledged through yet another node, by a caller that is not traced.
+    // Acknowledged through another node, by a caller that does not trace.
     let mut elsewhere = Caller::new(&cluster, fourth, &bob_token).await;
     let receipts = vec![types::DeliveryReceipt { conversation_id: sent.conversation_id, up_to_seq: sent.seq }];
     let request = elsewhere.request(types::AcknowledgeDeliveryRequest { receipts }, None);
@@ -142,7 +142,7 @@ async fn one_trace_follows_a_message_across_the_nodes() {
     })
     .await;
 
-    // Connected: from each span the way up leads to the client's own.
+    // Connected: from each span, the parents lead to the client's own span.
     let by_id: BTreeMap<u64, &Span> = spans.iter().map(|taken| (name_id(&taken.span), &taken.span)).collect();
     for taken in &spans {
         let (mut at, mut way) = (&taken.span, vec![taken.span.name.as_str()]);
@@ -194,12 +194,12 @@ async fn an_error_has_the_id_of_its_trace_with_tracing_or_without() {
         Ok(())
     })
     .await;
-    // The client library knows it, too, and says which trace its calls belong to.
+    // The client library supports it too: `Options::trace` names the trace of its calls.
     let options = Options { trace: Some(context(13, false)), ..Options::default() };
     let library = cluster.client_with(options).await.with_token(&token).unwrap();
     let refused = library.send_message("nobody", "hello").await.unwrap_err();
     assert_eq!(refused.trace_id, Some(context(13, false).trace_id_text()));
-    // In the trailers of a stream, too.
+    // Also in the trailers of a stream.
     let request =
         alice.request(types::SubscribeRequest { after_revision: None, consistency: None }, Some(context(9, true)));
     let mut events = alice.client.subscribe(request).await.unwrap().into_inner();
@@ -211,7 +211,7 @@ async fn an_error_has_the_id_of_its_trace_with_tracing_or_without() {
     };
     assert_eq!((ended.code(), id(&ended)), (Code::Unauthenticated, Some(context(9, true).trace_id_text())));
 
-    // A node that does not trace passes on what it is given.
+    // A node that does not trace forwards the context that it gets.
     cluster[0].kill();
     cluster.set_all("OTEL_SDK_DISABLED", "true");
     cluster.restart(0).await;
@@ -223,7 +223,7 @@ async fn an_error_has_the_id_of_its_trace_with_tracing_or_without() {
     assert!(alice.send("alice", Some(context(11, true))).await.unwrap().metadata().get("traceresponse").is_none());
 }
 
-/// Whoever is there instead of a collector costs spans, and nothing else.
+/// Asserts that a broken collector costs spans, and nothing else.
 async fn nobody_takes_spans(endpoint: String) {
     let mut cluster = Cluster::prepared(1);
     trace_to(&mut cluster, &endpoint, "always_on");
@@ -238,7 +238,8 @@ async fn nobody_takes_spans(endpoint: String) {
     eventually("lost spans are counted", async || {
         let ended = cluster[0].metric("chat_trace_spans_total").await;
         let failed = cluster[0].metric("chat_trace_spans_failed_total").await;
-        // Seven for each send: more than the queue and a batch hold. What found no place never failed.
+        // Seven spans for each send: more than the queue and a batch hold. Spans that found no room are not counted as
+        // failed.
         if ended >= 350.0 && failed >= 16.0 { Ok(()) } else { Err(format!("{ended} ended, {failed} failed")) }
     })
     .await;
@@ -259,7 +260,7 @@ async fn a_collector_that_is_gone_holds_up_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_hangs_holds_up_nothing() {
-    // Connections wait in its backlog: nobody accepts them.
+    // Connections stay in its backlog, because they are never accepted.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     nobody_takes_spans(listener.local_addr().unwrap().to_string()).await;
     drop(listener);

@@ -1,4 +1,4 @@
-//! `chatctl verify` against five processes, two of which are killed again and again.
+//! `chatctl verify` against five processes, two of which are killed repeatedly.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::{Cluster, eventually};
 
-/// How long the load lasts.
+/// Duration of the load, in seconds.
 const SECONDS: u64 = 8;
 const SEED: u64 = 20_261_124;
 
@@ -36,7 +36,7 @@ fn verify(cluster: &Cluster, history: &Path) -> Child {
         .unwrap()
 }
 
-/// The account's latest message that was acknowledged and can still be seen by all.
+/// The account's latest message that was acknowledged and is still visible to all.
 fn victim(history: &History) -> u64 {
     let deleted = |id: u64| {
         let mut actions = history.records.iter().map(|record| &record.action);
@@ -58,11 +58,11 @@ async fn the_promises_are_kept_while_two_nodes_at_a_time_are_killed_and_a_loss_w
     let (began, mut rounds) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(SECONDS) {
         let leader = cluster.leader().await;
-        // Another follower each time, so that all nodes get their turn.
+        // A different follower each time, so that all nodes are killed in turn.
         let other = (leader + 1 + rounds % (cluster.len() - 1)) % cluster.len();
         cluster[leader].kill();
         cluster[other].kill();
-        // The three that are left go on by themselves before the two come back.
+        // The remaining three elect a leader before the two return.
         cluster.leader().await;
         cluster.restart(leader).await;
         cluster.restart(other).await;
@@ -96,7 +96,7 @@ async fn the_promises_are_kept_while_two_nodes_at_a_time_are_killed_and_a_loss_w
     assert!(found.violations[0].example.contains(&format!("message {id}")), "{:?}", found.violations);
 }
 
-/// Starts `chatctl verify` with two clients, and waits until what they made is there.
+/// Starts `chatctl verify` with two clients, and waits until their accounts exist.
 async fn under_way(cluster: &Cluster, options: &[&str]) -> Child {
     let (_, token) = cluster.register("witness").await;
     let revision = cluster.level(&token, 0).await;
@@ -122,7 +122,7 @@ async fn a_run_that_can_read_nothing_back_is_not_called_good() {
     const INCONCLUSIVE: i32 = 6;
     let mut cluster = Cluster::five().await;
     let run = under_way(&cluster, &["--seconds", "3", "--timeout", "2"]).await;
-    // The majority dies, and does not come back.
+    // The majority dies for good.
     (0..3).for_each(|node| cluster[node].kill());
     let output = run.wait_with_output().await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

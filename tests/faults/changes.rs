@@ -1,4 +1,4 @@
-//! A change of the membership whose leader dies half-way: the next one finishes it.
+//! A membership change whose leader dies half-way is completed by the next leader.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,7 @@ use quorum_chat::proto::log::v1 as log;
 
 use crate::support::{Cluster, eventually, links::Link};
 
-/// The sets of voters in the newest membership of a node's log, committed or not.
+/// The voter sets in the newest membership of a node's log, committed or not.
 fn voter_sets(cluster: &Cluster, node: usize) -> Vec<Vec<u64>> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let file = rusqlite::Connection::open_with_flags(cluster[node].data_dir().join("log.db"), flags).unwrap();
@@ -24,7 +24,7 @@ fn voter_sets(cluster: &Cluster, node: usize) -> Vec<Vec<u64>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_whose_leader_dies_half_way_is_finished_by_the_next() {
     let (mut cluster, _, links) = Cluster::fragile().await;
-    // Nobody takes over while the change is under way, however slow the machine is.
+    // No other node takes over during the change, however slow the machine is.
     cluster.set_all("CHAT_ELECTION_MIN_MS", "2000");
     cluster.set_all("CHAT_ELECTION_MAX_MS", "4000");
     cluster.start_all().await;
@@ -35,7 +35,7 @@ async fn a_removal_whose_leader_dies_half_way_is_finished_by_the_next() {
     let others: Vec<usize> = cluster.up().into_iter().filter(|node| *node != leader).collect();
     let (heir, removed) = (others[0], others[1]);
     let removed_id = removed as u64 + 1;
-    // What the leader decides reaches one other, and comes into force nowhere.
+    // The leader's decision reaches one other node, and takes effect nowhere.
     for other in &others[1..] {
         links.set(leader, *other, Link::SILENT);
     }
@@ -52,7 +52,7 @@ async fn a_removal_whose_leader_dies_half_way_is_finished_by_the_next() {
     })
     .await;
     assert!(others[1..].iter().all(|other| voter_sets(&cluster, *other).len() == 1), "it is half-way");
-    // Of those that are left, none can lead without the one that has it.
+    // None of the remaining nodes can become leader without the one that has the entry.
     cluster[leader].kill();
     cluster[removed].kill();
     links.heal();

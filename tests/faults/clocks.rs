@@ -1,4 +1,4 @@
-//! Processes that stand still for long, and clocks that are hours off.
+//! Processes that are suspended for long, and clocks that are hours off.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,15 @@ fn clock(hours: i64) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stood_still_for_long_reads_nothing_stale() {
-    /// Longer than any time-out between the nodes.
+    /// Longer than any timeout between the nodes.
     const LONG: Duration = Duration::from_secs(30);
-    /// Asked just before it stops, still on their way when it goes on.
+    /// Number of reads per suspended node, sent during the suspension and in flight when the node continues.
     const READS: usize = 10;
     let (mut cluster, _, _) = Cluster::fragile().await;
     cluster.start_all().await;
     let (alice, token) = cluster.register("alice").await;
     let workload = Workload::start(&cluster, 2, false).await;
-    // Both at the same time: it takes long.
+    // Both at the same time, because the suspension takes long.
     let stopped = [cluster.leader().await, cluster.follower().await];
     let before = alice.send_message("alice", "before").await.unwrap();
     let started = Instant::now();
@@ -39,7 +39,7 @@ async fn a_node_that_stood_still_for_long_reads_nothing_stale() {
     workload.advance(MESSAGES).await;
     let after = alice.send_message("alice", "after").await.unwrap();
     tokio::time::sleep((LONG - Duration::from_secs(2)).saturating_sub(started.elapsed())).await;
-    // They arrive while it still believes what it knew.
+    // The reads arrive while the node still relies on its old state.
     let read = |direct: Direct| async move { direct.read("alice", Consistency::Linearizable).await };
     let reads: Vec<_> = (0..READS * 2).map(|i| tokio::spawn(read(cluster.direct(stopped[i % 2], &token)))).collect();
     tokio::time::sleep(LONG.saturating_sub(started.elapsed())).await;
@@ -71,12 +71,12 @@ async fn clocks_that_jump_neither_turn_time_back_nor_revive_a_session() {
     let (alice, token) = cluster.register("alice").await;
     let old = cluster.leader().await;
     let others: Vec<usize> = cluster.up().into_iter().filter(|node| *node != old).collect();
-    // Every node has a time of its own, before and after the true one.
+    // Every node has a different time, before or after the true one.
     faults[old].set(&[&clock(5)]);
     for (node, hours) in others.iter().zip([-7, -2, 0, 2]) {
         faults[*node].set(&[&clock(hours)]);
     }
-    // A session of 24 hours, opened at five, on all nodes.
+    // A session of 24 hours, opened at five o'clock, valid on all nodes.
     let session = cluster.direct(old, "").login("alice", PASSWORD).await.unwrap();
     let expiring = cluster.directs(&session.token);
     let ahead = expiring[old].send(Uuid::now_v7(), "alice", "ahead").await.unwrap();
@@ -85,13 +85,13 @@ async fn clocks_that_jump_neither_turn_time_back_nor_revive_a_session() {
         direct.read("alice", Consistency::Linearizable).await.unwrap();
     }
 
-    // 30 hours later on a follower's clock: it asks the leader, for whom the session is good.
+    // 30 hours later by a follower's clock: it asks the leader, where the session is still valid.
     faults[others[2]].set(&[&clock(35)]);
     eventually("the clock is set", async || {
         expiring[others[2]].read("alice", Consistency::Linearizable).await.map_err(|error| error.to_string())
     })
     .await;
-    // And on the leader's: it has expired, wherever one asks, also where it is much earlier.
+    // 30 hours later by the leader's clock too: the session has expired on all nodes, also where it is much earlier.
     faults[old].set(&[&clock(35)]);
     let refused = |error: quorum_chat::client::ClientError| {
         assert_eq!((error.code, error.reason.as_deref()), (Code::Unauthenticated, Some("TOKEN_EXPIRED")), "{error:?}");
@@ -112,7 +112,7 @@ async fn clocks_that_jump_neither_turn_time_back_nor_revive_a_session() {
         refused(direct.send(Uuid::now_v7(), "alice", "expired").await.unwrap_err());
     }
 
-    // The leader is replaced by nodes whose clocks are behind: time stands still, and nothing comes back.
+    // Nodes whose clocks are behind take over: the replicated clock stands still, and expired sessions stay expired.
     let client = cluster.client().await;
     client.login("alice", PASSWORD).await.unwrap();
     let mut leader = old;
@@ -131,7 +131,7 @@ async fn clocks_that_jump_neither_turn_time_back_nor_revive_a_session() {
         leader = next;
     }
     assert_ne!(leader, old);
-    // The true time again everywhere, and restarts: the state's time stays.
+    // True time everywhere, and restarts: the replicated clock does not go back.
     faults.iter().for_each(|faults| faults.heal());
     cluster[leader].kill();
     client.send_message("alice", "after a crash").await.unwrap();

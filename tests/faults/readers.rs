@@ -15,7 +15,7 @@ use rustix::{
 
 use crate::support::{Cluster, Node, PASSWORD, eventually};
 
-/// A pipe that takes nothing more, as its reader does not read.
+/// A full pipe whose reader does not read.
 fn full_pipe() -> (PipeReader, OwnedFd) {
     let (reader, mut writer) = io::pipe().unwrap();
     let flags = fcntl_getfl(writer.as_fd()).unwrap();
@@ -46,7 +46,7 @@ async fn nodes_whose_log_nobody_reads_serve_elect_and_stop() {
     for node in &others {
         cluster[*node].ready().await;
     }
-    // Whoever stops last has no leader any more.
+    // The last node to stop has no leader any more.
     for node in others {
         cluster[node].terminate();
         assert_eq!(cluster[node].exit_code().await, 0);
@@ -65,7 +65,7 @@ async fn a_local_cluster_outlives_its_reader() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // As `tee` that ends: once the nodes are there, nobody reads any more.
+    // Like a `tee` that ends: once the nodes are running, the output has no reader.
     let mut lines = BufReader::new(local.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("chatctl")), "it says what to do next");
     drop((lines, local.stderr.take()));
@@ -95,7 +95,7 @@ async fn what_a_command_found_does_not_depend_on_who_reads_it() {
     };
     assert_eq!(code(&cluster[0], &["health"], full().into()), Some(0));
     assert_eq!(code(&cluster[0], &["health", "--ready"], gone().into()), Some(0));
-    // Whoever has read one line has seen enough; a disk that is full has not got it.
+    // A reader that closes the pipe has read enough. A full disk loses output, which is an error.
     assert_eq!(code(&cluster[0], &["config"], gone().into()), Some(0));
     assert_eq!(code(&cluster[0], &["config"], full().into()), Some(74));
     cluster[0].kill();

@@ -1,14 +1,15 @@
-//! Disks on which a flush takes seconds: a follower's holds up nobody, a leader's only until it hands over.
+//! Disks whose flushes take seconds: a slow follower delays no other node, a slow leader only until it transfers
+//! leadership.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Cluster, Workload, eventually};
 
-/// How long a flush takes.
+/// Duration of a flush.
 const SLOW_MS: u64 = 4000;
-/// What is asked of a send while one node's flushes take so long: less than one of them.
+/// Limit for a send while one node's flushes are slow: less than one flush.
 const LIMIT: Duration = Duration::from_millis(2500);
-/// Messages of each sender that are looked at.
+/// Number of messages of each sender that are measured.
 const MESSAGES: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +76,7 @@ async fn a_leader_with_slow_flushes_hands_over_and_may_lead_again() {
     workload.advance(MESSAGES).await;
     let report = workload.finish().await;
     assert_eq!(report.failures, []);
-    // It may lead again.
+    // The node may become leader again.
     let sent = alice.send_message("alice", "after").await.unwrap();
     cluster.level(&token, sent.revision).await;
     eventually("the slow one leads again", async || {

@@ -1,4 +1,4 @@
-//! A small volume of its own for a node's data, where the test may mount one.
+//! A small separate volume for a node's data, where the test is allowed to mount one.
 
 use std::{
     fs::{self, File},
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-/// A mounted tmpfs. Unmounted when it is dropped.
+/// A mounted tmpfs, which is unmounted on drop.
 pub struct Volume {
     path: PathBuf,
 }
@@ -19,7 +19,7 @@ fn run(words: &[&str], path: &Path) -> Result<(), String> {
 }
 
 impl Volume {
-    /// Mounts a volume of so many MiB at `path`. The error says why that is not possible here.
+    /// Mounts a volume of `mib` MiB at `path`. The error is the reason why that is not possible here.
     pub fn mount(path: &Path, mib: u32) -> Result<Self, String> {
         fs::create_dir_all(path).unwrap();
         run(&["mount", "-t", "tmpfs", "-o", &format!("size={mib}m"), "none"], path)?;
@@ -30,22 +30,22 @@ impl Volume {
         self.path.join("ballast")
     }
 
-    /// Takes all the space that is left.
+    /// Uses up all remaining space.
     pub fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.ballast()).unwrap();
-        // Ever smaller pieces, so that not a page is left.
+        // In decreasing sizes, so that no page remains.
         for size in [1 << 20, 4096] {
             let piece = vec![7; size];
             while file.write_all(&piece).is_ok() {}
         }
     }
 
-    /// Gives the space back.
+    /// Frees the space again.
     pub fn make_room(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }
 
-    /// Remounts it read-only or writable. Only while nobody has a file open for writing.
+    /// Remounts the volume read-only or writable. No file on it may be open for writing.
     pub fn read_only(&self, yes: bool) {
         let mode = if yes { "remount,ro" } else { "remount,rw" };
         run(&["mount", "-o", mode], &self.path).unwrap();
@@ -54,7 +54,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // The nodes are gone, or are about to be killed: it goes with the last of them.
+        // The nodes are gone or about to be killed. A lazy unmount completes with the last of them.
         if let Err(why) = run(&["umount", "--lazy"], &self.path) {
             eprintln!("{} stays mounted: {why}", self.path.display());
         }

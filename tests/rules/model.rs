@@ -1,5 +1,5 @@
-//! The rules again, as plain as can be: everything in memory, nothing cached, no SQL. What `storage` does is compared
-//! with it.
+//! The rules again, as simple as possible: everything in memory, no caches, no SQL. The results of `storage` are
+//! compared with it.
 
 #[path = "model_accounts.rs"]
 mod accounts;
@@ -18,7 +18,7 @@ pub struct Account {
     pub hash: String,
     pub password_revision: Revision,
     pub disabled: bool,
-    /// Devices, those that logged in last at the end.
+    /// Devices, in order of their last login.
     pub devices: Vec<TokenHash>,
     pub privacy: Privacy,
 }
@@ -53,16 +53,16 @@ pub struct Message {
 
 pub struct Conversation {
     pub members: Vec<AccountId>,
-    /// The message of seq n is at n - 1.
+    /// The message with seq n is at index n - 1.
     pub messages: Vec<Message>,
-    /// Delivered and read.
+    /// Delivered and read watermarks.
     pub marks: BTreeMap<AccountId, (Seq, Seq)>,
-    /// Read as the other members see it; missing: nothing.
+    /// Read watermarks as the other members see them. Absent: nothing is read.
     pub shown: BTreeMap<AccountId, Seq>,
 }
 
 impl Conversation {
-    /// How far `member` has read, as far as `me` may know.
+    /// The read watermark of `member` that `me` may see.
     pub fn read_as_seen_by(&self, me: AccountId, member: AccountId) -> Seq {
         if member == me { self.marks[&me].1 } else { self.shown.get(&member).copied().unwrap_or_default() }
     }
@@ -79,11 +79,11 @@ pub struct Model {
     pub conversations: BTreeMap<ConversationId, Conversation>,
     pub hidden: BTreeSet<(AccountId, ConversationId, Seq)>,
     pub rejected: BTreeMap<(ClientId, AccountId), Rejection>,
-    /// Of deleted accounts: conversations to tell, messages to look at.
+    /// Pending erasures of deleted accounts: conversations to notify, messages to process.
     pub erasures: BTreeMap<AccountId, (Vec<ConversationId>, usize)>,
-    /// When each expires, and which admission number has used it; 0: none.
+    /// The expiry of each token, and the admission number that has used it; 0: none.
     pub join_tokens: BTreeMap<TokenHash, (TimeMs, u64)>,
-    /// Most messages and bytes that an account may store; 0: any number.
+    /// Maximum messages and bytes that an account may store; 0: unlimited.
     pub quota: (u64, u64),
     pub events: Vec<Event>,
     pub closed: Vec<SessionId>,
@@ -267,7 +267,7 @@ impl Model {
         body: &str,
     ) -> Result<Outcome, Rejection> {
         let me = self.caller(session)?;
-        // Where it leads, whoever is deleted.
+        // The destination, even if an account is deleted.
         let place = match to {
             Destination::Conversation(id) => Some(*id),
             Destination::Person(name) => self.named(name).and_then(|other| self.direct(me, other.id)),
@@ -317,7 +317,7 @@ impl Model {
         Ok(Outcome::MessageSent(MessageSent { conversation: id, seq, revision, time, repeated: false }))
     }
 
-    /// An existing conversation, or the partner of one to be made.
+    /// An existing conversation, or the partner of one to create.
     fn place(&mut self, me: AccountId, to: &Destination) -> Result<Result<ConversationId, AccountId>, Rejection> {
         match to {
             Destination::Person(name) => {
@@ -405,7 +405,7 @@ impl Model {
         Ok(Outcome::MessagesDeleted { deleted, ignored: ids.len() as u32 - deleted, revision: self.revision })
     }
 
-    /// What a subscriber who resumes is told: the past as it looks now.
+    /// The events of a resumed subscription: past events as they look now.
     pub fn events_for(&self, me: AccountId, after: Revision, up_to: Revision) -> Vec<Event> {
         let concerning = self.events.iter().filter(|event| event.concerns(me));
         concerning
@@ -414,7 +414,7 @@ impl Model {
             .collect()
     }
 
-    /// An event as `me` is told of it later. `None`: a newer one says it all.
+    /// An event as `me` sees it later. `None`: a newer event replaces it.
     fn now(&self, me: AccountId, event: &Event) -> Option<Event> {
         let mut event = event.clone();
         let conversation = &self.conversations[&event.conversation];
@@ -427,7 +427,7 @@ impl Model {
                 if *member != me {
                     *read = shown.expect("it concerns others");
                 }
-                // A newer receipt of the member says it all.
+                // A newer receipt of the member replaces it.
                 if (conversation.marks[member].0, conversation.read_as_seen_by(me, *member)) != (*delivered, *read) {
                     return None;
                 }

@@ -108,7 +108,7 @@ impl Model {
         Ok(Outcome::SessionOpened { session, account, expires_at: expires, revision })
     }
 
-    /// Those that were used last at the end.
+    /// Sessions of an account, in order of their last use.
     pub(super) fn own_sessions(&self, account: AccountId) -> Vec<SessionId> {
         let mine = self.sessions.iter().filter(|(_, session)| session.account == account);
         let mut mine: Vec<_> = mine.map(|(id, session)| (session.used, *id)).collect();

@@ -1,8 +1,8 @@
-//! Time of the simulation, in place of the machine's.
+//! Simulated time, in place of the machine's.
 //!
-//! Every clock that the process reads, Rust's `Instant` and `SystemTime` among them, goes through `clock_gettime`; the one
-//! here answers with the simulated time of the host that asks, and for the wall clock with that host's error. tokio's paused
-//! clocks start from it and are advanced by turmoil, so that both always agree.
+//! Every clock that the process reads, including Rust's `Instant` and `SystemTime`, goes through `clock_gettime`. The
+//! function here returns the simulated time of the calling host, and for the wall clock adds that host's error. tokio's
+//! paused clocks start from it and turmoil advances them, so that both always agree.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::runtime::{Handle, Id};
 
-/// Wall clock at the start of a run: any time, but always the same.
+/// Wall clock at the start of a run: arbitrary, but always the same.
 const EPOCH_S: i64 = 1_800_000_000;
 /// Monotonic clock at the start of a run.
 const BASE_S: i64 = 1_000_000;
@@ -19,31 +19,31 @@ const BASE_S: i64 = 1_000_000;
 thread_local! {
     /// Set while a simulation runs on this thread.
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// Time between hosts: what whoever drives the simulation has reached.
+    /// Time outside of hosts: how far the simulation has been driven.
     static DRIVER: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static ASKING: Cell<bool> = const { Cell::new(false) };
-    /// Which host runs on which runtime, and by how much its wall clock is wrong.
+    /// The host of each runtime, and the error of each host's wall clock.
     static HOSTS: RefCell<Vec<(Id, usize)>> = const { RefCell::new(Vec::new()) };
     static ERRORS_MS: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// From now on this thread lives in simulated time, with so many hosts.
+/// Starts simulated time on this thread, with this number of hosts.
 pub fn start(hosts: usize) {
     ERRORS_MS.with_borrow_mut(|errors| errors.resize(hosts, 0));
     ASKING.set(true);
-    // Answered by `simulated` below, with the base: the others count from it.
+    // `simulated` below answers with the base. All other times are relative to it.
     START.set(Some(Instant::now()));
-    // Once more: only now that it is set the answer is the simulation's.
+    // Again: the answer is simulated only now that the start is set.
     START.set(Some(Instant::now()));
     ASKING.set(false);
 }
 
-/// The simulation has come so far.
+/// Sets the time that the simulation has reached.
 pub fn advance(to: Duration) {
     DRIVER.set(to);
 }
 
-/// The calling runtime is that of this host.
+/// Assigns the calling runtime to this host.
 pub fn enter(host: usize) {
     let id = Handle::current().id();
     HOSTS.with_borrow_mut(|hosts| {
@@ -52,7 +52,7 @@ pub fn enter(host: usize) {
     });
 }
 
-/// The wall clock of a host is wrong by so much.
+/// Sets the error of a host's wall clock.
 pub fn set_error(host: usize, ms: i64) {
     ERRORS_MS.with_borrow_mut(|errors| errors[host] = ms);
 }
@@ -86,11 +86,11 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, out: *mut libc::times
     let (base_s, error_ms) = match clock {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE if simulated => (EPOCH_S, error_ms()),
         libc::CLOCK_MONOTONIC | libc::CLOCK_MONOTONIC_COARSE | libc::CLOCK_BOOTTIME if simulated => (BASE_S, 0),
-        // SAFETY: handed on as it came.
+        // SAFETY: the arguments are passed on unchanged.
         _ => return unsafe { libc::syscall(libc::SYS_clock_gettime, clock, out) as libc::c_int },
     };
     let ns = now().as_nanos() as i64 + error_ms * 1_000_000;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `out` is writable.
     unsafe {
         *out = libc::timespec { tv_sec: base_s + ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
     }

@@ -1,8 +1,8 @@
-//! Where the choices of a run come from: SplitMix64, from the seed and nothing else.
+//! The random number generator of a run: SplitMix64, seeded by the run's seed only.
 
 use std::{ops::Range, time::Duration};
 
-/// A stream of numbers.
+/// A stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
@@ -11,7 +11,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// Dice of their own, so that what one part of a run asks for does not shift the others' choices.
+    /// Creates an independent generator, so that the requests of one part of a run do not shift the choices of others.
     pub fn split(&mut self, purpose: &str) -> Self {
         let mixed = purpose.bytes().fold(self.next(), |mixed, byte| mixed.rotate_left(7) ^ u64::from(byte));
         Self(mixed)

@@ -1,11 +1,12 @@
-//! Disks of the simulation: real files, of which a crash takes what was not fsynced.
+//! Simulated disks: real files that lose writes without fsync in a crash.
 //!
-//! Stands between the process and the C library, for files below one directory, which has one directory for each node. For
-//! each write it keeps what was there before, until the file is flushed. A crash undoes what is left: all of it, or, as
-//! disks do, all but some writes, of which some are torn. While a node is dying nothing that its code does reaches a file: a
-//! process that was killed closes nothing in order.
+//! Intercepts calls between the process and the C library for files below one directory, which contains one directory
+//! per node. For each write it keeps the previous content until the file is flushed. A crash undoes the unflushed
+//! writes: all of them or, like real disks, all but some, some of which are torn. While a node is dying, its code
+//! cannot change any file, because a killed process closes nothing in order.
 //!
-//! Left out: names. A file that was created, renamed or removed stays so, as if directories were flushed at once.
+//! Does not cover: names. Creation, renaming and removal of files survive every crash, as if directories were flushed
+//! immediately.
 
 use std::{
     cell::RefCell,
@@ -16,10 +17,10 @@ use std::{
 
 use super::dice::Dice;
 
-/// What a crash leaves of what was written and not flushed.
+/// How much of the unflushed data survives a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// All of it: the process was killed, the system lives.
+    /// All of it: the process was killed, but the system survives.
     Process,
     /// Nothing: the power failed.
     Power,
@@ -27,31 +28,31 @@ pub enum Crash {
     Torn,
 }
 
-/// A disk writes so many bytes at once or not at all.
+/// Size of an atomic write of a disk.
 const SECTOR_BYTES: u64 = 512;
 
 struct Disks {
     root: PathBuf,
     device: u64,
-    /// In the order in which they were first written: not by inode, which differs from run to run.
+    /// In the order of their first write and not by inode, which differs between runs.
     files: Vec<Dirty>,
     dying: Option<usize>,
-    /// The error that writes of a node meet.
+    /// The error that writes of each node fail with.
     errors: Vec<Option<c_int>>,
 }
 
-/// A file with writes that are not flushed.
+/// A file with unflushed writes.
 struct Dirty {
     inode: u64,
     node: usize,
-    /// Keeps the inode from being used again, and serves to undo.
+    /// Prevents reuse of the inode, and is used to undo writes.
     fd: c_int,
     changes: Vec<Change>,
 }
 
 struct Change {
     offset: u64,
-    /// What was there, as far as there was anything.
+    /// The previous content, as far as there was any.
     before: Vec<u8>,
     /// `None` for a change of the length alone.
     after: Option<Vec<u8>>,
@@ -62,19 +63,19 @@ thread_local! {
     static DISKS: RefCell<Option<Disks>> = const { RefCell::new(None) };
 }
 
-/// From now on files below `root` are simulated disks: of node `i` in the directory `n<i+1>`.
+/// Starts simulating disks for files below `root`: those of node `i` in the directory `n<i+1>`.
 pub fn start(root: &Path, nodes: usize) {
     let device = stat(root).expect("the directory exists").st_dev;
     let disks = Disks { root: root.to_owned(), device, files: Vec::new(), dying: None, errors: vec![None; nodes] };
     DISKS.with_borrow_mut(|current| *current = Some(disks));
 }
 
-/// Writes and flushes of a node fail with this error from now on.
+/// Makes writes and flushes of a node fail with this error, or succeed again.
 pub fn set_error(node: usize, error: Option<c_int>) {
     with(|disks| disks.errors[node] = error);
 }
 
-/// Runs `die`, in which the node's code may be dropped, without letting it touch its files; then the crash takes its part.
+/// Runs `die`, in which the node's code may be dropped, without access to its files. Then undoes what the crash loses.
 pub fn crash(node: usize, how: Crash, dice: &mut Dice, die: impl FnOnce()) {
     with(|disks| disks.dying = Some(node));
     die();
@@ -114,13 +115,13 @@ impl Dirty {
 
 impl Drop for Dirty {
     fn drop(&mut self) {
-        // SAFETY: it is ours.
+        // SAFETY: the file descriptor is owned by this value.
         unsafe { libc::syscall(libc::SYS_close, self.fd) };
     }
 }
 
 fn with<T>(act: impl FnOnce(&mut Disks) -> T) -> Option<T> {
-    // What this module itself does with files is nobody's.
+    // The module's own file accesses are not intercepted.
     DISKS.try_with(|disks| disks.try_borrow_mut().ok()?.as_mut().map(act)).ok().flatten()
 }
 
@@ -131,7 +132,7 @@ impl Disks {
         (1..=self.errors.len()).contains(&number).then(|| number - 1)
     }
 
-    /// Which node's file this is, if any; with its state now.
+    /// Returns the node that the file belongs to, if any, and the file's status.
     fn file(&self, fd: c_int) -> Option<(usize, libc::stat)> {
         let mut stat = unsafe { std::mem::zeroed::<libc::stat>() };
         // SAFETY: `stat` is writable.
@@ -143,7 +144,7 @@ impl Disks {
             return Some((dirty.node, stat));
         }
         let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
-        // SQLite's shared memory is no data, and mapped: whoever comes first after a crash makes it anew.
+        // SQLite's shared memory contains no data and is mapped. After a crash, the first process recreates it.
         let is_memory = path.to_string_lossy().contains("-shm");
         Some((self.node_of(&path).filter(|_| !is_memory)?, stat))
     }
@@ -194,7 +195,7 @@ fn read_at(fd: c_int, length: usize, offset: u64) -> Vec<u8> {
     if count < 0
         && let Ok(file) = std::fs::File::open(format!("/proc/self/fd/{fd}"))
     {
-        // It is open for writing only.
+        // The file is open for writing only.
         count = read(file.as_raw_fd(), &mut bytes);
     }
     bytes.truncate(usize::try_from(count).unwrap_or(0));
@@ -207,7 +208,7 @@ fn fail(error: c_int) -> isize {
     -1
 }
 
-/// Before a write: refuses it, or keeps what it changes.
+/// Called before a write: rejects it, or keeps what it changes.
 fn before_write(fd: c_int, bytes: &[u8], offset: Option<u64>) -> Result<(), c_int> {
     let noted = with(|disks| {
         let Some((node, stat)) = disks.file(fd) else { return Ok(()) };
@@ -246,7 +247,7 @@ fn before_truncate(fd: c_int, length: u64) -> Result<(), c_int> {
     noted.unwrap_or(Ok(()))
 }
 
-/// A flush: what was written stays.
+/// Called for a flush: the writes become permanent.
 fn flushed(fd: c_int) -> Result<(), c_int> {
     let result = with(|disks| {
         let Some((node, stat)) = disks.file(fd) else { return Ok(()) };
@@ -259,7 +260,7 @@ fn flushed(fd: c_int) -> Result<(), c_int> {
     result.unwrap_or(Ok(()))
 }
 
-/// A change of names: refused while the node is dying.
+/// Whether a change of names has to be rejected because the node is dying.
 fn of_the_dying(path: *const c_char) -> bool {
     with(|disks| {
         let Some(dying) = disks.dying else { return false };
@@ -274,16 +275,16 @@ unsafe fn bytes_of<'a>(buffer: *const c_void, count: usize) -> &'a [u8] {
     if count == 0 {
         return &[];
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that the buffer is readable.
     unsafe { std::slice::from_raw_parts(buffer.cast(), count) }
 }
 
-// The functions of the C library. Each hands on what it does not refuse. SAFETY, for all of them: the caller's promises are
-// those of the C library's functions, and are handed on.
+// The functions of the C library. Each passes on the calls that it does not reject. SAFETY, for all of them: the
+// caller's guarantees are those of the C library's functions, and are passed on.
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn write(fd: c_int, buffer: *const c_void, count: usize) -> isize {
-    // Standard streams are no files of a node, and are written to from everywhere.
+    // Standard streams do not belong to a node, and are written to from everywhere.
     if fd > 2
         && let Err(error) = before_write(fd, unsafe { bytes_of(buffer, count) }, None)
     {
@@ -318,7 +319,7 @@ unsafe extern "C" fn ftruncate(fd: c_int, length: i64) -> c_int {
     unsafe { ftruncate64(fd, length) }
 }
 
-/// What is on a memory file system needs no flush: only the bookkeeping is done.
+/// Memory file systems need no flush, so only the bookkeeping is done.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fsync(fd: c_int) -> c_int {
     match flushed(fd) {

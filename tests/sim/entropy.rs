@@ -1,7 +1,7 @@
-//! Randomness of the simulation, in place of the system's: every random number of the process comes from the seed.
+//! Simulated randomness, in place of the system's: every random number of the process comes from the seed.
 //!
-//! Ids and salts, election time-outs, hash maps' keys and tokio's own choices are all drawn, in the end, from `getrandom`.
-//! As tokio counts its runtimes over the life of a process, a seed gives the same run only in a process of its own.
+//! Ids, salts, election timeouts, keys of hash maps and tokio's own choices all come from `getrandom` in the end. tokio
+//! counts its runtimes over the lifetime of a process, so a seed repeats the same run only in a new process.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ thread_local! {
     static DICE: RefCell<Option<Dice>> = const { RefCell::new(None) };
 }
 
-/// From now on this thread's randomness comes from `dice`.
+/// Makes `dice` the source of this thread's randomness.
 pub fn start(dice: Dice) {
     DICE.with_borrow_mut(|current| *current = Some(dice));
 }
@@ -26,14 +26,14 @@ unsafe extern "C" fn getrandom(buffer: *mut libc::c_void, length: usize, flags: 
         let mut dice = dice.borrow_mut();
         let dice = dice.as_mut()?;
         for at in 0..length {
-            // SAFETY: below `length`, by the caller's promise.
+            // SAFETY: below `length`, which the caller guarantees to be writable.
             unsafe { buffer.cast::<u8>().add(at).write(dice.next() as u8) };
         }
         Some(length as isize)
     });
     match filled {
         Ok(Some(count)) => count,
-        // SAFETY: handed on as it came.
+        // SAFETY: the arguments are passed on unchanged.
         _ => unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) as isize },
     }
 }

@@ -1,4 +1,4 @@
-//! A node on a simulated host: the server's own code, on turmoil's network and the other simulated parts.
+//! A node on a simulated host: the server's own code, with turmoil's network and the other simulated parts.
 
 use std::{
     cell::RefCell,
@@ -31,32 +31,32 @@ use super::{
     world::FOUNDERS,
 };
 
-/// What is done to a running node from inside, as an operator would.
+/// An operation on a running node from inside, as an operator would request it.
 pub type Order = Box<dyn FnOnce(Node) + Send>;
 
-/// The peer port of each seat, from its next start on.
+/// The peer port of each seat, with effect from its next start.
 pub type Ports = Rc<RefCell<Vec<u16>>>;
 
-/// A node, from outside: what drives the simulation knows of it.
+/// A node as the driver of the simulation sees it.
 pub struct Seat {
     /// Its number, from 0.
     pub number: usize,
-    /// Its directory below the root of all.
+    /// Its directory below the common root.
     pub dir: PathBuf,
-    /// What it is configured with, beside the addresses of peers.
+    /// Its configuration, except for the peer addresses.
     pub config: Vec<(String, String)>,
-    /// The peer ports of all seats, as an operator has written them down by now.
+    /// The peer ports of all seats, as the operator has configured them.
     pub ports: Ports,
     pub latency: Arc<Latency>,
     pub dice: RefCell<Dice>,
     /// Set while it takes part in the cluster.
     pub node: Arc<Mutex<Option<Node>>>,
-    /// How it ended, until somebody looks.
+    /// The result of its end, until it is read.
     pub ended: RefCell<Option<Result<(), String>>>,
-    /// Asks it to stop.
+    /// Signals the node to stop.
     pub stop: RefCell<watch::Sender<bool>>,
     pub orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
-    /// How often it was started.
+    /// The number of its starts.
     pub starts: RefCell<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Seat {
         format!("n{}", self.number + 1)
     }
 
-    /// The software of the host. Never ends by itself: a process that is gone is taken off the host by who drives.
+    /// Runs the host's software. Never returns: the driver removes an ended process from the host.
     pub async fn run(self: Rc<Self>) {
         clock::enter(self.number);
         *self.starts.borrow_mut() += 1;
@@ -94,7 +94,7 @@ impl Seat {
         std::future::pending::<()>().await;
     }
 
-    /// Where the node listens for peers, and looks for them.
+    /// The configuration of the node's peer port and of its peers' addresses.
     fn peer_config(&self) -> Vec<(String, String)> {
         let ports = self.ports.borrow();
         let at = |seat: usize| format!("n{}:{}", seat + 1, ports[seat]);
@@ -110,10 +110,10 @@ impl Seat {
         config
     }
 
-    /// Does something to the node, if it runs.
+    /// Runs an operation on the node, if it is running.
     pub fn order(&self, order: impl FnOnce(Node) + Send + 'static) {
         if let Some(orders) = &*self.orders.borrow() {
-            // Nobody takes it when the node is gone.
+            // Fails if the node is gone.
             let _ = orders.send(Box::new(order));
         }
     }

@@ -1,8 +1,7 @@
-//! A member that is not to be trusted: it appends malformed entries while it leads, and forwards commands that no
-//! leader may take.
+//! An untrusted member: it appends malformed entries while it leads, and forwards commands that no leader may accept.
 //!
-//! Malformed entries have to be rejected by all nodes alike, and the good command beside one has its outcome. Unfit
-//! commands are refused before they reach a log.
+//! All nodes have to reject malformed entries in the same way, and a good command next to one keeps its outcome. Unfit
+//! commands are rejected before they reach a log.
 
 use std::{
     sync::{Arc, Mutex},
@@ -30,14 +29,14 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Contradictions to what the nodes guarantee, found by tasks on their hosts.
 pub type Contradictions = Arc<Mutex<Vec<String>>>;
 
-/// What a malformed entry holds, and how many outcomes it must have before that of a good command, if there is one.
+/// A malformed entry's payload, and the number of outcomes before that of its good command, if it has one.
 struct Malformed {
     payload: Vec<u8>,
     rejections: usize,
     good: bool,
 }
 
-/// A command that is accepted once: `name` is free.
+/// A command that is accepted once, because `name` is free.
 fn good(name: String) -> pb::Command {
     codec::encode_command(&Command::CreateAccount {
         username: name,
@@ -47,7 +46,7 @@ fn good(name: String) -> pb::Command {
     })
 }
 
-/// Known kinds with a field of a wrong length or without a field that they need.
+/// A command of a known kind with a field of wrong length, or without a required field.
 fn broken(dice: &mut Dice) -> pb::Command {
     use pb::command::Kind;
     let bytes = |dice: &mut Dice, length| (0..length).map(|_| dice.next() as u8).collect::<Vec<u8>>();
@@ -69,7 +68,7 @@ fn malformed(dice: &mut Dice) -> Malformed {
     let noise = dice.range(1..2000);
     match dice.range(0..5) {
         0 => Malformed { payload: Vec::new(), rejections: 1, good: false },
-        // The first byte names wire type 7, which does not exist.
+        // The first byte has wire type 7, which does not exist.
         1 => {
             let payload = std::iter::once(0xff).chain((1..noise).map(|_| dice.next() as u8)).collect();
             Malformed { payload, rejections: 1, good: false }
@@ -84,7 +83,7 @@ fn malformed(dice: &mut Dice) -> Malformed {
     }
 }
 
-/// Appends some malformed entries on `node`, the leader, all at once.
+/// Appends several malformed entries concurrently on `node`, the leader.
 pub fn append_malformed(dice: &mut Dice, found: &Contradictions) -> impl FnOnce(Node) + Send + 'static {
     let entries: Vec<Malformed> = (0..dice.range(1..6)).map(|_| malformed(dice)).collect();
     let found = Arc::clone(found);
@@ -93,7 +92,7 @@ pub fn append_malformed(dice: &mut Dice, found: &Contradictions) -> impl FnOnce(
             let appended = entries.into_iter().map(|entry| {
                 let node = node.clone();
                 async move {
-                    // A leader that is replaced does not learn the outcomes.
+                    // A leader that loses its leadership does not get the outcomes.
                     let outcomes = node.append_unchecked(entry.payload.into()).await.ok()?;
                     let rejected = |outcome: &&Outcome| matches!(outcome, Outcome::Rejected(Rejection::Malformed));
                     let leading = outcomes.iter().take_while(rejected).count();

@@ -1,12 +1,12 @@
-//! People whose accounts change: passwords, sessions, deletions, and one that stores as much as it may. Complements the
-//! workload of `chatctl verify`, which leaves accounts and sessions alone.
+//! Accounts that change: passwords, sessions, deletions, and an account that uses up its quota. Complements the
+//! workload of `chatctl verify`, which does not change accounts and sessions.
 //!
-//! Checked while it runs, once a change is acknowledged:
-//! - a session that was revoked, or ended by a change of the password, neither sends nor reads;
+//! Checks, once a change is acknowledged:
+//! - a session that was revoked, or ended by a change of the password, can neither send nor read;
 //! - a linearizable read shows the messages of a deleted account as tombstones;
-//! - the bodies of an account's acknowledged messages are never more than its quota.
+//! - the bodies of an account's acknowledged messages never exceed its quota.
 //!
-//! Does not cover: a change whose outcome is unknown. Its account is not looked at again.
+//! Does not cover: changes with unknown outcome. Their accounts are not checked further.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{dice::Dice, member::Contradictions};
 
-/// Quota of each account, in MiB: the smallest that can be set. What the other workload stores is a small part of it.
+/// Quota of each account, in MiB: the smallest possible. The other workload stores much less.
 pub const QUOTA_MIB: u64 = 1;
-/// Length of a body that uses up the quota, in bytes: the longest that is allowed.
+/// Length of a body that uses up the quota, in bytes: the maximum.
 const BODY_BYTES: usize = 16 * 1024;
 /// Messages in flight while the quota is used up.
 const AT_ONCE: usize = 16;
@@ -33,10 +33,10 @@ struct People {
     found: Contradictions,
 }
 
-/// Changes accounts for as long as `lasts`. A call that fails ends what was tried with its account.
+/// Changes accounts for the duration `lasts`. A failed call ends the current scenario of its account.
 pub async fn run(addresses: Vec<String>, options: Options, lasts: Duration, dice: Dice, found: Contradictions) {
     let mut people = People { addresses, options, dice, found };
-    // A name of its own for each run is not needed: a run has a cluster of its own.
+    // The names need not be unique, because each run has its own cluster.
     let Ok((stayer, ..)) = people.register("stayer").await else { return };
     let Ok((hoarder, ..)) = people.register("hoarder").await else { return };
     let end = Instant::now() + lasts;
@@ -46,7 +46,7 @@ pub async fn run(addresses: Vec<String>, options: Options, lasts: Duration, dice
             return;
         }
         stored += people.hoard(&hoarder, if round == 0 { 5 } else { 1 }).await;
-        // What failed is not known to have happened: nothing can be said of it.
+        // If a call failed, its outcome is unknown, and there is nothing to check.
         let _ = people.leave(&stayer, &format!("leaver-{round}")).await;
         if stored > QUOTA_MIB << 20 {
             people.contradiction(format!("an account stored {stored} bytes, which is beyond its quota"));
@@ -65,7 +65,7 @@ impl People {
         Client::connect(self.addresses.clone(), self.options.clone()).await
     }
 
-    /// A new account and a session of it.
+    /// Creates an account and logs in.
     async fn register(&self, name: &str) -> Result<(Client, String), ClientError> {
         let client = self.client().await?;
         client.create_account(name, PASSWORD).await?;
@@ -73,7 +73,7 @@ impl People {
         Ok((client, token))
     }
 
-    /// Stores as much as it can in a few steps. Returns the bytes that were acknowledged.
+    /// Stores as much as possible in a few steps. Returns the acknowledged bytes.
     async fn hoard(&self, hoarder: &Client, steps: usize) -> u64 {
         let body: Arc<str> = "h".repeat(BODY_BYTES).into();
         let mut acknowledged = 0;
@@ -84,7 +84,7 @@ impl People {
         (acknowledged * BODY_BYTES) as u64
     }
 
-    /// An account from its creation to its deletion.
+    /// The life of an account, from its creation to its deletion.
     async fn leave(&mut self, stayer: &Client, name: &str) -> Result<(), ClientError> {
         let (client, _) = self.register(name).await?;
         let other = self.client().await?;
@@ -100,7 +100,7 @@ impl People {
         self.check_deleted(name, stayer).await
     }
 
-    /// Ends the other session of an account in one of two ways. Returns the password that holds afterwards.
+    /// Ends the other session of an account in one of two ways. Returns the password that is valid afterwards.
     async fn end_session(&mut self, client: &Client) -> Result<&'static str, ClientError> {
         if self.dice.chance(50) {
             client.change_password(PASSWORD, NEW_PASSWORD).await?;

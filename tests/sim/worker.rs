@@ -1,7 +1,7 @@
-//! The background work of a node's files, as tasks of its simulated host.
+//! The background work on a node's files, as tasks of its simulated host.
 //!
-//! The writer of the log takes its turn only when the simulated flush is over; what is queued meanwhile is written with the
-//! next one, and a crash before it takes it away. A stalled disk is a flush that does not end.
+//! The log writer runs only when the simulated flush has completed. Entries queued meanwhile are written with the next
+//! flush, and a crash before it loses them. A stalled disk is a flush that does not complete.
 
 use std::{
     io,
@@ -20,19 +20,19 @@ use tokio::{
 
 use super::dice::Dice;
 
-/// A stalled disk is looked at so often.
+/// Interval at which a stalled disk is polled.
 const STALL_LOOK: Duration = Duration::from_millis(5);
 
-/// How long the flushes of a node take.
+/// The latency of a node's flushes.
 #[derive(Debug, Default)]
 pub struct Latency {
-    /// Longest usual flush, in microseconds.
+    /// Maximum duration of a usual flush, in microseconds.
     pub usual_us: AtomicU64,
-    /// No flush ends while this is set.
+    /// While set, no flush completes.
     pub stalled: AtomicBool,
 }
 
-/// A node's background.
+/// The background tasks of a node.
 pub struct Tasks {
     pub latency: Arc<Latency>,
     pub dice: Mutex<Dice>,

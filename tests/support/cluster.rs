@@ -1,4 +1,4 @@
-//! Several nodes that know each other, and what a test asks of them.
+//! A cluster of several nodes, and the operations that tests need.
 
 use std::{
     net::SocketAddr,
@@ -47,7 +47,7 @@ impl Cluster {
         Self::running(Slots::one(), 5).await
     }
 
-    /// Five nodes, all of them ready, and no other cluster beside them: for measuring times.
+    /// Five nodes, all of them ready, with no other cluster running at the same time: for measuring times.
     pub async fn five_alone() -> Self {
         Self::running(Slots::all(), 5).await
     }
@@ -63,8 +63,8 @@ impl Cluster {
         Self::with(Slots::one(), count)
     }
 
-    /// Five nodes that are not started yet, whose disks, clocks and links can be spoiled, and no other cluster beside
-    /// them.
+    /// Five nodes that are not started yet, with fault injection for disks, clocks and links. No other cluster runs at
+    /// the same time.
     pub async fn fragile() -> (Self, Vec<Faults>, Links) {
         let mut cluster = Self::with(Slots::all(), 5);
         let preload = Preload::compile(cluster.dir.path());
@@ -86,14 +86,14 @@ impl Cluster {
         cluster
     }
 
-    /// Tells all nodes where they find each other.
+    /// Configures all nodes with each other's peer addresses.
     fn found_with(&mut self, peers: &[SocketAddr]) {
         let initial: Vec<String> =
             self.nodes.iter().zip(peers).map(|(node, peer)| format!("{}={peer}", node.name)).collect();
         self.set_all("CHAT_INITIAL_NODES", &initial.join(","));
     }
 
-    /// Another process for a node, with other files and ports; not started.
+    /// Another process for a node, with its own files and ports; not started.
     pub fn another_of(&self, node: usize, data_dir: &Path) -> Node {
         let ports = self.ports.of(self.nodes.len());
         let mut another = Node::new(self.dir.path(), &format!("{}-again", self.nodes[node].name), ports);
@@ -133,12 +133,12 @@ impl Cluster {
         self.nodes[node].ready().await;
     }
 
-    /// The numbers of the nodes that run.
+    /// The numbers of the running nodes.
     pub fn up(&self) -> Vec<usize> {
         (0..self.len()).filter(|node| self.nodes[*node].is_up()).collect()
     }
 
-    /// A client of the library that was given all addresses.
+    /// A library client that knows all addresses.
     pub async fn client(&self) -> Client {
         self.client_with(Options::default()).await
     }
@@ -147,7 +147,7 @@ impl Cluster {
         Client::connect(self.nodes.iter().map(|node| node.grpc.to_string()), options).await.unwrap()
     }
 
-    /// A client of the library with a new account; its token.
+    /// A library client with a new account, and its token.
     pub async fn register(&self, name: &str) -> (Client, String) {
         let client = self.client().await;
         client.create_account(name, PASSWORD).await.unwrap();
@@ -155,12 +155,12 @@ impl Cluster {
         (client, token)
     }
 
-    /// Calls that go to one node and no other.
+    /// Calls to one node and no other.
     pub fn direct(&self, node: usize, token: &str) -> Direct {
         Direct::new(self.nodes[node].grpc, token)
     }
 
-    /// The same, for each node.
+    /// Calls to each node.
     pub fn directs(&self, token: &str) -> Vec<Direct> {
         (0..self.len()).map(|node| self.direct(node, token)).collect()
     }
@@ -188,8 +188,8 @@ impl Cluster {
         self.up().into_iter().find(|node| *node != leader).unwrap()
     }
 
-    /// Waits until all running nodes have the same state, of at least `revision`; its revision. Nodes that do not know
-    /// the session of `token` yet do not count as level.
+    /// Waits until all running nodes have the same state, of at least `revision`, and returns its revision. A node that
+    /// does not know the session of `token` yet does not count as caught up.
     pub async fn level(&self, token: &str, revision: u64) -> u64 {
         eventually("the same revision everywhere", async || {
             let directs: Vec<Direct> = self.up().into_iter().map(|node| self.direct(node, token)).collect();
@@ -204,7 +204,7 @@ impl Cluster {
     }
 }
 
-/// For calls that have to fail: they do not try for long.
+/// Options for calls that have to fail, with a short deadline.
 pub fn impatient() -> Options {
     Options { deadline: Duration::from_secs(2), ..Options::default() }
 }

@@ -1,4 +1,4 @@
-//! A trace collector: takes OTLP over gRPC, as the protocol's own types have it, and keeps what it gets.
+//! A trace collector: receives OTLP over gRPC, with the protocol's own types, and stores the spans.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// A span, and the name of the node that it is of.
+/// A span, and the name of its node.
 #[derive(Debug, Clone)]
 pub struct Taken {
     pub node: String,
@@ -25,7 +25,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// An attribute that is a text.
+    /// The value of a text attribute.
     pub fn text(&self, key: &str) -> Option<&str> {
         let attribute = self.span.attributes.iter().find(|attribute| attribute.key == key)?;
         match attribute.value.as_ref()?.value.as_ref()? {
@@ -35,7 +35,7 @@ impl Taken {
     }
 }
 
-/// Clones share what was taken.
+/// A collector. Clones share the received spans.
 #[derive(Clone)]
 pub struct Collector {
     pub address: SocketAddr,
@@ -51,12 +51,12 @@ impl Collector {
         collector
     }
 
-    /// What was taken so far.
+    /// The spans received so far.
     pub fn taken(&self) -> Vec<Taken> {
         self.taken.lock().unwrap().clone()
     }
 
-    /// The same, of one trace.
+    /// The spans of one trace received so far.
     pub fn of(&self, trace_id: u128) -> Vec<Taken> {
         let mut taken = self.taken();
         taken.retain(|taken| taken.span.trace_id == trace_id.to_be_bytes());

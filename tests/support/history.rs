@@ -1,4 +1,4 @@
-//! What was stored, and what a subscriber was told of it.
+//! The stored messages, and the messages that a subscriber received.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,16 +24,16 @@ pub async fn history(client: &Client, partner: &str) -> Vec<Message> {
     messages
 }
 
-/// Collects the messages that an event stream of the library brings, in the order in which they come.
+/// Collects the messages from an event stream of the library, in order of arrival.
 pub struct Listener {
     ids: Arc<Mutex<Vec<u64>>>,
     task: JoinHandle<()>,
 }
 
 impl Listener {
-    /// Listens from now on. Returns when the subscription stands.
+    /// Starts to listen. Returns when the subscription is open.
     pub async fn start(client: &Client) -> Self {
-        // From a revision on, so that everything after it has to come, whenever the subscription stands.
+        // The start revision guarantees that everything after it arrives, whenever the subscription opens.
         let partners = client.list_chat_partners(1, "", Consistency::Linearizable).await.unwrap();
         let after = partners.header.expect("every read has a header").revision;
         let mut events = client.events(Some(after));
@@ -51,7 +51,7 @@ impl Listener {
         Self { ids, task }
     }
 
-    /// Asserts that exactly the messages `expected` came, in this order.
+    /// Asserts that exactly the messages `expected` arrived, in this order.
     pub async fn heard(self, expected: &[u64]) {
         eventually("all messages on the event stream", async || {
             assert!(!self.task.is_finished(), "the event stream ended");

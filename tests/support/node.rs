@@ -1,4 +1,4 @@
-//! One `chatd` process: its settings, its life, its log.
+//! One `chatd` process: its settings, its lifecycle and its log.
 
 use std::{
     collections::BTreeMap,
@@ -50,18 +50,18 @@ impl Node {
         Self { name: name.to_owned(), grpc, peer, web, metrics, environment, log, process: None, stopped: false }
     }
 
-    /// Sets a key of the configuration, from the next start on.
+    /// Sets a key of the configuration, with effect from the next start.
     pub fn set(&mut self, key: &str, value: impl Into<String>) -> &mut Self {
         self.environment.insert(key.to_owned(), value.into());
         self
     }
 
-    /// What a key of the configuration is set to.
+    /// The value of a configuration key.
     pub fn value(&self, key: &str) -> &str {
         &self.environment[key]
     }
 
-    /// Where its databases are.
+    /// The directory of its databases.
     pub fn data_dir(&self) -> PathBuf {
         PathBuf::from(&self.environment["CHAT_DATA_DIR"])
     }
@@ -72,7 +72,7 @@ impl Node {
         self.start_into(log.into());
     }
 
-    /// Starts the process with another place for its output than the log.
+    /// Starts the process with its output redirected.
     pub fn start_into(&mut self, output: OwnedFd) {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let process = Command::new(env!("CARGO_BIN_EXE_chatd"))
@@ -109,7 +109,7 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: it keeps its connections and does nothing.
+    /// SIGSTOP: the process keeps its connections and does nothing.
     pub fn stop(&mut self) {
         self.signal(Signal::STOP);
         self.stopped = true;
@@ -121,29 +121,29 @@ impl Node {
         self.stopped = false;
     }
 
-    /// Whether the process has ended, and nobody has waited for it.
+    /// Whether the process has ended without having been waited for.
     pub fn has_ended(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some())
     }
 
-    /// Has it build a snapshot, through its admin socket.
+    /// Makes the node build a snapshot, through its admin socket.
     pub async fn snapshot(&self) -> Result<(), String> {
         self.operate(&["snapshot"]).await
     }
 
-    /// Has the leader hand over to this node.
+    /// Transfers leadership to this node.
     pub async fn transfer_to_itself(&self) -> Result<(), String> {
         self.operate(&["members", "transfer", &self.name]).await
     }
 
-    /// A command of `chatd` with its configuration, which is not its own process.
+    /// A command of `chatd` with the node's configuration, run as another process.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chatd"));
         command.args(words).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
 
-    /// Runs such a command: exit code, and what was printed.
+    /// Runs such a command. Returns its exit code and its output.
     pub fn chatd(&self, words: &[&str]) -> (i32, String) {
         let output = self.command(words).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
@@ -154,7 +154,7 @@ impl Node {
         self.chatctl(words).await.map(|_| ())
     }
 
-    /// Runs a command of `chatctl` through its admin socket; what it printed.
+    /// Runs a command of `chatctl` through the node's admin socket. Returns its output.
     pub async fn chatctl(&self, words: &[&str]) -> Result<String, String> {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_chatctl"))
             .args(words)
@@ -176,17 +176,17 @@ impl Node {
         .await
     }
 
-    /// Waits for the process to end by itself; its exit code.
+    /// Waits for the process to end without a signal. Returns its exit code.
     pub async fn exit_code(&mut self) -> i32 {
         self.ended().await.code().unwrap_or_else(|| panic!("{} was ended by a signal", self.name))
     }
 
-    /// Lines of its log with the level ERROR.
+    /// Lines of its log at level ERROR.
     pub fn errors(&self) -> Vec<String> {
         self.log().lines().filter(|line| line.contains(" - ERROR - ")).map(str::to_owned).collect()
     }
 
-    /// Waits for a line with these words in its log: lines are written by a thread of their own.
+    /// Waits for a line with these words in its log. A separate thread writes the log.
     pub async fn logged(&self, words: &str) {
         eventually(&format!("{words:?} in the log of {}", self.name), async || {
             self.log().contains(words).then_some(()).ok_or_else(|| "it is not there".to_owned())
@@ -194,18 +194,18 @@ impl Node {
         .await;
     }
 
-    /// Everything that all its processes have logged.
+    /// The log of all its processes.
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Asks `/readyz`: why it is not ready, if so.
+    /// Queries `/readyz`. The error is the reason why the node is not ready.
     pub async fn readiness(&self) -> Result<(), String> {
         let answer = self.get("/readyz").await.map_err(|error| error.to_string())?;
         if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
     }
 
-    /// The value of a metric without labels of its own.
+    /// The value of a metric without labels.
     pub async fn metric(&self, name: &str) -> f64 {
         self.metric_with(name, &[]).await
     }
@@ -230,7 +230,7 @@ impl Node {
         Ok(answer)
     }
 
-    /// Memory that the process has in use, in bytes.
+    /// Memory in use by the process, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         let process = self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
         let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
@@ -238,7 +238,7 @@ impl Node {
         resident.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the node is ready.
     pub async fn ready(&mut self) {
         let process = self.process.as_mut().unwrap_or_else(|| panic!("{} does not run", self.name));
         if let Some(status) = process.try_wait().unwrap() {
@@ -251,7 +251,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It may have ended by itself, which is as well.
+            // Fails if the process has ended already, which is fine.
             let _ = process.kill();
             let _ = process.wait();
         }

@@ -1,24 +1,24 @@
-//! Ports that belong to one cluster for as long as it lives, also while its nodes are down.
+//! Ports that belong to one cluster for its whole lifetime, also while its nodes are down.
 //!
-//! They are below those that the kernel gives to outgoing connections, and come in blocks. Who holds the lock on a
-//! block's file has the block: that keeps all test processes of a user apart, so that picking a port cannot race.
+//! They are below the range for outgoing connections, and are allocated in blocks. A lock on a block's file reserves
+//! the block. The lock keeps all test processes of a user apart, so that allocation cannot race.
 
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
 };
 
-/// Lowest port that is picked.
+/// Lowest port to pick.
 const FROM: u16 = 10_000;
-/// Where ports for outgoing connections begin on Linux, unless the host says otherwise.
+/// Start of the range for outgoing connections on Linux, unless the host configures another.
 const OUTGOING_FROM: u16 = 32_768;
-/// Ports in a block: four for each of up to eight nodes.
+/// Number of ports in a block: four for each of up to eight nodes.
 const BLOCK: u16 = 32;
 
 /// A block of free ports.
 pub struct Ports {
     first: u16,
-    /// Unlocked when it is closed.
+    /// Unlocked when it is dropped.
     _lock: File,
 }
 

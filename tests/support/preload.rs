@@ -1,4 +1,4 @@
-//! A library that is loaded into a node and fails its disk or shifts its clock: `tests/faults/preload.c`.
+//! A library that is loaded into a node and injects disk faults or clock errors: `tests/faults/preload.c`.
 
 use std::{
     fs,
@@ -8,13 +8,13 @@ use std::{
 
 use super::{Node, links::Links};
 
-/// The library, compiled. Its file is in the directory that it was made with.
+/// The compiled library, in the directory that was passed to `compile`.
 pub struct Preload {
     library: PathBuf,
     dir: PathBuf,
 }
 
-/// What one node is made to suffer.
+/// The faults of one node.
 pub struct Faults {
     control: PathBuf,
 }
@@ -34,7 +34,7 @@ impl Preload {
         Self { library, dir: dir.to_owned() }
     }
 
-    /// Loads it into a node from its next start on. `number` tells the proxies who calls.
+    /// Loads the library into a node from its next start on. `number` identifies the node to the proxies.
     pub fn load_into(&self, node: &mut Node, number: usize) -> Faults {
         let control = self.dir.join(format!("{}.faults", node.name));
         node.set("LD_PRELOAD", self.library.display().to_string())
@@ -47,9 +47,9 @@ impl Preload {
 }
 
 impl Faults {
-    /// From now on these rules hold, and no others.
+    /// Replaces all rules by these.
     pub fn set(&self, rules: &[&str]) {
-        // The rules change at one moment: the library may read the file at any.
+        // Replaced atomically, because the library may read the file at any time.
         let next = self.control.with_extension("next");
         fs::write(&next, rules.join("\n")).unwrap();
         fs::rename(&next, &self.control).unwrap();

@@ -1,5 +1,5 @@
-//! Limits how many clusters run at the same time. Most tests wait for elections and disks, so each core serves a cluster of
-//! five debug builds; a test that measures a time has the machine to itself.
+//! Limits how many clusters run at the same time. Most tests wait for elections and disks, so each core can serve a
+//! cluster of five debug builds. A test that measures time gets the machine to itself.
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
@@ -8,19 +8,19 @@ use std::{
 
 const CORES_PER_CLUSTER: usize = 1;
 
-/// Shared by all tests of the process: they know nothing of each other, so there is nobody to hand it to them.
+/// Global, because the tests of the process have no common owner that could pass it to them.
 static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 /// The right to run a cluster.
 pub struct Slots(usize);
 
 impl Slots {
-    /// Waits for a place beside the other clusters.
+    /// Waits for a slot next to other clusters.
     pub fn one() -> Self {
         Self::take(1)
     }
 
-    /// Waits until no other cluster runs, and keeps it so.
+    /// Waits until no other cluster runs, and prevents others from starting.
     pub fn all() -> Self {
         Self::take(Self::capacity())
     }

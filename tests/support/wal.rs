@@ -1,14 +1,15 @@
-//! Damage to a write-ahead log of SQLite, where it counts.
+//! Corruption of an SQLite write-ahead log.
 
 use std::path::Path;
 
-/// Before the frames, and of each frame.
+/// Size of the header of the file, and of each frame's header.
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-/// Of the header, and of each frame's: what tells the frames of this turn from older ones that are still in the file.
+/// Positions of the salts in the file's header and in a frame's. They distinguish current frames from older ones that
+/// are still in the file.
 const SALTS: [std::ops::Range<usize>; 2] = [16..24, 8..16];
 
-/// Flips a bit of the page in one of the last frames: the one so many before the last. False: there is no such frame.
+/// Flips a bit of the page in the frame at this distance from the last one. False: there is no such frame.
 pub fn flip_a_bit(wal: &Path, frames_before_the_last: usize) -> bool {
     let mut bytes = std::fs::read(wal).unwrap_or_default();
     if bytes.len() < HEADER_BYTES {

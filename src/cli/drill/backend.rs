@@ -1,4 +1,4 @@
-//! Who breaks the nodes: Docker Compose, Kubernetes, a program of the user's, or the user.
+//! How faults are injected into nodes: Docker Compose, Kubernetes, a program of the user, or instructions to the user.
 
 use std::{
     io::{self, Write as _},
@@ -11,21 +11,21 @@ use tokio::{process::Command, time::timeout};
 
 use super::super::{ctl::Failure, ctl_args::DrillBy};
 
-/// For one command: a stop in order takes its time.
+/// Time limit for one command. Long, because an orderly stop takes time.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 
-/// What can be done to a node.
+/// An action on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Act {
-    /// It is gone at once.
+    /// Kill the node without an orderly stop.
     Kill,
-    /// It comes back.
+    /// Start the node again.
     Start,
-    /// It stands still.
+    /// Suspend the node.
     Pause,
-    /// It goes on.
+    /// Resume the suspended node.
     Resume,
-    /// It stops in order, and comes back.
+    /// Stop the node in order and start it again.
     Restart,
 }
 
@@ -40,7 +40,7 @@ impl Act {
         }
     }
 
-    /// What the user is to do.
+    /// Returns the instruction to the user.
     fn request(self, node: &str) -> String {
         match self {
             Self::Kill => format!("Kill {node} now: kill -9, docker kill, pull the plug"),
@@ -52,20 +52,20 @@ impl Act {
     }
 }
 
-/// See the module.
+/// The way in which faults are injected. See the module.
 pub(super) enum Backend {
-    /// Services have the names of the nodes.
+    /// Docker Compose. Services have the names of the nodes.
     Compose(Vec<String>),
-    /// Pods have the names of the nodes, and come back by themselves.
+    /// Kubernetes. Pods have the names of the nodes, and restart automatically.
     Kubectl(Vec<String>),
-    /// Called with what to do, and the node's name.
+    /// A program that is called with the action and the node's name.
     Program(PathBuf),
-    /// Told what to do.
+    /// The user gets instructions.
     Guide,
 }
 
 impl Backend {
-    /// Finds what it needs.
+    /// Opens the backend, and finds the commands that it needs.
     ///
     /// # Errors
     /// A program is missing, or does not know the nodes.
@@ -75,7 +75,7 @@ impl Backend {
                 let mut words = compose().await?;
                 if let Some(directory) = project_directory {
                     words.extend(["--project-directory".to_owned(), directory.display().to_string()]);
-                    // Compose v1 looks for the file where it runs.
+                    // Compose v1 looks for the file in its working directory.
                     words.extend(["-f".to_owned(), directory.join("docker-compose.yml").display().to_string()]);
                 }
                 let services = said(&words, &["config", "--services"]).await?;
@@ -101,12 +101,12 @@ impl Backend {
         }
     }
 
-    /// Nobody else is asked.
+    /// Whether it acts without the user.
     pub(super) fn acts_alone(&self) -> bool {
         !matches!(self, Self::Guide)
     }
 
-    /// For people.
+    /// Describes the backend to the user.
     pub(super) fn how(&self) -> String {
         match self {
             Self::Compose(words) | Self::Kubectl(words) => format!("with {}", words.join(" ")),
@@ -115,20 +115,20 @@ impl Backend {
         }
     }
 
-    /// Whether it is of any use to ask for this.
+    /// Whether it supports the action.
     pub(super) fn can(&self, act: Act) -> bool {
         !matches!((self, act), (Self::Kubectl(_), Act::Pause | Act::Resume))
     }
 
-    /// A killed node stays away until it is started.
+    /// Whether a killed node stays down until it is started.
     pub(super) fn keeps_dead(&self) -> bool {
         !matches!(self, Self::Kubectl(_))
     }
 
-    /// Does it, or has it done. A node that was asked for may be gone, or back, a moment later.
+    /// Executes the action or requests it. It may take effect a moment after this returns.
     ///
     /// # Errors
-    /// The command failed; what it said is in it.
+    /// The command failed; the error contains its output.
     pub(super) async fn act(&self, act: Act, node: &str) -> Result<(), Failure> {
         match (self, act) {
             (Self::Compose(words), Act::Resume) => said(words, &["unpause", node]).await.map(drop),
@@ -137,11 +137,11 @@ impl Backend {
                 said(words, &["delete", "pod", node, "--grace-period=0", "--force", "--wait=false"]).await.map(drop)
             }
             (Self::Kubectl(words), Act::Restart) => said(words, &["delete", "pod", node]).await.map(drop),
-            // They are started by the cluster they run in.
+            // The cluster starts its pods on its own.
             (Self::Kubectl(_), Act::Start | Act::Pause | Act::Resume) => Ok(()),
             (Self::Program(path), act) => said(&[path.display().to_string()], &[act.word(), node]).await.map(drop),
             (Self::Guide, act) => {
-                // Whoever is asked has to hear of it.
+                // An instruction that cannot be printed is an error.
                 writeln!(io::stderr().lock(), ">>> {}", act.request(node))?;
                 Ok(())
             }
@@ -156,7 +156,7 @@ fn must_know(names: &[String], known: impl Fn(&str) -> bool, otherwise: &str) ->
     }
 }
 
-/// Compose is a plug-in of Docker, or a program of its own.
+/// Finds Compose, which is a plug-in of Docker or a separate program.
 async fn compose() -> Result<Vec<String>, Failure> {
     for words in [&["docker", "compose"][..], &["docker-compose"]] {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -167,7 +167,7 @@ async fn compose() -> Result<Vec<String>, Failure> {
     Err(Failure::Usage("neither docker compose nor docker-compose can be run".to_owned()))
 }
 
-/// Runs a command; what it printed.
+/// Runs a command. Returns its output.
 async fn said(command: &[String], more: &[&str]) -> Result<String, Failure> {
     let shown = || command.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>().join(" ");
     let failed = |why: String| Failure::Usage(format!("{}: {why}", shown()));
@@ -204,7 +204,7 @@ mod tests {
 
     const ALL: [Act; 5] = [Act::Kill, Act::Start, Act::Pause, Act::Resume, Act::Restart];
 
-    /// A program that writes down what it is called with, and where it does.
+    /// Creates a program that writes its arguments to a file. Returns both paths.
     fn recorder(dir: &std::path::Path) -> (PathBuf, PathBuf) {
         let (program, told) = (dir.join("program"), dir.join("told"));
         std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display())).unwrap();

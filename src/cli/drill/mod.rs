@@ -1,11 +1,12 @@
-//! `chatctl drill`: breaks the user's own cluster on purpose, and tells whether anybody would have noticed.
+//! `chatctl drill`: injects faults into the user's own cluster, and reports how clients were affected.
 //!
-//! The workload of `verify` runs while one fault follows the other: a node is killed, the leader is killed, two at once, the leader
-//! stands still, all are restarted one after the other. `backend` does it, or tells the user what to do; `steps` is the order, and
-//! waits until the cluster is whole again before it goes on; `timeline` tells what came of it.
+//! The workload of `verify` runs while one fault follows another: a node is killed, the leader is killed, two are
+//! killed at once, the leader is suspended, all are restarted one by one. `backend` injects the faults, or instructs
+//! the user to. `steps` defines the order, and waits for the cluster to recover after each fault. `timeline` reports
+//! the effects.
 //!
-//! Invariants: nothing is broken that the cluster cannot bear (it says itself how many nodes may fail); what was broken is mended
-//! before the end, also after an error and when the user interrupts.
+//! Invariants: no fault exceeds what the cluster tolerates (the cluster reports how many nodes may fail). Every fault
+//! is repaired before the end, also after an error and after an interrupt by the user.
 
 mod backend;
 mod steps;
@@ -32,7 +33,7 @@ use crate::client::{
 use backend::Backend;
 use steps::{Drill, Step};
 
-/// The load ends when the last fault is mended, and never after this.
+/// Time limit for the load, which normally ends when the last fault is repaired.
 const LOAD_MAX: Duration = Duration::from_secs(1800);
 
 pub(super) async fn run(context: &mut Context, args: DrillArgs) -> Result<(), Failure> {
@@ -61,7 +62,7 @@ pub(super) async fn run(context: &mut Context, args: DrillArgs) -> Result<(), Fa
         (result, ended)
     };
     let load = workload::run_until(nodes, options, plan, async {
-        // Dropped, it is over as well.
+        // The faults are also over when the sender was dropped.
         let _ = finished.await;
     });
     let (history, (result, ended)) = tokio::join!(load, faults);
@@ -77,12 +78,12 @@ pub(super) async fn run(context: &mut Context, args: DrillArgs) -> Result<(), Fa
     verify::judged(&report)
 }
 
-/// The drill asks how the cluster is while it is broken: that may take longer than a call that somebody waits for.
+/// Returns options with a longer deadline: status calls during a fault may take longer than a user would wait.
 fn patient(options: &Options) -> Options {
     Options { deadline: options.deadline.max(Duration::from_secs(10)), ..options.clone() }
 }
 
-/// Completes when the user wants it to end.
+/// Completes when the user interrupts the drill.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         future::pending().await

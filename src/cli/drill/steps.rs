@@ -1,4 +1,4 @@
-//! One fault after the other, each only when the cluster can bear it, and mended before the next.
+//! Injects one fault after another, each only when the cluster tolerates it, and repairs it before the next.
 
 use std::time::Duration;
 
@@ -15,26 +15,26 @@ use crate::client::{
     types::{ListNodesResponse, NodeInfo, NodeRole},
 };
 
-/// Between two looks at the cluster.
+/// Interval at which the cluster's state is polled.
 const LOOK: Duration = Duration::from_millis(250);
-/// Longest wait for the cluster to be whole again.
+/// Time limit for the cluster to recover.
 const MEND_MAX: Duration = Duration::from_secs(180);
-/// Longest wait for the user to do what was asked for.
+/// Time limit for the user to follow an instruction.
 const USER_MAX: Duration = Duration::from_secs(600);
-/// A node that lacks so few entries is level while others are written.
+/// Apply lag, in entries, up to which a node counts as caught up while others are written.
 const LAG_MAX: u64 = 1000;
 
-/// Something that was done, and when.
+/// A step of the drill, with its times.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
-    /// In words.
+    /// Description of the step.
     pub(super) what: String,
     pub(super) began: Instant,
-    /// The cluster was whole again, or the drill was over.
+    /// Time at which the cluster had recovered, or the drill ended.
     pub(super) ended: Instant,
 }
 
-/// Which nodes a fault is for.
+/// The nodes that a fault applies to.
 #[derive(Debug, Clone, Copy)]
 enum Whom {
     Follower,
@@ -48,14 +48,14 @@ impl Whom {
     }
 }
 
-/// See the module.
+/// A running drill. See the module.
 pub(super) struct Drill {
     cluster: Client,
     backend: Backend,
     hold: Duration,
     random: Random,
     steps: Vec<Step>,
-    /// What undoes what was done last.
+    /// The actions that undo the current fault.
     broken: Vec<(Act, String)>,
 }
 
@@ -68,7 +68,7 @@ impl Drill {
         &self.steps
     }
 
-    /// All faults, until the end or until the user interrupts. Mends what is broken in any case.
+    /// Injects all faults, until the end or until the user interrupts. Always repairs the current fault.
     pub(super) async fn play(&mut self) -> Result<(), Failure> {
         let result = tokio::select! {
             result = self.faults() => result,
@@ -96,7 +96,7 @@ impl Drill {
         self.rolling().await
     }
 
-    /// Breaks some nodes, waits, mends them, and waits until the cluster is whole.
+    /// Injects a fault into some nodes, waits, repairs it, and waits until the cluster has recovered.
     async fn fault(&mut self, breaks: Act, mends: Act, whom: Whom) -> Result<(), Failure> {
         if !self.backend.can(breaks) {
             return Ok(());
@@ -135,7 +135,7 @@ impl Drill {
         Ok(())
     }
 
-    /// Restarts all nodes in order, one after the other, the leader last.
+    /// Restarts all nodes in order, one by one, the leader last.
     async fn rolling(&mut self) -> Result<(), Failure> {
         self.begin("all are restarted, one after the other".to_owned());
         let now = self.cluster.nodes().await?;
@@ -147,7 +147,7 @@ impl Drill {
         for name in names {
             self.backend.act(Act::Restart, &name).await?;
             if !self.backend.acts_alone() {
-                // Whoever does it by hand takes time: the node is seen to go before it is waited for.
+                // A user takes time: wait until the node is seen to stop before waiting for its return.
                 let gone =
                     |seen: &ListNodesResponse| seen.nodes.iter().any(|n| n.name == name && n.healthy == Some(false));
                 self.until("the node stops", USER_MAX, gone).await?;
@@ -162,7 +162,7 @@ impl Drill {
         if self.backend.acts_alone() { MEND_MAX } else { USER_MAX }
     }
 
-    /// Waits until all nodes are healthy voters and level.
+    /// Waits until all nodes are healthy voters and have caught up.
     async fn whole(&self, what: &str) -> Result<(), Failure> {
         let well = |node: &NodeInfo| {
             node.healthy == Some(true) && node.voter && node.lag_entries.is_some_and(|lag| lag <= LAG_MAX)
@@ -171,7 +171,7 @@ impl Drill {
         self.until(what, self.patience(), |seen| led(seen) && seen.nodes.iter().all(well)).await
     }
 
-    /// Waits until the leader sees it so.
+    /// Polls the leader until the condition holds.
     async fn until(
         &self,
         what: &str,
@@ -221,7 +221,7 @@ impl Drill {
     fn begin(&mut self, what: String) {
         tell!("{what}");
         let now = Instant::now();
-        // Not over yet: see `play`.
+        // The step is not over yet: see `play`.
         let ended = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);
         self.steps.push(Step { what, began: now, ended });
     }

@@ -1,4 +1,4 @@
-//! What the clients had of it: acknowledged sends in each second, and the longest wait in each step.
+//! The effects of a drill on clients: acknowledged sends in each second, and the longest wait in each step.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tokio::time::Instant;
 use super::Step;
 use crate::client::verify::history::{Action, History};
 
-/// From nothing to the most in any second.
+/// Bar heights, from zero to the maximum of all seconds.
 const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// Seconds in one line of the picture.
+/// Seconds per line of the diagram.
 const LINE_SECONDS: usize = 60;
 
-/// A step as the clients saw it. Times in microseconds since the load began.
+/// A step as clients experienced it. Times are in microseconds since the load began.
 #[derive(Debug, PartialEq)]
 struct Stretch {
     what: String,
     began_us: u64,
     ended_us: u64,
     acknowledged: u64,
-    /// The longest time without an acknowledgement that touched the step.
+    /// The longest time without an acknowledgement that overlaps with the step.
     longest_wait_us: u64,
 }
 
-/// See the module.
+/// The timeline of a drill. See the module.
 #[derive(Debug)]
 pub(super) struct Timeline {
     stretches: Vec<Stretch>,
@@ -32,7 +32,7 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// `began`: when the load did.
+    /// Creates the timeline of a history; `began` is the start of the load.
     pub(super) fn new(history: &History, steps: &[Step], began: Instant) -> Self {
         let micros = |at: Instant| u64::try_from(at.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
         let spans = steps.iter().map(|step| (step.what.clone(), micros(step.began), micros(step.ended)));
@@ -98,12 +98,12 @@ impl Timeline {
 
 fn bar(count: u64, most: u64) -> char {
     let top = LEVELS.len() as u64 - 1;
-    // Anything at all is seen.
+    // Any non-zero count is visible.
     let level = if count == 0 { 0 } else { (count * top).div_ceil(most.max(1)).clamp(1, top) };
     LEVELS[usize::try_from(level).unwrap_or(0)]
 }
 
-/// When sends were acknowledged, in order.
+/// Returns the times at which sends were acknowledged, in order.
 fn acknowledged(history: &History) -> Vec<u64> {
     let sends = history.records.iter().filter_map(|record| match &record.action {
         Action::Send { outcome, .. } => outcome.ok().map(|_| record.ended_us),
@@ -114,8 +114,8 @@ fn acknowledged(history: &History) -> Vec<u64> {
     moments
 }
 
-/// The longest time between two acknowledgements next to each other, of which some part lies between `from` and `to`. The load begins
-/// at 0; a wait that is not over at `to` ends there.
+/// Returns the longest time between two consecutive acknowledgements that overlaps with `from` to `to`. The load begins
+/// at 0. A wait that continues beyond `to` is cut off there.
 fn longest_wait(moments: &[u64], from: u64, to: u64) -> u64 {
     let first = moments.partition_point(|at| *at <= from);
     let before = first.checked_sub(1).map_or(0, |at| moments[at]);

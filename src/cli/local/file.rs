@@ -1,7 +1,7 @@
-//! `<data>/cluster.json`: which nodes there are, where they listen, and the process that ran each last.
+//! `<data>/cluster.json`: the nodes, their addresses, and the process that ran each of them last.
 //!
-//! Readers see the old file or the new one, never a part: it is replaced by renaming. Writers take turns by a lock on
-//! a file beside it. A `pid` is that of the last start; the process may be gone.
+//! The file is replaced by renaming, so readers see the old or the new version and never a part. A lock on a separate
+//! file serializes writers. A `pid` is that of the last start; the process may be gone.
 
 use std::{
     fs::{self, File},
@@ -33,7 +33,7 @@ pub(super) struct NodeRecord {
     pub metrics: SocketAddr,
 }
 
-/// Reads the file; `None` when there is none.
+/// Reads the file; `None` when it does not exist.
 pub(super) fn read(data: &Path) -> Result<Option<ClusterFile>, LocalError> {
     let path = data.join(NAME);
     let told = || LocalError::io(format!("{} cannot be read", path.display()));
@@ -53,7 +53,7 @@ pub(super) fn write(data: &Path, file: &ClusterFile) -> Result<(), LocalError> {
     locked(data, || replace(data, file))
 }
 
-/// Records that `name` is run by the process `pid` now.
+/// Records that process `pid` now runs node `name`.
 pub(super) fn update_pid(data: &Path, name: &str, pid: u32) -> Result<(), LocalError> {
     locked(data, || {
         let Some(mut file) = read(data).map_err(io::Error::other)? else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What `chatd local` tells its user once the cluster is up: where it is and what to type next.
+//! The text that `chatd local` prints once the cluster is up: its addresses and the next commands.
 
 use std::{
     fmt::Write as _,
@@ -7,20 +7,20 @@ use std::{
 
 use super::file::NodeRecord;
 
-/// Ports that `chatctl` tries by itself.
+/// Ports that `chatctl` tries by default.
 const DEFAULT_PORTS: [u16; 5] = [50051, 50052, 50053, 50054, 50055];
 
-/// How this process and its sibling are called.
+/// The command names of this program and of `chatctl`.
 pub(super) struct Commands {
     chatd: String,
     chatctl: String,
 }
 
 impl Commands {
-    /// For the executable `chatd`, seen from the directory `here`.
+    /// Returns the commands for the executable `chatd`, relative to the directory `here`.
     pub(super) fn new(chatd: &Path, here: &Path) -> Self {
         let shown = |path: &Path| match path.strip_prefix(here) {
-            // A shell looks up a bare name in its PATH, not here.
+            // A shell looks up a bare name in its PATH and not in the directory.
             Ok(name) if name.components().count() == 1 => format!("./{}", name.display()),
             Ok(below) => below.display().to_string(),
             Err(_) => path.display().to_string(),
@@ -35,13 +35,13 @@ impl Commands {
         Self { chatd: shown(chatd), chatctl }
     }
 
-    /// The command that starts one node again.
+    /// Returns the command that starts one node again.
     pub(super) fn start(&self, data: &Path, node: &str) -> String {
         format!("{} local --data {} --start {node}", self.chatd, data.display())
     }
 }
 
-/// The text for `nodes`, those that are ready.
+/// Returns the text for the nodes that are ready.
 pub(super) fn welcome(nodes: &[&NodeRecord], data: &Path, commands: &Commands) -> String {
     let count = if nodes.len() == 1 { "1 node is".to_owned() } else { format!("{} nodes are", nodes.len()) };
     let mut out = format!("\n{count} ready, with the data in {}.\n\n", data.display());
@@ -54,7 +54,7 @@ pub(super) fn welcome(nodes: &[&NodeRecord], data: &Path, commands: &Commands) -
     let default = nodes.len() == DEFAULT_PORTS.len()
         && nodes.iter().zip(DEFAULT_PORTS).all(|(node, port)| node.grpc.port() == port);
     let addresses: Vec<String> = nodes.iter().map(|node| node.grpc.to_string()).collect();
-    // Sessions remember their nodes: only what comes before a session has to be told.
+    // Sessions store their nodes, so only commands without a session need the addresses.
     let at = if default { String::new() } else { format!(" --nodes {}", addresses.join(",")) };
     let _ = writeln!(out, "\nIn a second terminal, register two people and chat:\n");
     for words in [

@@ -1,16 +1,17 @@
-//! What was asked and what came of it: a recorded run, in memory and as a file.
+//! The record of a run: every operation with its outcome, in memory and as a file.
 //!
-//! A history is a [`Header`] and [`Record`]s, one for each operation: who did it through which node, when it was invoked
-//! and when it completed, what was asked and what was answered. Times are microseconds of one monotonic clock since the
-//! start of the run, taken before the operation left and after its answer came: of two operations the one whose
-//! `ended_us` is before the other's `began_us` was over when the other began, and nothing else is said about their order.
+//! A history is a [`Header`] and one [`Record`] for each operation: the client and the node, the times of invocation
+//! and completion, the request and the answer. Times are microseconds since the start of the run, on one monotonic
+//! clock, taken before the request is sent and after its answer arrives. If the `ended_us` of one operation is before
+//! the `began_us` of another, the first one completed before the second one began. Otherwise their order is unknown.
 //!
-//! Left out: bodies. A [`Digest`] stands for each, so that a long run fits into memory.
+//! Does not cover: message bodies. A [`Digest`] stands for each, so that a long run fits into memory.
 //!
-//! As a file: UTF-8, one JSON value on each line. The first is the header, each further one a record, in the order of
-//! completion. An operation is `{"client":..,"account":..,"node":..,"began_us":..,"ended_us":..,"<kind>":{..}}` with one
-//! of the kinds of [`Action`] (`send`, `read`, `mark_read`, `deliver`, `delete`, `subscribe`); its `outcome` is
-//! `{"ok":{..}}`, `"refused"` or `"unknown"`. Accounts and nodes are positions in the lists of the header.
+//! File format: UTF-8, one JSON value per line. The first line is the header. Each further line is a record, in the
+//! order of completion. An operation is
+//! `{"client":..,"account":..,"node":..,"began_us":..,"ended_us":..,"<kind>":{..}}` with one of the kinds of [`Action`]
+//! (`send`, `read`, `mark_read`, `deliver`, `delete`, `subscribe`). Its `outcome` is `{"ok":{..}}`, `"refused"` or
+//! `"unknown"`. Accounts and nodes are indexes into the lists of the header.
 
 use std::{
     fmt,
@@ -23,281 +24,282 @@ use uuid::Uuid;
 
 /// Version of the file format.
 pub const FORMAT: u32 = 1;
-/// Longest line that is read, in bytes.
+/// Maximum length of a line, in bytes.
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A recorded run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    /// What the records refer to.
+    /// The metadata that the records refer to.
     pub header: Header,
     /// The operations, in the order of completion.
     pub records: Vec<Record>,
 }
 
-/// The first line: what the records refer to.
+/// The first line of the file: the metadata that the records refer to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     /// Version of the format.
     pub format: u32,
-    /// The seed that the choices of the run came from.
+    /// The seed of the run's random choices.
     pub seed: u64,
-    /// Clients that sent and read.
+    /// Number of clients that sent and read.
     pub clients: u32,
-    /// How long they did, in seconds.
+    /// Duration of the load, in seconds.
     pub seconds: f64,
     /// Names of the accounts.
     pub accounts: Vec<String>,
     /// Addresses of the nodes.
     pub nodes: Vec<String>,
-    /// When the last new operation was begun, in microseconds since the start. What follows settles and reads back.
+    /// End of the load, in microseconds since the start. Later operations resolve outcomes and read back.
     pub load_ended_us: u64,
 }
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Who did it: one operation at a time each.
+    /// The client, which has one operation in flight at a time.
     pub client: u32,
-    /// For which account.
+    /// The account that the client acted for.
     pub account: u16,
-    /// Through which node; absent when the client library chose.
+    /// The node that the request was sent to; absent when the client library chose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<u16>,
-    /// When it was invoked, in microseconds since the start.
+    /// Time of invocation, in microseconds since the start.
     pub began_us: u64,
-    /// When it was over, in microseconds since the start.
+    /// Time of completion, in microseconds since the start.
     pub ended_us: u64,
-    /// What was asked and what came of it.
+    /// The request and its outcome.
     #[serde(flatten)]
     pub action: Action,
 }
 
-/// What was asked and what came of it.
+/// A request and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// One attempt to send a message. Attempts with the same id are attempts for the same message.
+    /// One attempt to send a message. Attempts with the same id are for the same message.
     Send {
         /// The client's message id.
         id: Uid,
         /// The recipient's account.
         to: u16,
-        /// Stands for the body.
+        /// The digest of the body.
         body: Digest,
-        /// What came of it.
+        /// The outcome of the attempt.
         outcome: Outcome<Stored>,
     },
-    /// A page of the conversation with somebody was read.
+    /// Reading a page of the conversation with another account.
     Read {
         /// The other account; the reader's own for its notes.
         with: u16,
-        /// Only messages with a smaller seq; 0: all.
+        /// Only messages with a smaller seq were requested; 0: no limit.
         before: u64,
-        /// At most so many.
+        /// Maximum number of messages.
         limit: u32,
-        /// How fresh it had to be.
+        /// The requested consistency level.
         freshness: Freshness,
-        /// It is a part of the reading back at the end.
+        /// Whether the read is part of the final read-back.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         last: bool,
-        /// What came of it.
+        /// The outcome of the read.
         outcome: Outcome<Page>,
     },
-    /// A conversation was marked read.
+    /// Marking a conversation read.
     MarkRead {
-        /// With whom.
+        /// The other account of the conversation.
         with: u16,
-        /// Up to this seq; 0: all that is there.
+        /// The seq up to which it was marked; 0: all messages.
         up_to: u64,
-        /// What came of it.
+        /// The outcome of the request.
         outcome: Outcome<Marked>,
     },
-    /// Messages were acknowledged as delivered.
+    /// Acknowledging the delivery of messages.
     Deliver {
-        /// With whom.
+        /// The other account of the conversation.
         with: u16,
-        /// Up to this seq.
+        /// The seq up to which delivery was acknowledged.
         up_to: u64,
-        /// The answer's revision.
+        /// The outcome, with the answer's revision.
         outcome: Outcome<u64>,
     },
-    /// Messages of one conversation were deleted.
+    /// Deleting messages of one conversation.
     Delete {
-        /// Their ids.
+        /// The ids of the messages.
         messages: Vec<u64>,
-        /// For everyone, or for the account alone.
+        /// Whether for everyone, or for the account alone.
         for_everyone: bool,
-        /// What came of it.
+        /// The outcome of the request.
         outcome: Outcome<Deleted>,
     },
-    /// One connection of an event stream, until it was cut.
+    /// One connection of an event stream, up to its end.
     Subscribe {
-        /// Connections with the same number (of the same account) are one stream, each resumed where the one before was.
+        /// The number of the stream. Connections of an account with the same number form one stream: each resumes where
+        /// the one before ended.
         stream: u32,
-        /// Events after this revision were asked for.
+        /// The revision after which events were requested.
         after: u64,
-        /// What came, in the order in which it came.
+        /// The received events, in order of arrival.
         events: Vec<Happening>,
-        /// Everything up to this revision has been sent, the node said.
+        /// The revision up to which the node has sent everything, by its own account.
         cursor: u64,
     },
 }
 
-/// What an operation came to.
+/// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome<T> {
-    /// The service did it, and answered.
+    /// The service executed the operation, and answered.
     Ok(T),
-    /// The service, or the way to it, said that nothing was applied and nothing will be.
+    /// Nothing was applied and nothing will be, by the error of the service or the transport.
     Refused,
-    /// It may have been applied, or may yet be.
+    /// The operation may have been applied, or may yet be.
     Unknown,
 }
 
 impl<T> Outcome<T> {
-    /// The answer.
+    /// Returns the answer, if there is one.
     pub fn ok(&self) -> Option<&T> {
         if let Self::Ok(answer) = self { Some(answer) } else { None }
     }
 }
 
-/// How fresh a read had to be.
+/// The requested consistency level of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Freshness {
-    /// Everything acknowledged before it began.
+    /// Everything that was acknowledged before the read began.
     Linearizable,
     /// At least this revision.
     AtLeast(u64),
-    /// Whatever the node had.
+    /// The local state of the node, however old.
     Local,
 }
 
-/// Where a message was stored, as its sender was told.
+/// Position of a stored message, from the answer to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
-    /// Its id: the revision that stored it.
+    /// The message's id: the revision that stored it.
     pub message: u64,
-    /// The service's name for its conversation.
+    /// The service's id of the conversation.
     pub conversation: u64,
-    /// Its place there.
+    /// The message's position in the conversation.
     pub seq: u64,
-    /// The service said that it had been stored before.
+    /// Whether the service answered that an earlier attempt had stored it.
     pub repeated: bool,
-    /// When, by the service's clock, in milliseconds since the epoch.
+    /// Time of storage by the service's clock, in milliseconds since the epoch.
     pub time_ms: u64,
 }
 
-/// A page that was read.
+/// A page of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// Revision of the state that answered.
+    /// The revision of the state that the page shows.
     pub revision: u64,
-    /// The service's name for the conversation; 0: there is none yet.
+    /// The service's id of the conversation; 0 when it does not exist yet.
     pub conversation: u64,
-    /// Newest seq.
+    /// The newest seq.
     pub last_seq: u64,
-    /// Messages that the reader can see, on all pages.
+    /// Number of messages that the reader can see, on all pages.
     pub total: u64,
-    /// Messages that the reader has not read.
+    /// Number of unread messages of the reader.
     pub unread: u64,
-    /// There are older messages.
+    /// Whether there are older messages.
     pub has_more: bool,
-    /// How far the reader has come.
+    /// The reader's watermarks.
     pub own: Marks,
-    /// How far the other has come; the reader's own again in its notes.
+    /// The other account's watermarks; the reader's own again for its notes.
     pub other: Marks,
-    /// Newest first.
+    /// The messages, newest first.
     pub messages: Vec<Seen>,
 }
 
 /// A member's watermarks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {
-    /// Received up to here.
+    /// The seq up to which messages were delivered.
     pub delivered: u64,
-    /// Read up to here.
+    /// The seq up to which messages were read.
     pub read: u64,
 }
 
-/// A message as somebody saw it.
+/// A message as the service showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Its id.
+    /// The message's id.
     pub message: u64,
-    /// Its place.
+    /// The message's position in the conversation.
     pub seq: u64,
-    /// The sender's account; absent when it is none of the run's.
+    /// The sender's account; absent when it does not belong to the run.
     pub sender: Option<u16>,
-    /// Stands for the body; absent for a tombstone.
+    /// The digest of the body; absent for a tombstone.
     pub body: Option<Digest>,
-    /// The client's message id, which only the sender is shown.
+    /// The client's message id, which only the sender gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uid>,
-    /// When it was stored, by the service's clock, in milliseconds since the epoch.
+    /// Time of storage by the service's clock, in milliseconds since the epoch.
     pub time_ms: u64,
-    /// 1 sent, 2 delivered, 3 read; 0 in events, where it is not told.
+    /// 1 sent, 2 delivered, 3 read; 0 in events, which have no status.
     #[serde(default)]
     pub status: u8,
 }
 
-/// The answer to marking read.
+/// The answer to a request to mark read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marked {
-    /// Read up to here.
+    /// The seq up to which messages are read.
     pub read: u64,
-    /// At this revision.
+    /// The revision of the answer.
     pub revision: u64,
 }
 
-/// The answer to deleting.
+/// The answer to a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deleted {
-    /// Deleted by this call.
+    /// Number of messages that this call deleted.
     pub deleted: u32,
-    /// Not the caller's to delete, or deleted before.
+    /// Number of messages that the caller may not delete, or that were deleted before.
     pub ignored: u32,
-    /// Revision of the state afterwards.
+    /// Revision of the state after the deletion.
     pub revision: u64,
 }
 
 /// An event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Happening {
-    /// Its place in the order of all changes.
+    /// Its position in the order of all changes.
     pub revision: u64,
-    /// The service's name for the conversation.
+    /// The service's id of the conversation.
     pub conversation: u64,
-    /// What happened.
+    /// The kind of change.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// What happened in a conversation.
+/// A change in a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A message was stored.
     Message(Seen),
-    /// A member received or read more.
+    /// A member's watermarks advanced.
     Receipt {
-        /// Whose account; absent when it is none of the run's.
+        /// The member's account; absent when it does not belong to the run.
         member: Option<u16>,
-        /// How far.
+        /// The member's watermarks.
         marks: Marks,
     },
     /// Messages were deleted.
     Deletion {
-        /// Which.
+        /// The seqs of the messages.
         seqs: Vec<u64>,
-        /// For everyone, or for the subscriber alone.
+        /// Whether for everyone, or for the subscriber alone.
         for_everyone: bool,
     },
 }
 
-/// Stands for a body: the first 64 bits of its SHA-256. In the file as 16 hex digits.
+/// The first 64 bits of a body's SHA-256, in place of the body. In the file as 16 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub u64);
 
@@ -352,7 +354,7 @@ impl<'de> Deserialize<'de> for Uid {
 }
 
 impl Record {
-    /// The newest revision that its answer names: what had been assigned when it was over.
+    /// Returns the newest revision that the answer names. It had been assigned when the operation completed.
     pub fn revision(&self) -> Option<u64> {
         match &self.action {
             Action::Send { outcome, .. } => outcome.ok().map(|stored| stored.message),
@@ -368,7 +370,7 @@ impl Record {
 }
 
 impl History {
-    /// Writes it, one JSON value per line.
+    /// Writes the history, one JSON value per line.
     ///
     /// # Errors
     /// Those of `to`.
@@ -382,11 +384,11 @@ impl History {
         to.flush()
     }
 
-    /// Reads what [`History::write`] has written.
+    /// Reads a history that [`History::write`] has written.
     ///
     /// # Errors
-    /// Those of `from`; `InvalidData` with the line's number when a line is not what belongs there, refers to an account
-    /// or a node that the header does not have, ended before it began, or is too long.
+    /// Those of `from`. `InvalidData` with the line's number when a line is malformed or too long, refers to an account
+    /// or a node that the header does not list, or ended before it began.
     pub fn read(mut from: impl BufRead) -> io::Result<Self> {
         let bad = |line: usize, why: &dyn fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidData, format!("line {line}: {why}"))

@@ -1,4 +1,4 @@
-//! What is written is read again, and what is not a history is refused by its line.
+//! Histories survive a round trip through a file, and malformed files are rejected with the line's number.
 
 use super::*;
 

@@ -1,62 +1,62 @@
-//! What can be wrong with certificates, with the file named.
+//! Errors of certificates, with the name of the file.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Why certificates are not taken into use.
+/// Why certificates are rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file lacks the expected content.
     #[error("{}: no {what} in PEM form", path.display())]
     Missing {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The expected content.
         what: &'static str,
     },
-    /// The certificate in a file is no use, or the key is not its key.
+    /// The certificate in a file is unusable, or the key does not belong to it.
     #[error("{}: {source}", path.display())]
     Unusable {
         /// The file of the certificate.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The certificate does not hold for a host.
+    /// The certificate is not valid for a host.
     #[error("{}: not valid for the host {host:?}: {source}", path.display())]
     Host {
         /// The file of the certificate.
         path: PathBuf,
-        /// Under which name it is looked for.
+        /// The host.
         host: String,
-        /// Why.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The host of an address is neither a name nor an address that a certificate could be for.
+    /// The host of an address is neither a name nor an address that a certificate could be valid for.
     #[error("{host:?} is no name that a certificate could hold for")]
     Name {
-        /// What it is.
+        /// The host.
         host: String,
     },
-    /// The certificate may not be shown to servers.
+    /// The certificate may not be presented to servers.
     #[error("{}: not valid for a node that calls others (extended key usage clientAuth): {source}", path.display())]
     Caller {
         /// The file of the certificate.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: rustls::Error,
     },
-    /// There is no authority to check others with.
+    /// There is no authority to verify the peers with.
     #[error("no certificate authority was given")]
     NoAuthority,
     /// TLS itself cannot be set up.
@@ -65,10 +65,10 @@ pub enum TlsError {
     /// No certificate could be made from the secrets.
     #[error("no certificate could be made from the peer secret: {0}")]
     Derived(String),
-    /// A file does not hold secrets.
+    /// A file does not hold valid secrets.
     #[error("{}: expected {}", path.display(), super::Secrets::EXPECTED)]
     Secrets {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
 }
@@ -78,7 +78,7 @@ impl TlsError {
         Self::Derived(error.to_string())
     }
 
-    /// The file that is wrong, if it is one.
+    /// The file at fault, if the error concerns one.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Read { path, .. }

@@ -1,4 +1,4 @@
-//! From PEM files to what rustls needs, and whether it all fits together.
+//! Turns PEM files into rustls configurations, and checks that they fit together.
 
 use std::{
     fs::File,
@@ -20,35 +20,35 @@ use rustls::{
 
 use super::{TlsError, provider, server_name};
 
-/// Largest file that is read: room for many authorities, and a bound for `/dev/zero`.
+/// Largest file that is read. It leaves room for many authorities, and bounds files such as `/dev/zero`.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The end of the year 9999, the last that a certificate can name.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
-/// Where certificates are.
+/// Paths of the certificate files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// The certificate, and those between it and its authority, in PEM form.
+    /// The certificate and its intermediates, in PEM form.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The key of the certificate.
     pub key: PathBuf,
-    /// The authorities that vouch for the other side. Given, both sides have to show a certificate.
+    /// The authorities that sign the peers' certificates. If given, both sides have to present a certificate.
     pub authority: Option<PathBuf>,
 }
 
-/// What the files hold, or what was made from secrets.
+/// The content of the files, or the material derived from secrets.
 pub(super) struct Material {
-    /// `None`: it was made from secrets.
+    /// `None` if the material is derived from secrets.
     files: Option<Files>,
-    /// As it was read.
+    /// The raw content of the files.
     bytes: (Vec<u8>, Vec<u8>, Option<Vec<u8>>),
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     authorities: Option<Arc<RootCertStore>>,
 }
 
-/// Equal when the same was read.
+/// Equal if the same content was read.
 impl PartialEq for Material {
     fn eq(&self, other: &Self) -> bool {
         self.bytes == other.bytes
@@ -75,7 +75,7 @@ impl Files {
 }
 
 impl Material {
-    /// Not read from files.
+    /// Material that was not read from files.
     pub(super) fn derived(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -99,7 +99,7 @@ impl Material {
         Ok(Arc::new(config))
     }
 
-    /// For calls to servers of the same authority; `None` without one.
+    /// The configuration for calls to servers of the same authority; `None` without an authority.
     pub(super) fn client_config(&self, protocol: &[u8]) -> Result<Option<Arc<ClientConfig>>, TlsError> {
         let Some(authorities) = &self.authorities else { return Ok(None) };
         let builder = ClientConfig::builder_with_provider(provider())
@@ -113,7 +113,7 @@ impl Material {
         Ok(Some(Arc::new(config)))
     }
 
-    /// When the first of the certificates ends that are shown; `None` for those from secrets, which do not end.
+    /// The earliest expiry of the presented certificates; `None` for those derived from secrets, which do not expire.
     pub(super) fn expires_at(&self) -> Option<SystemTime> {
         self.files.as_ref().and_then(|_| first_end(&self.chain))
     }
@@ -155,10 +155,10 @@ impl Material {
     }
 }
 
-/// When the first of some certificates ends.
+/// The earliest expiry of the certificates in `chain`.
 ///
-/// The verifier is asked about the end of time, and says when it was: it looks at that before all else, so that any
-/// authority will do.
+/// The verifier is run at the end of time, so that its error contains the expiry. It checks the validity period first,
+/// so any authority will do.
 pub(super) fn first_end(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     let never = UnixTime::since_unix_epoch(END_OF_TIME);
     let name = server_name("localhost").ok()?;

@@ -1,7 +1,7 @@
-//! A small certificate authority: for trying things out, and for clusters that have no other.
+//! A small certificate authority, for trials and for clusters that have no other.
 //!
-//! An authority is a directory with `ca.pem`, which everybody may have, and `ca.key`, which nobody else should. What it
-//! issues is good for a server and for whoever calls one, as a node is both.
+//! An authority is a directory with `ca.pem`, which is public, and `ca.key`, which must stay secret. Its certificates
+//! are valid for servers and for clients, as a node is both.
 
 use std::{
     fs::{self, File},
@@ -18,35 +18,35 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Files, Tls, TlsError};
 
-/// How long an authority is good for.
+/// Validity of an authority.
 const AUTHORITY_DAYS: u64 = 3650;
-/// How far back certificates begin: clocks differ.
+/// Backdating of certificates, as clocks differ.
 const BACK: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Before a few digits of its key, so that two of them are told apart.
+/// Prefix of the name of an authority. A few digits of its key follow, to distinguish authorities.
 const AUTHORITY_NAME: &str = "quorum-chat authority";
 
-/// Why nothing was issued.
+/// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Something that was asked for cannot be in a certificate, or the authority's key is none.
+    /// A requested value cannot be part of a certificate, or the authority's key is invalid.
     #[error("{what}: {source}")]
     Certificate {
-        /// What.
+        /// The value or the file.
         what: String,
-        /// Why.
+        /// The cause.
         source: rcgen::Error,
     },
-    /// What was issued is not accepted: a wildcard that is too wide (`*.peers`), or `ca.pem` and `ca.key` are not a pair that was
-    /// made here.
+    /// The issued certificate would be rejected. Either a wildcard is too wide (`*.peers`), or `ca.pem` and `ca.key`
+    /// are not a pair that was made here.
     #[error("what was issued would not be accepted: {0}")]
     NoUse(TlsError),
 }
@@ -59,10 +59,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The authority in `dir`; made when there is none.
+    /// Opens the authority in `dir`, and creates it if there is none.
     ///
     /// # Errors
-    /// The files cannot be read or written, or hold something else.
+    /// The files cannot be read or written, or are not those of an authority.
     pub fn open(dir: &Path) -> Result<Self, IssueError> {
         fs::create_dir_all(dir).map_err(at(dir))?;
         let (certificate, key) = (dir.join("ca.pem"), dir.join("ca.key"));
@@ -86,21 +86,21 @@ impl Authority {
         Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(params, pair), created })
     }
 
-    /// It was not there before.
+    /// Whether [`Self::open`] created the authority.
     pub fn is_new(&self) -> bool {
         self.created
     }
 
-    /// Writes a certificate for `hosts` (names, also with a `*.`, and addresses), and its key, into `NAME.pem` and `NAME.key` of
-    /// the authority's directory. What is there of these names is replaced.
+    /// Writes a certificate for `hosts` (names, with or without `*.`, and addresses) and its key into `NAME.pem` and
+    /// `NAME.key` in the directory of the authority. Existing files of these names are replaced.
     ///
     /// # Errors
-    /// A host is none, a file cannot be written, or the authority is of another kind.
+    /// A host is invalid, a file cannot be written, or the authority was not made here.
     pub fn issue(&self, name: &str, hosts: &[String], days: u64) -> Result<Files, IssueError> {
         self.issue_for(name, hosts, of_days(days))
     }
 
-    /// The same for another time. Certificates tell it in whole seconds.
+    /// Like [`Self::issue`], with the validity as a duration. Certificates store it in whole seconds.
     pub(super) fn issue_for(&self, name: &str, hosts: &[String], time: Duration) -> Result<Files, IssueError> {
         let wrong = |source| IssueError::Certificate { what: format!("{name} for {}", hosts.join(", ")), source };
         let mut params = CertificateParams::new(hosts).map_err(wrong)?;
@@ -126,7 +126,7 @@ impl Authority {
     }
 }
 
-/// The same each time for the same key: only the key is read again.
+/// Deterministic for a given key, because only the key is read again.
 pub(super) fn authority_params(pair: &KeyPair) -> Result<CertificateParams, rcgen::Error> {
     let digest = Sha256::digest(pair.public_key_raw());
     let name = format!("{AUTHORITY_NAME} {:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
@@ -153,7 +153,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> IssueError {
     move |source| IssueError::File { path, source }
 }
 
-/// Under another name first, so that nobody ever reads half of it.
+/// Writes to a temporary name first, so that no reader sees half of the file.
 fn write(path: &Path, content: &str, mode: u32) -> Result<(), IssueError> {
     let unfinished = path.with_added_extension("new");
     let open = || File::options().write(true).create(true).truncate(true).mode(mode).open(&unfinished);

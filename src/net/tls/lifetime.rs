@@ -1,8 +1,8 @@
-//! How long a connection with certificates on both sides may live: until one of them is replaced or expires.
+//! Lifetime of a connection with certificates on both sides: until one of them is replaced or expires.
 //!
-//! A handshake decides about a moment. Without a look later, a certificate that was withdrawn, or whose time is over, would keep its
-//! connections for as long as both sides run. The end looks like a lost connection to both sides; callers connect again,
-//! with what is in use then.
+//! A handshake checks the certificates only once. Without a later check, a certificate that was withdrawn or has
+//! expired would keep its connections for as long as both sides run. Both sides see the end as a lost connection.
+//! Callers then connect again, with the certificates in use at that time.
 
 use std::{
     io::{self, IoSlice},
@@ -17,26 +17,26 @@ use tokio::{
     time::sleep,
 };
 
-/// Between two looks at the wall clock, which may be set while a connection is open.
+/// Interval between two readings of the wall clock, which may be set while a connection is open.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Says when certificates were replaced, and when the first of them expires.
+/// A signal that certificates were replaced, and the earliest expiry of the own ones.
 pub(super) type Lifetime = (watch::Receiver<()>, Option<SystemTime>);
 
-/// A connection that fails from the moment its certificates are no longer good.
+/// A connection that fails once its certificates are no longer valid.
 pub struct Mortal<S> {
     stream: S,
-    /// Ready when it ends; `None`: it does not.
+    /// Ready when the connection ends; `None` if its lifetime is not limited.
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl<S> Mortal<S> {
-    /// A connection that lives for as long as its ends like.
+    /// A connection without a limited lifetime.
     pub(super) fn immortal(stream: S) -> Self {
         Self { stream, end: None }
     }
 
-    /// A connection that ends with the next message of `replaced`, or when the time of a certificate is over.
+    /// A connection that ends with the next message of `replaced`, or at `expires_at`.
     pub(super) fn until(stream: S, replaced: watch::Receiver<()>, expires_at: Option<SystemTime>) -> Self {
         Self { stream, end: Some(Box::pin(ends(replaced, expires_at))) }
     }
@@ -46,7 +46,7 @@ impl<S> Mortal<S> {
         if !over {
             return Ok(());
         }
-        // Checked again by the next operation, which must fail too.
+        // Polled again by the next operation, which must fail too.
         self.end = Some(Box::pin(std::future::ready(())));
         Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a certificate was replaced or has expired"))
     }
@@ -55,7 +55,7 @@ impl<S> Mortal<S> {
 async fn ends(mut replaced: watch::Receiver<()>, expires_at: Option<SystemTime>) {
     let replaced = async {
         if replaced.changed().await.is_err() {
-            // The certificates are gone without a replacement: the process stops.
+            // The sender is gone without a replacement, so the process is stopping.
             std::future::pending().await
         }
     };

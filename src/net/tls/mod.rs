@@ -1,15 +1,16 @@
 //! TLS: certificates from files or from a shared secret, connections that use them, and their replacement at run time.
 //!
-//! Owns the only use of rustls. Three ways to have it: [`Tls`] presents a certificate to every caller (the ports of clients
-//! and browsers), with an authority it also requires one of the same authority from the other side (the port of peers, both as
-//! server and as client), and [`Connector::trusting`] only verifies the server (the client library).
+//! Owns the only use of rustls, in three forms. [`Tls`] presents a certificate to every caller (the ports of clients
+//! and browsers). [`Tls`] with an authority also requires a certificate of that authority from the other side (the peer
+//! port, as server and as client). [`Connector::trusting`] only verifies the server (the client library).
 //!
-//! Invariants: TLS 1.3 and nothing older; what is loaded fits together (the key belongs to the certificate, and of a peer's
-//! the authority vouches for it); files that do not are never taken into use, and what was in use stays. Sessions are not resumed across a
-//! replacement, so that the authorities of today decide about every new connection.
+//! Invariants: TLS 1.3 only. Loaded certificates are consistent: the key belongs to the certificate, and the authority
+//! of a peer's certificate has signed it. Inconsistent files are never used, and the previous certificates stay in use.
+//! Sessions are not resumed across a replacement, so the current authorities decide about every new connection.
 //!
-//! Connections with certificates on both sides end when a certificate is replaced or expires ([`Mortal`]). Does not cover: open
-//! connections of clients and browsers, which outlive a replacement.
+//! Connections with certificates on both sides end when a certificate is replaced or expires ([`Mortal`]).
+//!
+//! Does not cover: open connections of clients and browsers, which outlive a replacement.
 
 mod error;
 mod files;
@@ -46,29 +47,29 @@ pub use watch::follow;
 use files::Material;
 use lifetime::Lifetime;
 
-/// What HTTP/2 is called in a handshake.
+/// The ALPN name of HTTP/2.
 const HTTP_2: &[u8] = b"h2";
-/// What HTTP/1.1 is called in a handshake.
+/// The ALPN name of HTTP/1.1.
 const HTTP_1: &[u8] = b"http/1.1";
 
-/// What is spoken on a port, as the handshake has to say it.
+/// The protocol of a port, as the handshake negotiates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// gRPC: HTTP/2.
     Grpc,
-    /// What browsers speak: HTTP/2, in which a page's stream does not take one of six connections, and HTTP/1.1.
+    /// The protocols of browsers: HTTP/2, where a page's stream does not take one of six connections, and HTTP/1.1.
     Http,
 }
 
-/// Certificates in use. They change when [`Tls::reload`] finds other ones.
+/// Certificates in use. [`Tls::reload`] replaces them when their source has changed.
 pub struct Tls {
     source: Source,
     current: RwLock<Current>,
-    /// Sent when `current` was replaced.
+    /// Notified when `current` is replaced.
     replaced: Sender<()>,
 }
 
-/// What certificates come from.
+/// The source of certificates.
 enum Source {
     Files(Files),
     /// Secrets, and the file to read them from again.
@@ -76,12 +77,12 @@ enum Source {
 }
 
 struct Current {
-    /// What was read, to detect changes.
+    /// The raw material, to detect changes.
     material: Material,
     secrets: Option<Secrets>,
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
-    /// Of a mutual one.
+    /// Present with mutual authentication.
     client: Option<Arc<ClientConfig>>,
     expires_at: Option<SystemTime>,
 }
@@ -114,14 +115,14 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// One of them cannot be read, is not what it should be, or does not fit the others.
+    /// A file cannot be read, has the wrong content, or does not fit the others.
     pub fn load(files: Files) -> Result<Arc<Self>, TlsError> {
         let current = RwLock::new(Current::new(files.read()?)?);
         Ok(Arc::new(Self { source: Source::Files(files), current, replaced: Sender::default() }))
     }
 
-    /// Certificates for both sides from the secrets that all peers share. `file` is read again by [`Tls::reload`]. Takes about
-    /// 50 ms for each secret, so call it on a thread that may block.
+    /// Certificates for both sides, derived from the secrets that all peers share. [`Tls::reload`] reads `file` again.
+    /// Takes about 50 ms for each secret, so call it on a thread that may block.
     ///
     /// # Errors
     /// No certificate could be made.
@@ -130,7 +131,7 @@ impl Tls {
         Ok(Arc::new(Self { source: Source::Secrets(file), current, replaced: Sender::default() }))
     }
 
-    /// The files that hold the certificates; `None` when they are made from secrets.
+    /// The files that hold the certificates; `None` when they are derived from secrets.
     pub fn files(&self) -> Option<&Files> {
         match &self.source {
             Source::Files(files) => Some(files),
@@ -138,15 +139,15 @@ impl Tls {
         }
     }
 
-    /// When the first of the certificates in use ends; `None` when that cannot be told.
+    /// The earliest expiry of the certificates in use; `None` if it is unknown.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.read().expires_at
     }
 
-    /// Reads the files again. True: they have changed, and their content is in use from now on.
+    /// Reads the files again. Returns true if they have changed; then their content is in use from now on.
     ///
     /// # Errors
-    /// As for [`Tls::load`]; then the previous certificates stay in use.
+    /// As for [`Tls::load`]. The previous certificates stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let next = match &self.source {
             Source::Files(files) => {
@@ -175,11 +176,11 @@ impl Tls {
         self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the certificate holds for whoever connects to `host`, and, of a mutual one, whether the authority vouches for it
-    /// today, as a server and as a client.
+    /// Checks that the certificate is valid for `host`. With mutual authentication, also checks that the authority has
+    /// signed it and that it is valid now, as a server's and as a client's certificate.
     ///
     /// # Errors
-    /// It does not.
+    /// The certificate is not valid.
     pub fn check_host(&self, host: &str) -> Result<(), TlsError> {
         self.read().material.check_host(host)
     }
@@ -192,22 +193,22 @@ impl Tls {
         })
     }
 
-    /// Both sides present a certificate.
+    /// Whether both sides present a certificate.
     fn is_mutual(&self) -> bool {
         self.read().client.is_some()
     }
 
-    /// Until when a connection lives whose handshake begins now. Taken before the certificates are, so that no replacement is
-    /// missed. `None`: it outlives them.
+    /// The lifetime of a connection whose handshake begins now; `None` if it outlives the certificates. Taken before
+    /// the certificates are read, so that no replacement is missed.
     fn lifetime(&self) -> Option<Lifetime> {
         let replaced = self.replaced.subscribe();
         self.is_mutual().then(|| (replaced, self.expires_at()))
     }
 
-    /// Connects to servers of the same authority, and presents the certificate to them.
+    /// A connector to servers of the same authority, which presents the certificate to them.
     ///
     /// # Errors
-    /// There is no authority: it is not a mutual one.
+    /// There is no authority, so authentication is not mutual.
     pub fn connector(self: &Arc<Self>) -> Result<Connector, TlsError> {
         if !self.is_mutual() {
             return Err(TlsError::NoAuthority);
@@ -216,15 +217,15 @@ impl Tls {
     }
 }
 
-/// Makes connections, each with the certificates of its moment.
+/// Secures outgoing connections, each with the certificates in use at that moment.
 #[derive(Clone)]
 pub struct Connector(Trust);
 
 #[derive(Clone)]
 enum Trust {
-    /// Verifies the server only.
+    /// Verifies only the server.
     Fixed(Arc<ClientConfig>),
-    /// Certificates on both sides.
+    /// Uses certificates on both sides.
     Peer(Arc<Tls>),
 }
 
@@ -235,7 +236,8 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// Trusts the servers that the authorities in a file vouch for; for clients, who show no certificate.
+    /// Trusts the servers whose certificates the authorities in a file have signed. For clients, which present no
+    /// certificate.
     ///
     /// # Errors
     /// The file cannot be read, or holds no certificate.
@@ -244,7 +246,8 @@ impl Connector {
         Ok(Self(Trust::Fixed(Arc::new(anonymous(roots)?))))
     }
 
-    /// The same with HTTP/1.1 to follow, for servers of other programs.
+    /// The same with HTTP/1.1 instead of HTTP/2, for servers of other programs. No effect with certificates on both
+    /// sides.
     pub fn with_http1(self) -> Self {
         match self.0 {
             Trust::Fixed(config) => {
@@ -256,11 +259,11 @@ impl Connector {
         }
     }
 
-    /// Secures a connection to `host`, with HTTP/2 to follow.
+    /// Secures a connection to `host` for HTTP/2, or for HTTP/1.1 after [`Self::with_http1`].
     ///
     /// # Errors
-    /// The server does not answer in TLS, or with a certificate that does not hold for this host; or, with a shared secret, it
-    /// does not have the secret.
+    /// The server does not answer in TLS, or its certificate is not valid for this host. With a shared secret: the
+    /// server does not have the secret.
     pub(super) async fn secure<S>(&self, stream: S, host: &str) -> io::Result<Mortal<TlsStream<S>>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -301,7 +304,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The host of `host:port`; of `[::1]:port` without the brackets.
+/// The host of `host:port`, without the brackets of an IPv6 address.
 pub fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)

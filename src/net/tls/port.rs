@@ -1,7 +1,7 @@
-//! A port on which TLS is spoken, or not.
+//! A port with or without TLS.
 //!
-//! A handshake is a matter of its connection: it begins with the first byte that is read or written, so that nobody who
-//! is slow with it holds up those who come after. It has to be done within [`HANDSHAKE_MAX`].
+//! A handshake runs as part of its connection, from the first byte that is read or written. So a slow caller does not
+//! delay the connections after it. The handshake must complete within [`HANDSHAKE_MAX`].
 
 use std::{
     io::{self, IoSlice},
@@ -23,17 +23,17 @@ use rustls::{client::verify_server_name, pki_types::CertificateDer, server::Pars
 use super::{Mortal, Protocol, Source, Tls, files, lifetime::Lifetime, server_name};
 use crate::net::Listener;
 
-/// Time limit for a handshake: two round trips of 1.5 s, which are the slowest links that are served, and the signature.
+/// Time limit for a handshake: two round trips of 1.5 s, on the slowest links that are supported, and the signature.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(4);
 
-/// A listener, and how its connections are secured.
+/// A listener and the TLS settings of its connections.
 pub struct Port<L> {
     listener: L,
     tls: Option<(Arc<Tls>, Protocol)>,
 }
 
 impl<L> Port<L> {
-    /// Takes the connections of `listener`, with TLS if there are certificates.
+    /// Accepts the connections of `listener`, with TLS if there are certificates.
     pub fn new(listener: L, tls: Option<Arc<Tls>>, protocol: Protocol) -> Self {
         Self { listener, tls: tls.map(|tls| (tls, protocol)) }
     }
@@ -68,7 +68,7 @@ impl<L: Listener> Listener for Port<L> {
     }
 }
 
-/// What the caller of a connection has proven in the handshake. Known as soon as the first byte of a request was read.
+/// What the caller of a connection has proven in the handshake. Known once the first byte of a request was read.
 #[derive(Clone)]
 pub struct Peer {
     kind: Kind,
@@ -77,11 +77,11 @@ pub struct Peer {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Nothing.
+    /// The caller has proven nothing.
     Anonymous,
-    /// That it has the shared secret.
+    /// The caller has the shared secret.
     Secret,
-    /// That it has the key of a certificate of the authority.
+    /// The caller has the key of a certificate of the authority.
     Certificate,
 }
 
@@ -96,8 +96,8 @@ impl Peer {
         self.kind == Kind::Certificate
     }
 
-    /// Whether the caller may speak for one of `hosts`. Only a certificate restricts that: all holders of a shared secret are
-    /// equal, and without either nothing is known.
+    /// Whether the caller may speak for one of `hosts`. Only a certificate restricts that. All holders of a shared
+    /// secret are equal, and a caller with neither has no known identity.
     pub fn may_speak_for<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> bool {
         if !self.is_restricted() {
             return true;
@@ -115,15 +115,15 @@ impl Peer {
 pub enum Stream<S> {
     /// Without TLS.
     Plain(S),
-    /// The handshake is not over.
+    /// The handshake is in progress.
     Greeting(Box<Greeting<S>>),
-    /// It is.
+    /// The handshake is complete.
     Secure(Box<Mortal<TlsStream<S>>>, Peer),
-    /// It failed; nothing more comes.
+    /// The handshake failed; nothing more is received.
     Refused,
 }
 
-/// A handshake under way.
+/// A handshake in progress.
 pub struct Greeting<S> {
     accept: Accept<S>,
     patience: Pin<Box<Sleep>>,
@@ -133,7 +133,7 @@ pub struct Greeting<S> {
 }
 
 impl<S> Stream<S> {
-    /// What the caller proves; complete after the handshake.
+    /// What the caller proves. Complete after the handshake.
     pub fn peer(&self) -> Peer {
         match self {
             Self::Greeting(greeting) => greeting.peer.clone(),
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Self::Greeting(Box::new(Greeting { accept, patience, from, lifetime, peer }))
     }
 
-    /// Goes on with the handshake. Ready when it is over, or not needed.
+    /// Continues the handshake. Ready when it is complete, or when there is none.
     fn poll_greeting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self::Greeting(greeting) = self else { return Poll::Ready(Ok(())) };
         let done = match Pin::new(&mut greeting.accept).poll(cx) {
@@ -172,13 +172,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// After the handshake.
+    /// The stream after the handshake.
     fn secure(stream: TlsStream<S>, lifetime: Option<Lifetime>, peer: Peer) -> Self {
         let Some((replaced, own_end)) = lifetime else { return Self::Secure(Box::new(Mortal::immortal(stream)), peer) };
         let mut their_end = None;
         if let (Kind::Certificate, Some(chain)) = (peer.kind, stream.get_ref().1.peer_certificates()) {
             their_end = files::first_end(chain);
-            // Set once: there is one handshake.
+            // The cell is empty, as there is only one handshake.
             let _ = peer.chain.set(chain.iter().map(|certificate| certificate.clone().into_owned()).collect());
         }
         let end = own_end.into_iter().chain(their_end).min();
@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     }
 }
 
-/// After a failed handshake.
+/// The result of operations after a failed handshake.
 fn gone<T>() -> Poll<io::Result<T>> {
     Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
 }
@@ -245,7 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Secure(stream, _) => Pin::new(stream).poll_shutdown(cx),
-            // There is nothing to say goodbye to.
+            // Without a completed handshake there is nothing to shut down.
             Self::Greeting(_) | Self::Refused => Poll::Ready(Ok(())),
         }
     }

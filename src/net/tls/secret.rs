@@ -1,15 +1,16 @@
-//! Certificates from a shared secret: whoever has the secret has the key of an authority, so each node issues its own certificate.
+//! Certificates from a shared secret. The secret yields the key of an authority, so each node issues its own
+//! certificate.
 //!
-//! The secret is stretched (Argon2id, parameters below) into the seed of an Ed25519 key: the key of an authority. A node issues
-//! itself a certificate with it at its start, and accepts certificates of the authorities of all secrets that it has. The
-//! first secret issues; the others are only accepted, so that a secret can be replaced one node at a time. The secret itself
-//! never leaves the process. It is stretched because anybody who connects receives a certificate, and with it can test guesses
-//! without further contact.
+//! The secret is stretched (Argon2id, parameters below) into the seed of an Ed25519 key, which is the key of an
+//! authority. At its start, a node issues itself a certificate with it. It accepts certificates of the authorities of
+//! all secrets that it has. The first secret issues; the others are only accepted, so that a secret can be replaced one
+//! node at a time. The secret itself never leaves the process. It is stretched because anybody who connects receives a
+//! certificate, and can test guesses against it offline.
 //!
-//! The certificates hold for one fixed name, not for hosts: all nodes with the secret are equal. They do not expire in practice,
-//! so that wrong clocks cut off nobody; their keys exist in memory only.
+//! The certificates are valid for one fixed name, not for hosts, as all nodes with the secret are equal. They do not
+//! expire in practice, so that a wrong clock does not cut off a node. Their keys exist in memory only.
 //!
-//! Does not cover: telling the nodes apart. That takes certificates of an authority whose key the nodes do not have.
+//! Does not cover: distinguishing the nodes. That takes certificates of an authority whose key the nodes do not have.
 
 use std::{
     fmt,
@@ -28,22 +29,22 @@ use rustls::{
 
 use super::{TlsError, files::Material, issue};
 
-/// The name that every such certificate holds for. `.invalid` is reserved (RFC 2606): it cannot be a host's.
+/// The name in every such certificate. `.invalid` is reserved (RFC 2606), so it cannot be the name of a host.
 pub(super) const SERVER_NAME: &str = "peer.quorum-chat.invalid";
-/// Fixed, because all nodes have to come to the same key. A change of anything in the derivation needs another one.
+/// Fixed, because all nodes must derive the same key. Any change of the derivation needs a new salt.
 const SALT: &[u8] = b"quorum-chat peer authority, version 1";
-/// Memory of the stretching, in KiB, its passes and lanes.
+/// Parameters of the stretching: memory in KiB, passes, lanes.
 const STRETCH: (u32, u32, u32) = (32 * 1024, 3, 1);
-/// What precedes the 32 bytes of an Ed25519 seed in PKCS #8 (RFC 8410, section 7).
+/// The PKCS #8 prefix of the 32 bytes of an Ed25519 seed (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// Shortest secret, in characters.
 const CHARS_MIN: usize = 16;
 /// Longest secret, in characters.
 const CHARS_MAX: usize = 256;
-/// Most secrets: the present one, the one before and the next one, and one in reserve.
+/// Most secrets: the current, the previous and the next one, and one in reserve.
 const COUNT_MAX: usize = 4;
-/// Largest file that is read: room for all secrets and line ends, and a bound for `/dev/zero`.
+/// Largest file that is read. It leaves room for all secrets and line ends, and bounds files such as `/dev/zero`.
 const FILE_BYTES_MAX: u64 = 4096;
 
 /// Secrets that all nodes share. The first one is in use, the others are accepted. `Debug` hides them.
@@ -51,11 +52,11 @@ const FILE_BYTES_MAX: u64 = 4096;
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// What [`Secrets::parse`] takes, for error messages.
+    /// The format that [`Secrets::parse`] accepts, for error messages.
     pub const EXPECTED: &str =
         "16-256 printable ASCII characters without spaces (up to four such secrets, separated by white space)";
 
-    /// The secrets in a text, separated by white space; `None` when it has none, too many, or one that is not good.
+    /// The secrets in a text, separated by white space; `None` if there are none, too many, or an invalid one.
     pub fn parse(text: &str) -> Option<Self> {
         let good = |secret: &&str| {
             (CHARS_MIN..=CHARS_MAX).contains(&secret.len()) && secret.bytes().all(|byte| byte.is_ascii_graphic())
@@ -111,7 +112,7 @@ fn leaf() -> Result<CertificateParams, TlsError> {
     Ok(params)
 }
 
-/// The same secret always gives the same key.
+/// Deterministic: the same secret always yields the same key.
 fn authority_key(secret: &str) -> Result<KeyPair, TlsError> {
     let (memory_kib, passes, lanes) = STRETCH;
     let mut seed = [0; 32];
@@ -132,7 +133,7 @@ mod tests {
         let first = key("correct-horse-battery");
         assert_eq!(first, key("correct-horse-battery"));
         assert_ne!(first, key("correct-horse-batterx"));
-        // Nodes of different builds have to agree: the derivation never changes under this salt.
+        // Nodes of different builds have to agree, so the derivation never changes under this salt.
         let hex: String = first.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "deb2d604dc9e598d19f67fc41685354bb67b51e53741855fa1100b97d1947733");
     }

@@ -1,4 +1,4 @@
-//! Who gets a connection and who does not, and what happens when the files change.
+//! Which connections are accepted, and how changed files are handled.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ fn hosts(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// A directory with an authority, and what it issued for the loopback address.
+/// A directory with an authority, and the files that it issued for the loopback address.
 fn issued(name: &str) -> (TempDir, Files) {
     let dir = TempDir::new().unwrap();
     let files = Authority::open(dir.path()).unwrap().issue(name, &hosts(&["localhost", "127.0.0.1"]), 7).unwrap();
@@ -32,7 +32,7 @@ fn without_authority(files: &Files) -> Files {
     Files { authority: None, ..files.clone() }
 }
 
-/// A port that answers every byte with the same byte, for as long as the test goes on.
+/// A port that echoes every byte for as long as the test runs.
 async fn echo(tls: Arc<Tls>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -52,7 +52,7 @@ async fn connect(connector: &Connector, address: &str) -> io::Result<ByteStream>
     Dialer::from(connector.clone()).open(address, Duration::from_secs(10)).await
 }
 
-/// Connects, and gets a byte back.
+/// Connects, and receives a byte back.
 async fn talk(connector: &Connector, address: SocketAddr) -> io::Result<()> {
     let mut stream = connect(connector, &address.to_string()).await?;
     stream.write_all(b"x").await?;
@@ -71,7 +71,7 @@ fn it_is_known_when_certificates_end() {
     let seven_days = 7 * DAY - 3600..=7 * DAY + DAY;
     assert!(seven_days.contains(&left(&files)), "{} s", left(&files));
     assert!(seven_days.contains(&left(&without_authority(&files))), "with or without an authority");
-    // The authority ends later: it does not count, although it is shown.
+    // The authority ends later. It is part of the chain, but does not count.
     let mut chain = fs::read(&files.certificate).unwrap();
     chain.extend(fs::read(files.authority.as_ref().unwrap()).unwrap());
     fs::write(&files.certificate, chain).unwrap();
@@ -94,10 +94,10 @@ async fn peers_without_a_certificate_of_the_authority_get_nowhere() {
     // No certificate at all.
     let nobody = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
     talk(&nobody, address).await.unwrap_err();
-    // One of another authority, shown by somebody who trusts this one.
+    // A certificate of another authority, presented by a caller that trusts this one.
     let impostor = Files { authority: files.authority.clone(), ..theirs.clone() };
     talk(&Tls::load(impostor).unwrap().connector().unwrap(), address).await.unwrap_err();
-    // Nor does a node talk to a server of another authority.
+    // Nor does a node connect to a server of another authority.
     let elsewhere = Tls::load(theirs).unwrap().connector().unwrap();
     assert!(talk(&elsewhere, address).await.unwrap_err().to_string().contains("UnknownIssuer"));
 }
@@ -140,7 +140,7 @@ async fn without_tls_nothing_is_understood() {
     talk(&client, address).await.unwrap_err();
 }
 
-/// What an authority issued: for `n1` a certificate that lasts, and for `n2` one that ends within seconds.
+/// Certificates of one authority: a lasting one for `n1`, and one for `n2` that ends within seconds.
 fn lasting_and_brief() -> (TempDir, Arc<Tls>, Arc<Tls>) {
     let dir = TempDir::new().unwrap();
     let authority = Authority::open(dir.path()).unwrap();
@@ -150,7 +150,7 @@ fn lasting_and_brief() -> (TempDir, Arc<Tls>, Arc<Tls>) {
     (dir, Tls::load(lasting).unwrap(), Tls::load(brief).unwrap())
 }
 
-/// Waits until a connection over which nothing is sent ends.
+/// Waits until an idle connection ends.
 async fn end_of(mut stream: impl AsyncRead + Unpin) -> io::Result<usize> {
     tokio::time::timeout(Duration::from_secs(60), stream.read(&mut [0])).await.expect("it ends")
 }
@@ -159,7 +159,7 @@ async fn end_of(mut stream: impl AsyncRead + Unpin) -> io::Result<usize> {
 async fn a_server_ends_the_connection_of_a_certificate_that_expires() {
     let (_dir, lasting, brief) = lasting_and_brief();
     let address = echo(lasting).await;
-    // A client that does not look at the time itself.
+    // A client that does not check the time itself.
     let config = brief.read().client.clone().unwrap();
     let stream = TcpStream::connect(address).await.unwrap();
     let mut stream = TlsConnector::from(config).connect(server_name("127.0.0.1").unwrap(), stream).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_client_ends_the_connection_to_a_certificate_that_expires() {
     let (_dir, lasting, brief) = lasting_and_brief();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // A server that does not look at the time itself.
+    // A server that does not check the time itself.
     let acceptor = TlsAcceptor::from(brief.server(Protocol::Grpc));
     let served = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await });
     let stream = connect(&lasting.connector().unwrap(), &address.to_string()).await.unwrap();
@@ -204,14 +204,14 @@ async fn replaced_files_are_taken_into_use_and_bad_ones_are_not() {
     let before = Connector::trusting(files.authority.as_deref().unwrap()).unwrap();
     assert!(!tls.reload().unwrap(), "nothing changed");
 
-    // Half of a replacement: the certificate is new, the key is not.
+    // Half of a replacement: the certificate is new, but the key is not.
     let (_new, theirs) = issued("n1");
     fs::copy(&theirs.certificate, &files.certificate).unwrap();
     let error = tls.reload().unwrap_err();
     assert!(error.to_string().contains("n1.pem"), "{error}");
     assert!(talk(&tls.connector().unwrap(), address).await.is_ok(), "what was in use still is");
 
-    // All of it, with another authority.
+    // The complete replacement, with another authority.
     fs::copy(&theirs.key, &files.key).unwrap();
     fs::copy(theirs.authority.as_deref().unwrap(), dir.path().join("ca.pem")).unwrap();
     assert!(tls.reload().unwrap());
@@ -249,7 +249,7 @@ fn a_certificate_is_for_some_hosts_and_of_one_authority() {
     alone.check_host("localhost").unwrap();
     alone.check_host("n7").unwrap_err();
     alone.connector().unwrap_err();
-    // Vouched for by somebody else.
+    // Signed by another authority.
     let (_other, theirs) = issued("n2");
     let foreign = Tls::load(Files { authority: theirs.authority, ..files }).unwrap();
     assert!(foreign.check_host("localhost").unwrap_err().to_string().contains("UnknownIssuer"));
@@ -270,7 +270,7 @@ fn an_authority_is_kept_and_its_certificates_are_renewed() {
     tls.check_host("n1.peers.example").unwrap();
     tls.check_host("a.n1.peers.example").unwrap_err();
     assert!(again.issue("wide", &hosts(&["*.peers"]), 7).is_err(), "nobody accepts that");
-    // A key that belongs to another authority than the certificate beside it.
+    // A key that does not belong to the authority of the certificate.
     let (_other, theirs) = issued("n1");
     fs::copy(theirs.authority.unwrap(), dir.path().join("ca.pem")).unwrap();
     assert!(matches!(again.issue("n2", &hosts(&["n2"]), 7), Err(issue::IssueError::NoUse(_))));

@@ -1,8 +1,8 @@
 //! Takes new certificates into use when the files have changed.
 //!
-//! The files are read again every few seconds: that works for files that are replaced, written in place, or swapped through
-//! a link as Kubernetes does it, and on every file system. Certificate and key are two files, so for a moment they may not fit
-//! together: what does not is only complained about when it is still so at the next look.
+//! The files are read again every few seconds. That works on every file system, and for files that are replaced,
+//! written in place, or swapped through a symbolic link as Kubernetes does. Certificate and key are two files, so they
+//! may not match for a moment. So an error is logged only if the next check finds it again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,17 +11,17 @@ use tokio::time::sleep;
 use super::Tls;
 use crate::blocking;
 
-/// Between two looks.
+/// Interval between two checks.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Reloads `tls` whenever its files change, for as long as it is polled. `what` names it in the log.
+/// Reloads `tls` whenever its files change, for as long as the future is polled. `what` names it in the log.
 pub async fn follow(tls: Arc<Tls>, what: &'static str) {
-    // What was wrong at the last look, and whether that was said.
+    // The error of the last check, and whether it was logged.
     let mut wrong: Option<(String, bool)> = None;
     loop {
         sleep(LOOK).await;
         let looked = Arc::clone(&tls);
-        // Not run: the process ends.
+        // Fails only when the process is stopping.
         let Ok(outcome) = blocking::run(move || looked.reload()).await else { return };
         wrong = match (outcome, wrong) {
             (Ok(true), _) => {

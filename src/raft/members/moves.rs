@@ -1,14 +1,17 @@
-//! Members that are reached elsewhere than their records say.
+//! Members whose addresses differ from their records.
 //!
-//! A node that starts with other addresses says so, to the leader or, while it hears of none, to all members and whoever its
-//! configuration names, until its record has them and is committed. Two things come of it:
+//! A node that starts with other addresses announces them until its record has them and is committed. It sends the
+//! announcement to the leader or, without a leader, to all members and to the seed addresses of its configuration. An
+//! announcement has two effects:
 //!
-//! - Whoever hears it, and finds the member there under its id, calls it there from then on ([`Peers::found`]). So nodes that have
-//!   all moved find each other again, and can elect a leader: each knows the others' new addresses from its configuration.
-//! - The leader changes the record, as any other change of the membership.
+//! - A node that receives it, and finds the member there under its id, calls the member at that address from then on
+//!   ([`Peers::found`]). So nodes that have all moved find each other again and can elect a leader, because each has
+//!   the others' new addresses in its configuration.
+//! - The leader changes the record, like any other change of the membership.
 //!
-//! Nothing of it happens while another process with the same identity answers at the old address: a copied volume takes nobody's
-//! place. Who may speak for a member at all is checked before, by [`Credentials`](crate::raft::peers::Credentials).
+//! Neither happens while another process with the same identity answers at the old address, so that a copied volume
+//! takes the place of no member. Before that, [`Credentials`](crate::raft::peers::Credentials) checks whether a caller
+//! may speak for a member at all.
 //!
 //! [`Peers::found`]: crate::raft::peers::Peers::found
 
@@ -33,22 +36,22 @@ use crate::{
     },
 };
 
-/// Between two announcements.
+/// Interval between announcements.
 const SAY_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks whether a leader is still heard.
+/// Interval between checks whether there still is a leader.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long a move may take before the log says that it does not get on; and between two such lines.
+/// How long a move may go unrecorded before an error is logged. `LINE_EVERY` is the interval between such log lines.
 const QUIET_MAX: Duration = Duration::from_secs(5);
 const LINE_EVERY: Duration = Duration::from_secs(60);
-/// Most leaders that are asked because others named them: they may not agree for a moment.
+/// Most leaders that are asked because other members named them. The members may disagree for a moment.
 const LEADERS_MAX: usize = 3;
-/// Longest address that is taken: a DNS name and a port.
+/// Longest accepted address in bytes: a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 253 + 6;
 
-// Else a member would be lost between two announcements.
+// Otherwise a member would become unreachable between two announcements.
 const _: () = assert!(HEARD_MAX.as_secs() > 2 * SAY_EVERY.as_secs() + 2 * ANSWER_MAX.as_secs());
 
-/// From now on follows the addresses of the members, and tells the others those of this node until its record has them.
+/// Starts to follow the addresses of the members, and to announce those of this node until its record has them.
 pub(in crate::raft) fn follow(node: &Node, founding: &Founding, acquaintances: Vec<String>) {
     let own = founding.announcement(&node.inner.identity);
     tokio::spawn(tell(node.clone(), own, acquaintances));
@@ -74,14 +77,14 @@ async fn tell(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>) {
             Err(reason) if !is_at(record, &own) => trouble.goes_on(record, &own, &reason),
             _ => {}
         }
-        // Who leads, or where they are, may be known before that.
+        // A change of the leader or of the members ends the pause early.
         if let Ok(Err(_)) = timeout(SAY_EVERY, view.changed()).await {
             return;
         }
     }
 }
 
-/// A move that is not recorded.
+/// A move that is not recorded yet.
 #[derive(Default)]
 struct Trouble {
     since: Option<Instant>,
@@ -122,19 +125,20 @@ fn is_at(record: &Peer, at: &wire::MoveRequest) -> bool {
 }
 
 impl Node {
-    /// Whether the members that this node knows are committed. Until then the change may be one of a leader that was replaced, and
-    /// its successor looks for this node where it was. So does one that has committed another change, of which this node has not
-    /// heard: then it hears no leader.
+    /// Whether the membership of this node is committed. Until then it may come from a leader that was replaced, and
+    /// its successor still calls this node at the old address. So does a successor that has committed another change
+    /// that did not reach this node, but then this node has no leader.
     fn members_are_committed(&self) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.membership_config.log_id().as_ref() <= metrics.local_committed.as_ref()
     }
 
-    /// Says once where this node is. `Ok`: the record was changed.
+    /// Announces the addresses of this node once. `Ok`: the record has them.
     async fn announce(&self, own: &wire::MoveRequest, acquaintances: &[String]) -> Result<(), String> {
         let view = self.inner.view.borrow().clone();
-        // After a start, a node believes in the leader of before until somebody else is elected; that may need this.
+        // After a start, a node keeps the previous leader until another one is elected, and the election may depend on
+        // this announcement.
         let is_led = self.is_led();
         if view.is_leader() && is_led {
             return self.moved(own.clone()).await.map(drop).map_err(|error| error.to_string());
@@ -166,14 +170,14 @@ impl Node {
         let request = self.inner.credentials.present(own.clone());
         match timeout(CHANGE_MAX, client.r#move(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            // Of a version that cannot do it, and about to be replaced by one that can.
+            // The node runs a version without this call, and is about to be upgraded.
             Ok(Err(status)) if status.code() == Code::Unimplemented => Err(told("it runs an older version")),
             Ok(Err(status)) => Err(told(&reason(&status))),
             Err(_) => Err(told("no answer")),
         }
     }
 
-    /// A member says where it is.
+    /// Handles the announcement of a member.
     ///
     /// # Errors
     /// See [`MemberError`].
@@ -203,7 +207,7 @@ impl Node {
         self.record_move(to, record).await.map(|()| answer)
     }
 
-    /// Looks for a member at both of its addresses, which may be the same.
+    /// Probes a member at its new and at its recorded address, which may be the same.
     async fn look_for(&self, to: &wire::MoveRequest, record: &Peer) -> Result<(), MemberError> {
         let is_it = |found: &wire::ProbeResponse| found.node_id == to.node_id && found.cluster_id == to.cluster_id;
         let (name, new, old) = (&to.name, &to.peer_address, &record.peer_address);
@@ -226,7 +230,7 @@ impl Node {
         }
     }
 
-    /// On the leader, unless the record is another one than what the move was `judged` by.
+    /// On the leader: records a move, unless the record differs from the one that the move was `judged` by.
     async fn record_move(&self, to: wire::MoveRequest, judged: &Peer) -> Result<(), MemberError> {
         let _one = self.inner.membership.lock().await;
         let addresses = |peer: &Peer| [&peer.peer_address, &peer.client_address, &peer.web_address].map(String::clone);

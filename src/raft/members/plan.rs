@@ -1,4 +1,4 @@
-//! What the leader may change about the membership, decided from what it knows: no I/O, no waiting.
+//! Decides which membership changes the leader may make. No I/O, no waiting.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +15,20 @@ use crate::raft::{
 
 pub(super) type Change = ChangeMembers<u64, NodeRecord>;
 
-/// A learner that has no more entries than this to fetch gets its vote.
+/// Largest lag in entries at which a learner gets its vote.
 const PROMOTION_LAG_MAX: u64 = 200;
 
-/// What the leader knows.
+/// The membership with its health, as seen by the leader.
 pub(super) struct Situation<'a> {
     pub membership: &'a Membership,
     pub overview: &'a Overview,
-    /// A node that was silent for longer does not count as healthy.
+    /// Longest silence of a node that still counts as healthy.
     pub silence_max: Duration,
 }
 
 impl Situation<'_> {
-    /// An earlier change that was interrupted half-way, or a learner that has caught up. `None`: all is as it should be.
+    /// The next change to make: the completion of an interrupted change, or the promotion of a learner that has caught
+    /// up. `None`: nothing to do.
     pub(super) fn next_step(&self) -> Option<Change> {
         if let [_, .., last] = self.membership.get_joint_config().as_slice() {
             return Some(ChangeMembers::ReplaceAllVoters(last.clone()));
@@ -43,8 +44,8 @@ impl Situation<'_> {
         })
     }
 
-    /// Adds a learner. Learners of the same name that never got a vote go: their disks are gone, too. A voter of that name
-    /// stays until the new node has caught up.
+    /// Adds a learner, and removes learners of the same name that never got a vote, since their disks are gone. A voter
+    /// of that name stays until the new node has caught up.
     pub(super) fn admission(&self, id: u64, record: NodeRecord) -> Result<Change, MemberError> {
         if self.is_joint() {
             return Err(under_way());
@@ -58,7 +59,7 @@ impl Situation<'_> {
         })
     }
 
-    /// Gives a member other addresses.
+    /// Changes the addresses of a member.
     pub(super) fn move_to(&self, id: u64, addresses: NodeRecord) -> Result<Change, MemberError> {
         if self.is_joint() {
             return Err(under_way());
@@ -68,7 +69,7 @@ impl Situation<'_> {
         Ok(ChangeMembers::SetNodes(BTreeMap::from([(id, record)])))
     }
 
-    /// Removes all nodes of a name. Returns their ids, too.
+    /// Removes all nodes of a name. Also returns their ids.
     pub(super) fn removal(&self, name: &str) -> Result<(BTreeSet<u64>, Change), MemberError> {
         let ids = self.ids_of(name);
         if ids.is_empty() {
@@ -96,12 +97,12 @@ impl Situation<'_> {
         Ok((ids, ChangeMembers::Batch(changes)))
     }
 
-    /// The members of a name: more than one while one takes the place of another.
+    /// Ids of the members of a name. There is more than one while a node takes the place of another.
     pub(super) fn ids_of(&self, name: &str) -> BTreeSet<u64> {
         self.membership.nodes().filter(|(_, node)| node.name == name).map(|(id, _)| *id).collect()
     }
 
-    /// Whether a member answered the leader lately.
+    /// Whether a member has recently answered the leader.
     pub(super) fn is_healthy(&self, id: u64) -> bool {
         self.health(id).and_then(|health| health.silent).is_some_and(|silent| silent <= self.silence_max)
     }
@@ -124,7 +125,7 @@ impl Situation<'_> {
     }
 }
 
-/// Whether a name is the one that is expected; a `*` at the end of the pattern stands for any rest.
+/// Whether a name matches a pattern. A `*` at the end of the pattern stands for any rest.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
@@ -144,7 +145,7 @@ mod tests {
         NodeRecord { name: name.into(), ..NodeRecord::default() }
     }
 
-    /// Members by id and name; the voters as sets of ids; who is heard, and how far behind.
+    /// A membership with its health. `case` takes the voter sets, the names by id, and the lag of each healthy member.
     struct Case {
         membership: Membership,
         overview: Overview,
@@ -231,7 +232,7 @@ mod tests {
         let removal = |heard: &[(u64, u64)], name| case(&[&[1, 2, 3, 4, 5]], &FIVE, heard).situation().removal(name);
         let (gone, change) = removal(&ALL_HEARD, "n3").expect("allowed");
         assert_eq!((gone, change), (ids(&[3]), ChangeMembers::Batch(vec![ChangeMembers::RemoveVoters(ids(&[3]))])));
-        // Two are down already: they may go, a third may not.
+        // Two voters are down already. They may be removed, a third may not.
         let three = [(1, 0), (2, 0), (3, 0)];
         removal(&three, "n5").expect("allowed");
         assert!(matches!(removal(&three, "n3"), Err(MemberError::Conflict(_))));

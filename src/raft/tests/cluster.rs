@@ -1,4 +1,5 @@
-//! A cluster in one process: real peer ports on loopback, real files; its parts can be cut off, stalled and crashed.
+//! A cluster in one process, with real peer ports on loopback and real files. Its parts can be cut off, stalled and
+//! crashed.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,7 @@ pub(super) const CLUSTER: &str = "test-cluster";
 /// Long enough for a loaded machine, short enough to notice a hang.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Nobody listens.
+/// Ignores all events.
 pub(in crate::raft) struct Silent;
 
 impl Observer for Silent {
@@ -65,7 +66,7 @@ pub(super) struct Member {
     pub readers: Arc<Readers>,
     pub stall: Stall,
     pub service: PeerService,
-    /// A runtime of its own: to end it ends every connection, as the end of a process does.
+    /// A separate runtime. Shutting it down closes every connection, as the end of a process does.
     server: Option<Runtime>,
 }
 
@@ -128,7 +129,7 @@ impl Member {
         self.server = Some(runtime);
     }
 
-    /// Nobody reaches this node any more; it still reaches the others.
+    /// Makes this node unreachable for the others. It still reaches them.
     pub(super) fn unplug(&mut self) {
         if let Some(server) = self.server.take() {
             server.shutdown_background();
@@ -141,7 +142,7 @@ impl Member {
         self.serve(listener);
     }
 
-    /// Ends the node, as far as a process can end a part of itself. The address stays reserved for a successor.
+    /// Ends the node, as far as a process can end a part of itself. A successor can bind the address again.
     pub(super) async fn stop(mut self) {
         self.unplug();
         self.stall.set(false);
@@ -161,7 +162,7 @@ impl Member {
     }
 }
 
-/// The port was ours a moment ago: it is free again as soon as the old socket is closed.
+/// Binds a port that was in use a moment ago. It is free again as soon as the old socket is closed.
 pub(super) async fn rebind(address: SocketAddr) -> TcpListener {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -188,7 +189,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// `size` nodes with a leader.
+    /// Starts `size` nodes and waits for a leader.
     pub(super) async fn start(size: u64, settings: Settings) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut members = BTreeMap::new();
@@ -265,7 +266,7 @@ pub(super) fn create(name: &str) -> Command {
     Command::CreateAccount { username: name.into(), password_hash: "hash".into(), request_id: None, invitation: None }
 }
 
-/// Proposes an account and expects it to be made.
+/// Proposes an account and expects it to be created.
 pub(super) async fn make(node: &Node, name: &str) -> Revision {
     match node.propose(create(name), None, Instant::now() + PATIENCE).await {
         Ok(Outcome::AccountCreated { revision, .. }) => revision,
@@ -273,7 +274,7 @@ pub(super) async fn make(node: &Node, name: &str) -> Revision {
     }
 }
 
-/// The files of a node as a crash at this moment leaves them.
+/// Copies the files of a node as a crash at this moment would leave them.
 pub(super) fn crash_image(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("created");
     for name in ["log.db", "log.db-wal", "log.db-end", "chat.db", "chat.db-wal"] {

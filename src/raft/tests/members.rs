@@ -1,4 +1,4 @@
-//! Who asks to join may ask again.
+//! A node may repeat its request to join.
 
 use tokio::time::Instant;
 
@@ -8,11 +8,11 @@ use crate::{
     raft::{MemberError, Node, view},
 };
 
-/// Asks for the place of n4, until there is an answer.
+/// Asks for the place of n4 until there is an answer.
 async fn ask(node: &Node, admission: u64) -> u64 {
     let joiner = wire::JoinRequest {
         name: "n4".into(),
-        // Nobody answers there.
+        // No process answers there.
         peer_address: "127.0.0.1:1".into(),
         admission,
         ..wire::JoinRequest::default()
@@ -49,11 +49,12 @@ async fn who_asks_to_join_again_gets_the_same_id() {
     );
     assert!(members_are([1, 2, 3, first]).await);
 
-    // The process ended before it took that id: who comes now is another one, and the place of the first is free.
+    // The first process ended before it took its id. The next one is another process, and the place of the first is
+    // free.
     let second = ask(leader, 8).await;
     assert!(second > first, "{second} after {first}");
     assert!(members_are([1, 2, 3, second]).await);
-    // Of an older version: never the same.
+    // Requests of an older version never get the same id.
     let third = ask(leader, 0).await;
     let fourth = ask(leader, 0).await;
     assert!(second < third && third < fourth, "{second}, {third}, {fourth}");

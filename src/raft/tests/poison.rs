@@ -1,4 +1,4 @@
-//! Commands that no member should make: refused at the peer port, and harmless in the log.
+//! Invalid commands, which no member should make: rejected at the peer port, and harmless in the log.
 
 use super::cluster::*;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// Bytes that are no batch, batches without commands, and commands that are none, beside one that is.
+/// Bytes that are no batch, batches without commands, and invalid commands next to a valid one.
 fn garbage() -> Vec<Vec<u8>> {
     use prost::Message as _;
     let batch = |command| {
@@ -38,7 +38,7 @@ async fn entries_that_are_no_commands_are_rejected_alike_everywhere() {
         node.inner.raft.client_write(Payload(bytes.into())).await.expect("appended");
     }
     let revision = make(&node, "after").await;
-    // The good command beside the bad ones was applied once; the others of the same name were rejected.
+    // The valid command among the invalid ones was applied once. The others of the same name were rejected.
     assert_eq!(revision.0, 3);
     cluster.level(3).await;
     let digests = || -> Vec<_> { cluster.members.values().map(|member| member.node.digests()).collect() };

@@ -1,4 +1,4 @@
-//! Accounts: made, given another password, disabled, deleted.
+//! Accounts: creation, change of password, disabling, deletion.
 
 use std::ops::ControlFlow;
 
@@ -24,7 +24,7 @@ impl Applier<'_> {
             && let Some((account, name)) = self.account_of_request(request_id)?
         {
             return Ok(match name == username {
-                // The account's id is the revision that made it.
+                // The account's id is the revision that created it.
                 true => Outcome::AccountCreated { account, revision: Revision(account.0), repeated: true },
                 false => Outcome::Rejected(Rejection::ClientIdReused),
             });
@@ -57,7 +57,7 @@ impl Applier<'_> {
             .context("look for a request id")
     }
 
-    /// Whether the password that a caller has verified is still the account's, and whether it may be used.
+    /// Whether the password that a caller has verified is still current, and whether the account may log in.
     pub(super) fn check_login(
         &self,
         account: AccountId,
@@ -106,7 +106,7 @@ impl Applier<'_> {
         self.replace_password(account, password_hash, None)
     }
 
-    /// Whether the account has this very hash: salts are random, so the same command was applied before.
+    /// Whether the account already has this hash. Salts are random, so the same command was applied before.
     fn has_password(&self, account: AccountId, password_hash: &str) -> Result<bool, StorageError> {
         self.conn
             .prepare_cached("SELECT 1 FROM account WHERE id = ?1 AND password_hash = ?2")
@@ -114,7 +114,7 @@ impl Applier<'_> {
             .context("compare a password")
     }
 
-    /// Ends the account's sessions and forgets its devices, but for those of `keep`.
+    /// Replaces the password. Ends the account's sessions and forgets its devices, except for those of `keep`.
     fn replace_password(
         &mut self,
         account: AccountId,
@@ -151,15 +151,15 @@ impl Applier<'_> {
         }
     }
 
-    /// The account of a name, unless it is deleted.
+    /// The account with a name, unless it is deleted.
     pub(super) fn existing(&mut self, username: &str) -> Result<Option<AccountId>, StorageError> {
         let account = self.caches.account(self.conn, username)?;
         Ok(account.filter(|account| !account.deleted).map(|account| account.id))
     }
 
-    /// The deletion of an account as versions before 0.1.0 proposed it: the messages become tombstones, one revision and one
-    /// event for each conversation; then the account goes. Its work has no bound, so nothing proposes it any more; it is
-    /// kept for logs that hold it, which have to make the same state as they did then.
+    /// Deletes an account as versions before 0.1.0 proposed it. The messages become tombstones, with one revision and
+    /// one event for each conversation; then the account is marked as deleted. The work is unbounded, so the command is
+    /// no longer proposed. It is kept because logs that contain it have to produce the same state as before.
     pub(super) fn delete_account(&mut self, session: SessionId) -> Result<Outcome, StorageError> {
         let account = match self.caller(session)? {
             Ok(account) => account,
@@ -173,7 +173,7 @@ impl Applier<'_> {
         Ok(Outcome::AccountDeleted { revision: self.next_revision(), deleted_messages })
     }
 
-    /// Ends the sessions of an account, and marks it deleted.
+    /// Ends the sessions of an account, and marks it as deleted.
     pub(super) fn end_account(&mut self, account: AccountId) -> Result<(), StorageError> {
         let sessions = self.sessions_of(account, 0)?;
         self.end_sessions(sessions)?;
@@ -197,7 +197,7 @@ impl Applier<'_> {
         read().context("read the conversations of an account")
     }
 
-    /// What an account has sent in a conversation and not deleted.
+    /// The messages that an account has sent in a conversation and not deleted.
     fn messages_of(&mut self, account: AccountId, id: ConversationId) -> Result<Vec<Link>, StorageError> {
         let conversation = self.caches.known_conversation(self.conn, id)?;
         let newest = history::link(self.conn, conversation.last_message_revision)?;
@@ -220,7 +220,7 @@ impl Applier<'_> {
         Ok(messages.len() as u64)
     }
 
-    /// Tells the members of a conversation that one of them has deleted the account.
+    /// Marks an account as deleted in a conversation, and emits the event that notifies the members.
     pub(super) fn leave_conversation(&mut self, account: AccountId, id: ConversationId) -> Result<(), StorageError> {
         let revision = self.next_revision();
         self.remember_deletion(revision, id, DELETION_OF_ACCOUNT, account, &[])?;

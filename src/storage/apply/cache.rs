@@ -1,9 +1,9 @@
-//! What the applier keeps in memory between calls: the rows that nearly every command needs.
+//! In-memory caches of the applier for the rows that nearly every command needs.
 //!
-//! The caches are written through, except for the counters of conversations and of members: these are
-//! written once for each transaction, before its commit. So they must not be thrown away within one (`trim` runs after
-//! the commit), and no statement of the applier may read these columns from the database, save to fill the cache. After
-//! an error everything is dropped.
+//! The caches are write-through, except for the counters of conversations and of members. These are written once per
+//! transaction, before its commit. Therefore the caches must not be discarded within a transaction (`trim` runs after
+//! the commit), and statements of the applier may read these columns only to fill the cache. After an error all caches
+//! are cleared.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -19,12 +19,13 @@ use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{Jumps, Link};
 
-/// Entries of the younger generation that make it the older one: so at most about twice as many are held.
+/// Maximum size of the younger generation before it becomes the older one. About twice as many entries are held at
+/// most.
 const ENTRIES_MAX: usize = 32 * 1024;
-/// Deleted accounts that are remembered; beyond it the conversations are read anew.
+/// Maximum number of remembered deleted accounts. Beyond it the cached conversations are dropped and read again.
 const DELETED_MAX: usize = 4096;
 
-/// A map that forgets what was not used for a while: two generations, the older one is dropped as a whole.
+/// A map that evicts entries not used for a while. It has two generations, and drops the older one as a whole.
 struct Generations<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
@@ -48,7 +49,7 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         self.young.get_mut(key)
     }
 
-    /// Of a key that is not there.
+    /// Inserts a key that is not in the map.
     fn insert(&mut self, key: K, value: V) -> &mut V {
         self.young.entry(key).insert_entry(value).into_mut()
     }
@@ -72,7 +73,7 @@ impl<K: Hash + Eq, V> Generations<K, V> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
     pub account: AccountId,
-    /// When it ends, by its lifetime or for want of use.
+    /// Time at which the session ends, by its lifetime or its idle timeout.
     pub expires: TimeMs,
 }
 
@@ -93,9 +94,9 @@ pub(super) struct Conversation {
     pub last_seq: Seq,
     pub last_message_revision: Revision,
     pub last_revision: Revision,
-    /// What the next message may jump to.
+    /// Messages that the next message may link to.
     pub jumps: Jumps,
-    /// Something has to be written.
+    /// Whether any of the rows has to be written.
     pub dirty: bool,
 }
 
@@ -104,24 +105,24 @@ pub(super) struct Conversation {
 pub(super) struct Mark {
     pub delivered: Seq,
     pub read: Seq,
-    /// The member's own messages.
+    /// Number of messages that the member sent.
     pub sent: u64,
-    /// Of these: up to `read`.
+    /// Number of those up to `read`.
     pub sent_read: u64,
-    /// Messages of others after `read` that are deleted, or that the member hid.
+    /// Number of messages of others after `read` that are deleted, or hidden by the member.
     pub gone: u64,
-    /// Messages that the member hid from itself.
+    /// Number of messages that the member hid from itself.
     pub hidden: u64,
     pub receipt_revision: Revision,
     pub receipt_time: TimeMs,
     /// `read` as the other members see it.
     pub shown: Seq,
-    /// Of the last move that the other members see.
+    /// Revision of the last change that the other members see.
     pub shown_revision: Revision,
     pub shown_time: TimeMs,
-    /// The member's account was deleted.
+    /// Whether the member's account was deleted.
     pub has_left: bool,
-    /// The row has to be written.
+    /// Whether the row has to be written.
     pub dirty: bool,
 }
 
@@ -131,7 +132,7 @@ impl Conversation {
         self.members.iter().position(|member| member.account == account)
     }
 
-    /// The members for whom a message is one of others: positions, accounts, and whether they have yet to read it.
+    /// The recipients of a message: their positions and accounts, and whether the message is still unread for them.
     pub fn recipients(&self, message: &Link) -> Vec<(usize, AccountId, bool)> {
         let members = self.members.iter().zip(&self.marks).enumerate();
         members
@@ -140,18 +141,18 @@ impl Conversation {
             .collect()
     }
 
-    /// Whether the account of a member was deleted: all of its messages are tombstones, overwritten or not yet.
+    /// Whether the account of a member was deleted. All of its messages are then tombstones, overwritten or not.
     pub fn has_left(&self, account: AccountId) -> bool {
         self.position(account).is_some_and(|position| self.marks[position].has_left)
     }
 
-    /// Whether all others have deleted their accounts, so that nothing of theirs counts as unread.
+    /// Whether all other members have deleted their accounts, so that none of their messages counts as unread.
     pub fn others_have_left(&self, position: usize) -> bool {
         let mut others = self.marks.iter().enumerate().filter(|(at, _)| *at != position).peekable();
         others.peek().is_some() && others.all(|(_, mark)| mark.has_left)
     }
 
-    /// A message that a member has not read is deleted, or hidden by the member. How many these are now.
+    /// Counts an unread message that was deleted, or that the member hid. Returns the new count.
     pub fn one_more_gone(&mut self, position: usize) -> u64 {
         let mark = &mut self.marks[position];
         mark.gone += 1;
@@ -159,14 +160,14 @@ impl Conversation {
         mark.gone
     }
 
-    /// A member hid a message from itself.
+    /// Counts a message that a member hid from itself.
     pub fn one_more_hidden(&mut self, position: usize) {
         let mark = &mut self.marks[position];
         mark.hidden += 1;
         mark.dirty = true;
     }
 
-    /// Writes the row, and those of the members that changed.
+    /// Writes the row of the conversation, and the changed rows of its members.
     pub fn write(&mut self, conn: &Connection, id: ConversationId) -> Result<(), StorageError> {
         let sql = "UPDATE conversation SET last_seq = ?2, last_message_revision = ?3, last_revision = ?4 WHERE id = ?1";
         execute(conn, sql, params![id, self.last_seq, self.last_message_revision, self.last_revision])
@@ -200,13 +201,13 @@ impl Conversation {
     }
 }
 
-/// A row of `usage`: what an account has stored.
+/// A row of `usage`: the storage used by an account.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Usage {
     pub messages: u64,
-    /// Of bodies.
+    /// Bytes of bodies and tombstones.
     pub bytes: u64,
-    /// The row has to be written.
+    /// Whether the row has to be written.
     pub dirty: bool,
 }
 
@@ -230,21 +231,21 @@ pub(super) struct Caches {
     conversations: Generations<ConversationId, Conversation>,
     usage: Generations<AccountId, Usage>,
     privacy: Generations<AccountId, Privacy>,
-    /// Accounts that were deleted while conversations of theirs may have been held.
+    /// Accounts deleted while their conversations may have been cached.
     deleted: HashSet<AccountId>,
-    /// Whether any send was ever rejected: most databases can say no without a look.
+    /// Whether any send was ever rejected. In most databases this avoids a lookup for every send.
     rejections: Option<bool>,
-    /// Whether any account has other privacy settings than the defaults. Stays true once it is: it only saves look-ups.
+    /// Whether any account has privacy settings other than the defaults. It stays true once set; it only saves lookups.
     private: Option<bool>,
 }
 
 impl Caches {
-    /// Forgets everything.
+    /// Clears all caches.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Forgets what was not used for a while. Only when nothing waits to be written.
+    /// Evicts entries not used for a while. Call it only when no cached row waits to be written.
     pub fn trim(&mut self) {
         self.sessions.trim();
         self.accounts.trim();
@@ -258,7 +259,7 @@ impl Caches {
         }
     }
 
-    /// Whether any rejected send is remembered.
+    /// Whether any rejected send is stored.
     pub fn has_rejections(&mut self, conn: &Connection) -> Result<bool, StorageError> {
         if let Some(known) = self.rejections {
             return Ok(known);
@@ -270,7 +271,7 @@ impl Caches {
         Ok(found)
     }
 
-    /// A rejected send is remembered from now on.
+    /// Notes that a rejected send is stored.
     pub fn note_rejection(&mut self) {
         self.rejections = Some(true);
     }
@@ -298,13 +299,13 @@ impl Caches {
         Ok(found)
     }
 
-    /// The privacy settings of an account were changed.
+    /// Evicts the privacy settings of an account after a change.
     pub fn forget_privacy(&mut self, account: AccountId) {
         self.privacy.remove(&account);
         self.private = Some(true);
     }
 
-    /// The session of an id.
+    /// The session with an id.
     pub fn session(&mut self, conn: &Connection, id: SessionId) -> Result<Option<Session>, StorageError> {
         if let Some(session) = self.sessions.get(&id) {
             return Ok(Some(*session));
@@ -318,12 +319,12 @@ impl Caches {
         Ok(found.map(|session| *self.sessions.insert(id, session)))
     }
 
-    /// A session was closed.
+    /// Evicts a session after it was closed or changed.
     pub fn forget_session(&mut self, id: SessionId) {
         self.sessions.remove(&id);
     }
 
-    /// The account of a name.
+    /// The account with a name.
     pub fn account(&mut self, conn: &Connection, name: &str) -> Result<Option<Account>, StorageError> {
         if let Some(account) = self.accounts.get(name) {
             return Ok(Some(*account));
@@ -337,12 +338,12 @@ impl Caches {
         Ok(found.map(|account| *self.accounts.insert(name.into(), account)))
     }
 
-    /// An account's row was changed.
+    /// Evicts an account after its row was changed.
     pub fn forget_account(&mut self, name: &str) {
         self.accounts.remove(name);
     }
 
-    /// The direct conversation of two accounts, in any order.
+    /// The direct conversation of two accounts, in either order.
     pub fn direct(
         &mut self,
         conn: &Connection,
@@ -360,9 +361,9 @@ impl Caches {
         Ok(found.map(|id| *self.direct.insert(pair, id)))
     }
 
-    /// What an account has stored.
+    /// The storage used by an account.
     pub fn usage(&mut self, conn: &Connection, account: AccountId) -> Result<&mut Usage, StorageError> {
-        // Asked twice because a borrow that is returned early would last for the whole function.
+        // Looked up twice, because a borrow that is returned early would last for the whole function.
         if self.usage.get(&account).is_none() {
             let found = conn
                 .prepare_cached("SELECT messages, bytes FROM usage WHERE account_id = ?1")
@@ -377,18 +378,18 @@ impl Caches {
         self.usage.get(&account).ok_or(StorageError::Closed)
     }
 
-    /// An account was deleted: conversations that are held learn it when they are used next.
+    /// Notes that an account was deleted. Cached conversations are updated on their next use.
     pub fn note_deletion(&mut self, account: AccountId) {
         self.deleted.insert(account);
     }
 
-    /// The conversation of an id.
+    /// The conversation with an id.
     pub fn conversation(
         &mut self,
         conn: &Connection,
         id: ConversationId,
     ) -> Result<Option<&mut Conversation>, StorageError> {
-        // Asked twice because a borrow that is returned early would last for the whole function.
+        // Looked up twice, because a borrow that is returned early would last for the whole function.
         if self.conversations.get(&id).is_none() {
             match load(conn, id)? {
                 None => return Ok(None),
@@ -406,7 +407,7 @@ impl Caches {
         Ok(Some(conversation))
     }
 
-    /// A conversation that some row names.
+    /// A conversation that a row refers to.
     pub fn known_conversation(
         &mut self,
         conn: &Connection,

@@ -1,11 +1,12 @@
 //! The deletion of an account, in bounded steps.
 //!
-//! [`Command::BeginAccountDeletion`](crate::chat::Command) does what is seen: the sessions end, the account is deleted, and
-//! from its revision on every read shows the account's messages as tombstones, because it looks at the account. What is
-//! left is work: the members of each conversation are told, and the bodies are overwritten. The leader proposes
-//! `EraseAccount` until that is done; each does at most `limit` units of it, and where it has come to is a row of
-//! `erasure`, so that the next leader goes on. Invariants: nothing is sent in a conversation of a deleted account any more,
-//! so the messages that are left only become fewer; an `EraseAccount` for an account with no work left changes nothing.
+//! [`Command::BeginAccountDeletion`](crate::chat::Command) takes effect at once for readers. The sessions end and the
+//! account is marked as deleted. From its revision on, every read checks the account and shows its messages as
+//! tombstones. The remaining work is to notify the members of each conversation and to overwrite the bodies. The leader
+//! proposes `EraseAccount` until that is done. Each such command does at most `limit` units of work and saves its
+//! progress in a row of `erasure`, so that the next leader can continue. Invariants: no message is sent in a
+//! conversation of a deleted account any more, so the number of remaining messages only decreases. An `EraseAccount`
+//! for an account without remaining work changes nothing.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -20,12 +21,12 @@ struct Erasure {
     overwriting: bool,
     /// The conversation that was begun last.
     conversation: ConversationId,
-    /// The next message there; 0: none is left.
+    /// The next message there; 0 if none is left.
     next: Revision,
 }
 
 impl Applier<'_> {
-    /// Deletes the account of a session for everybody who looks; [`Self::erase_account`] does the rest.
+    /// Deletes the account of a session as far as readers can see. [`Self::erase_account`] does the remaining work.
     pub(super) fn begin_account_deletion(&mut self, session: SessionId) -> Result<Outcome, StorageError> {
         let account = match self.caller(session)? {
             Ok(account) => account,
@@ -34,7 +35,7 @@ impl Applier<'_> {
         self.begin_erasure(account)
     }
 
-    /// Deletes an account that is not deleted yet.
+    /// Begins the deletion of an account that is not deleted yet.
     pub(super) fn begin_erasure(&mut self, account: AccountId) -> Result<Outcome, StorageError> {
         self.end_account(account)?;
         self.caches.note_deletion(account);
@@ -44,7 +45,8 @@ impl Applier<'_> {
         Ok(Outcome::AccountDeleted { revision: self.next_revision(), deleted_messages })
     }
 
-    /// Does up to `limit` units of what is left of a deletion: a conversation that is told, or a message looked at.
+    /// Does up to `limit` units of the remaining work of a deletion. A unit is a conversation notified or a message
+    /// examined.
     pub(super) fn erase_account(&mut self, account: AccountId, limit: u32) -> Result<Outcome, StorageError> {
         let Some(mut erasure) = self.erasure(account)? else {
             return Ok(Outcome::AccountErased { revision: self.revision, done: true });
@@ -109,7 +111,8 @@ impl Applier<'_> {
             .context("read the conversations of an account")
     }
 
-    /// The other members have nothing unread any more: all that others sent is gone.
+    /// Clears the unread count of each member whose other members have all left, because all their messages are
+    /// tombstones.
     fn nothing_unread(&mut self, account: AccountId, id: ConversationId) -> Result<(), StorageError> {
         let conversation = self.change(id)?;
         let last_seq = conversation.last_seq.0;
@@ -128,7 +131,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Overwrites a message if it is the account's. Returns the one before it.
+    /// Overwrites a message if the account sent it. Returns the message before it.
     fn erase_message(&self, account: AccountId, revision: Revision) -> Result<Revision, StorageError> {
         let link = history::link(self.conn, revision)?;
         if link.previous >= revision {

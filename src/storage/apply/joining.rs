@@ -1,7 +1,8 @@
 //! Join tokens: permissions for nodes that the cluster does not know.
 //!
-//! Invariants: a token admits one node, named by its admission number; at most [`JOIN_TOKENS_MAX`] rows exist; both commands
-//! remove the rows whose time is over, on the replicated clock. Tokens are no revisions: no reader waits for one.
+//! Invariants: a token admits one node, identified by its admission number. At most [`JOIN_TOKENS_MAX`] rows exist.
+//! Both commands remove the rows that have expired on the replicated clock. Tokens do not advance the revision, because
+//! no reader waits for one.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -54,7 +55,7 @@ impl Applier<'_> {
         }
     }
 
-    /// When a token expires, and the admission number that has used it; 0: none.
+    /// Expiry of a token, and the admission number that has used it (0 if unused).
     fn join_token(&self, token_hash: &TokenHash) -> Result<Option<(TimeMs, u64)>, StorageError> {
         let row: Option<(TimeMs, [u8; 8])> = self
             .conn

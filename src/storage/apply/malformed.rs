@@ -1,4 +1,5 @@
-//! Bytes in the log that are no command in any version: rejected, counted, and part of the digest.
+//! Bytes in the log that are not a valid command in any version. They are rejected, counted, and included in the
+//! digest.
 
 use super::Applier;
 use crate::chat::{Outcome, Rejection};
@@ -6,22 +7,23 @@ use crate::planted;
 use crate::storage::digest::Fold;
 use crate::storage::intake::Malformed;
 
-/// Malformed commands that a call of [`StateMachine::stage`](super::StateMachine::stage) describes.
+/// Maximum number of malformed commands that a call of [`StateMachine::stage`](super::StateMachine::stage) describes.
 const MALFORMED_SHOWN_MAX: usize = 8;
 
-/// Bytes in the log that are no command in any version.
+/// Bytes in the log that are not a valid command in any version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MalformedCommand {
     /// Log index of the entry.
     pub index: u64,
     /// Position in the entry's batch, from 0.
     pub position: usize,
-    /// Why they are none.
+    /// Why they are not valid.
     pub problem: String,
 }
 
 impl Applier<'_> {
-    /// Rejects bytes that are no command. They move neither the revision nor the clock; the digest has them.
+    /// Rejects bytes that are not a valid command. They change neither the revision nor the clock; the digest includes
+    /// them.
     pub(super) fn malformed(&mut self, index: u64, position: usize, problem: Malformed, bytes: &[u8]) -> Outcome {
         let outcome = Outcome::Rejected(Rejection::Malformed);
         if self.malformed == 0 || !planted::is(planted::MALFORMED_NOT_IN_DIGEST) {

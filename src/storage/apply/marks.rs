@@ -1,4 +1,4 @@
-//! Receipts, which move watermarks, and deletions of messages.
+//! Receipts, which advance watermarks, and deletions of messages.
 
 use std::collections::BTreeMap;
 
@@ -71,9 +71,9 @@ impl Applier<'_> {
         Ok(Ok((seq, revision)))
     }
 
-    /// `sent_read` and `gone` of a member that has now read up to `read`, in a conversation of two, or of one: the message
-    /// at `read` knows its ordinal among those of its sender, so that one look-up counts both members' messages. `alone`:
-    /// all others have left.
+    /// `sent_read` and `gone` of a member that has now read up to `read`, in a conversation of one or two members. The
+    /// message at `read` contains its ordinal among the messages of its sender, so that one lookup counts the messages
+    /// of both members. `alone` means that all other members have left.
     fn counted(
         &self,
         (conversation, account): (ConversationId, AccountId),
@@ -109,7 +109,7 @@ impl Applier<'_> {
             Ok(account) => account,
             Err(reason) => return Ok(Outcome::Rejected(reason)),
         };
-        // Sorted, because the order decides about revisions.
+        // Sorted, because the order determines the revisions.
         let mut changed: BTreeMap<ConversationId, Vec<Seq>> = BTreeMap::new();
         let (mut deleted, mut ignored) = (0, 0);
         for message in messages {
@@ -138,7 +138,7 @@ impl Applier<'_> {
         Ok(Outcome::MessagesDeleted { deleted, ignored, revision: self.revision })
     }
 
-    /// Deletes one message. `None`: it is unknown, not the caller's to delete, or deleted already.
+    /// Deletes one message. Returns `None` if it is unknown, already deleted, or not the caller's to delete.
     fn delete_message(
         &mut self,
         account: AccountId,
@@ -172,7 +172,7 @@ impl Applier<'_> {
         Ok(Some((id, seq)))
     }
 
-    /// Deletes a message for everyone.
+    /// Deletes a message for all members.
     pub(super) fn leave_tombstone(&mut self, message: &Link) -> Result<(), StorageError> {
         let id = message.conversation;
         let recipients = self.change(id)?.recipients(message);
@@ -187,7 +187,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Overwrites the body of a message, and gives its space back to the sender.
+    /// Overwrites the body of a message, and reduces the sender's usage.
     fn take_body(&mut self, message: &Link) -> Result<(), StorageError> {
         let bytes: Int = self
             .conn
@@ -200,7 +200,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Keeps a deletion for those who resume their subscription later.
+    /// Stores a deletion for subscriptions that resume later.
     pub(super) fn remember_deletion(
         &self,
         revision: Revision,

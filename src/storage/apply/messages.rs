@@ -1,7 +1,7 @@
-//! Sends: exactly once, however often and wherever they are tried.
+//! Sends, applied exactly once regardless of retries and of the nodes that receive them.
 //!
-//! The unique index on (client id, sender) is what makes a retry harmless. The common case does not look first: it
-//! inserts, and only when the index refuses it finds out what was there.
+//! The unique index on (client id, sender) makes a retry harmless. The common case does no lookup: it inserts the row,
+//! and queries the earlier outcome only if the index rejects the row.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -14,10 +14,10 @@ use crate::storage::codec;
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 
-/// Where a message would go.
+/// The destination of a message.
 enum Target {
     Existing(ConversationId),
-    /// A direct conversation with this account that has to be made.
+    /// A new direct conversation with this account.
     New(AccountId),
     Nowhere(Rejection),
 }
@@ -42,7 +42,7 @@ impl Applier<'_> {
         {
             return Ok(outcome);
         }
-        // Either known already, or not the common case.
+        // The client id is already known, or this is not the common case.
         if let Some(outcome) = self.first_outcome(sender, to, client_id, body)? {
             return Ok(outcome);
         }
@@ -96,7 +96,7 @@ impl Applier<'_> {
         }
     }
 
-    /// Appends a message. `None`: the sender has used the client id before, and nothing was changed.
+    /// Appends a message. Returns `None`, without any change, if the sender has used the client id before.
     fn store_message(
         &mut self,
         id: ConversationId,
@@ -115,7 +115,8 @@ impl Applier<'_> {
             .position(sender)
             .ok_or_else(|| StorageError::Corrupt(format!("account {sender} is not in its conversation {id}")))?;
         let seq = Seq(conversation.last_seq.0 + 1);
-        // One row and no SELECT: SQLite would keep a copy of each page that such a statement changes, to undo it alone.
+        // A single row without a SELECT: for other statements SQLite keeps a copy of each page that they change, to be
+        // able to roll back the statement alone.
         let sql = "INSERT INTO message (revision, conversation_id, seq, sender_id, client_id, time_ms, body, deleted, \
                    previous, jump, sent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10) \
                    ON CONFLICT (client_id, sender_id) DO NOTHING";
@@ -143,7 +144,7 @@ impl Applier<'_> {
         Ok(Some(Outcome::MessageSent(MessageSent { conversation: id, seq, revision, time, repeated: false })))
     }
 
-    /// What an earlier command with the client id came to.
+    /// The outcome of an earlier command with the client id.
     fn first_outcome(
         &mut self,
         sender: AccountId,
@@ -171,7 +172,7 @@ impl Applier<'_> {
         Ok(self.rejection(sender, client_id)?.map(Outcome::Rejected))
     }
 
-    /// Why an earlier send with the client id was rejected.
+    /// The reason for which an earlier send with the client id was rejected.
     fn rejection(&mut self, sender: AccountId, client_id: ClientId) -> Result<Option<Rejection>, StorageError> {
         if !self.caches.has_rejections(self.conn)? {
             return Ok(None);
@@ -187,7 +188,7 @@ impl Applier<'_> {
             .map_err(|error| StorageError::Corrupt(format!("a remembered rejection: {error}")))
     }
 
-    /// Whether a destination is the given conversation, be the recipient deleted or not.
+    /// Whether a destination is the given conversation, even if the recipient is deleted.
     fn leads_to(
         &mut self,
         sender: AccountId,
@@ -203,7 +204,8 @@ impl Applier<'_> {
         }
     }
 
-    /// Makes a direct conversation, or one's notes, for a message that is stored next: both share its revision.
+    /// Creates a direct conversation, or the sender's notes, for the message that is stored next. Both share its
+    /// revision.
     fn create_direct(&mut self, sender: AccountId, partner: AccountId) -> Result<ConversationId, StorageError> {
         let id = ConversationId(self.revision.0 + 1);
         let (low, high) = (sender.min(partner), sender.max(partner));

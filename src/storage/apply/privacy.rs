@@ -1,10 +1,10 @@
-//! Privacy settings of accounts: whether read receipts are exchanged, and whether the use of sessions is noted.
+//! Privacy settings of accounts: whether read receipts are exchanged, and whether session activity is recorded.
 //!
 //! Invariants:
 //!
-//! - Others see that a member has read a message only if all members of the conversation exchanged read receipts when it was
-//!   marked read. A later change of a setting shows nothing of earlier reads, and takes nothing back that was shown.
-//! - Of an account that has the use of its sessions not noted, no row tells when one was used.
+//! - Other members see that a message was read only if all members of the conversation exchanged read receipts when it
+//!   was marked read. A later change of a setting neither reveals earlier reads nor hides reads already shown.
+//! - For an account that does not record session activity, no row reveals when a session was used.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -38,7 +38,7 @@ impl Applier<'_> {
         Ok(Outcome::Changed { count: 1, revision: self.next_revision() })
     }
 
-    /// Back to the defaults.
+    /// Restores the default settings.
     pub(super) fn forget_privacy(&mut self, account: AccountId) -> Result<(), StorageError> {
         let sql = "DELETE FROM privacy WHERE account_id = ?1";
         if execute(self.conn, sql, [account]).context("forget privacy settings")? > 0 {
@@ -57,8 +57,8 @@ impl Applier<'_> {
         Ok(true)
     }
 
-    /// Removes what is noted about the use of an account's sessions. The end of a session tells of its last use too, so that
-    /// a session which ends for want of use gets its whole idle time from now on.
+    /// Removes the recorded activity of an account's sessions. The end of a session reveals its last use as well. A
+    /// session with an idle timeout therefore gets its full idle time from now on.
     fn forget_activity(&mut self, account: AccountId) -> Result<(), StorageError> {
         let sql = "SELECT id FROM session WHERE account_id = ?1 AND ends_ms <= ?2 ORDER BY id";
         let ended = self

@@ -1,4 +1,4 @@
-//! Who may create an account: the setting, and invitations.
+//! Registration: the setting that controls who may create an account, and invitations.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -9,7 +9,7 @@ use crate::storage::codec;
 use crate::storage::error::{Context, StorageError};
 
 impl Applier<'_> {
-    /// Whether an account may be created, and the invitation that is used up by it.
+    /// Whether an account may be created, and the invitation that this uses up.
     pub(super) fn admission(
         &self,
         invitation: Option<&TokenHash>,
@@ -59,7 +59,7 @@ impl Applier<'_> {
             .and_then(|mut statement| statement.query_row([code_hash], |row| Ok((row.get(0)?, row.get(1)?))).optional())
             .context("look for an invitation")?;
         if let Some((revision, expires_at)) = made {
-            // The same command again: codes are random.
+            // A repeat of the same command: codes are random.
             return Ok(Outcome::InvitationCreated { expires_at, revision });
         }
         let count: u32 = self
@@ -94,7 +94,7 @@ impl Applier<'_> {
     }
 }
 
-/// Who may create an account.
+/// The setting that controls who may create an account.
 pub(in crate::storage) fn registration(conn: &rusqlite::Connection) -> Result<Registration, StorageError> {
     let value: Option<i32> = conn
         .prepare_cached("SELECT value FROM setting WHERE name = 'registration'")

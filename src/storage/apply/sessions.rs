@@ -1,4 +1,4 @@
-//! Sessions, and the devices that they were opened from.
+//! Sessions, and the devices from which they were opened.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -18,14 +18,15 @@ impl Applier<'_> {
         login: &Login,
     ) -> Result<Outcome, StorageError> {
         match self.check_login(account, login.password_revision)? {
-            // A session that this very command opened is answered again below, whatever happened since.
+            // The session may have been opened by this same command. Then it is returned again below, regardless of
+            // later changes.
             Err(Rejection::PasswordOutdated | Rejection::AccountDisabled)
                 if self.session_of_token(token_hash)?.is_some() => {}
             Err(reason) => return Ok(Outcome::Rejected(reason)),
             Ok(()) => {}
         }
         if let Some((session, owner, expires_at)) = self.session_of_token(token_hash)? {
-            // The same command again: tokens are random. The session that it opened stays as it is.
+            // A repeat of the same command: tokens are random. The session that it opened is not changed.
             let revision = Revision(session.0);
             return Ok(match owner == account {
                 true => Outcome::SessionOpened { session, account, expires_at, revision },
@@ -75,7 +76,7 @@ impl Applier<'_> {
         Ok(Outcome::SessionsClosed { count, revision: self.next_revision() })
     }
 
-    /// The sessions of an account, those that were used last at the end, without the last `keep`.
+    /// The sessions of an account, least recently used first, without the `keep` most recently used ones.
     pub(super) fn sessions_of(&self, account: AccountId, keep: usize) -> Result<Vec<SessionId>, StorageError> {
         let read = || -> rusqlite::Result<Vec<SessionId>> {
             let sql = "SELECT id FROM session WHERE account_id = ?1 ORDER BY used_ms DESC, id DESC LIMIT -1 OFFSET ?2";
@@ -128,7 +129,7 @@ impl Applier<'_> {
     pub(super) fn touch_sessions(&mut self, sessions: &[SessionId]) -> Result<Outcome, StorageError> {
         let mut count = 0;
         for session in sessions {
-            // One that has ended stays ended.
+            // A session that has ended stays ended.
             let sql = "UPDATE session SET used_ms = ?2, ends_ms = CASE WHEN idle_ms > 0 \
                        THEN min(expires_ms, ?2 + idle_ms) ELSE expires_ms END \
                        WHERE id = ?1 AND used_ms < ?2 AND ends_ms > ?2 AND NOT EXISTS (SELECT 1 FROM privacy \
@@ -144,7 +145,7 @@ impl Applier<'_> {
     }
 
     pub(super) fn remove_expired(&mut self, before: TimeMs, limit: u32) -> Result<Outcome, StorageError> {
-        // Nothing that has not expired yet goes, whatever the command says.
+        // Only rows that have expired are removed, even if the command names a later time.
         let before = before.min(self.clock);
         let read = || -> rusqlite::Result<Vec<SessionId>> {
             let sql = "SELECT id FROM session WHERE ends_ms <= ?1 ORDER BY ends_ms, id LIMIT ?2";
@@ -156,7 +157,7 @@ impl Applier<'_> {
         Ok(Outcome::Changed { count: u64::from(ended) + invitations, revision: self.revision })
     }
 
-    /// Notes that a device of the account logged in.
+    /// Records a login from a device of the account.
     fn know_device(&mut self, account: AccountId, device: &TokenHash, revision: Revision) -> Result<(), StorageError> {
         let sql = "INSERT INTO device (account_id, token_hash, used_revision) VALUES (?1, ?2, ?3) \
                    ON CONFLICT (account_id, token_hash) DO UPDATE SET used_revision = ?3";
@@ -168,7 +169,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Forgets the devices of an account, but for that of the session `keep`.
+    /// Forgets the devices of an account, except for that of the session `keep`.
     pub(super) fn forget_devices(&self, account: AccountId, keep: Option<SessionId>) -> Result<(), StorageError> {
         let sql = "DELETE FROM device WHERE account_id = ?1 \
                    AND token_hash IS NOT (SELECT device FROM session WHERE id = ?2)";

@@ -1,18 +1,18 @@
-//! What each account has stored, and how much it may store.
+//! The storage used by each account, and its quota.
 //!
-//! The counters are part of the state. The quota is a setting of the leader, so it travels in the batch, as the time
-//! does: what a send comes to depends on nothing but the state and the entry. What stays of a deleted message counts as
-//! bytes, so that nobody fills volumes by sending and deleting.
+//! The counters are part of the state. The quota is a setting of the leader, and the batch carries it, as it carries
+//! the time. The outcome of a send therefore depends only on the state and the entry. The remains of a deleted message
+//! count as bytes, so that sending and deleting cannot fill a volume.
 
 use super::Applier;
 use crate::chat::AccountId;
 use crate::storage::error::StorageError;
 use crate::storage::intake::RawBatch;
 
-/// What stays of a message whose body is gone: its row, and its id in indexes. The update of the schema counted alike.
+/// Remains of a message without its body: its row, and its id in indexes. The schema upgrade uses the same value.
 const TOMBSTONE_BYTES: u64 = 64;
 
-/// How much an account may store; 0: any amount.
+/// Storage quota of an account; 0 means unlimited.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Quota {
     messages: u64,
@@ -26,7 +26,7 @@ impl Quota {
 }
 
 impl Applier<'_> {
-    /// Whether a message of so many bytes fits into the quota of its sender.
+    /// Whether a message of this size fits into the quota of its sender.
     pub(super) fn fits_quota(&mut self, account: AccountId, bytes: u64) -> Result<bool, StorageError> {
         let Quota { messages: messages_max, bytes: bytes_max } = self.quota;
         if messages_max == 0 && bytes_max == 0 {
@@ -37,19 +37,19 @@ impl Applier<'_> {
         Ok(within(usage.messages + 1, messages_max) && within(usage.bytes.saturating_add(bytes), bytes_max))
     }
 
-    /// An account has stored a message of so many bytes.
+    /// Counts a message of this size for its sender.
     pub(super) fn use_more(&mut self, account: AccountId, bytes: u64) -> Result<(), StorageError> {
         self.change_usage(account, |messages, used| (messages + 1, used.saturating_add(bytes)))
     }
 
-    /// A message of an account lost its body of so many bytes.
+    /// Counts that a message of this size became a tombstone.
     pub(super) fn use_less(&mut self, account: AccountId, bytes: u64) -> Result<(), StorageError> {
         self.change_usage(account, |messages, used| {
             (messages.saturating_sub(1), used.saturating_sub(bytes).saturating_add(TOMBSTONE_BYTES))
         })
     }
 
-    /// Everything of an account is given back. Returns how many messages that were.
+    /// Resets the usage of an account. Returns the number of messages that it had.
     pub(super) fn use_nothing(&mut self, account: AccountId) -> Result<u64, StorageError> {
         let messages = self.caches.usage(self.conn, account)?.messages;
         self.change_usage(account, |_, _| (0, 0))?;

@@ -1,4 +1,4 @@
-//! The commands about accounts, sessions, invitations and settings as protobuf.
+//! Protobuf encoding of the commands about accounts, sessions, invitations and settings.
 
 use super::{DecodeError, array};
 use crate::chat::{
@@ -100,7 +100,7 @@ pub(in crate::storage) fn encode_registration(registration: Registration) -> pb:
     }
 }
 
-/// The setting that [`encode_registration`] was given.
+/// Decodes a setting encoded by [`encode_registration`].
 pub(in crate::storage) fn decode_registration(number: i32) -> Option<Registration> {
     Some(match pb::Registration::try_from(number).ok()? {
         pb::Registration::Open => Registration::Open,

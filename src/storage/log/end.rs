@@ -1,19 +1,21 @@
-//! How far the log was durable when somebody was last told so, noted beside it.
+//! The durable end of the log, noted in a second file next to the log.
 //!
-//! SQLite takes a frame of the write-ahead log that does not match its checksum for a write that was cut off, and drops it with
-//! all that follow: one flipped bit takes acknowledged entries along without a trace. So before anybody is told that entries or
-//! a vote are durable, the end of the log and the vote are noted in a second file, `log.db-end`. A start that finds less than that
-//! in the log knows that the log is damaged. The note is written and not flushed: that outlives the process, and takes
-//! microseconds. (To keep what was written in two places is how TigerBeetle, with two rings of headers, and Alagappan et al.,
-//! "Protocol-Aware Recovery for Consensus-Based Storage", FAST 2018, tell damage from a crash.)
+//! SQLite treats a frame of the write-ahead log with a wrong checksum as an interrupted write and drops it with all
+//! frames that follow. A single flipped bit thus loses acknowledged entries silently. Therefore the end of the log and
+//! the vote are noted in a second file, `log.db-end`, before entries or a vote are reported as durable. A start that
+//! finds less than that in the log detects that the log is damaged. The note is written without an fsync: it survives a
+//! crash of the process, and the write takes microseconds. (TigerBeetle, with two rings of headers, and Alagappan et
+//! al., "Protocol-Aware Recovery for Consensus-Based Storage", FAST 2018, also write data in two places to distinguish
+//! damage from a crash.)
 //!
 //! Invariants:
 //!
-//! - What is noted is durable in `log.db`: a note follows the commit, and is lowered, durably, before entries are taken away.
-//! - One of two slots is whole at any moment: they are written in turn, and lie in different sectors.
+//! - Everything noted is durable in `log.db`. A note follows the commit, and it is durably lowered before entries are
+//!   removed.
+//! - One of two slots is intact at any moment. They are written alternately and lie in different sectors.
 //!
-//! Not covered: damage that meets a power failure. The notes of the last moments may not have reached the disk; those before the
-//! last start have.
+//! Does not cover: damage combined with a power failure. The most recent notes may not have reached the disk; those
+//! from before the last start have.
 
 use std::{
     fs::{self, File},
@@ -29,22 +31,22 @@ use crate::{
     storage::{StorageError, db, private},
 };
 
-/// Beside `log.db`.
+/// Name of the file, next to `log.db`.
 const NAME: &str = "log.db-end";
-/// Between the beginnings of the slots: no two of them share a page of the system, nor a sector.
+/// Distance between the slots. They share neither a memory page nor a disk sector.
 const SLOT_BYTES: u64 = 4096;
-/// One slot, without what is unused.
+/// Used bytes of a slot.
 const RECORD_BYTES: usize = 8 * WORDS + 4;
 const WORDS: usize = 7;
 
-/// What is noted.
+/// The content of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Note {
-    /// Counts the notes of a file. The one with the higher number is newer.
+    /// Sequence number of the note. The note with the higher number is newer.
     number: u64,
-    /// Up to here entries are durable, or were purged.
+    /// Position up to which entries are durable or were purged.
     last: Option<pb::LogId>,
-    /// The vote; of term 0: none.
+    /// The vote. Term 0 means that there is none.
     vote: pb::Vote,
 }
 
@@ -62,7 +64,7 @@ impl Note {
         record
     }
 
-    /// `None` when it is not what was written.
+    /// Returns `None` if the record does not match its checksum.
     fn decode(record: &[u8; RECORD_BYTES]) -> Option<Self> {
         if record.iter().all(|byte| *byte == 0) {
             return Some(Self::default());
@@ -81,7 +83,7 @@ impl Note {
     }
 }
 
-/// The file, and what it says.
+/// The file and its current note.
 pub(super) struct End {
     path: PathBuf,
     file: File,
@@ -89,10 +91,12 @@ pub(super) struct End {
 }
 
 impl End {
-    /// Opens the note of the log in `dir`, in which `found` was found. Makes one if there is none: an earlier version wrote none.
+    /// Opens the note of the log in `dir` and compares it with `found`. Creates the file if it is missing, because an
+    /// earlier version wrote none.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`]: more was durable than was found, or the note is damaged. The file cannot be read or written.
+    /// [`StorageError::Corrupt`]: the log holds less than was durable, or the note is damaged. Otherwise, the file
+    /// cannot be read or written.
     pub(super) fn open(dir: &Path, found: &Found) -> Result<Self, StorageError> {
         let path = dir.join(NAME);
         let is_new = !fs::exists(&path).map_err(StorageError::io("look for", &path))?;
@@ -115,7 +119,8 @@ impl End {
         Ok(opened)
     }
 
-    /// Entries up to `last` are durable, if there are more than were noted; and so is `vote`, if there is one.
+    /// Notes that entries up to `last` are durable, unless the note already reaches that far, and that `vote` is
+    /// durable, if given.
     pub(super) fn raise(&mut self, last: Option<pb::LogId>, vote: Option<pb::Vote>) -> Result<(), StorageError> {
         let last = if end(last) > end(self.noted.last) { last } else { self.noted.last };
         let vote = vote.unwrap_or(self.noted.vote);
@@ -125,8 +130,8 @@ impl End {
         self.write(Note { number: self.noted.number + 1, last, vote })
     }
 
-    /// Entries after `last` are about to be taken away. What is noted is durable when this returns: the entries may be gone,
-    /// durably, before another note is.
+    /// Notes that entries after `last` are about to be removed. The note is durable when this returns: the entries may
+    /// be durably removed before the next note is durable.
     pub(super) fn lower(&mut self, last: Option<pb::LogId>) -> Result<(), StorageError> {
         if end(last) >= end(self.noted.last) {
             return Ok(());
@@ -142,23 +147,24 @@ impl End {
         Ok(())
     }
 
-    /// Makes what is noted durable.
+    /// Makes the note durable.
     pub(super) fn flush(&self) -> Result<(), StorageError> {
         self.file.sync_all().map_err(StorageError::io("flush", &self.path))
     }
 }
 
-/// What a start found in the log.
+/// The content of the log at a start.
 pub(super) struct Found<'a> {
-    /// The position of the last entry, or the last that was purged.
+    /// Position of the last entry, or else of the last purged one.
     pub last: Option<pb::LogId>,
     pub vote: Option<pb::Vote>,
-    /// The position of the entry at an index, unless it was purged.
+    /// Looks up the position of the entry at an index; `None` if it was purged.
     pub at: &'a dyn Fn(u64) -> Result<Option<pb::LogId>, StorageError>,
 }
 
 impl Found<'_> {
-    /// Whether all of what was noted is there. An entry of the same index and term is the same, and so are all before it.
+    /// Checks that the log contains everything noted. An entry with the same index and term is the same entry, and so
+    /// are all entries before it.
     fn check(&self, noted: &Note) -> Result<(), StorageError> {
         let lost = |what: String| Err(StorageError::Corrupt(format!("log.db has lost its end: {what}")));
         if let Some(last) = noted.last {
@@ -176,14 +182,14 @@ impl Found<'_> {
     }
 }
 
-/// The newer one of the two slots. A crash damages neither.
+/// Reads both slots and returns the newer note. A crash damages neither.
 fn read(file: &File) -> io::Result<Result<Note, StorageError>> {
     let mut newest = Note::default();
     for at in [0, SLOT_BYTES] {
         let mut record = [0; RECORD_BYTES];
         let note = match file.read_exact_at(&mut record, at) {
             Ok(()) => Note::decode(&record),
-            // The process ended while it made the file.
+            // The process ended while it created the file.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(Note::default()),
             Err(error) => return Err(error),
         };

@@ -1,4 +1,4 @@
-//! What the note beside the log says, and what it finds.
+//! The content of the note next to the log, and the damage that it detects.
 
 use std::{cell::Cell, fs, sync::mpsc};
 
@@ -17,12 +17,12 @@ fn vote(term: u64, committed: bool) -> pb::Vote {
     pb::Vote { term, node_id: 2, committed }
 }
 
-/// A log that ends before `end`, all of it of term 1.
+/// A log that ends before `end`, with all entries of term 1.
 fn found(end: u64, vote: Option<pb::Vote>) -> Found<'static> {
     Found { last: end.checked_sub(1).map(|index| id(1, index)), vote, at: &|index| Ok(Some(id(1, index))) }
 }
 
-/// The note does not fit to what was found: why.
+/// The error of a note that does not match the log.
 fn lost(dir: &Path, found: &Found) -> String {
     let error = End::open(dir, found).err().expect("less than was durable");
     assert!(error.is_corruption(), "{error}");
@@ -35,7 +35,7 @@ fn less_than_was_noted_is_noticed_and_nothing_else() {
     let mut end = End::open(dir.path(), &found(0, None)).unwrap();
     end.raise(Some(id(1, 4)), Some(vote(1, false))).unwrap();
     end.raise(Some(id(1, 8)), Some(vote(2, true))).unwrap();
-    // An older end is no news.
+    // An older end does not change the note.
     end.raise(Some(id(1, 2)), None).unwrap();
     drop(end);
     let voted = Some(vote(2, true));
@@ -74,13 +74,13 @@ fn a_note_that_is_damaged_or_cut_off_is_no_note() {
     }
     fs::write(&path, &whole).unwrap();
     assert!(lost(dir.path(), &found(5, None)).contains("lost its end"));
-    // As an earlier version left it.
+    // As an earlier version left the directory.
     fs::remove_file(&path).unwrap();
     drop(End::open(dir.path(), &found(4, None)).unwrap());
     assert!(lost(dir.path(), &found(3, None)).contains("lost its end"));
 }
 
-/// What happens to a log.
+/// A step in the life of a log.
 #[derive(Debug, Clone)]
 enum Step {
     Vote,
@@ -88,7 +88,7 @@ enum Step {
     CutOff(usize),
 }
 
-/// A log that was killed after these steps, what of it was durable, and its vote.
+/// A log that was killed after these steps, its durable entries, and its vote.
 fn killed(steps: &[Step]) -> (tempfile::TempDir, Vec<pb::Entry>, pb::Vote) {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
@@ -116,13 +116,13 @@ fn killed(steps: &[Step]) -> (tempfile::TempDir, Vec<pb::Entry>, pb::Vote) {
     (crash(dir.path()), durable, vote(term, true))
 }
 
-/// Whether the log in `dir` opens. If it does, it has everything that was durable.
+/// Whether the log in `dir` opens. If it does, it contains everything that was durable.
 fn opens_whole(dir: &Path, durable: &[pb::Entry], vote: pb::Vote) -> Result<bool, TestCaseError> {
     match LogDb::open(dir, Box::new(|_| {})).and_then(|log| log.verify().map(|()| log)) {
         Ok(log) => {
             let (entries, voted) = (log.read(0..durable.len() as u64, usize::MAX), log.vote());
             log.close();
-            // More may be there: that something was cut off may be lost, as it would be done again.
+            // The log may hold more: a truncation may be lost, because it would be repeated.
             prop_assert_eq!(entries.unwrap(), durable);
             prop_assert_eq!(voted, Some(vote));
             Ok(true)
@@ -175,10 +175,10 @@ fn what_was_not_called_durable_may_be_lost() {
     log.append(entries(1, 3..5), Box::new(move |result| sender.send(result.is_ok()).unwrap())).unwrap();
     assert_eq!(done.recv(), Ok(true));
     let after = crash(dir.path());
-    // The commit is there, and the note of it is not: killed in between.
+    // Killed between the commit and its note: the log has the commit, and the note does not.
     fs::copy(before.path().join(NAME), after.path().join(NAME)).unwrap();
     assert_eq!(open(after.path()).bounds().1.map(|id| id.index), Some(4));
-    // The other way around.
+    // The reverse case.
     fs::copy(dir.path().join(NAME), before.path().join(NAME)).unwrap();
     assert!(LogDb::open(before.path(), Box::new(|_| {})).err().expect("refused").is_corruption());
 }

@@ -1,16 +1,17 @@
 //! The newest entries of the log, in memory.
 //!
-//! Bounded by bytes, except that entries which are not durable yet always stay: there is no other copy of them to read.
+//! Its size is limited in bytes. Entries that are not durable yet always stay, because there is no other copy of them
+//! to read.
 
 use std::{collections::VecDeque, ops::Range};
 
 use crate::proto::log::v1 as pb;
 
-/// How many bytes of durable entries are kept.
+/// Maximum bytes of durable entries that are kept.
 const BYTES_MAX: usize = 64 << 20;
 
 pub(super) struct Tail {
-    /// Contiguous, the last one being `last`.
+    /// Contiguous entries, up to `last`, with their encoded size.
     entries: VecDeque<(pb::Entry, usize)>,
     bytes: usize,
     last: Option<pb::LogId>,
@@ -28,7 +29,7 @@ impl Tail {
         self.last
     }
 
-    /// Index of the first entry held; the index after the last when none is.
+    /// Index of the first entry held, or the index after the last entry if none is held.
     pub(super) fn first_index(&self) -> u64 {
         self.end_index() - self.entries.len() as u64
     }
@@ -40,7 +41,8 @@ impl Tail {
 
     pub(super) fn push(&mut self, entry: pb::Entry, size: usize) {
         let id = entry.log_id;
-        // After a snapshot was installed the log goes on further up; what is held then is older than the purge point.
+        // After the installation of a snapshot the log continues at a higher index. The entries still held are then
+        // older than the purge point.
         if id.is_some_and(|id| id.index != self.end_index()) {
             self.entries.clear();
             self.bytes = 0;
@@ -51,13 +53,13 @@ impl Tail {
         self.evict();
     }
 
-    /// Entries before `end` are durable now.
+    /// Marks entries before `end` as durable.
     pub(super) fn set_durable(&mut self, end: u64) {
         self.durable_end = self.durable_end.max(end);
         self.evict();
     }
 
-    /// Entries from `end` on are not durable, or not there.
+    /// Marks entries from `end` on as not durable. They may not exist any more.
     pub(super) fn limit_durable(&mut self, end: u64) {
         self.durable_end = self.durable_end.min(end);
     }
@@ -82,7 +84,8 @@ impl Tail {
         }
     }
 
-    /// The entries of `range`, which must lie inside of what is held; at most `max_bytes`, but at least one.
+    /// The entries of `range`, which must lie within the entries held. Returns at most `max_bytes`, but at least one
+    /// entry.
     pub(super) fn read(&self, range: Range<u64>, max_bytes: usize) -> Vec<pb::Entry> {
         let skip = (range.start - self.first_index()) as usize;
         let mut room = max_bytes;

@@ -1,4 +1,4 @@
-//! Questions about devices, open sessions, and who may create an account.
+//! Queries on devices, open sessions, and registration.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -7,36 +7,36 @@ use crate::chat::{AccountId, ClientId, Privacy, Registration, Revision, SessionI
 use crate::storage::apply::{privacy, registration};
 use crate::storage::error::{Context, StorageError};
 
-/// An open session, as its account sees it.
+/// An open session, as visible to its account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSession {
     /// The session.
     pub id: SessionId,
-    /// When it was opened.
+    /// Time at which it was opened.
     pub created_at: TimeMs,
-    /// When it was last noted as used. `None`: the account does not have that noted.
+    /// Time of its last recorded use; `None` if the account does not record session activity.
     pub used_at: Option<TimeMs>,
-    /// When it ends if it is not used again.
+    /// Time at which it ends unless it is used again.
     pub ends_at: TimeMs,
 }
 
 /// An invitation, without its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvitationRow {
-    /// Its id: the revision that made it.
+    /// The invitation's id: the revision that created it.
     pub id: Revision,
-    /// Accounts that it allows.
+    /// Number of accounts that it permits.
     pub uses: u32,
-    /// Accounts that it made.
+    /// Number of accounts created with it.
     pub used: u32,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: TimeMs,
-    /// When it expires.
+    /// Time at which it expires.
     pub expires_at: TimeMs,
 }
 
 impl Query<'_> {
-    /// Whether a device is one that the account has logged in from.
+    /// Whether the account has logged in from this device before.
     pub fn is_known_device(&self, account: AccountId, device: &TokenHash) -> Result<bool, StorageError> {
         let sql = "SELECT 1 FROM device WHERE account_id = ?1 AND token_hash = ?2";
         Ok(self.maybe(sql, params![account, device], |_| Ok(())).context("look for a device")?.is_some())
@@ -47,7 +47,7 @@ impl Query<'_> {
         privacy::privacy(self.conn, account)
     }
 
-    /// Of some sessions, those whose use is noted: their accounts allow it.
+    /// Filters sessions to those of accounts that record session activity.
     pub fn with_activity(&self, sessions: Vec<SessionId>) -> Result<Vec<SessionId>, StorageError> {
         let sql = "SELECT s.id FROM session s WHERE s.id = ?1 AND NOT EXISTS (SELECT 1 FROM privacy p \
                    WHERE p.account_id = s.account_id AND p.session_activity = 0)";
@@ -56,7 +56,7 @@ impl Query<'_> {
         noted.context("look whose use is noted")
     }
 
-    /// The sessions of an account that have not ended, those used last first.
+    /// The sessions of an account that have not ended, most recently used first.
     pub fn sessions_of(&self, account: AccountId) -> Result<Vec<OpenSession>, StorageError> {
         let sql = "SELECT id, created_ms, CASE WHEN EXISTS (SELECT 1 FROM privacy WHERE account_id = ?1 \
                    AND session_activity = 0) THEN NULL ELSE used_ms END, ends_ms FROM session WHERE account_id = ?1 \
@@ -67,12 +67,12 @@ impl Query<'_> {
         self.all(sql, [account], read).context("list sessions")
     }
 
-    /// Who may create an account.
+    /// The setting that controls who may create an account.
     pub fn registration(&self) -> Result<Registration, StorageError> {
         registration::registration(self.conn)
     }
 
-    /// The account that a request has made, and its name.
+    /// The account that a request has created, and its name.
     pub fn account_of_request(&self, request: ClientId) -> Result<Option<(AccountId, String)>, StorageError> {
         let sql = "SELECT id, username FROM account WHERE request_id = ?1";
         self.maybe(sql, [request], |row| Ok((row.get(0)?, row.get(1)?))).context("look for a request id")
@@ -110,7 +110,7 @@ impl Query<'_> {
             .context("look for expired rows")
     }
 
-    /// When an account was made.
+    /// Time of an account's creation.
     pub fn account_created_at(&self, account: AccountId) -> Result<Option<TimeMs>, StorageError> {
         self.maybe("SELECT created_ms FROM account WHERE id = ?1", [account], |row| row.get(0))
             .context("read an account")

@@ -1,7 +1,7 @@
-//! Pages of conversations, the list of them, and counts.
+//! Pages of conversations, lists of conversations, and counts.
 //!
-//! A message that somebody hid is not there for that account: neither on pages nor in counts. A tombstone is there,
-//! but never unread.
+//! A message that an account has hidden is invisible to it, on pages and in counts. A tombstone is visible but never
+//! unread.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,9 @@ use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 use crate::storage::history::{self, Link};
 
-/// Around the expression for what the account `?1` has not read in a conversation. Of a partner whose account was deleted
-/// nothing counts; a partner is looked at only when the counters leave something.
+/// The expression for the number of messages unread by the account `?1` in a conversation, with the surrounding SQL.
+/// Messages of a partner whose account was deleted do not count. The partner is looked up only if the counters leave a
+/// remainder.
 macro_rules! concat_unread {
     ($before:literal, $from:literal, $condition:literal) => {
         concat!(
@@ -35,53 +36,53 @@ macro_rules! concat_unread {
 /// A page of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConversationPage {
-    /// Newest first.
+    /// Messages of the page, newest first.
     pub messages: Vec<MessageRow>,
-    /// Messages that the reader can see, on all pages.
+    /// Number of messages visible to the reader, on all pages.
     pub total: u64,
-    /// Messages that the reader has not read.
+    /// Number of unread messages.
     pub unread: u64,
-    /// The newest message's place, be it visible or not.
+    /// Position of the newest message, visible or not.
     pub last_seq: Seq,
-    /// There are older messages.
+    /// Whether there are older messages.
     pub has_more: bool,
-    /// All members, the reader included, by account.
+    /// All members, including the reader, sorted by account.
     pub members: Vec<MemberRow>,
 }
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageRow {
-    /// Its id: the revision that stored it.
+    /// The message id: the revision that stored it.
     pub id: Revision,
-    /// Where it is.
+    /// The conversation of the message.
     pub conversation: ConversationId,
-    /// Its place there.
+    /// Its position in the conversation.
     pub seq: Seq,
-    /// Who sent it.
+    /// The sender's account.
     pub sender: AccountId,
     /// The sender's name.
     pub sender_name: String,
     /// The text; empty when `deleted`.
     pub body: String,
-    /// When it was stored.
+    /// Time at which it was stored.
     pub time: TimeMs,
-    /// It is a tombstone.
+    /// Whether it is a tombstone.
     pub deleted: bool,
-    /// The id that the sender's client gave it: only the sender may be told.
+    /// The id assigned by the sender's client. Must only be returned to the sender.
     pub client_id: ClientId,
-    /// How far it came.
+    /// Delivery progress of the message.
     pub status: MessageProgress,
 }
 
-/// How far a message came, for all members but its sender.
+/// Delivery progress of a message, for all members except its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MessageProgress {
     /// Stored.
     Sent,
-    /// All others have received it.
+    /// All others have received the message.
     Delivered,
-    /// All others have read it. Also when there are no others.
+    /// All others have read the message, or there are no others.
     Read,
 }
 
@@ -90,36 +91,36 @@ pub enum MessageProgress {
 pub struct MemberRow {
     /// The account.
     pub account: AccountId,
-    /// Its name.
+    /// The account's name.
     pub username: String,
-    /// The account was deleted.
+    /// Whether the account was deleted.
     pub deleted: bool,
-    /// Received up to here.
+    /// Position up to which the member has received messages.
     pub delivered: Seq,
-    /// Read up to here, as far as the reader of the row may know.
+    /// Position up to which the member has read messages, as far as the reader may see it.
     pub read: Seq,
 }
 
 /// A conversation in the list of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConversationSummary {
-    /// Which.
+    /// The conversation's id.
     pub conversation: ConversationId,
-    /// Revision of its newest message: the list's order, and what `before` of the next page has to be.
+    /// Revision of its newest message. The list is sorted by it, and the next page takes it as `before`.
     pub last_revision: Revision,
-    /// The newest message's place, be it visible or not.
+    /// Position of the newest message, visible or not.
     pub last_seq: Seq,
-    /// Messages that the account has not read.
+    /// Number of messages unread by the account.
     pub unread: u64,
-    /// The newest message that the account can see.
+    /// The newest message visible to the account.
     pub last_message: Option<MessageRow>,
-    /// All members, the account included.
+    /// All members, including the account.
     pub members: Vec<MemberRow>,
 }
 
 impl Query<'_> {
-    /// A page of messages with a seq below `before`: at most `limit`, and fewer when their bodies are long. Empty for who
-    /// is not a member.
+    /// A page of messages with a seq below `before`. Returns at most `limit` messages, and fewer if their bodies are
+    /// long. Empty if `me` is not a member.
     pub fn conversation_page(
         &self,
         me: AccountId,
@@ -143,7 +144,7 @@ impl Query<'_> {
                 |row| row.get::<_, Int>(0),
             )
             .context("count hidden messages")?;
-        // One more than asked, to see whether there is more.
+        // One more than requested, to detect whether there are older messages.
         let from = before.map_or(last_seq, |before| Seq(before.0.saturating_sub(1)).min(last_seq));
         let mut messages = self.messages((me, conversation), newest, from, limit as usize + 1, &members)?;
         let found = messages.len();
@@ -160,8 +161,8 @@ impl Query<'_> {
         })
     }
 
-    /// Conversations of an account, newest message first: at most `limit` whose newest message is older than `before`,
-    /// and the number of all. Looks at every conversation of the account.
+    /// Conversations of an account, newest message first. Returns at most `limit` whose newest message is older than
+    /// `before`, and the total number. Scans all conversations of the account.
     pub fn conversations(
         &self,
         me: AccountId,
@@ -175,10 +176,11 @@ impl Query<'_> {
         self.listed(me, sql, params![me, before.unwrap_or(Revision(u64::MAX)), limit])
     }
 
-    /// Conversations of an account whose newest message is newer than `since`, by id: at most `limit` with ids after `after`, and the
-    /// number of all. Looks at every conversation of the account.
+    /// Conversations of an account whose newest message is newer than `since`, sorted by id. Returns at most `limit`
+    /// with ids after `after`, and the total number. Scans all conversations of the account.
     ///
-    /// A list by activity misses what moves to its beginning while it is read. What has moved is here, and stays in its place.
+    /// A reader of a list sorted by activity misses conversations that move to its beginning meanwhile. This list
+    /// contains them, and its order does not change.
     pub fn conversations_since(
         &self,
         me: AccountId,
@@ -222,22 +224,22 @@ impl Query<'_> {
         Ok((summaries, total.0))
     }
 
-    /// Messages of others that an account has not read in a conversation. 0 for who is not a member.
+    /// Number of messages from others that are unread by an account in a conversation; 0 if it is not a member.
     pub fn unread(&self, me: AccountId, conversation: ConversationId) -> Result<u64, StorageError> {
         let sql = concat_unread!("SELECT ", " FROM ", " AND m.conversation_id = ?2");
         let count = self.maybe(sql, params![me, conversation], |row| row.get::<_, Int>(0)).context("count unread")?;
         Ok(count.map_or(0, |count| count.0))
     }
 
-    /// Messages of others that an account has not read, in all its conversations. Looks at every conversation of the
-    /// account.
+    /// Number of messages from others that are unread by an account, in all its conversations. Scans all conversations
+    /// of the account.
     pub fn unread_total(&self, me: AccountId) -> Result<u64, StorageError> {
         let sql = concat_unread!("SELECT coalesce(sum(", "), 0) FROM ", "");
         let count = self.one(sql, [me], |row| row.get::<_, Int>(0)).context("count all unread")?;
         Ok(count.0)
     }
 
-    /// The members of a conversation, by account, as one of them sees them.
+    /// The members of a conversation, sorted by account, as visible to one of them.
     pub fn members(&self, me: AccountId, conversation: ConversationId) -> Result<Vec<MemberRow>, StorageError> {
         let sql = "SELECT m.account_id, a.username, a.deleted, m.delivered_seq, \
                    CASE WHEN m.account_id = ?2 THEN m.read_seq ELSE m.shown_seq END \
@@ -255,7 +257,8 @@ impl Query<'_> {
         .context("read the members of a conversation")
     }
 
-    /// Visible messages of a conversation, newest first, from the one at `from`. `newest` is its newest message.
+    /// Visible messages of a conversation, newest first, beginning at `from`. `newest` is the newest message of the
+    /// conversation.
     fn messages(
         &self,
         (me, conversation): (AccountId, ConversationId),
@@ -292,7 +295,7 @@ impl Query<'_> {
             MessageProgress::Sent
         };
         let content = self.content(link)?;
-        // Of a deleted account: perhaps yet to be overwritten.
+        // The message of a deleted account may not be overwritten yet.
         let withheld = sender.deleted && !planted::is(planted::DELETED_ACCOUNT_SHOWN);
         Ok(MessageRow {
             id: link.revision,
@@ -308,7 +311,7 @@ impl Query<'_> {
         })
     }
 
-    /// What a message says, beside its place.
+    /// The content of a message.
     pub(super) fn content(&self, link: &Link) -> Result<Content, StorageError> {
         self.one("SELECT body, time_ms, client_id FROM message WHERE revision = ?1", [link.revision], |row| {
             Ok(Content { body: row.get(0)?, time: row.get(1)?, client_id: row.get(2)? })
@@ -317,14 +320,15 @@ impl Query<'_> {
     }
 }
 
-/// What a message says, beside its place.
+/// The content of a message.
 pub(super) struct Content {
     pub body: String,
     pub time: TimeMs,
     pub client_id: ClientId,
 }
 
-/// How far all members but `member` have come: delivered, and read. Without others: to the end.
+/// The positions up to which all members except `member` have received and read messages. Without other members, the
+/// largest position.
 fn others<'a>(member: &'a MemberRow, members: &[MemberRow]) -> (&'a MemberRow, Seq, Seq) {
     let others = || members.iter().filter(|other| other.account != member.account);
     let end = Seq(u64::MAX);
@@ -333,7 +337,7 @@ fn others<'a>(member: &'a MemberRow, members: &[MemberRow]) -> (&'a MemberRow, S
     (member, delivered, read)
 }
 
-/// A message's sender is missing among the members.
+/// The error for a message whose sender is missing among the members.
 pub(super) fn not_a_member(conversation: ConversationId) -> StorageError {
     StorageError::Corrupt(format!("the sender of a message does not belong to conversation {conversation}"))
 }

@@ -1,9 +1,9 @@
-//! What a subscription catches up with: past events, made again from the rows.
+//! Past events for a resumed subscription, reconstructed from the rows.
 //!
-//! An event of the past is told as the state is now: a message that became a tombstone since comes as one, and of a
-//! member's receipts only the newest. Each conversation is looked at only if something happened in it. The rows found
-//! go through a heap that keeps the `limit` earliest ones; once it is full, its latest revision is the bound for all
-//! that follows, so that memory and work stay bounded however much there is.
+//! A past event reflects the current state: a message that has become a tombstone since is returned as one, and only
+//! the newest receipt of each member is returned. A conversation is examined only if it has changed. The rows found go
+//! through a heap that keeps the `limit` earliest ones. Once it is full, its latest revision bounds the rest of the
+//! search, so that memory and work stay bounded.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -31,7 +31,7 @@ struct Candidate {
     delivered: Seq,
 }
 
-/// A member as an event needs it.
+/// A member's receipt, as far as an event needs it.
 struct Receipt {
     delivered: Seq,
     read: Seq,
@@ -41,8 +41,8 @@ struct Receipt {
 }
 
 impl Query<'_> {
-    /// Every event that concerns an account with `after` < revision <= `up_to`, in order. Fewer than `limit` means
-    /// that there are no more.
+    /// Every event that concerns an account with `after` < revision <= `up_to`, in order. A result of fewer than
+    /// `limit` events is complete.
     pub fn events_after(
         &self,
         me: AccountId,
@@ -76,8 +76,9 @@ impl Query<'_> {
         Ok(found.into_events())
     }
 
-    /// Messages of others that no client of the account has acknowledged, with `after` < revision <= `up_to`, in
-    /// order, as events. Without those that the account hid. Fewer than `limit` means that there are no more.
+    /// Messages from others that no client of the account has acknowledged, with `after` < revision <= `up_to`, in
+    /// order, as events. Excludes messages that the account has hidden. A result of fewer than `limit` events is
+    /// complete.
     pub fn undelivered(
         &self,
         me: AccountId,
@@ -101,7 +102,7 @@ impl Query<'_> {
         Ok(found.into_events())
     }
 
-    /// Conversations in which something happened after a revision.
+    /// Conversations that have changed after a revision.
     fn candidates(&self, me: AccountId, after: Revision) -> Result<Vec<Candidate>, StorageError> {
         let sql = "SELECT c.id, c.last_seq, c.last_message_revision, m.delivered_seq \
                    FROM member m CROSS JOIN conversation c ON c.id = m.conversation_id \
@@ -132,7 +133,7 @@ impl Query<'_> {
                         let shown = (revision == seen_at).then_some(shown);
                         Receipt { delivered, read, shown, revision, time }
                     }
-                    // Nothing of what the member keeps to itself. Others see each move of `delivered`.
+                    // Excludes the private progress of the member. Others see each change of `delivered`.
                     false => {
                         Receipt { delivered, read: shown, shown: Some(shown), revision: seen_at, time: row.get(8)? }
                     }
@@ -144,7 +145,7 @@ impl Query<'_> {
         Ok((members.into(), receipts))
     }
 
-    /// Messages from a seq on; with a `recipient`: only of others, and without what the recipient hid.
+    /// Collects messages from a seq on. With a `recipient`, only those from others that are visible to it.
     fn collect_messages(
         &self,
         found: &mut Earliest,
@@ -155,7 +156,7 @@ impl Query<'_> {
     ) -> Result<(), StorageError> {
         let mut low = from;
         while low <= candidate.last_seq {
-            // Links lead backwards, so that a few are followed at a time, and told in their order.
+            // Links lead backwards, so a limited number is followed at a time and then returned in forward order.
             let high = Seq(low.0.saturating_add(STRETCH - 1)).min(candidate.last_seq);
             let mut stretch = Vec::new();
             let last = history::find(self.conn, candidate.last_message_revision, high)?;
@@ -187,7 +188,7 @@ impl Query<'_> {
         let sender = members.iter().find(|member| member.account == link.sender);
         let sender = sender.ok_or_else(|| not_a_member(link.conversation))?;
         let content = self.content(link)?;
-        // Of a deleted account: perhaps yet to be overwritten.
+        // The message of a deleted account may not be overwritten yet.
         let deleted = link.deleted || self.is_deleted(link.sender)?;
         let kind = EventKind::Message {
             seq: link.seq,
@@ -231,7 +232,7 @@ impl Query<'_> {
     }
 }
 
-/// `None`: it does not concern the subscriber.
+/// Decodes a row of `deletion`. Returns `None` if it does not concern the subscriber.
 fn deletion_kind(row: &Row<'_>, me: AccountId, members: &[Member]) -> Result<Option<EventKind>, StorageError> {
     let read = || -> rusqlite::Result<(i64, AccountId, Vec<u8>)> { Ok((row.get(2)?, row.get(3)?, row.get(4)?)) };
     let (kind, account, seqs) = read().context("read a deletion")?;
@@ -269,7 +270,7 @@ impl Earliest {
         Self { limit, up_to, heap: BinaryHeap::new() }
     }
 
-    /// Events with a higher revision are of no use any more.
+    /// Events with a higher revision are not needed any more.
     fn bound(&self) -> Revision {
         match self.heap.peek() {
             None if self.limit == 0 => Revision(0),

@@ -1,10 +1,10 @@
-//! Questions to the state.
+//! Queries on the state.
 //!
-//! [`Readers`] lends read-only connections; each [`Readers::read`] is one read transaction, so that all answers a
-//! [`Query`] gives belong to the same revision. Whether that revision is new enough is the caller's concern.
+//! [`Readers`] lends read-only connections. Each [`Readers::read`] is one read transaction, so that all results of a
+//! [`Query`] belong to the same revision. The caller decides whether that revision is recent enough.
 //!
-//! Split by subject: sessions and accounts here, `accounts` (devices, lists of sessions, registration), `conversations` (pages, lists, counts), `events` (what a subscription
-//! catches up with).
+//! Split by subject: sessions and accounts here, `accounts` (devices, lists of sessions, registration), `conversations`
+//! (pages, lists, counts), `events` (past events for a resumed subscription).
 
 mod accounts;
 mod conversations;
@@ -24,17 +24,17 @@ use super::shared::SharedState;
 use super::{new_cluster, schema};
 use crate::chat::{AccountId, ConversationId, Revision, SessionId, TimeMs, TokenHash};
 
-/// Longest wait for a free connection. Reads take milliseconds: who waits that long is one of too many.
+/// Maximum wait for a free connection. Reads take milliseconds, so a longer wait means overload.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Longest read. A bound of last resort: the largest lists of an account take a small part of it.
+/// Maximum duration of a read. A last resort: the largest lists of an account need a small part of it.
 const READ_MAX: Duration = Duration::from_secs(2);
-/// Steps of SQLite's virtual machine between two looks at the time: some tens of microseconds.
+/// Steps of SQLite's virtual machine between checks of the time: some tens of microseconds.
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
 /// A pool of read-only connections, for use from many threads.
 pub struct Readers {
-    /// Who writes the file meanwhile.
+    /// The state machine that writes the file, if any.
     writer: Option<SharedState>,
     path: PathBuf,
     connections: usize,
@@ -44,13 +44,13 @@ pub struct Readers {
 
 struct Pool {
     idle: Vec<Connection>,
-    /// Grows when the file was replaced: connections to the older file are not taken back.
+    /// Incremented when the file is replaced. Connections to the older file are not returned to the pool.
     generation: u64,
 }
 
 impl Readers {
-    /// Opens `connections` connections (at least one) to `<dir>/chat.db`, which [`super::StateMachine`] has made. They
-    /// see what is committed.
+    /// Opens `connections` connections (at least one) to `<dir>/chat.db`, which [`super::StateMachine`] has created.
+    /// They read committed data.
     pub fn open(dir: &Path, connections: usize) -> Result<Self, StorageError> {
         let path = db::database_path(dir);
         let connections = connections.max(1);
@@ -59,16 +59,19 @@ impl Readers {
         Ok(Self { writer: None, path, connections, pool, freed: Condvar::new() })
     }
 
-    /// Opens `connections` connections (at least one) to the file that `writer` writes. They see all it has applied.
+    /// Opens `connections` connections (at least one) to the file that `writer` writes. They read everything it has
+    /// applied.
     pub fn of(writer: SharedState, connections: usize) -> Result<Self, StorageError> {
         let readers = Self::open(writer.directory(), connections)?;
         Ok(Self { writer: Some(writer), ..readers })
     }
 
-    /// Asks questions in one read transaction. Blocks while all connections are in use.
+    /// Runs `f` in one read transaction. Blocks while all connections are in use.
     ///
     /// # Errors
-    /// [`StorageError::ReadTooLong`] after two seconds of SQLite's work, so that no read keeps a connection from the others.
+    /// [`StorageError::ReadTooLong`] if SQLite is still working after two seconds, so that no read occupies a
+    /// connection for longer. [`StorageError::Busy`] if no connection becomes free. The error of the commit that
+    /// precedes the read, or of `f`.
     pub fn read<T>(&self, f: impl FnOnce(&Query<'_>) -> Result<T, StorageError>) -> Result<T, StorageError> {
         let mut lease = self.lease()?;
         if let Some(writer) = &self.writer {
@@ -91,7 +94,8 @@ impl Readers {
         result
     }
 
-    /// Turns to the new file after [`super::StateMachine::install_snapshot`]. Reads under way finish on the old one.
+    /// Switches to the new file after [`super::StateMachine::install_snapshot`]. Reads in progress finish on the old
+    /// file.
     pub fn reopen(&self) -> Result<(), StorageError> {
         let idle = open_all(&self.path, self.connections)?;
         let mut pool = self.pool();
@@ -102,7 +106,7 @@ impl Readers {
         Ok(())
     }
 
-    /// The state behind the connections; `None` for files that nobody writes.
+    /// The state machine behind the connections; `None` for a file without a writer.
     pub(super) fn writer(&self) -> Option<&SharedState> {
         self.writer.as_ref()
     }
@@ -126,14 +130,14 @@ fn open_all(path: &Path, connections: usize) -> Result<Vec<Connection>, StorageE
     (0..connections)
         .map(|_| {
             let conn = db::open_reader(path)?;
-            // The first read also opens the write-ahead log: later its name may mean another file.
+            // The check reads, and thereby also opens the write-ahead log. Later its name may refer to another file.
             schema::check(&conn, path)?;
             Ok(conn)
         })
         .collect()
 }
 
-/// A connection that goes back to the pool, whatever happens to its user.
+/// A connection that returns to the pool when it is dropped, even after a panic.
 struct Lease<'a> {
     readers: &'a Readers,
     generation: u64,
@@ -156,37 +160,37 @@ pub struct Query<'a> {
     conn: &'a Connection,
 }
 
-/// An open session. Whether it has expired is for the caller to see.
+/// An open session. The caller has to check whether it has expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRow {
     /// The session.
     pub id: SessionId,
-    /// Whose.
+    /// The account of the session.
     pub account: AccountId,
     /// The account's name.
     pub username: String,
-    /// When it ends if it is not used again, on the replicated clock.
+    /// Time at which it ends unless it is used again, on the replicated clock.
     pub expires_at: TimeMs,
-    /// When it was last noted as used.
+    /// Time of its last recorded use.
     pub used_at: TimeMs,
-    /// Milliseconds without use after which it ends; 0: never for that.
+    /// Idle timeout in milliseconds; 0 means none.
     pub idle_ms: u64,
 }
 
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountRow {
-    /// Its id.
+    /// The account's id.
     pub id: AccountId,
-    /// Its name.
+    /// The account's name.
     pub username: String,
-    /// PHC string; empty when deleted.
+    /// PHC string; empty if the account is deleted.
     pub password_hash: String,
-    /// Only the name is left.
+    /// Whether the account is deleted, so that only its name is left.
     pub deleted: bool,
-    /// The revision that set the password; 0: the one that made the account.
+    /// The revision that set the password; 0 means the revision that created the account.
     pub password_revision: Revision,
-    /// An operator has forbidden its logins.
+    /// Whether an operator has disabled logins.
     pub disabled: bool,
 }
 
@@ -208,22 +212,22 @@ impl Query<'_> {
         self.maybe(sql, [token], session_row).context("look for a token")
     }
 
-    /// The session of an id.
+    /// The session with an id.
     pub fn session(&self, id: SessionId) -> Result<Option<SessionRow>, StorageError> {
         let sql = "SELECT s.id, s.account_id, a.username, s.ends_ms, s.used_ms, s.idle_ms \
                    FROM session s CROSS JOIN account a ON a.id = s.account_id WHERE s.id = ?1";
         self.maybe(sql, [id], session_row).context("read a session")
     }
 
-    /// The account of a name, deleted or not.
+    /// The account with a name, deleted or not.
     pub fn account_by_name(&self, name: &str) -> Result<Option<AccountRow>, StorageError> {
         let sql =
             "SELECT id, username, password_hash, deleted, password_revision, disabled FROM account WHERE username = ?1";
         self.maybe(sql, [name], account_row).context("read an account")
     }
 
-    /// Accounts whose name contains a text (no wildcards), by name, deleted ones too: at most `limit` after the name
-    /// `after`, and the number of all that match. Looks at every account's name.
+    /// Accounts whose name contains a text (no wildcards), sorted by name, including deleted ones. Returns at most
+    /// `limit` after the name `after`, and the total number of matches. Scans the names of all accounts.
     pub fn accounts(
         &self,
         contains: &str,
@@ -232,7 +236,7 @@ impl Query<'_> {
     ) -> Result<(Vec<AccountRow>, u64), StorageError> {
         let sql = "SELECT id, username, password_hash, deleted, password_revision, disabled FROM account \
                    WHERE username > ?1 AND instr(username, ?2) > 0 ORDER BY username LIMIT ?3";
-        // No name is empty, so that "" comes before all.
+        // No name is empty, so "" sorts before all names.
         let rows =
             self.all(sql, params![after.unwrap_or(""), contains, limit], account_row).context("list accounts")?;
         let total = self
@@ -241,7 +245,7 @@ impl Query<'_> {
         Ok((rows, total.0))
     }
 
-    /// The direct conversation of two accounts; with oneself: the notes.
+    /// The direct conversation of two accounts. With the same account twice, it is that account's notes.
     pub fn direct_conversation(
         &self,
         me: AccountId,
@@ -251,22 +255,22 @@ impl Query<'_> {
         self.maybe(sql, [me.min(partner), me.max(partner)], |row| row.get(0)).context("read a direct conversation")
     }
 
-    /// Whether an account belongs to a conversation.
+    /// Whether an account is a member of a conversation.
     pub fn is_member(&self, conversation: ConversationId, account: AccountId) -> Result<bool, StorageError> {
         let sql = "SELECT 1 FROM member WHERE conversation_id = ?1 AND account_id = ?2";
         let found = self.maybe(sql, params![conversation, account], |_| Ok(())).context("look for a member")?;
         Ok(found.is_some())
     }
 
-    /// An account whose deletion has work left. Deletions that still have members to notify come before those that only
-    /// overwrite bodies, so that a long erasure delays no event.
+    /// An account whose deletion has remaining work. Deletions that still have to notify members come before those that
+    /// only overwrite bodies, so that a long erasure delays no event.
     pub fn next_erasure(&self) -> Result<Option<AccountId>, StorageError> {
         self.maybe("SELECT account_id FROM erasure ORDER BY stage, account_id LIMIT 1", [], |row| row.get(0))
             .context("look for an erasure")
     }
 
-    /// Whether a revision was skipped when a backup was restored or a survivor became a new cluster: nothing in this
-    /// state has it, but something that is lost may have had it.
+    /// Whether a revision was skipped when a backup was restored or a surviving node became a new cluster. Nothing in
+    /// this state has that revision, but lost data may have had it.
     pub fn is_lost(&self, revision: Revision) -> Result<bool, StorageError> {
         new_cluster::is_lost(self.conn, revision)
     }

@@ -1,4 +1,4 @@
-//! Questions to a real file, and the pool of connections.
+//! Queries on a real file, and the pool of connections.
 
 use std::sync::Arc;
 use std::sync::mpsc;

@@ -1,11 +1,11 @@
-//! Makes metrics and registers them. Names and labels are constants of the module above, so neither step can fail.
+//! Creates and registers metrics. Names and labels are constants of the parent module, so neither step can fail.
 
 use prometheus::{
     Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, core::Collector, process_collector::ProcessCollector,
 };
 
-/// Registers what it makes.
+/// Creates metrics and registers them.
 pub(super) struct Maker<'a> {
     pub registry: &'a Registry,
 }
@@ -55,7 +55,7 @@ impl Maker<'_> {
     }
 }
 
-/// Registers what the system says of this process.
+/// Registers the operating system's metrics of this process.
 pub(super) fn register_process(registry: &Registry) {
     registry.register(Box::new(ProcessCollector::for_self())).expect("each name is used once");
 }

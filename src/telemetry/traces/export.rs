@@ -1,7 +1,8 @@
-//! The way of spans to the collector: OTLP over gRPC.
+//! Export of spans to the collector: OTLP over gRPC.
 //!
-//! Not OpenTelemetry's own exporter: that one talks to the endpoint through a plain tonic channel, on which an answer that is
-//! not OTLP's can end the process ([`crate::proto::Channel`]); and what became of the spans would be known to nobody.
+//! This replaces OpenTelemetry's own exporter, for two reasons. That exporter uses a plain tonic channel, on which an
+//! answer that is not OTLP can end the process ([`crate::proto::Channel`]). It also does not report the results of its
+//! exports.
 
 use std::{
     sync::{
@@ -27,13 +28,13 @@ use tonic_types::StatusExt as _;
 use super::{Counts, TraceSettings};
 use crate::{net::dial::Patience, proto::Channel};
 
-/// Between two attempts to export the same spans: at first, and doubled each time.
+/// First delay between two attempts to export the same spans. It doubles with each attempt.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Longest time for a connection to be made, within an attempt.
+/// Time limit for connecting, within an attempt.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// A collector that is gone without a word is found out while it owes an answer: signs of life are asked for so often,
+/// Keepalive interval while an answer of the collector is pending, to detect a half-open connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// and waited for so long.
+/// Timeout for the answer to a keepalive ping.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Counts the spans that end, and passes them on.
@@ -73,15 +74,15 @@ pub(super) struct Collector {
     headers: MetadataMap,
     timeout: Duration,
     resource: ResourceAttributesWithSchema,
-    /// Exports are asked for by a thread that is not of the runtime.
+    /// Exports run on a thread outside the runtime.
     runtime: Handle,
     counts: Arc<Counts>,
-    /// Whether it was said that spans are lost.
+    /// Whether the loss of spans was logged.
     failing: AtomicBool,
 }
 
 impl Collector {
-    /// Needs a tokio runtime, for the connection.
+    /// Needs a tokio runtime for the connection.
     pub(super) fn new(settings: &TraceSettings, counts: Arc<Counts>) -> Self {
         let patience = Patience { call: CONNECT_MAX.min(settings.timeout), all: CONNECT_MAX };
         let endpoint = Endpoint::from(settings.endpoint.clone())
@@ -131,7 +132,7 @@ impl SpanExporter for Collector {
     }
 }
 
-/// Sends until the collector has answered; returns how many spans it refused. The caller bounds the time.
+/// Sends until the collector has answered. Returns the number of spans that it rejected. The caller bounds the time.
 async fn send(
     mut client: TraceServiceClient<Channel>,
     headers: MetadataMap,
@@ -155,8 +156,9 @@ async fn send(
     }
 }
 
-/// How long to wait before another attempt; `None`: it would not succeed. The rules are those of the OTLP specification: what the
-/// collector asks for, or else what there is of our own; and it does not take more when it says that it has no room.
+/// The delay before another attempt; `None` if it cannot succeed. Follows the OTLP specification: the delay that the
+/// collector requests takes precedence over `own`. RESOURCE_EXHAUSTED is retried only if the collector requests a
+/// delay.
 fn pause(status: &Status, own: Duration) -> Option<Duration> {
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
     match status.code() {
@@ -185,7 +187,7 @@ mod tests {
         let asking =
             |code| pause(&Status::with_error_details(code, "", ErrorDetails::with_retry_info(Some(ASKED))), OWN);
         assert_eq!((plain(Code::Unavailable), asking(Code::Unavailable)), (Some(OWN), Some(ASKED)));
-        // A batch that is too large stays so.
+        // A batch that is too large stays too large.
         assert_eq!((plain(Code::ResourceExhausted), asking(Code::ResourceExhausted)), (None, Some(ASKED)));
         for code in [Code::InvalidArgument, Code::Unimplemented, Code::Unauthenticated, Code::Internal] {
             assert_eq!(plain(code), None);

@@ -1,11 +1,13 @@
-//! Traces by OpenTelemetry: decides what is sampled, keeps the spans, hands them to a collector over OTLP.
+//! OpenTelemetry traces: makes the sampling decision, stores the spans, and exports them to a collector over OTLP.
 //!
-//! The only user of OpenTelemetry: the parts of the node record steps with [`crate::trace`]. Invariants:
-//! - To record never waits: what the queue does not hold is dropped, and counted.
-//! - A collector that is slow, gone, or not one at all costs spans and nothing else.
-//! - With no endpoint there is none of this: no thread, no connection, no span.
+//! This is the only user of OpenTelemetry. The parts of the node record steps with [`crate::trace`].
 //!
-//! Left out: reading the `OTEL_*` variables (that is `config`).
+//! Invariants:
+//! - Recording never waits. Spans beyond the queue's capacity are dropped and counted.
+//! - A collector that is slow, absent or invalid costs spans and nothing else.
+//! - Without an endpoint, there is no thread, no connection and no span.
+//!
+//! Does not cover: reading the `OTEL_*` variables (`config`).
 
 mod export;
 mod recorder;
@@ -39,18 +41,18 @@ use recorder::{Ids, OtelRecorder};
 /// The instrumentation scope of all spans.
 const SCOPE: &str = "quorum-chat";
 
-/// Which traces are recorded that begin here, and whether those of callers are judged by the caller's decision.
+/// The sampling of traces that begin here, and whether the decision of callers takes precedence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampler {
     /// The share of traces that are recorded, from 0 to 1.
     pub ratio: f64,
-    /// A trace that the caller began is recorded if and only if the caller records it.
+    /// Whether a trace that the caller began is recorded if and only if the caller records it.
     pub parent_based: bool,
 }
 
 impl Sampler {
-    /// Whether a call's trace is recorded, which the caller began (`parent`) or which has this new id. Of equal ratios all nodes
-    /// record the same traces: the low bits of an id, which are random, decide.
+    /// Whether a call's trace is recorded. The caller began the trace (`parent`), or it has the new id `trace_id`. With
+    /// equal ratios all nodes record the same traces, because the low bits of the id, which are random, decide.
     fn samples(&self, parent: Option<TraceContext>, trace_id: u128) -> bool {
         /// 2 to the 63.
         const ALL: f64 = 9_223_372_036_854_775_808.0;
@@ -61,30 +63,30 @@ impl Sampler {
     }
 }
 
-/// What is told to which collector. The names of the variables are those of the OpenTelemetry specification.
+/// Settings of the traces and their collector. The names of the variables are those of the OpenTelemetry specification.
 #[derive(Debug, Clone)]
 pub struct TraceSettings {
     /// `http://host:port` or `https://host:port`.
     pub endpoint: tonic::transport::Uri,
-    /// Connects to it: over TCP, or TLS.
+    /// Connects to the endpoint, over TCP or TLS.
     pub dialer: Dialer,
-    /// Sent with each export. The values are secrets.
+    /// Headers of each export. The values are secrets.
     pub headers: MetadataMap,
-    /// Longest time for an export, with its repetitions.
+    /// Time limit for an export, including its retries.
     pub timeout: Duration,
-    /// What is recorded.
+    /// The sampling of traces.
     pub sampler: Sampler,
-    /// What the spans are of: `service.name` and more.
+    /// The resource of the spans: `service.name` and more.
     pub resource: Vec<(String, String)>,
-    /// Spans that may wait to be exported.
+    /// Capacity of the queue of ended spans.
     pub queue_max: usize,
-    /// Spans in one export.
+    /// Most spans in one export.
     pub batch_max: usize,
-    /// Between two exports, unless a batch is full before.
+    /// Interval between two exports, unless a batch is full earlier.
     pub delay: Duration,
 }
 
-/// What became of spans since the start.
+/// Numbers of spans by result since the start.
 #[derive(Debug, Default)]
 struct Counts {
     ended: AtomicU64,
@@ -99,7 +101,7 @@ impl Counts {
     }
 }
 
-/// What keeps the spans and exports them.
+/// Stores the spans and exports them.
 pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
@@ -108,7 +110,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Starts the exporter: a thread, and a connection that is made when there is something to export. Needs a tokio runtime.
+    /// Starts the exporter: a thread, and a connection that is opened for the first export. Needs a tokio runtime.
     pub fn start(settings: &TraceSettings) -> Self {
         let counts = Arc::<Counts>::default();
         let batch = BatchConfigBuilder::default()
@@ -120,7 +122,7 @@ impl Traces {
         let processor = BatchSpanProcessor::builder(collector).with_batch_config(batch).build();
         let resource = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
         let provider = SdkTracerProvider::builder()
-            // Whether a trace is sampled is decided before it has a span: one that is not must cost next to nothing.
+            // The sampling decision is made before a span exists, because an unsampled trace must cost next to nothing.
             .with_sampler(AnySampler::AlwaysOn)
             .with_span_limits(SpanLimits::default())
             .with_id_generator(Ids::default())
@@ -136,12 +138,12 @@ impl Traces {
         Self { provider, tracer, sampler: settings.sampler, counts }
     }
 
-    /// For those who do something for messages.
+    /// The tracer for the parts that process messages.
     pub fn tracer(&self) -> Tracer {
         Tracer::new(Arc::new(OtelRecorder::new(self.tracer.clone(), self.sampler, Arc::clone(&self.counts))))
     }
 
-    /// Takes the spans of calls, with the warnings and errors that are logged within them.
+    /// Records the spans of calls, with the warnings and errors that are logged within them.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -155,7 +157,7 @@ impl Traces {
         layer.with_filter(Targets::new().with_target("quorum_chat", tracing::Level::WARN))
     }
 
-    /// Exports what waits, at most for `limit`, and ends.
+    /// Exports the queued spans within `limit`, and stops.
     pub fn shutdown(self, limit: Duration) {
         if let Err(error) = self.provider.shutdown_with_timeout(limit) {
             tracing::warn!(%error, "The last spans may not have reached the trace collector");

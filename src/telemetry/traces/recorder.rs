@@ -1,4 +1,4 @@
-//! From steps to OpenTelemetry's spans.
+//! Converts steps to spans of OpenTelemetry.
 
 use std::{
     cell::Cell,
@@ -21,11 +21,11 @@ use super::{Counts, Sampler};
 use crate::trace::{Attribute, Kind, Recorder, Recording, SpanCounts, TraceContext, Value};
 
 thread_local! {
-    /// The id of the trace whose first span is made next on this thread.
+    /// The id of the trace whose first span is created next on this thread.
     static NEXT: Cell<Option<u128>> = const { Cell::new(None) };
 }
 
-/// Makes random ids, and gives a trace the one by which it was judged.
+/// Makes random ids, but gives a trace the id that its sampling decision was based on.
 #[derive(Debug, Default)]
 pub(super) struct Ids(RandomIdGenerator);
 
@@ -41,7 +41,7 @@ impl IdGenerator for Ids {
 
 /// Records steps with a tracer of the SDK.
 pub(super) struct OtelRecorder {
-    /// Samples whatever it is asked for.
+    /// Samples everything that it receives.
     tracer: SdkTracer,
     sampler: Sampler,
     ids: RandomIdGenerator,
@@ -65,7 +65,7 @@ impl Recorder for OtelRecorder {
         if !self.sampler.samples(parent, unsampled.map_or(0, TraceContext::trace_id)) {
             return (tracing::Span::none(), unsampled);
         }
-        // An error's level: whatever the log leaves out, the layer takes it.
+        // At the level of errors, so that the layer records it regardless of the log level.
         let span = tracing::error_span!(
             parent: None,
             "call",
@@ -78,10 +78,10 @@ impl Recorder for OtelRecorder {
             "error.type" = Empty,
         );
         if let Some(parent) = parent {
-            // It fails only where nobody takes spans: then there is no context below, either.
+            // Fails only if no layer records spans. Then there is no context below, either.
             let _ = span.set_parent(below(parent, true));
         }
-        // This makes the span, with the id that was judged.
+        // Creates the span, with the id of the sampling decision.
         let context = NEXT.with(|next| {
             next.set(unsampled.filter(|_| parent.is_none()).map(TraceContext::trace_id));
             let context = ours(span.context().span().span_context());
@@ -101,7 +101,7 @@ impl Recorder for OtelRecorder {
         let now = SystemTime::now();
         let began = now.checked_sub(at.elapsed()).unwrap_or(now);
         let builder = self.tracer.span_builder(name).with_kind(kind.clone()).with_start_time(began);
-        // In a call of another node, the parent is that node's.
+        // In a call of another node, the parent span is remote.
         let context = below(parent, kind == SpanKind::Server);
         Box::new(OtelRecording { span: self.tracer.build_with_context(builder, &context), parent, began: (at, began) })
     }
@@ -111,11 +111,11 @@ impl Recorder for OtelRecorder {
     }
 }
 
-/// A span under way.
+/// A span in progress.
 struct OtelRecording {
     span: Span,
     parent: TraceContext,
-    /// By both clocks: its end is told from its beginning, so that it never comes before it.
+    /// The beginning by both clocks. The end is computed from it, so that it is never earlier.
     began: (Instant, SystemTime),
 }
 
@@ -141,7 +141,7 @@ impl Recording for OtelRecording {
     }
 }
 
-/// A parent, of another node or of this one.
+/// A parent context, of another node (`is_remote`) or of this one.
 fn below(parent: TraceContext, is_remote: bool) -> Context {
     let flags = TraceFlags::default().with_sampled(parent.is_sampled());
     let trace_id = TraceId::from_bytes(parent.trace_id().to_be_bytes());

@@ -1,4 +1,4 @@
-//! Errors, as HTTP and JSON have them. The codes and their HTTP statuses are Connect's.
+//! Errors in HTTP and JSON. The codes and their HTTP statuses are Connect's.
 
 use axum::http::StatusCode;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
@@ -10,16 +10,16 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::protocol::Protocol;
 use crate::net::receive::NotReceived;
 
-/// Whose the reasons are.
+/// The domain of the reasons.
 const DOMAIN: &str = "quorum-chat";
-/// The types of details are named by it.
+/// The prefix of the types of details.
 const TYPES: &str = "type.googleapis.com/";
 
-/// A request that is not answered.
+/// A request that is rejected.
 pub(super) enum Refusal {
-    /// It never reached a service.
+    /// Rejected before it reached a service.
     Http(StatusCode, Box<Status>),
-    /// A service refused it.
+    /// Rejected by a service.
     Service(Status),
 }
 
@@ -73,7 +73,7 @@ impl Refusal {
         Self::unreadable(&"Chat-Session has to name the account")
     }
 
-    /// A fault of this program: requests come on connections.
+    /// A bug of this program, as every request comes on a connection.
     pub(super) fn no_connection() -> Self {
         Self::Service(Status::internal("the connection of the request is not known"))
     }
@@ -88,10 +88,10 @@ impl Refusal {
 pub(super) struct Failure(Value);
 
 impl Failure {
-    /// Each detail with its type, its bytes as Connect has them, and in words under `debug`.
+    /// Converts a status. Each detail has its type, its bytes as in Connect, and its text under `debug`.
     pub(super) fn of(status: &Status, protocol: &Protocol) -> Self {
         let mut details = tonic_types::Status::decode(status.details()).unwrap_or_default().details;
-        // What everybody looks for comes first.
+        // The most useful detail comes first.
         details.sort_by_key(|detail| !detail.type_url.ends_with("/google.rpc.ErrorInfo"));
         let details: Vec<Value> = details
             .iter()
@@ -111,7 +111,7 @@ impl Failure {
         self.0.to_string().into_bytes()
     }
 
-    /// The last line of a stream that did not end well.
+    /// The last line of a stream that failed.
     pub(super) fn line(self) -> Vec<u8> {
         json!({ "error": self.0 }).to_string().into_bytes()
     }
@@ -142,7 +142,7 @@ fn name_of(code: Code) -> &'static str {
 pub(super) fn http_status(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
-        // The caller is gone: nobody sees it.
+        // The caller has disconnected, so this is not received.
         Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(told[0], &json!({ "reason": "INVALID_FIELD", "domain": DOMAIN }));
         assert_eq!((&told[1]["retryDelay"], &told[2]["fieldViolations"][0]["field"]), (&json!("1s"), &json!("body")));
         assert_eq!(json["details"][0]["type"], "google.rpc.ErrorInfo");
-        // A status without details, and one whose details are not what they should be.
+        // A status without details, and one with malformed details.
         for details in [&b""[..], b"\xff\xff"] {
             let status = Status::with_details(Code::Internal, "x", details.to_vec().into());
             let json: Value = serde_json::from_slice(&Failure::of(&status, &Protocol::new()).json()).unwrap();

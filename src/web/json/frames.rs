@@ -1,4 +1,4 @@
-//! gRPC's framing: messages with their length, and how a call ended behind them.
+//! gRPC's framing: length-prefixed messages, and the status of the call after them.
 
 use axum::body::Body;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -18,7 +18,7 @@ impl Frames {
         Self { body, buffer: BytesMut::new() }
     }
 
-    /// The next message; `None` after the last one of a call that ended well.
+    /// The next message; `None` after the last one of a successful call.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.buffered()? {
@@ -44,7 +44,7 @@ impl Frames {
         }
     }
 
-    /// The one message of a call that has one.
+    /// The only message of a unary call.
     pub(super) async fn only(&mut self) -> Result<Bytes, Status> {
         let message = self.next().await?.ok_or_else(|| Status::internal("the answer is empty"))?;
         match self.next().await? {
@@ -78,12 +78,12 @@ mod tests {
 
     use super::*;
 
-    /// The bytes of a message, with their length.
+    /// The bytes of a message with its length prefix.
     fn framed(message: &[u8]) -> Bytes {
         [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat().into()
     }
 
-    /// An answer that comes in such pieces, and ends so.
+    /// An answer in these pieces, with this status.
     fn answer(pieces: &[&[u8]], status: Option<&'static str>) -> Frames {
         let mut frames: Vec<_> = pieces.iter().map(|piece| Frame::data(Bytes::copy_from_slice(piece))).collect();
         if let Some(status) = status {

@@ -1,4 +1,4 @@
-//! The methods, and their messages between JSON and bytes.
+//! The methods, and the conversion of their messages between JSON and bytes.
 
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, Value};
 use serde::de::Error as _;
@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::proto::PUBLIC_DESCRIPTORS;
 
-/// What the protocol files say.
+/// The descriptors of the protocol files.
 pub(super) struct Protocol {
     pool: DescriptorPool,
 }
@@ -17,7 +17,7 @@ pub(super) struct Method(MethodDescriptor);
 
 impl Protocol {
     /// # Panics
-    /// When the descriptors that were compiled in are broken.
+    /// The compiled-in descriptors are broken.
     pub(super) fn new() -> Self {
         let mut pool = DescriptorPool::decode(PUBLIC_DESCRIPTORS).expect("made by the build");
         // The details of errors.
@@ -28,7 +28,7 @@ impl Protocol {
     pub(super) fn method(&self, service: &str, name: &str) -> Option<Method> {
         let service = self.pool.get_service_by_name(service)?;
         let method = service.methods().find(|method| method.name() == name)?;
-        // None has a stream of requests.
+        // No method has a stream of requests.
         (!method.is_client_streaming()).then_some(Method(method))
     }
 
@@ -41,7 +41,7 @@ impl Protocol {
 }
 
 impl Method {
-    /// As in the address: `SendMessage`.
+    /// The name as in the address: `SendMessage`.
     pub(super) fn name(&self) -> &str {
         self.0.name()
     }
@@ -50,8 +50,8 @@ impl Method {
         self.0.is_server_streaming()
     }
 
-    /// A request, from the canonical JSON of its message. Nothing at all is an empty message, and fields that are not known
-    /// are left out, as those of a later version are everywhere.
+    /// A request, from the canonical JSON of its message. An empty body is an empty message. Unknown fields are
+    /// ignored, as those of later versions are in general.
     pub(super) fn read(&self, json: &[u8]) -> Result<DynamicMessage, serde_json::Error> {
         if json.iter().all(u8::is_ascii_whitespace) {
             return Ok(DynamicMessage::new(self.0.input()));
@@ -75,8 +75,8 @@ impl Method {
     }
 }
 
-/// Whether a number was too large for its field and became the largest that fits: 2^64 is the first that is no u64, and the last
-/// that the library lets pass, because as a floating-point number it equals the largest u64.
+/// Whether a number exceeds its field and was rounded to the largest value. 2^64 is the first number that is not a u64.
+/// The library accepts it, because as a floating-point number it equals the largest u64.
 fn is_rounded(message: &DynamicMessage, json: &[u8]) -> bool {
     fn has_largest(value: &Value) -> bool {
         match value {
@@ -130,7 +130,8 @@ mod tests {
             client_message_id: "x".into(),
         };
         assert_eq!(encode("SendMessage", json), expected.encode_to_vec());
-        // The names of the protocol files do as well, and numbers that JavaScript cannot hold are texts.
+        // The field names of the protocol files are accepted as well. Numbers that JavaScript cannot represent are
+        // strings.
         let json = br#"{"after_revision": "18446744073709551615"}"#;
         let expected = pb::SubscribeRequest { after_revision: Some(u64::MAX), consistency: None };
         assert_eq!(encode("Subscribe", json), expected.encode_to_vec());

@@ -1,17 +1,21 @@
-//! Sessions that a page holds without knowing their token.
+//! Sessions of a page that cannot read its token.
 //!
-//! A page logs in with `Chat-Session: NAME`; then the token goes into a cookie that scripts cannot read, and is left out of the
-//! answer. A later call that names the account again, and has no `Authorization`, is made with that cookie. Invariants:
-//! - A cookie counts only when the request names its account in a header. A form or a link of another site cannot send one, and a
-//!   script of another origin is refused before (`super::super::guard`): there is nothing to forge.
-//! - A page never acts for another account, whoever logged in in another tab or planted a cookie: each account has a cookie of its
-//!   own, and the services compare the session's account with the named one ([`MISMATCH`]).
-//! - Over TLS the cookie's name begins with `__Host-`: browsers take such a cookie only from this very host, so a sibling domain or
-//!   a page without TLS cannot plant one. The cookie that versions before set there still counts, until it ends or is replaced.
-//! - Several cookies of one name (a sibling domain can add one where there is no TLS) are tried in turn, so that a planted one
+//! A page logs in with `Chat-Session: NAME`. The token then goes into a cookie that scripts cannot read, and is removed
+//! from the answer. A later call that names the account again, and has no `Authorization`, uses that cookie.
+//!
+//! Invariants:
+//! - A cookie is used only if the request names its account in a header. A form or a link of another site cannot send
+//!   that header, and a script of another origin is rejected earlier (`super::super::guard`), so requests cannot be
+//!   forged.
+//! - A page never acts for another account, even after a login in another tab or with a planted cookie: each account
+//!   has its own cookie, and the services compare the session's account with the named one ([`MISMATCH`]).
+//! - Over TLS the cookie's name begins with `__Host-`. Browsers accept such a cookie only from this host, so a sibling
+//!   domain or a page without TLS cannot plant one. Cookies of earlier versions are accepted until they expire or are
+//!   replaced.
+//! - Several cookies of one name (without TLS, a sibling domain can add one) are tried in turn, so that a planted one
 //!   does not lock its victim out.
 //!
-//! Does not cover: whether a request came over TLS (`super::super::guard` says so, and no header of the caller does).
+//! Does not cover: whether a request came over TLS. `super::super::guard` determines that; the caller's headers do not.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
@@ -29,36 +33,36 @@ use crate::{
     },
 };
 
-/// The header that names the account whose cookie counts.
+/// The header with the account whose cookie is used.
 pub(super) const SESSION: &str = "chat-session";
-/// The reason for which a session of another account is refused.
+/// The error reason for a session of another account.
 const MISMATCH: &str = "SESSION_MISMATCH";
-/// Reasons for which the next cookie of the same name is tried: none of them depends on what the call asks for.
+/// Reasons for which the next cookie of the same name is tried. None of them depends on the content of the call.
 const NOT_THIS_ONE: [&str; 3] = ["TOKEN_INVALID", "TOKEN_EXPIRED", MISMATCH];
 /// Most cookies of one name that are tried.
 const COOKIES_MAX: usize = 3;
-/// What the cookies' names begin with.
+/// The prefix of the cookies' names.
 const COOKIE: &str = "chat_session.";
-/// The same over TLS, where browsers enforce what the prefix says: this host, all of it, and TLS.
+/// The prefix over TLS. For it, browsers enforce that the cookie belongs to this host, its root path, and TLS.
 const HOST_COOKIE: &str = "__Host-chat_session.";
-/// What the names of the cookies begin with that show that a browser has logged in before.
+/// The prefix of the cookies which show that a browser has logged in before.
 const DEVICE: &str = "chat_device.";
-/// The same over TLS.
+/// The prefix of the same over TLS.
 const HOST_DEVICE: &str = "__Host-chat_device.";
-/// How long browsers keep those at most: 400 days.
+/// Longest lifetime that browsers allow: 400 days.
 const DEVICE_SECONDS: u64 = 400 * 24 * 3600;
-/// The calls that need cookies, and no other request that a browser makes. `__Host-` takes none but the root.
+/// The path of the calls that need cookies, which no other request of a browser has. `__Host-` allows only the root.
 const PATH: &str = "/chat.v1.ChatService/";
 
-/// The account whose cookie is to be used.
+/// The account whose cookie is used.
 pub(super) struct Session {
     name: String,
-    /// The browser's connection is encrypted, so the cookie must never go without.
+    /// Whether the browser's connection is encrypted. If so, the cookie must never be sent without TLS.
     secure: bool,
 }
 
 impl Session {
-    /// The session that the request names, if it names one. `secure`: it arrived over TLS.
+    /// The session that the request names, if any. `secure` states that the request arrived over TLS.
     pub(super) fn of(headers: &HeaderMap, secure: bool) -> Result<Option<Self>, Refusal> {
         let Some(name) = headers.get(SESSION) else { return Ok(None) };
         let name = name.to_str().unwrap_or_default();
@@ -71,7 +75,7 @@ impl Session {
         &self.name
     }
 
-    /// What the request may be authorized with, from its cookies, in the order in which to try them.
+    /// The possible authorizations of the request, from its cookies, in the order of attempts.
     pub(super) fn authorizations(&self, headers: &HeaderMap) -> Vec<HeaderValue> {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
         let pairs: Vec<(&str, &str)> =
@@ -84,7 +88,7 @@ impl Session {
         named.filter_map(|(_, token)| HeaderValue::try_from(format!("Bearer {token}")).ok()).take(COOKIES_MAX).collect()
     }
 
-    /// Whether a call that came to `status` may be made with the next cookie.
+    /// Whether a call that ended with `status` may be repeated with the next cookie.
     pub(super) fn is_not_this_one(status: &Status) -> bool {
         let details = status.get_error_details();
         details.error_info().is_some_and(|info| NOT_THIS_ONE.contains(&info.reason.as_str()))
@@ -95,7 +99,7 @@ impl Session {
         status.get_error_details().error_info().is_some_and(|info| info.reason == MISMATCH)
     }
 
-    /// A login into another account than the named one would put its token into the wrong cookie.
+    /// Rejects a login into another account than the named one, whose token would go into the wrong cookie.
     pub(super) fn check_login(&self, method: &Method, message: &[u8]) -> Result<(), Refusal> {
         if method.name() != "Login" {
             return Ok(());
@@ -104,7 +108,7 @@ impl Session {
         if login.username == self.name { Ok(()) } else { Err(Refusal::no_session()) }
     }
 
-    /// A login with what shows that the browser has logged in to the account before, if it has, and says nothing else.
+    /// Adds to a login the device token of the browser's cookie, if it has one and the message contains none.
     pub(super) fn introduce(&self, method: &Method, message: Bytes, headers: &HeaderMap) -> Result<Bytes, Status> {
         let prefix = if self.secure { HOST_DEVICE } else { DEVICE };
         if method.name() != "Login" {
@@ -123,7 +127,7 @@ impl Session {
         framed(&login)
     }
 
-    /// Takes the token out of the answer to a login, and says which cookies the answer sets or removes.
+    /// Removes the token from the answer to a login. Returns the cookies that the answer sets or removes.
     pub(super) fn keep(
         &self,
         method: &Method,
@@ -146,7 +150,7 @@ impl Session {
         }
     }
 
-    /// What has the browser show at its next login that it has logged in before. It stays after a logout.
+    /// The cookie that identifies the browser at its next login. It stays after a logout.
     fn device(&self, token: &str) -> Result<HeaderValue, Status> {
         let (prefix, path, secure) = if self.secure { (HOST_DEVICE, "/", "; Secure") } else { (DEVICE, PATH, "") };
         let name = &self.name;
@@ -155,12 +159,12 @@ impl Session {
         HeaderValue::try_from(cookie).map_err(|error| Status::internal(format!("the cookie: {error}")))
     }
 
-    /// What removes the cookies.
+    /// The headers that remove the cookies.
     pub(super) fn removed(&self) -> Result<Vec<HeaderValue>, Status> {
         self.set("", 0)
     }
 
-    /// Over TLS, the cookie of versions before goes: the new one takes its place.
+    /// Over TLS, also removes the cookie of earlier versions, which the new one replaces.
     fn set(&self, token: &str, seconds: u64) -> Result<Vec<HeaderValue>, Status> {
         let name = &self.name;
         let kind = "HttpOnly; SameSite=Strict";
@@ -246,7 +250,7 @@ mod tests {
 
     #[test]
     fn over_tls_the_cookie_is_of_this_host_alone() {
-        // The caller's headers say nothing about how it arrived.
+        // The caller's headers do not affect how the request arrived.
         let claimed = [("chat-session", "bob"), ("origin", "https://n1:8080"), ("x-forwarded-proto", "https")];
         let cookies = session(&claimed, false).unwrap().removed().unwrap();
         assert!(!cookies[0].to_str().unwrap().contains("Secure"));

@@ -1,8 +1,8 @@
 //! State machine safety (Raft, section 5.4.3): all nodes apply the same entries, in order and once.
 //!
-//! Seen from outside: after the same entry every node, in every life, has the same revision and the same digest; and no life
-//! of a node goes back. After a power failure a node may have to apply entries again that its file has lost; whoever applied
-//! one twice, or left one out, has another digest than the others from there on.
+//! Observed from outside: after the same entry, every node in every life has the same revision and the same digest, and
+//! no life of a node goes back. After a power failure a node may have to apply entries again that its file has lost. A
+//! node that applied an entry twice, or skipped one, has a different digest from there on.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use super::{Invariant, Look};
 
 #[derive(Default)]
 pub struct AppliedInOrder {
-    /// What the state was after the entry at an index, and on which seat.
+    /// The state after each entry, and the seat that it was observed on.
     after: BTreeMap<u64, (Revision, Chain, usize)>,
-    /// How far each life of each seat has come.
+    /// The index that each life of each seat has reached.
     reached: BTreeMap<(usize, u64), u64>,
 }
 

@@ -1,5 +1,5 @@
-//! Leader completeness (Raft, section 5.4): who leads has everything that was committed before; and so, at the end, do those
-//! who were told that their message is stored.
+//! Leader completeness (Raft, section 5.4): a leader has every entry that was committed before its term. At the end,
+//! every acknowledged message is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use quorum_chat::{client::verify::checker::Report, proto::log::v1 as pb, raft::R
 
 use super::{Invariant, Look, Sight, id_of, none};
 
-/// Entries compared when a node becomes leader: the newest ones are those that get lost.
+/// Number of entries compared when a node becomes leader. The newest ones are those at risk.
 const COMPARED_MAX: u64 = 500;
 
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Election safety (Raft, section 5.2): a leadership belongs to one node, and to one life of it.
 //!
-//! In this cluster a leadership is named by its term and its node, so two nodes never share one. But a node that resumed its
-//! own leadership after a restart would give away log ids again that it gave away before.
+//! In this cluster a term and a node identify a leadership, so two nodes never share one. But a node that resumed its
+//! own leadership after a restart would assign log ids that it has assigned before.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{Invariant, Look};
 
 #[derive(Default)]
 pub struct ElectionSafety {
-    /// Which life of which seat led in a term under an id.
+    /// The seat and its life that led in a term under an id.
     led: BTreeMap<(u64, u64), (usize, u64)>,
 }
 

@@ -1,4 +1,4 @@
-//! Reads show the state of a revision that agrees with time: linearizability, with the order of revisions as the witness.
+//! Reads show the state of a revision that agrees with real time: linearizability, witnessed by the order of revisions.
 
 use quorum_chat::client::verify::checker::Report;
 

@@ -1,7 +1,7 @@
-//! Log compaction (Raft, section 7): entries are only thrown away when the state has what they did.
+//! Log compaction (Raft, section 7): entries are only purged when the state contains their effects.
 //!
-//! A node whose log begins later than its state ends has a hole: it can neither apply what was committed in between nor give
-//! it to others. A snapshot from another node would fill it, and so hide it.
+//! A node whose log begins after the end of its state has a gap: it can neither apply the entries committed in between
+//! nor send them to others. A snapshot from another node would fill the gap, and so hide the fault.
 
 use super::{Invariant, Look};
 

@@ -1,4 +1,4 @@
-//! Log matching (Raft, section 5.3): what is committed at an index is the same on all nodes, for ever.
+//! Log matching (Raft, section 5.3): the committed entry at an index is the same on all nodes, forever.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! What has to hold at every moment of a run, and at its end: one file for each property.
+//! The invariants of a run, at every moment and at its end: one file for each.
 //!
-//! Every few milliseconds of simulated time all running nodes are looked at, from inside of the process: a [`Look`]. At the end
-//! the recorded history of the clients is judged by the same checker that `chatctl verify` uses.
+//! Every few milliseconds of simulated time, all running nodes are observed from inside the process: a [`Look`]. At the
+//! end, the checker of `chatctl verify` checks the recorded history of the clients.
 
 mod applied_in_order;
 mod committed_never_lost;
@@ -25,12 +25,12 @@ use quorum_chat::{
 pub struct Sight {
     /// Its number, from 0.
     pub seat: usize,
-    /// How often it was started: what was in memory only is gone with each start.
+    /// The number of its starts. Each start loses what was only in memory.
     pub start: u64,
     pub status: NodeStatus,
-    /// What it applied so far, committed to its file or not.
+    /// The applied state, committed to its file or not.
     pub applied: AppliedState,
-    /// Entries that it has come to know as committed since the look before.
+    /// Entries that the node has learned to be committed since the previous observation.
     pub committed: Vec<pb::Entry>,
     pub node: Node,
 }
@@ -38,27 +38,27 @@ pub struct Sight {
 /// All running nodes at one moment.
 pub struct Look {
     pub sights: Vec<Sight>,
-    /// Nodes that did not trust their files.
+    /// Nodes that have quarantined their files.
     pub moved_aside: Vec<usize>,
 }
 
-/// A property.
+/// An invariant.
 pub trait Invariant {
     /// Its name in the output.
     fn name(&self) -> &'static str;
 
-    /// Says what is wrong.
+    /// Checks an observation. The error describes the violation.
     fn look(&mut self, _look: &Look) -> Result<(), String> {
         Ok(())
     }
 
-    /// Says what is wrong with what the clients saw.
+    /// Checks the report on the clients' history. The error describes the violation.
     fn judge(&mut self, _report: &Report) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// All of them.
+/// All invariants.
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(election_safety::ElectionSafety::default()),
@@ -74,7 +74,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
     ]
 }
 
-/// The first example of a kind of violation whose count is not zero.
+/// Returns the first example of a kind of violation, if its count is not zero.
 fn none(count: u64, report: &Report) -> Result<(), String> {
     if count == 0 {
         return Ok(());

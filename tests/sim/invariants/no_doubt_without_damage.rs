@@ -1,7 +1,7 @@
-//! A crash is no damage: whatever it leaves, a node finds its way from there, and does not take its files for damaged.
+//! A crash is not damage: a node recovers from whatever a crash leaves, and does not quarantine its files.
 //!
-//! What a run damages by intent is left out; nothing else changes what was flushed. A node that moves its files aside all
-//! the same has written them wrongly, or doubts them without reason; that it comes back as another one would hide it.
+//! Deliberate damage of a run is excluded; nothing else changes flushed data. A node that still moves its files aside
+//! has written them wrongly, or quarantines them without reason. Its return under a new id would hide the fault.
 
 use super::{Invariant, Look};
 

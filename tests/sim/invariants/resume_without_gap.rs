@@ -1,4 +1,4 @@
-//! A subscription that is resumed leaves nothing out.
+//! A resumed subscription has no gaps.
 
 use quorum_chat::client::verify::checker::Report;
 

@@ -1,16 +1,16 @@
-//! Deletions: flags that flip once, at a revision that is known exactly, or only as a range.
+//! Deletions: flags that are set once, at a revision that is known either exactly or as a range.
 //!
-//! A message is deleted for everyone, or hidden by one account. Evidence comes from answers (deleted by then), from events
-//! (deleted exactly then), from reads (deleted, or not yet, at their revision), and from time (not yet at what was known
-//! when it was first asked for). What contradicts itself is an error of the one who said "not yet" later than somebody
-//! else said "deleted".
+//! A message is deleted for everyone, or hidden by one account. The evidence comes from answers (deleted by then), from
+//! events (deleted exactly then), from reads (deleted, or not yet, at their revision), and from real time (not yet
+//! deleted at a revision that was known before the first request). A contradiction is an error of the operation that
+//! showed "not yet" at a later revision than another operation showed "deleted".
 
 use std::collections::HashMap;
 
 use super::{Findings, Kind, ledger::Ledger, order::Floor, pair_key, words};
 use crate::client::verify::history::{Action, Event, History, Outcome};
 
-/// What was deleted: a message, for everyone or for an account.
+/// The key of a flag: a message, and the account that it is hidden from. `None`: deleted for everyone.
 type Name = (u64, Option<u16>);
 
 /// Seqs and ids, in order.
@@ -24,24 +24,24 @@ struct Evidence {
 
 #[derive(Debug, Default)]
 struct Flag {
-    /// When it was first asked for, in microseconds.
+    /// Time of the first request, in microseconds.
     asked: Option<u64>,
-    /// The latest revision at which it was not deleted.
+    /// The latest revision at which the flag was not set.
     not_yet: Option<Evidence>,
-    /// The earliest revision at which it was deleted.
+    /// The earliest revision at which the flag was set.
     deleted: Option<Evidence>,
 }
 
-/// See the module.
+/// The deletion flags of a history. See the [module](self).
 #[derive(Default)]
 pub(super) struct Flags {
     flags: HashMap<Name, Flag>,
-    /// What may be deleted, by conversation: for everyone, and for an account.
+    /// The flags that may be set in a conversation, for everyone or for an account.
     listed: HashMap<(super::Pair, Option<u16>), Places>,
 }
 
 impl Flags {
-    /// What was asked for, and answered.
+    /// Collects the requested deletions and their answers.
     pub(super) fn asked(history: &History, ledger: &Ledger, floor: &Floor) -> Self {
         let mut flags = Self::default();
         for (at, record) in history.records.iter().enumerate() {
@@ -72,7 +72,7 @@ impl Flags {
         for (name, flag) in &mut flags.flags {
             let known = flag.asked.map_or(0, |asked| floor.before(asked));
             if known > 0 {
-                // Nobody had asked for it: no operation is to be blamed, should that be contradicted.
+                // No deletion was requested before. If another observation contradicts that, no operation is at fault.
                 flag.not_yet = Some(Evidence { revision: known, at: usize::MAX });
             }
             if let Some(message) = ledger.messages.get(&name.0) {
@@ -83,19 +83,19 @@ impl Flags {
         flags
     }
 
-    /// Whether somebody had asked for it before an operation was over.
+    /// Whether a deletion had been requested before an operation ended.
     pub(super) fn was_asked(&self, name: Name, ended_us: u64) -> bool {
         self.flags.get(&name).and_then(|flag| flag.asked).is_some_and(|asked| asked <= ended_us)
     }
 
-    /// An operation showed that it is deleted at a revision.
+    /// Records that an operation showed the flag as set at a revision.
     pub(super) fn deleted_at(&mut self, name: Name, revision: u64, at: usize) {
         if let Some(flag) = self.flags.get_mut(&name) {
             flag.is_deleted(revision, at);
         }
     }
 
-    /// An operation showed that it is not deleted at a revision.
+    /// Records that an operation showed the flag as not set at a revision.
     pub(super) fn not_yet_at(&mut self, name: Name, revision: u64, at: usize) {
         if let Some(flag) = self.flags.get_mut(&name)
             && flag.not_yet.is_none_or(|known| known.revision < revision)
@@ -104,7 +104,7 @@ impl Flags {
         }
     }
 
-    /// Takes what the streams told of deletions: those that nobody asked for are errors.
+    /// Collects the deletions from streams. Deletions that no client requested are errors.
     pub(super) fn hear(&mut self, history: &History, ledger: &Ledger, found: &mut Findings) {
         for (at, record) in history.records.iter().enumerate() {
             let Action::Subscribe { events, .. } = &record.action else { continue };
@@ -134,7 +134,7 @@ impl Flags {
         }
     }
 
-    /// Looks for contradictions.
+    /// Reports contradictions.
     pub(super) fn settle(&self, history: &History, found: &mut Findings) {
         for ((id, account), flag) in &self.flags {
             let (Some(not_yet), Some(deleted)) = (flag.not_yet, flag.deleted) else { continue };
@@ -164,7 +164,7 @@ impl Flags {
         }
     }
 
-    /// Whether it is deleted at a revision: certainly, and perhaps.
+    /// Returns whether the flag is set at a revision: certainly, and possibly.
     pub(super) fn at(&self, name: Name, revision: u64) -> (bool, bool) {
         let Some(flag) = self.flags.get(&name) else { return (false, false) };
         let certainly = flag.deleted.is_some_and(|deleted| deleted.revision <= revision);
@@ -172,7 +172,8 @@ impl Flags {
         (certainly, certainly || !certainly_not)
     }
 
-    /// What may be deleted for everyone, or hidden by an account, in a conversation: seqs and ids, by seq.
+    /// Returns the seqs and ids of messages that may be deleted for everyone, or hidden by an account, in a
+    /// conversation, ordered by seq.
     pub(super) fn list(&self, pair: super::Pair, account: Option<u16>) -> &[(u64, u64)] {
         self.listed.get(&(pair, account)).map_or(&[], Vec::as_slice)
     }
@@ -186,14 +187,14 @@ impl Flag {
     }
 }
 
-/// A deletion that nobody asked for.
+/// Reports a deletion that no client requested.
 pub(super) fn by_nobody(history: &History, at: usize, id: u64, found: &mut Findings) {
     found.add(Kind::ByNobody, (id, 0), || {
         format!("{} shows message {id} as deleted, which nobody had asked for", words(history, at))
     });
 }
 
-/// A conversation and an account, to count by.
+/// Returns a key for a conversation and an account.
 pub(super) fn member_key(pair: super::Pair, account: u16) -> (u64, u64) {
     (pair_key(pair), u64::from(account) + 1)
 }

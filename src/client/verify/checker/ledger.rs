@@ -1,8 +1,9 @@
-//! All messages that anybody was told of, and which send each of them is.
+//! All messages that were observed, each matched with the send that it came from.
 //!
-//! What was read back at the end is the truth that the rest is compared with; then come other reads and streams, then the
-//! answers to sends. A message is matched with its send by the client's message id, which its sender is shown, or by its
-//! body. A tombstone that only others were shown has neither: it may be any send of its sender that is open.
+//! The final read-back is the reference that the rest is compared with. Then come other reads and streams, and then the
+//! answers to sends. A message is matched with its send by the client's message id, which only its sender gets, or by
+//! its body. A tombstone that was shown only to other accounts has neither: it may come from any open send of its
+//! sender.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,46 +15,46 @@ pub(super) struct Send {
     pub account: u16,
     pub to: u16,
     pub body: Digest,
-    /// When it was first tried.
+    /// Time of the first attempt.
     pub first_began: u64,
-    /// That attempt.
+    /// Index of that attempt's record.
     pub first_record: usize,
     /// The answers, with the attempts that got them.
     pub acks: Vec<(usize, Stored)>,
-    /// An attempt got no answer: it may be stored, whatever the others came to.
+    /// Whether an attempt got no answer. The message may then be stored, whatever the outcome of the other attempts.
     pub open: bool,
 }
 
-/// A message in its place.
+/// A message and its position.
 pub(super) struct Message {
     pub pair: Pair,
     pub seq: u64,
     pub sender: u16,
     pub owner: Option<Uid>,
     pub time_ms: u64,
-    /// It was read back at the end.
+    /// Whether the final read-back contains it.
     pub last: bool,
-    /// The operation that told of it first.
+    /// The first operation that showed it.
     pub source: usize,
 }
 
 /// The messages of two accounts.
 #[derive(Default)]
 pub(super) struct Conversation {
-    /// Seq and id, by both.
+    /// Seqs and ids, ordered by both.
     pub places: Vec<(u64, u64)>,
-    /// Something is wrong with its messages: its counts are not judged too.
+    /// Whether something is wrong with its messages. Its counts are then not checked.
     pub tainted: bool,
 }
 
 impl Conversation {
-    /// The newest seq at a revision.
+    /// Returns the newest seq at a revision.
     pub(super) fn last_seq(&self, revision: u64) -> u64 {
         let after = self.places.partition_point(|(_, id)| *id <= revision);
         after.checked_sub(1).map_or(0, |at| self.places[at].0)
     }
 
-    /// The messages with seqs from `low` to `high`, both included.
+    /// Returns the messages with seqs from `low` to `high`, inclusive.
     pub(super) fn between(&self, low: u64, high: u64) -> &[(u64, u64)] {
         let from = self.places.partition_point(|(seq, _)| *seq < low);
         let to = self.places.partition_point(|(seq, _)| *seq <= high);
@@ -61,13 +62,13 @@ impl Conversation {
     }
 }
 
-/// See the module.
+/// All observed messages. See the [module](self).
 #[derive(Default)]
 pub(super) struct Ledger {
     pub sends: HashMap<Uid, Send>,
     pub messages: BTreeMap<u64, Message>,
     pub conversations: HashMap<Pair, Conversation>,
-    /// The service's names of conversations.
+    /// The accounts of each conversation, by the service's id.
     pub pairs: HashMap<u64, Pair>,
     by_body: HashMap<Digest, Uid>,
     by_ack: HashMap<u64, Uid>,
@@ -78,7 +79,7 @@ pub(super) fn build(history: &History, found: &mut Findings) -> Ledger {
     let mut ledger = Ledger::default();
     ledger.collect_sends(history);
     ledger.name_conversations(history, found);
-    // The end first: it is what the rest is compared with.
+    // The final read-back comes first, because the rest is compared with it.
     for last in [true, false] {
         for (at, record) in history.records.iter().enumerate() {
             if let Action::Read { with, last: is_last, outcome: Outcome::Ok(page), .. } = &record.action
@@ -141,7 +142,7 @@ impl Ledger {
         }
     }
 
-    /// Which conversation has which name: one each.
+    /// Maps the service's ids of conversations to pairs of accounts, and checks that the mapping is one-to-one.
     fn name_conversations(&mut self, history: &History, found: &mut Findings) {
         let mut names: HashMap<Pair, u64> = HashMap::new();
         for (at, record) in history.records.iter().enumerate() {
@@ -163,7 +164,7 @@ impl Ledger {
         }
     }
 
-    /// Whose conversation an event is of.
+    /// Returns the accounts of the conversation that an event belongs to.
     fn pair_of(&self, account: u16, happening: &Happening, seen: &Seen) -> Option<Pair> {
         let by_owner = || {
             let send = self.sends.get(&seen.id?)?;
@@ -173,7 +174,7 @@ impl Ledger {
         self.pairs.get(&happening.conversation).copied().or_else(by_owner).or_else(by_sender)
     }
 
-    /// Which send a message is. An error: it is none, or not like it.
+    /// Returns the send that a message came from. Fails if there is none, or if the message differs from it.
     fn owner(&self, seen: &Seen, pair_seen: Pair) -> Result<Option<Uid>, (Kind, &'static str, Option<Uid>)> {
         let known = || self.by_ack.get(&seen.message).copied();
         let owner = match (seen.id, seen.body) {
@@ -200,7 +201,7 @@ impl Ledger {
         Ok(owner)
     }
 
-    /// Somebody was shown a message.
+    /// Records that an operation showed a message.
     fn note(&mut self, history: &History, at: usize, pair: Pair, seen: &Seen, last: bool, found: &mut Findings) {
         let owner = match self.owner(seen, pair) {
             Ok(owner) => owner,
@@ -224,7 +225,7 @@ impl Ledger {
         if let (Some(one), Some(other)) = (message.owner, owner)
             && one != other
         {
-            // Who was told that it is stored here is told below that it is not.
+            // If the send was acknowledged, `acknowledged` reports the contradiction.
             if send.is_some_and(|send| send.acks.is_empty()) {
                 found.add(Kind::NeverWas, (seen.message, 0), || told(history, at, seen, "where another one is"));
             }
@@ -244,7 +245,7 @@ impl Ledger {
         }
     }
 
-    /// What was acknowledged is what is there.
+    /// Checks that acknowledged messages are stored as acknowledged.
     fn acknowledged(&mut self, history: &History, found: &mut Findings) {
         let mut places: HashMap<Uid, u64> = HashMap::new();
         for (id, message) in &self.messages {
@@ -307,7 +308,7 @@ impl Ledger {
         }
     }
 
-    /// Tombstones of which nobody was told whose they are: there are no more than sends that may be there.
+    /// Checks that tombstones without a known send are not more than the sends that may be stored.
     fn anonymous(&mut self, history: &History, found: &mut Findings) {
         let owned: HashSet<Uid> = self.messages.values().filter_map(|message| message.owner).collect();
         let mut open: HashMap<(Pair, u16), u64> = HashMap::new();
@@ -338,7 +339,7 @@ impl Ledger {
             conversation.tainted = self.tainted.contains(pair);
             for two in conversation.places.windows(2) {
                 let (one, other) = (two[0], two[1]);
-                // Of two in one place one may be lost, which the reading back shows.
+                // If one of two messages at the same position is lost, the read-back shows it.
                 let known = [one.1, other.1].iter().any(|id| found.has(Kind::Moved, (*id, 0)))
                     || (one.0 == other.0 && self.messages[&one.1].last != self.messages[&other.1].last);
                 if known || (one.0 < other.0 && one.1 < other.1) {
@@ -354,7 +355,7 @@ impl Ledger {
     }
 }
 
-/// The answers to one id name one message, and only the first of them says that it is new.
+/// Checks that the answers to one id name one message, and that only the first of them says that it is new.
 fn answers_agree(history: &History, uid: &Uid, acks: &[(usize, Stored)], found: &mut Findings) {
     let Some((first, stored)) = acks.first() else { return };
     let place = |stored: &Stored| (stored.message, stored.conversation, stored.seq, stored.time_ms);

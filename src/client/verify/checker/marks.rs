@@ -1,24 +1,24 @@
-//! Watermarks: delivered and read, of each member of a conversation. They only grow, whoever looks, and no further than
-//! somebody asked for.
+//! Watermarks: delivered and read, for each member of a conversation. They only grow, for all observers, and never
+//! beyond the requests of the member.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Findings, Kind, Pair, flags::member_key, ledger::Ledger, order::Floor, pair, words};
 use crate::client::verify::history::{Action, Event, History, Marks, Outcome};
 
-/// Which watermark.
+/// The kind of watermark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Mark {
     Delivered,
     Read,
 }
 
-/// Where a watermark was at a revision.
+/// A watermark at a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Point {
     revision: u64,
     value: u64,
-    /// There, or there or further.
+    /// Whether the value is exact, or a lower bound.
     exact: bool,
     at: usize,
 }
@@ -28,7 +28,7 @@ type Name = (Pair, u16, Mark);
 #[derive(Default)]
 struct Known {
     points: BTreeMap<Name, Vec<Point>>,
-    /// When something was asked for, and the furthest that had been asked for by then.
+    /// Times of requests, each with the furthest target that had been requested by then.
     asked: HashMap<Name, Vec<(u64, u64)>>,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn check(history: &History, ledger: &Ledger, floor: &Floor, found: &m
             let ended = history.records[point.at].ended_us;
             let before = asked.partition_point(|(began, _)| *began <= ended);
             let furthest = before.checked_sub(1).map_or(0, |last| asked[last].1);
-            // What was asked for after a revision was known cannot be in it.
+            // A request that began after a revision was known cannot be part of it.
             let by_then = asked.partition_point(|(began, _)| floor.before(*began) < point.revision);
             let by_then = by_then.checked_sub(1).map_or(0, |last| asked[last].1);
             if point.value > furthest.min(by_then) {
@@ -139,7 +139,8 @@ fn collect(history: &History, ledger: &Ledger, found: &mut Findings) -> Known {
     known
 }
 
-/// No point is below one at an earlier revision, and those at one revision agree. `points` are in order.
+/// Checks that no point is below one at an earlier revision, and that points at the same revision agree. `points` are
+/// sorted.
 fn growing(history: &History, name: Name, points: &[Point], found: &mut Findings) {
     let mut furthest: Option<Point> = None;
     let mut here: Option<Point> = None;

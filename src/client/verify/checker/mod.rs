@@ -1,22 +1,22 @@
-//! Judges a recorded run: was every promise of the API kept, as far as this run can tell?
+//! Checks a recorded run: were the API's guarantees kept, as far as this run can show?
 //!
-//! A pure function of a [`History`]: [`check`]. Its idea: the service says where in one order everything is (a message's
-//! id is the revision that stored it, a read's header says of which revision it is), so that there is nothing to search
-//! for. It is enough to check that
-//! - the order agrees with time: what began after something else was over comes after it (`order`), and a linearizable
-//!   read is of no older state than anything that was seen before it began (`reads`);
-//! - every read, of whatever freshness, shows exactly the state of the revision that it names (`reads`), built up from all
-//!   that anybody saw: the messages (`ledger`), deletions (`flags`), watermarks (`marks`);
-//! - every stream told all that lies between where it began and its cursor, once and in order (`streams`).
+//! [`check`] is a pure function of a [`History`]. The service assigns everything a position in one order: a message's
+//! id is the revision that stored it, and a read's header names the revision that the read reflects. So there is no
+//! search for a valid order. It is enough to check that
+//! - the order agrees with real time: an operation that began after another one completed comes after it (`order`), and
+//!   a linearizable read reflects no older state than anything that was observed before it began (`reads`);
+//! - every read, at any consistency level, shows exactly the state of the revision that it names (`reads`). That state
+//!   is reconstructed from all observations: messages (`ledger`), deletions (`flags`) and watermarks (`marks`);
+//! - every stream contains everything between its start and its cursor, once and in order (`streams`).
 //!
-//! Together that is linearizability, with the order of revisions as the witness, in little more than linear time. What is
-//! not known exactly (a deletion whose answer was lost) is kept as a range, and only what is outside of it is an error:
-//! there are no false alarms. Where messages are lost, doubled or made up, the counts of that conversation are not judged
-//! as well: they would report the same fault again.
+//! Together these properties are linearizability, with the order of revisions as the witness, checked in slightly more
+//! than linear time. Facts that are not known exactly (a deletion whose answer was lost) are kept as ranges, and only a
+//! contradiction to a range is an error. So there are no false alarms. The counts of a conversation whose messages are
+//! lost, duplicated or invented are not checked, because they would report the same fault again.
 //!
-//! Preconditions: the accounts were made for this run, nobody else uses them, and no two bodies are equal.
+//! Preconditions: the accounts were created for this run, no other client uses them, and no two bodies are equal.
 //!
-//! Left out: partner lists, accounts and sessions, and streams that begin without a revision.
+//! Does not cover: partner lists, accounts and sessions, and streams that begin without a revision.
 
 mod flags;
 mod ledger;
@@ -33,55 +33,55 @@ use std::{
 
 use super::history::{Action, Freshness, History, Outcome, Record};
 
-/// What can be wrong, by its name. Each belongs to one of the counts of a [`Report`].
+/// The kinds of violations. Each belongs to one of the counts of a [`Report`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// A message that was acknowledged, or shown to somebody, is not there at the end.
+    /// A message that was acknowledged or observed is missing at the end.
     Lost,
     /// A deletion or a watermark is undone at the end.
     Undone,
     /// One client message id is stored as several messages.
     StoredTwice,
-    /// Two answers to the same client message id name different messages, or both say that they were the first.
+    /// Two answers to the same client message id name different messages, or both claim to be the first.
     RepeatDiffers,
-    /// A stream told the same event again.
+    /// A stream contains the same event twice.
     ToldTwice,
-    /// Two people have two conversations, or two conversations have one name.
+    /// Two accounts have two conversations, or two conversations have one id.
     ConversationTwice,
-    /// A message is at another place than it was said to be.
+    /// A message has another position than an earlier observation.
     Moved,
-    /// Something is before what was over when it began.
+    /// An operation precedes one that had completed before it began.
     AgainstTime,
-    /// The order within a conversation and that of revisions disagree.
+    /// The order within a conversation contradicts the order of revisions.
     AgainstRevisions,
     /// A page or a stream is out of order.
     ToldOutOfOrder,
     /// The service's clock ran backwards.
     ClockBackwards,
-    /// A message that nobody sent.
+    /// A message that no client sent.
     NeverSent,
-    /// A message of which every attempt was refused.
+    /// A message that is stored although every attempt was refused.
     RefusedButStored,
-    /// A message with another body, sender, recipient or time than it has.
+    /// A message with another body, sender, recipient or time than it was sent or observed with.
     Changed,
-    /// A message or a deletion was shown before anybody asked for it.
+    /// A message or a deletion was visible before it was requested.
     BeforeItsTime,
-    /// A deletion that nobody asked for, or a watermark beyond what anybody asked for.
+    /// A deletion that no client requested, or a watermark beyond every request.
     ByNobody,
-    /// What was shown is not the state of any revision.
+    /// An observation that is not the state of any revision.
     NeverWas,
-    /// A linearizable read of a state that is older than what was known when it began.
+    /// A linearizable read of a state that is older than one that was known when it began.
     Stale,
-    /// A read of a state before the revision that was asked for.
+    /// A read of a state before the requested revision.
     BelowRevision,
-    /// A read lacks what belongs to the revision that it names.
+    /// A read lacks something that belongs to the revision that it names.
     Incomplete,
-    /// A stream left something out.
+    /// A stream left out an event.
     Gap,
 }
 
 impl Kind {
-    /// Its name in the output.
+    /// Returns the kind's name in the output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Lost => "lost",
@@ -115,57 +115,58 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a run came to.
+/// The result of checking a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Messages that were acknowledged.
+    /// Number of messages that were acknowledged.
     pub acknowledged: u64,
-    /// [`Kind::Lost`], [`Kind::Undone`]: messages, deletions and watermarks.
+    /// Number of [`Kind::Lost`], [`Kind::Undone`]: messages, deletions and watermarks.
     pub lost: u64,
-    /// [`Kind::StoredTwice`], [`Kind::RepeatDiffers`], [`Kind::ToldTwice`], [`Kind::ConversationTwice`].
+    /// Number of [`Kind::StoredTwice`], [`Kind::RepeatDiffers`], [`Kind::ToldTwice`], [`Kind::ConversationTwice`].
     pub duplicated: u64,
-    /// [`Kind::Moved`], [`Kind::AgainstTime`], [`Kind::AgainstRevisions`], [`Kind::ToldOutOfOrder`],
+    /// Number of [`Kind::Moved`], [`Kind::AgainstTime`], [`Kind::AgainstRevisions`], [`Kind::ToldOutOfOrder`],
     /// [`Kind::ClockBackwards`].
     pub reordered: u64,
-    /// [`Kind::NeverSent`], [`Kind::RefusedButStored`], [`Kind::Changed`], [`Kind::BeforeItsTime`], [`Kind::ByNobody`],
-    /// [`Kind::NeverWas`].
+    /// Number of [`Kind::NeverSent`], [`Kind::RefusedButStored`], [`Kind::Changed`], [`Kind::BeforeItsTime`],
+    /// [`Kind::ByNobody`], [`Kind::NeverWas`].
     pub phantom: u64,
-    /// [`Kind::Stale`], [`Kind::BelowRevision`], [`Kind::Incomplete`].
+    /// Number of [`Kind::Stale`], [`Kind::BelowRevision`], [`Kind::Incomplete`].
     pub stale_reads: u64,
-    /// [`Kind::Gap`]: events that a stream left out.
+    /// Number of [`Kind::Gap`]: events that a stream left out.
     pub resume_gaps: u64,
-    /// Messages whose sender was never told what came of them. They may be stored once, or not.
+    /// Number of messages whose sender never learned the outcome. They may be stored once, or not at all.
     pub unknown: u64,
-    /// The longest time in which sends were under way and none was acknowledged, in microseconds. A send is under way
-    /// from its invocation to its completion, whatever it came to; the time runs from the acknowledgement before, or
-    /// from the first invocation after it when nothing was under way then, to the next acknowledgement, or to the end of
+    /// The longest time in which sends were in flight and none was acknowledged, in microseconds. A send is in flight
+    /// from its invocation to its completion, with any outcome. The time runs from the previous acknowledgement, or
+    /// from the first invocation after it if no send was in flight then, to the next acknowledgement or to the end of
     /// the load.
     pub longest_outage_us: u64,
-    /// Reads that were answered.
+    /// Number of reads that were answered.
     pub reads: u64,
-    /// Events that streams told.
+    /// Number of events that the streams delivered.
     pub events: u64,
-    /// Nodes of which every conversation was read back at the end, for every account.
+    /// Number of nodes from which every conversation of every account was read back at the end.
     pub nodes_read_back: u64,
-    /// Streams that were not read up to the newest message that was acknowledged.
+    /// Number of streams that did not reach the newest acknowledged message.
     pub streams_behind: u64,
-    /// What was found, by kind.
+    /// The violations, by kind.
     pub violations: Vec<Violation>,
 }
 
-/// What was found of one kind.
+/// The violations of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which.
+    /// Their kind.
     pub kind: Kind,
-    /// How often.
+    /// Their number.
     pub count: u64,
-    /// The first of them, in words.
+    /// A description of the first one.
     pub example: String,
 }
 
 impl Report {
-    /// Why this run proves nothing, if so: nothing was acknowledged, nothing was read back, or a stream stood still.
+    /// Returns the reason why the run proves nothing, if there is one: no send was acknowledged, nothing was read back,
+    /// or a stream did not reach its end.
     pub fn proved_nothing(&self) -> Option<&'static str> {
         if self.acknowledged == 0 {
             Some("no send was acknowledged")
@@ -178,7 +179,7 @@ impl Report {
         }
     }
 
-    /// What was found of a kind.
+    /// Returns the number of violations of a kind.
     pub fn count(&self, kind: Kind) -> u64 {
         self.violations.iter().find(|violation| violation.kind == kind).map_or(0, |violation| violation.count)
     }
@@ -242,16 +243,16 @@ pub fn check(history: &History) -> Report {
     report
 }
 
-/// What was found so far.
+/// The violations found so far.
 #[derive(Default)]
 struct Findings {
     found: BTreeMap<Kind, (u64, String)>,
-    /// So that each thing counts once, however many operations show it.
+    /// Keys of everything reported, so that it counts once, however many operations show it.
     known: HashSet<(Kind, u64, u64)>,
 }
 
 impl Findings {
-    /// Something is wrong with the thing that `key` names.
+    /// Reports a violation for the object that `key` identifies.
     fn add(&mut self, kind: Kind, key: (u64, u64), example: impl FnOnce() -> String) {
         if self.known.insert((kind, key.0, key.1)) {
             self.found.entry(kind).or_insert_with(|| (0, example())).0 += 1;
@@ -263,19 +264,19 @@ impl Findings {
     }
 }
 
-/// Two accounts of a conversation, the lower one first; twice the same for notes.
+/// The two accounts of a conversation, the lower one first; the same account twice for notes.
 type Pair = (u16, u16);
 
 fn pair(one: u16, other: u16) -> Pair {
     (one.min(other), one.max(other))
 }
 
-/// A number for a pair, to count by.
+/// Returns a number that identifies a pair in keys of findings.
 fn pair_key(pair: Pair) -> u64 {
     u64::from(pair.0) << 16 | u64::from(pair.1)
 }
 
-/// An operation in words: who, what, where, when.
+/// Describes an operation: its client and account, the action, the node and the times.
 fn words(history: &History, at: usize) -> String {
     let Some(record) = history.records.get(at) else { return format!("operation {at}") };
     let name = |account: u16| history.header.accounts.get(usize::from(account)).map_or("?", String::as_str);

@@ -1,6 +1,7 @@
-//! Time against revisions.
+//! Real-time order against the order of revisions.
 //!
-//! Every answer names a revision that had been assigned when it was over. What begins later gets a later one.
+//! Every answer names a revision that had been assigned when the operation completed. Operations that begin later get
+//! later revisions.
 
 use super::{
     Findings, Kind,
@@ -9,9 +10,9 @@ use super::{
 };
 use crate::client::verify::history::{Action, History, Record};
 
-/// The newest revision that was known to somebody before a moment.
+/// The newest revision that any client had observed before a given time.
 pub(super) struct Floor {
-    /// When an operation was over, and the newest revision known by then; both grow.
+    /// Completion times, each with the newest revision observed by then. Both increase.
     known: Vec<(u64, u64)>,
 }
 
@@ -28,14 +29,15 @@ impl Floor {
         Self { known }
     }
 
-    /// What was known before a moment: by operations that were over then.
+    /// Returns the newest revision that operations had observed that completed before `moment_us`.
     pub(super) fn before(&self, moment_us: u64) -> u64 {
         let after = self.known.partition_point(|(ended, _)| *ended < moment_us);
         after.checked_sub(1).map_or(0, |at| self.known[at].1)
     }
 }
 
-/// Sends come after all that was over when they were first tried; other changes are answered with no older state.
+/// Checks that sends come after everything that completed before their first attempt, and that the answers to other
+/// changes reflect no older state.
 pub(super) fn check(history: &History, ledger: &Ledger, floor: &Floor, found: &mut Findings) {
     let mut clock: Option<(u64, &Message)> = None;
     for (id, message) in &ledger.messages {

@@ -2,8 +2,8 @@
 
 use crate::client::verify::history::{Action, History, Outcome};
 
-/// The longest time in which sends were under way and none was acknowledged: see `Report::longest_outage_us`. Only what
-/// was begun during the load counts, and the time ends with it.
+/// Returns the longest time in which sends were in flight and none was acknowledged: see `Report::longest_outage_us`.
+/// Counts only sends that began during the load. The time ends with the load.
 pub(super) fn longest_us(history: &History) -> u64 {
     let end = history.header.load_ended_us;
     let sends = || {
@@ -16,18 +16,18 @@ pub(super) fn longest_us(history: &History) -> u64 {
     let mut moments: Vec<u64> = acknowledged.map(|(record, _)| record.ended_us).filter(|at| *at < end).collect();
     moments.sort_unstable();
     moments.dedup();
-    // Gap number g is what lies before moment g and after the one before it; the last one ends with the load.
+    // Gap g lies between moment g - 1 and moment g. The last gap ends with the load.
     let gap = |at: u64| moments.partition_point(|moment| *moment <= at);
     let starts: Vec<u64> = std::iter::once(0).chain(moments.iter().copied()).collect();
     let ends: Vec<u64> = moments.iter().copied().chain([end]).collect();
     let mut waiting_since: Vec<Option<u64>> = vec![None; ends.len()];
-    // How many sends that began before a gap are still under way when it begins: as differences.
+    // For each gap, the number of sends that began before it and are still in flight when it begins, as differences.
     let mut carried = vec![0_i64; ends.len() + 1];
     for (record, _) in sends() {
         let first = gap(record.began_us);
         let since = &mut waiting_since[first];
         *since = Some(since.map_or(record.began_us, |since| since.min(record.began_us)));
-        // Under way in a gap means: over after its beginning.
+        // A send is in flight in a gap if it completes after the gap begins.
         let last = moments.partition_point(|moment| *moment < record.ended_us);
         if last > first {
             carried[first + 1] += 1;

@@ -1,4 +1,4 @@
-//! Every page is exactly what its reader sees in the state of the revision that it names, and that is fresh enough.
+//! Checks that every page is exactly what its reader sees at the revision that it names, and that it is fresh enough.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::client::verify::history::{Action, Freshness, History, Marks, Outcome, Page, Record};
 
-/// One read, as it was answered.
+/// One answered read.
 struct Read<'a> {
     at: usize,
     record: &'a Record,
@@ -39,10 +39,10 @@ fn answered(history: &History) -> impl Iterator<Item = Read<'_>> {
     })
 }
 
-/// Where the pages of the reading back begin: by node, account and partner.
+/// First seqs of the read-back's pages, by node, account and partner.
 type Pages = HashMap<(Option<u16>, u16, Pair), BTreeSet<u64>>;
 
-/// Freshness, and the messages of every page. What they show of deletions goes to `flags`.
+/// Checks the freshness and the messages of every page. Passes the evidence on deletions to `flags`.
 pub(super) fn check_pages(
     history: &History,
     ledger: &mut Ledger,
@@ -56,7 +56,7 @@ pub(super) fn check_pages(
     }
     let none = Conversation::default();
     let mut tainted = HashSet::new();
-    // The end first: what is lost there is not reported again by each read that lacks it.
+    // The read-back comes first, so that reads do not report again what is lost there.
     for last in [true, false] {
         for read in answered(history).filter(|read| read.last == last) {
             fresh(history, &read, floor, found);
@@ -90,7 +90,7 @@ fn fresh(history: &History, read: &Read<'_>, floor: &Floor, found: &mut Findings
     }
 }
 
-/// Whether a page is a page at all: newest first, within what was asked for.
+/// Checks that a page is well-formed: newest first, and within the requested range.
 fn shape(history: &History, read: &Read<'_>, found: &mut Findings) -> bool {
     let messages = &read.page.messages;
     let descending = messages.is_sorted_by(|newer, older| newer.seq > older.seq);
@@ -106,7 +106,7 @@ fn shape(history: &History, read: &Read<'_>, found: &mut Findings) -> bool {
     descending && within
 }
 
-/// What a page shows.
+/// Checks the messages that a page shows.
 fn shown(history: &History, read: &Read<'_>, flags: &mut Flags, found: &mut Findings) {
     let revision = read.page.revision;
     for seen in &read.page.messages {
@@ -126,7 +126,7 @@ fn shown(history: &History, read: &Read<'_>, flags: &mut Flags, found: &mut Find
     }
 }
 
-/// What a page should show and does not. Whether nothing is missing.
+/// Reports messages that a page lacks. Returns whether it is complete.
 fn missing(
     history: &History,
     read: &Read<'_>,
@@ -138,7 +138,7 @@ fn missing(
     let page = read.page;
     let high = conversation.last_seq(page.revision).min(read.before.wrapping_sub(1));
     let lowest = page.messages.last().map_or(1, |seen| seen.seq);
-    // The next page of the reading back begins where this one ended.
+    // The next page of the read-back begins where this one ended.
     let next = begins.and_then(|begins| begins.range(..read.before.wrapping_sub(1)).next_back());
     let low = if page.has_more { next.map_or(lowest, |next| lowest.min(*next)) } else { 1 };
     let ids: HashSet<u64> = page.messages.iter().map(|seen| seen.message).collect();
@@ -175,7 +175,7 @@ fn missing(
     complete
 }
 
-/// The numbers of every page, where the messages of the conversation are as they should be.
+/// Checks the counts of every page, unless the conversation's messages are already known to be wrong.
 pub(super) fn check_counts(history: &History, ledger: &Ledger, flags: &Flags, found: &mut Findings) {
     let none = Conversation::default();
     let mut sent_by: HashMap<Pair, Vec<u64>> = HashMap::new();
@@ -226,7 +226,7 @@ pub(super) fn check_counts(history: &History, ledger: &Ledger, flags: &Flags, fo
     }
 }
 
-/// How many messages the reader has hidden: certainly, and perhaps.
+/// Returns how many messages the reader has hidden: certainly, and possibly.
 fn hidden(read: &Read<'_>, flags: &Flags) -> (u64, u64) {
     let account = Some(read.record.account);
     let revision = read.page.revision;
@@ -237,7 +237,8 @@ fn hidden(read: &Read<'_>, flags: &Flags) -> (u64, u64) {
     })
 }
 
-/// How many messages of others are unread: between what and what. `None`: some of them nobody was told of.
+/// Returns the lower and upper bound of the unread messages of others. `None`: some of the messages were never
+/// observed.
 fn unread(
     read: &Read<'_>,
     conversation: &Conversation,
@@ -274,7 +275,7 @@ fn unread(
     Some((others.saturating_sub(perhaps), others.saturating_sub(certainly)))
 }
 
-/// How far a message came, by the watermarks of the same page.
+/// Returns the status of a message by the watermarks of the same page.
 fn status(read: &Read<'_>, seq: u64, sender: Option<u16>) -> u8 {
     let end = Marks { delivered: u64::MAX, read: u64::MAX };
     let recipient = match (read.pair.0 == read.pair.1, sender == Some(read.record.account)) {
@@ -291,7 +292,8 @@ fn status(read: &Read<'_>, seq: u64, sender: Option<u16>) -> u8 {
     }
 }
 
-/// Nodes of which every conversation was read back to its beginning, for every account that anybody tried to read for.
+/// Returns the number of nodes from which every conversation was read back to its beginning, for every account of the
+/// read-back.
 pub(super) fn nodes_read_back(history: &History) -> u64 {
     let mut wanted = HashSet::new();
     let mut done: HashMap<u16, HashSet<(u16, u16)>> = HashMap::new();

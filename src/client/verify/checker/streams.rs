@@ -1,7 +1,7 @@
-//! Every stream told each event once, in order, and left none out between where it began and its cursor.
+//! Checks that every stream contains each event once, in order, without gaps between its start and its cursor.
 //!
-//! What has to be told: the messages of the account's conversations, the deletions that any stream told of or an answer
-//! names exactly, and of each member's receipts the newest, which a resumed stream tells instead of all of them.
+//! Required are the messages of the account's conversations, the deletions that any stream contains or an answer names
+//! exactly, and the newest of each member's receipts, because a resumed stream sends only the newest instead of all.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,12 +16,12 @@ struct Segment<'a> {
     cursor: u64,
 }
 
-/// What has to be told, and to whom.
+/// The required events.
 #[derive(Default)]
 struct Due {
-    /// Messages of an account, in order.
+    /// Messages by account, in order.
     messages: HashMap<u16, Vec<u64>>,
-    /// Deletions, with the account if it is only for that one.
+    /// Deletions by revision, with the account if it is for that one only.
     deletions: BTreeMap<u64, (Pair, Option<u16>)>,
     /// The newest receipt of each member.
     receipts: HashMap<(Pair, u16), u64>,
@@ -48,7 +48,7 @@ pub(super) fn check(history: &History, ledger: &Ledger, found: &mut Findings) {
     }
 }
 
-/// Streams whose last connection did not come to the newest message that was acknowledged.
+/// Returns the number of streams that did not reach the newest acknowledged message.
 pub(super) fn behind(history: &History, ledger: &Ledger) -> u64 {
     let acks = ledger.sends.values().flat_map(|send| &send.acks);
     let newest = acks.map(|(_, stored)| stored.message).max().unwrap_or(0);
@@ -65,7 +65,7 @@ pub(super) fn behind(history: &History, ledger: &Ledger) -> u64 {
 fn due(history: &History, ledger: &Ledger, found: &Findings) -> Due {
     let mut due = Due::default();
     for (id, message) in &ledger.messages {
-        // Only what is certainly there: what is wrong with a message is reported elsewhere.
+        // Only messages that certainly exist. Other faults of a message are reported elsewhere.
         let acknowledged = || {
             let send = message.owner.and_then(|owner| ledger.sends.get(&owner));
             send.is_some_and(|send| send.acks.iter().any(|(_, stored)| stored.message == *id))
@@ -97,7 +97,7 @@ fn due(history: &History, ledger: &Ledger, found: &Findings) -> Due {
                     }
                 }
             }
-            // All of it was deleted by this very call, so that the revision is exact.
+            // This call deleted all of its messages, so the revision is exact.
             Action::Delete { messages, for_everyone, outcome: Outcome::Ok(answer) } if answer.ignored == 0 => {
                 let mut pairs = messages.iter().map(|id| ledger.messages.get(id).map(|message| message.pair));
                 if let Some(Some(pair)) = pairs.next()
@@ -140,7 +140,7 @@ fn once_and_in_order(
     }
 }
 
-/// Nothing is left out between where a connection began and its cursor.
+/// Checks that nothing is left out between the start of a connection and its cursor.
 fn whole(
     history: &History,
     ledger: &Ledger,
@@ -171,7 +171,7 @@ fn whole(
     }
 }
 
-/// Of each member's receipts the newest is told, somewhere in the stream.
+/// Checks that the newest of each member's receipts is in the stream.
 fn newest_receipts(
     history: &History,
     account: u16,

@@ -1,4 +1,4 @@
-//! One client: one call after the other, chosen by its random numbers.
+//! One client, which makes one call after the other, chosen at random.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -14,16 +14,16 @@ use crate::client::{
     verify::history::{Action, Digest, Freshness, Outcome, Uid},
 };
 
-/// Messages that an account's clients remember.
+/// Maximum number of messages that an account's clients remember.
 const RECENT_MAX: usize = 64;
-/// Most messages on a page, but for the end.
+/// Maximum number of messages on a page, except at the end.
 const PAGE_MAX: u64 = 20;
-/// Pause before a send is tried again.
+/// Pause before a send is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long after the load a send of unknown outcome is still tried.
+/// Time after the load in which sends with unknown outcome are still retried.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// One client. See the [module](self).
 pub(super) struct Actor {
     shared: Arc<Shared>,
     client: u32,
@@ -32,7 +32,7 @@ pub(super) struct Actor {
     sent: u64,
 }
 
-/// Random numbers of their own for each task, from one seed.
+/// Returns an independent random number generator for each task, all from one seed.
 pub(super) fn random(seed: u64, task: u32) -> Random {
     // SplitMix64: neighbouring seeds give unrelated numbers.
     let mut bits = seed.wrapping_add(u64::from(task).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -41,7 +41,7 @@ pub(super) fn random(seed: u64, task: u32) -> Random {
     Random::seeded(bits ^ bits >> 31)
 }
 
-/// One of the nodes, or, once in three times, the client library.
+/// Returns the client library once in three times, otherwise one of the nodes.
 pub(super) fn any_way(random: &mut Random, nodes: usize) -> Way {
     match random.below(3) {
         0 => Way::Library,
@@ -75,7 +75,7 @@ impl Actor {
         any_way(&mut self.random, self.shared.nodes.len())
     }
 
-    /// Mostly somebody else.
+    /// Returns the account to talk to: usually another one, sometimes the own one.
     fn partner(&mut self) -> u16 {
         let people = self.shared.people.len() as u64;
         match self.random.below(10) {
@@ -84,7 +84,7 @@ impl Actor {
         }
     }
 
-    /// A message, until its fate is known, or, now and then, not.
+    /// Sends a message and retries until its outcome is known. Sometimes gives up before.
     async fn send(&mut self, me: &Person) {
         let (id, to) = (self.message_id(), self.partner());
         self.sent += 1;
@@ -106,7 +106,7 @@ impl Actor {
             sleep(RETRY_PAUSE).await;
         }
         if self.random.below(3) == 0 {
-            // At once, through another node: the best chance to find one that does not have it yet.
+            // Reads immediately through another node, because it may not have applied the message yet.
             let node = Way::Node(self.random.below(self.shared.nodes.len() as u64) as u16);
             let newest = self.shared.newest.load(Ordering::Relaxed);
             let freshness =
@@ -114,7 +114,7 @@ impl Actor {
             self.read_page(me, node, to, freshness).await;
         }
         if self.random.below(20) == 0 {
-            // Once more, though it is known: nothing new may come of it.
+            // Sends again although the outcome is known. This must store nothing new.
             self.attempt(me, id, to, &body).await;
         }
     }
@@ -139,7 +139,7 @@ impl Actor {
         let with = self.partner();
         let freshness = match self.random.below(3) {
             0 => Freshness::Linearizable,
-            // What anybody was told of, most likely by another node.
+            // The newest revision that any client observed, most likely through another node.
             1 => Freshness::AtLeast(self.shared.newest.load(Ordering::Relaxed)),
             _ => Freshness::Local,
         };
@@ -178,7 +178,7 @@ impl Actor {
 
     async fn delete(&mut self, me: &Person) {
         let for_everyone = self.random.below(2) == 0;
-        // Mostly what may be deleted; sometimes what has to be ignored.
+        // Usually a message that may be deleted, sometimes one that has to be ignored.
         let any = self.random.below(8) == 0;
         let Some(chosen) = self.recent(me, |recent| any || !for_everyone || recent.own) else { return };
         let shared = self.shared.clone();
@@ -195,7 +195,7 @@ impl Actor {
         fitting.get(self.random.below(fitting.len() as u64) as usize).copied()
     }
 
-    /// An id as clients make it: time, then random bits.
+    /// Returns an id in the form that clients use: a timestamp, then random bits.
     fn message_id(&mut self) -> Uuid {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let mut bits = [0; 10];

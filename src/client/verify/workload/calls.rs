@@ -1,4 +1,4 @@
-//! The calls of the workload: through one node and no other, or by the client library, which goes to the leader.
+//! The calls of the workload: through one given node, or through the client library, which goes to the leader.
 
 use std::{future::Future, time::Duration};
 
@@ -20,17 +20,17 @@ use crate::{
     },
 };
 
-/// How long a node has to answer.
+/// Time limit for the answer of a node.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// What is added on this side, so that the node's own answer to a missed deadline arrives.
+/// Additional time on this side, so that the node's own timeout error arrives.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// How a call goes.
+/// The route of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// Through this node.
     Node(u16),
-    /// By the client library.
+    /// Through the client library.
     Library,
 }
 
@@ -40,7 +40,7 @@ impl Way {
     }
 }
 
-/// Why a call failed, as far as it matters.
+/// Why a call failed, as far as the history distinguishes it.
 #[derive(Debug)]
 enum Failed {
     /// Nothing was applied, and nothing will be.
@@ -54,7 +54,7 @@ impl From<Status> for Failed {
         let error = ClientError::from(status);
         match verdict {
             Verdict::Retry { unknown: false, .. } => Self::Refused,
-            // A fault of the program promises nothing, nor does what was made up on the way.
+            // An internal error of the service guarantees nothing, and neither does a status that was made on the way.
             Verdict::Final if error.reason.is_some() && error.code != Code::Internal => Self::Refused,
             Verdict::Final | Verdict::Retry { .. } => Self::Unknown,
         }
@@ -76,7 +76,7 @@ fn outcome<T>(answer: Result<T, Failed>) -> Outcome<T> {
     }
 }
 
-/// For changes of which "not applied" is not told apart from everything else.
+/// Converts the answer of a change for which "not applied" is not distinguished from an unknown outcome.
 fn at_most_unknown<T>(answer: Result<T, Failed>) -> Outcome<T> {
     answer.map_or(Outcome::Unknown, Outcome::Ok)
 }
@@ -147,7 +147,7 @@ impl Shared {
         };
         match answer {
             Ok(page) => Outcome::Ok(self.page(me, with, page)),
-            // A read changes nothing: there is nothing that could be unknown.
+            // A read changes nothing, so its outcome is never unknown.
             Err(_) => Outcome::Refused,
         }
     }
@@ -199,7 +199,7 @@ impl Shared {
             member.map_or(Marks::default(), |member| Marks { delivered: member.delivered_seq, read: member.read_seq })
         };
         Page {
-            // A read without a header is of no revision that could be right.
+            // Without a header the revision is 0, which is never correct.
             revision: page.header.as_ref().map_or(0, |header| header.revision),
             conversation: page.conversation_id,
             last_seq: page.last_seq,
@@ -212,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// A message as it is recorded.
+    /// Converts a message to its form in the history.
     pub(super) fn seen(&self, message: &pb::Message) -> Seen {
         Seen {
             message: message.message_id,

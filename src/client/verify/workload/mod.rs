@@ -1,12 +1,13 @@
-//! The workload: clients that do all that people do, through all nodes, while somebody else breaks things.
+//! The workload: clients that use all parts of the API through all nodes while faults are injected.
 //!
-//! Phases: accounts are made and logged in; then for the time asked each client makes one call after the other (`actor`)
-//! and each account has a stream that is cut and resumed elsewhere now and then (`stream`); then what is under way is
-//! settled, the streams are read up to the newest revision that anybody was told of, and every conversation is read back
-//! from every node that answers (`read_back`). Everything goes into one [`History`].
+//! Phases: First, accounts are created and logged in. Then, for the requested time, each client makes one call after
+//! the other (`actor`), and each account has a stream that is cut now and then and resumed on another node (`stream`).
+//! At the end, operations in flight complete, the streams are read up to the newest revision that any client observed,
+//! and every conversation is read back from every node that answers (`read_back`). Everything is recorded in one
+//! [`History`].
 //!
-//! The choices come from a seed; what they meet does not, so that a seed repeats the load and not the run. Memory is
-//! bounded: the pace falls with the number of clients and the time, so that there are never more than about
+//! The choices come from a seed, but their timing does not: a seed repeats the load and not the run. Memory is bounded.
+//! The pace decreases with the number of clients and the time, so that there are never more than about
 //! [`OPERATIONS_MAX`] operations, and pages are small except at the end.
 
 mod actor;
@@ -34,25 +35,26 @@ use crate::{
     proto::Channel,
 };
 
-/// About the most operations of the load: some two hundred bytes each, and what the end reads back of them.
+/// Approximate maximum number of operations of the load, at some two hundred bytes each, plus the data of the
+/// read-back.
 pub const OPERATIONS_MAX: u64 = 250_000;
-/// Most clients.
+/// Maximum number of clients.
 pub const CLIENTS_MAX: u32 = 256;
-/// Shortest mean pause of a client between two operations.
+/// Minimum mean pause of a client between two operations.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// Accounts: enough for conversations that several clients write to from both sides.
+/// Maximum number of accounts: enough for conversations that several clients write to from both sides.
 const ACCOUNTS_MAX: u32 = 6;
-/// Longest time for one call through the client library, so that the end does not wait for what is hopeless.
+/// Maximum deadline for a call through the client library, so that the end is not delayed by calls that cannot succeed.
 const LIBRARY_DEADLINE_MAX: Duration = Duration::from_secs(5);
 
-/// What to do.
+/// The load to generate.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Clients that work at the same time: 1 to [`CLIENTS_MAX`].
+    /// Number of concurrent clients: 1 to [`CLIENTS_MAX`].
     pub clients: u32,
-    /// For how long.
+    /// Duration of the load.
     pub duration: Duration,
-    /// Where the choices come from.
+    /// Seed of the random choices.
     pub seed: u64,
 }
 
@@ -61,11 +63,11 @@ struct Person {
     name: String,
     token: tonic::metadata::MetadataValue<tonic::metadata::Ascii>,
     library: Client,
-    /// Messages that its clients know of, the newest last: what they may mark read and delete.
+    /// Messages that its clients have seen, newest last: candidates for marking read and deleting.
     recent: Mutex<std::collections::VecDeque<Recent>>,
 }
 
-/// A message that somebody knows of.
+/// A message that a client of an account has seen.
 #[derive(Debug, Clone, Copy)]
 struct Recent {
     with: u16,
@@ -74,23 +76,23 @@ struct Recent {
     own: bool,
 }
 
-/// What all tasks share.
+/// State that all tasks share.
 struct Shared {
     people: Vec<Person>,
     numbers: HashMap<String, u16>,
     nodes: Vec<Channel>,
     started: Instant,
-    /// When the load is to end.
+    /// The planned end of the load.
     planned_end: Instant,
-    /// When it was ended, if that was before.
+    /// The actual end of the load, if it was ended early.
     early_end: OnceLock<Instant>,
     /// Mean pause between two operations of a client.
     pause: Duration,
-    /// How long to try for at the end.
+    /// Time limit for retries at the end.
     patience: Duration,
     seed: u64,
     records: Mutex<Vec<Record>>,
-    /// The newest revision that anybody was told of.
+    /// The newest revision that any client observed.
     newest: AtomicU64,
 }
 
@@ -99,12 +101,12 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// When the load ends, as far as is known now: nobody begins anything new after it.
+    /// Returns the end of the load, as far as it is known now. No new operation begins after it.
     fn until(&self) -> Instant {
         self.early_end.get().map_or(self.planned_end, |end| self.planned_end.min(*end))
     }
 
-    /// Records an operation that is over now.
+    /// Records an operation that has just completed.
     fn record(&self, client: u32, account: u16, node: Option<u16>, began_us: u64, action: Action) {
         let record = Record { client, account, node, began_us, ended_us: self.now_us(), action };
         if let Some(revision) = record.revision() {
@@ -114,18 +116,18 @@ impl Shared {
     }
 }
 
-/// Runs the workload against the cluster at `addresses`, and tells what happened.
+/// Runs the workload against the cluster at `addresses`, and returns the history of the run.
 ///
 /// # Errors
-/// UNAVAILABLE when no node was reached, or no account could be made, within [`Options::deadline`]; INVALID_ARGUMENT for a
-/// malformed address, or a number of clients that is not 1 to [`CLIENTS_MAX`]. Once the load runs nothing is an error: it
-/// is what is recorded.
+/// UNAVAILABLE when no node was reached, or no account could be created, within [`Options::deadline`]; INVALID_ARGUMENT
+/// for a malformed address, or a number of clients outside of 1 to [`CLIENTS_MAX`]. After the load has started,
+/// failures are recorded in the history and are not errors.
 pub async fn run(addresses: Vec<String>, options: Options, plan: Plan) -> Result<History, ClientError> {
     run_until(addresses, options, plan, std::future::pending()).await
 }
 
-/// Like [`run`], but the load ends when `stop` completes, if that is before the planned time. What follows the load
-/// (settling, reading back) is done as ever.
+/// Like [`run`], but ends the load when `stop` completes, if that is before the planned time. The phases after the load
+/// (completion of operations in flight, read-back) are the same.
 ///
 /// # Errors
 /// See [`run`].
@@ -177,7 +179,7 @@ pub async fn run_until(
     Ok(History { header, records })
 }
 
-/// The load, until its time has come or `stop` completes; then the end.
+/// Runs the load until its planned end or until `stop` completes, and then the final phase.
 async fn play(shared: &Arc<Shared>, clients: u32, after: u64, stop: impl Future<Output = ()>) {
     let people = shared.people.len() as u32;
     let (finish, finishing) = tokio::sync::watch::channel(None);
@@ -196,19 +198,19 @@ async fn play(shared: &Arc<Shared>, clients: u32, after: u64, stop: impl Future<
         biased;
         () = &mut load => {}
         () = stop => {
-            // Only set here.
+            // Fails only if it is set already, and it is set only here.
             let _ = shared.early_end.set(Instant::now());
             load.await;
         }
     }
-    // Nobody changes anything any more, but for what is under way without anybody waiting for it.
+    // No further changes begin. Only abandoned calls may still be in flight.
     finish.send_replace(Some(shared.newest.load(Ordering::Relaxed)));
     let nodes = 0..shared.nodes.len();
     join_all(nodes.map(|node| read_back::read_back(shared, clients + people + node as u32, node as u16))).await;
     ended(streams).await;
 }
 
-/// Waits for all tasks. A task that panicked ends the run: what it did not record would be taken for what did not happen.
+/// Waits for all tasks. Propagates the panic of a task, because its unrecorded operations would make the history wrong.
 async fn ended(mut tasks: JoinSet<()>) {
     while let Some(task) = tasks.join_next().await {
         if let Err(error) = task
@@ -219,7 +221,7 @@ async fn ended(mut tasks: JoinSet<()>) {
     }
 }
 
-/// The addresses to use, each for another node: those that were given, and those that the cluster lists and that answer.
+/// Returns the addresses to use, one per node: the given ones, and those that the cluster lists and that answer.
 async fn find_nodes(setup: &Client, given: &[String], options: &Options) -> Result<Vec<String>, ClientError> {
     setup.nodes().await?;
     let targets = setup.nodes.all();
@@ -228,11 +230,11 @@ async fn find_nodes(setup: &Client, given: &[String], options: &Options) -> Resu
     let mut names = std::collections::HashSet::new();
     let mut nodes = Vec::new();
     let is_given = |address: &str| given.iter().any(|given| given.trim().trim_start_matches("http://") == address);
-    // Those that were given come first in the list.
+    // The given addresses are first in the list.
     for (target, answer) in targets.iter().zip(answers) {
         let new = match answer {
             Ok(answer) => names.insert(answer.answered_by),
-            // It may come up yet.
+            // A given node may start later.
             Err(_) => is_given(&target.address),
         };
         if new {
@@ -242,14 +244,14 @@ async fn find_nodes(setup: &Client, given: &[String], options: &Options) -> Resu
     Ok(nodes)
 }
 
-/// New accounts, logged in, with the revision at which each was.
+/// Creates accounts and logs them in. Returns each with the revision of its login.
 async fn make_people(
     setup: &Client,
     addresses: &[String],
     options: &Options,
     count: u32,
 ) -> Result<Vec<(Person, u64)>, ClientError> {
-    // Random names, so that runs do not meet; random passwords that nobody will know.
+    // Random names, so that runs do not collide. The random passwords are forgotten after the run.
     let run = Uuid::new_v4().simple().to_string();
     let password = Uuid::new_v4().to_string();
     let mut people = Vec::new();
@@ -257,7 +259,7 @@ async fn make_people(
         let name = format!("verify-{}-{number}", &run[..8]);
         setup.create_account(&name, &password).await?;
         let login = setup.login(&name, &password).await?;
-        // A client of its own, so that each follows the leader by itself.
+        // Each account has its own client, so that each follows the leader independently.
         let library = Client::connect(addresses.to_vec(), options.clone()).await?.with_token(&login.token)?;
         let person = Person { name, token: bearer(&login.token)?, library, recent: Mutex::default() };
         people.push((person, login.revision));

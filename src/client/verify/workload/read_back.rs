@@ -1,17 +1,17 @@
-//! The end: every conversation of every account, from its newest message to its first, read from one node.
+//! The final phase: reads every conversation of every account from one node, from its newest message to its first.
 
 use tokio::time::{Instant, sleep};
 
 use super::{Shared, calls::Way};
 use crate::client::verify::history::{Action, Freshness, Outcome};
 
-/// The most that a page may have.
+/// Maximum size of a page.
 const PAGE: u32 = 200;
-/// Pause before a page is asked for again.
+/// Pause before a page is requested again.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Reads everything back from a node, with linearizable reads, or until it has not answered for as long as there is
-/// patience.
+/// Reads everything back from a node with linearizable reads. Gives up when the node does not answer for the time limit
+/// of the final phase.
 pub(super) async fn read_back(shared: &Shared, client: u32, node: u16) {
     let people = shared.people.len() as u16;
     for account in 0..people {
@@ -44,7 +44,7 @@ async fn conversation(shared: &Shared, client: u32, node: u16, account: u16, wit
         match next {
             None => return false,
             Some((false, _)) => return true,
-            // A page that has more and shows nothing newer would be asked for for ever.
+            // Otherwise a page that has more and shows nothing older would be requested forever.
             Some((true, oldest)) if oldest == 0 || (before > 0 && oldest >= before) => return false,
             Some((true, oldest)) => before = oldest,
         }

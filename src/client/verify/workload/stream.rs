@@ -1,4 +1,4 @@
-//! The stream of one account: cut and resumed on another node, again and again; at the end up to a given revision.
+//! The stream of one account: cut and resumed on other nodes repeatedly; at the end, read up to a given revision.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -25,29 +25,29 @@ use crate::{
     },
 };
 
-/// How long a node has to accept a subscription.
+/// Time limit for a node to accept a subscription.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after a connection that brought nothing.
+/// Pause after a connection without events.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Longest life of a connection, in milliseconds.
+/// Maximum lifetime of a connection, in milliseconds.
 const LIFE_MS: u64 = 3_000;
-/// Longest life of a connection at the end: a node that is behind is left soon.
+/// Maximum lifetime of a connection at the end. Short, so that the stream soon leaves a node that is behind.
 const LAST_LIFE: Duration = Duration::from_millis(1_000);
-/// Most events of one connection: what a record of the history may hold.
+/// Maximum number of events of one connection, which bounds the record in the history.
 const EVENTS_MAX: usize = 10_000;
 
-/// See the module.
+/// The stream of one account. See the [module](self).
 pub(super) struct Stream {
     shared: Arc<Shared>,
     client: u32,
     account: u16,
     random: Random,
     cursor: u64,
-    /// By conversation: what was received and not acknowledged.
+    /// Received and not yet acknowledged messages, by conversation.
     received: BTreeMap<u64, (u16, u64)>,
 }
 
-/// What one connection brought.
+/// The events of one connection.
 #[derive(Default)]
 struct Heard {
     events: Vec<Happening>,
@@ -55,7 +55,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Whether nothing more is wanted.
+    /// Whether to end the connection.
     fn is_enough(&self, target: Option<u64>) -> bool {
         self.events.len() >= EVENTS_MAX || target.is_some_and(|target| self.cursor >= target)
     }
@@ -67,7 +67,7 @@ impl Stream {
         Self { shared, client, account, random, cursor: after, received: BTreeMap::new() }
     }
 
-    /// Goes on until `finish` names a revision and the stream has come that far, or patience is at its end.
+    /// Runs until `finish` names a revision and the stream has reached it, or until the time limit.
     pub(super) async fn run(mut self, mut finish: watch::Receiver<Option<u64>>) {
         let mut give_up: Option<Instant> = None;
         loop {
@@ -90,7 +90,7 @@ impl Stream {
                     Way::Library => self.listen_by_library(&mut heard, target).await,
                 }
             };
-            // The end of the load ends a connection too: it may be one to a node that is behind.
+            // The end of the load also ends the current connection, because its node may be behind.
             tokio::select! {
                 _ = timeout(life, listening) => {}
                 _ = finish.changed(), if target.is_none() => {}
@@ -99,14 +99,14 @@ impl Stream {
         }
     }
 
-    /// Records how far it came, also when it never came anywhere.
+    /// Records the final cursor, even if no connection ever succeeded.
     fn ended(&self) {
         let (after, cursor) = (self.cursor, self.cursor);
         let action = Action::Subscribe { stream: 0, after, events: Vec::new(), cursor };
         self.shared.record(self.client, self.account, None, self.shared.now_us(), action);
     }
 
-    /// Records what was heard, and acknowledges some of it.
+    /// Records the received events, and acknowledges some of them.
     async fn keep(&mut self, way: Way, began: u64, heard: Heard) {
         if heard.cursor == self.cursor && heard.events.is_empty() {
             sleep(PAUSE).await;
@@ -136,7 +136,7 @@ impl Stream {
         }
     }
 
-    /// One subscription on one node, as it comes: repeats and gaps are not hidden.
+    /// Runs one subscription on one node, without filtering of duplicates and gaps.
     async fn listen(&self, node: u16, heard: &mut Heard, target: Option<u64>) {
         let mut request = Request::new(SubscribeRequest { after_revision: Some(self.cursor), consistency: None });
         let me = &self.shared.people[usize::from(self.account)];
@@ -151,7 +151,7 @@ impl Stream {
                 Some(Wire::Message(event)) => self.message(&event.message.unwrap_or_default()),
                 Some(Wire::Receipt(receipt)) => self.receipt(&receipt),
                 Some(Wire::Deletion(deletion)) => deleted(deletion),
-                // A kind that is not recorded moves the cursor, as does a heartbeat.
+                // An event of a kind that is not recorded advances the cursor like a heartbeat.
                 Some(Wire::AccountDeleted(_) | Wire::Heartbeat(_)) | None => {
                     heard.cursor = heard.cursor.max(revision);
                     continue;
@@ -162,7 +162,7 @@ impl Stream {
         }
     }
 
-    /// By the library, which resumes by itself.
+    /// Subscribes through the library, which resumes on its own.
     async fn listen_by_library(&self, heard: &mut Heard, target: Option<u64>) {
         let mut stream = self.shared.people[usize::from(self.account)].library.events(Some(self.cursor));
         while !heard.is_enough(target) {

@@ -1,4 +1,4 @@
-//! What can be seen of the workload without a cluster; the rest is in `tests/cluster/verify.rs`.
+//! Tests of the workload without a cluster. The others are in `tests/cluster/verify.rs`.
 
 use super::*;
 use crate::client::fake::Fake;
@@ -33,7 +33,7 @@ async fn without_a_node_there_is_no_run() {
 async fn given_nodes_are_used_also_while_they_are_down_and_each_node_once() {
     let nodes = Fake::cluster(3).await;
     nodes[2].kill();
-    // Nodes without a name of their own look like one: only the first of them counts.
+    // Nodes without a name look like one node: only the first of them counts.
     let given = vec![nodes[0].address.clone(), nodes[2].address.clone()];
     let setup = Client::connect(given.clone(), Options::default()).await.expect("one answers");
     let found = find_nodes(&setup, &given, &Options::default()).await.expect("listed");
@@ -42,7 +42,7 @@ async fn given_nodes_are_used_also_while_they_are_down_and_each_node_once() {
 
 #[tokio::test]
 async fn a_service_that_stores_and_shows_nothing_is_not_called_good() {
-    // It acknowledges sends, and has no reads: nothing can be proven.
+    // The fake acknowledges sends and has no reads, so the run proves nothing.
     let nodes = Fake::cluster(1).await;
     let options = Options { deadline: Duration::from_millis(300), ..Options::default() };
     let plan = Plan { clients: 2, duration: Duration::from_millis(200), seed: 3 };
@@ -57,10 +57,10 @@ async fn a_load_that_is_stopped_ends_early_and_is_read_back() {
     let nodes = Fake::cluster(1).await;
     let options = Options { deadline: Duration::from_millis(300), ..Options::default() };
     let plan = Plan { clients: 2, duration: Duration::from_secs(3600), seed: 3 };
-    // From when it is first asked, which is when the load begins.
+    // The delay begins with the load, when `stop` is first polled.
     let stop = async { tokio::time::sleep(Duration::from_millis(200)).await };
     let history = run_until(vec![nodes[0].address.clone()], options, plan, stop).await.expect("it runs");
-    // Generous: the machine may be busy, but an hour has not passed.
+    // Generous, because the machine may be busy. It only has to be much less than an hour.
     assert!((0.2..600.0).contains(&history.header.seconds), "{}", history.header.seconds);
     assert!((history.header.seconds * 1e6 - history.header.load_ended_us as f64).abs() < 2.0);
     let is_last = |record: &Record| matches!(record.action, Action::Read { last: true, .. });

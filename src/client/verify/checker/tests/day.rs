@@ -1,4 +1,4 @@
-//! A small history with some of everything, and ways to put a fault into it.
+//! A small history with operations of every kind, and helpers to inject faults into it.
 
 use super::{
     super::{Kind, Report, check},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::client::verify::history::{Action, Event, Freshness, Happening, History, Outcome, Page, Record, Seen};
 
-/// Alice (0), bob (1), carol (2): some of everything, then the end.
+/// Alice (0), Bob (1) and Carol (2): operations of every kind, then the read-back.
 pub(super) fn day() -> Model {
     let mut model = Model::new(3);
     let first = model.send(0, 1);
@@ -48,7 +48,7 @@ pub(super) fn kinds(report: &Report) -> Vec<Kind> {
     report.violations.iter().map(|violation| violation.kind).collect()
 }
 
-/// The one thing that is found: how often, and its example.
+/// Asserts that only this kind of violation is found. Returns its count and its example.
 #[track_caller]
 pub(super) fn only(history: &History, kind: Kind) -> (u64, String) {
     let report = check(history);

@@ -1,4 +1,4 @@
-//! Each fault by itself, in a small history: it is found, and called by its name and no other.
+//! Each fault alone, in a small history: the checker reports it under its own name and no other.
 
 use super::{
     super::{Kind, check},
@@ -51,7 +51,7 @@ fn a_message_that_one_node_lacks_at_the_end_is_lost() {
 
 #[test]
 fn a_place_that_is_given_away_again_is_a_loss() {
-    // Acknowledged, and forgotten with the leader that acknowledged it: the next message has its place and its revision.
+    // The message was acknowledged and then lost with its leader. The next message has its position and its revision.
     let mut model = Model::new(2);
     let forgotten = model.new_id();
     let stored = model.store(0, 1, forgotten);
@@ -98,7 +98,7 @@ fn a_message_that_is_stored_twice_is_a_duplicate() {
     let (id, pair, hidden) = (model.revision, (0, 1), Vec::new());
     model.messages.push(Message { id, pair, seq, sender, to, uid, deleted: None, hidden });
     let mut history = finished(model);
-    // It was stored again after its own time: only the copy is under test.
+    // Only the copy is under test, so the records of deletions are removed.
     history.records.retain(|record| !matches!(record.action, Action::Delete { .. }));
     let report = check(&history);
     assert_eq!((report.count(Kind::StoredTwice), report.duplicated), (1, 1), "{:#?}", report.violations);
@@ -133,7 +133,7 @@ fn an_event_that_is_told_again_is_a_duplicate() {
     let again = segments(&mut history)[0].last().cloned().expect("an event");
     segments(&mut history)[0].push(again.clone());
     assert_eq!(only(&history, Kind::ToldTwice).0, 1);
-    // Also by the connection that resumes.
+    // The same for an event that the resuming connection repeats.
     let mut history = finished(day());
     let resumed = history
         .records
@@ -166,7 +166,7 @@ fn a_message_at_another_place_than_acknowledged_is_reordered() {
 fn an_order_against_time_is_found() {
     let mut model = Model::new(2);
     let (late, early) = (model.new_id(), model.new_id());
-    // The second of two sends that do not overlap has the first place.
+    // Two sends do not overlap, and the second one has the first position.
     let first = model.store(1, 0, early);
     let second = model.store(0, 1, late);
     model.attempt(0, 1, late, Outcome::Ok(second));
@@ -175,7 +175,7 @@ fn an_order_against_time_is_found() {
     let mut history = model.history();
     let (_, example) = only(&history, Kind::AgainstTime);
     assert!(example.contains("message 11") && example.contains("12"), "{example}");
-    // Had they overlapped, nothing would be wrong.
+    // If they had overlapped, nothing would be wrong.
     history.records[1].began_us = history.records[0].began_us;
     assert_eq!(check(&history).violations, []);
 }
@@ -228,7 +228,7 @@ fn a_clock_that_runs_backwards_is_found() {
 fn a_message_that_nobody_sent_is_a_phantom() {
     let mut history = finished(day());
     let page = pages(&mut history, |record, last| last && record.account == 2 && record.node == Some(0)).remove(1);
-    // Its revision is that of an account.
+    // The revision belongs to an account and not to a message.
     let stranger = Seen { message: 10, seq: 1, body: Some(Digest(1)), ..SEEN };
     assert!(page.messages.is_empty());
     page.messages.push(stranger);
@@ -245,7 +245,7 @@ fn a_tombstone_that_nobody_sent_is_a_phantom_and_one_of_an_open_send_is_not() {
         let stored = model.store(0, 1, uid);
         model.attempt(0, 1, uid, if open { Outcome::Unknown } else { Outcome::Refused });
         model.delete(0, stored.message, true, true);
-        // Its sender never looks.
+        // The sender never reads.
         model.read(1, 0, Freshness::Linearizable, model.revision);
         check(&model.history())
     };
@@ -271,7 +271,7 @@ fn what_was_refused_and_is_there_is_a_phantom_and_what_is_unknown_is_not() {
         assert_eq!(kinds(&report), Vec::from_iter(expected), "{:#?}", report.violations);
         assert_eq!(report.unknown, u64::from(expected.is_none()));
     }
-    // Nor is one that never got there.
+    // A send that never reached the service is not lost either.
     let mut model = Model::new(2);
     model.send(0, 1);
     let uid = model.new_id();
@@ -348,7 +348,7 @@ fn a_linearizable_read_of_an_older_state_is_stale() {
     model.read(0, 1, Freshness::Linearizable, model.revision - 1);
     let (count, example) = only(&finished(model), Kind::Stale);
     assert!(count == 1 && example.contains("linearizable"), "{example}");
-    // Going back behind another read is the same, though nobody acknowledged anything.
+    // A state older than that of another read is stale too, even without an acknowledged write.
     let mut model = Model::new(2);
     let uid = model.new_id();
     let stored = model.store(0, 1, uid);
@@ -358,7 +358,7 @@ fn a_linearizable_read_of_an_older_state_is_stale() {
     model.attempt(0, 1, uid, Outcome::Ok(stored));
     model.finish(&[10, 10]);
     assert_eq!(only(&model.history(), Kind::Stale).0, 1);
-    // A local read may.
+    // A local read may be older.
     let mut model = day();
     model.read(0, 1, Freshness::Local, 11);
     assert_eq!(check(&finished(model)).violations, []);
@@ -375,7 +375,7 @@ fn a_linearizable_read_beside_a_send_may_miss_it() {
     assert_eq!(check(&model.history()).violations, []);
 }
 
-/// So long before its moment that it overlaps with what was done the moment before.
+/// Time before its moment at which an operation begins, so that it overlaps with the one before.
 const STEP_BACK: u64 = 150;
 
 #[test]

@@ -1,4 +1,4 @@
-//! The checker against histories that are right, and against each fault.
+//! The checker against correct histories, and against each kind of fault.
 
 mod day;
 mod faults;

@@ -1,7 +1,7 @@
-//! A service that never fails, in a few lines: the histories it makes are right by construction.
+//! A minimal model of a service that never fails: its histories are correct by construction.
 //!
-//! Every operation takes effect at one moment; moments follow each other. When it was invoked and completed lies around
-//! that, as the test says, so that operations overlap.
+//! Every operation takes effect at its own moment. The test chooses how long before and after that moment it is invoked
+//! and completes, so that operations overlap.
 
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use crate::client::verify::history::{
     Record, Seen, Stored, Uid,
 };
 
-/// Between two moments, in microseconds.
+/// Time between two moments, in microseconds.
 const STEP: u64 = 100;
 
 pub(super) struct Message {
@@ -28,7 +28,7 @@ pub(super) struct Message {
 pub(super) struct Model {
     pub revision: u64,
     pub now: u64,
-    /// How long before and after its moment an operation begins and ends.
+    /// Time from the invocation to the moment, and from there to the completion.
     pub around: (u64, u64),
     pub messages: Vec<Message>,
     marks: Vec<(u64, Pair, u16, Marks)>,
@@ -66,7 +66,7 @@ impl Model {
         History { header, records }
     }
 
-    /// The next moment, at which something is done.
+    /// Records an operation at the next moment.
     pub(super) fn record(&mut self, account: u16, node: u16, action: Action) -> usize {
         self.now += STEP;
         let (before, after) = self.around;
@@ -85,7 +85,7 @@ impl Model {
         Digest::of(&uid.to_string())
     }
 
-    /// Stores a message, at its first time.
+    /// Stores a message, unless it is stored already.
     pub(super) fn store(&mut self, account: u16, to: u16, uid: Uid) -> Stored {
         let known = self.messages.iter().find(|message| message.uid == uid).map(|message| (message.id, message.seq));
         let pair = pair(account, to);
@@ -104,7 +104,7 @@ impl Model {
         self.record(account, 0, Action::Send { id, to, body: Self::body(id), outcome })
     }
 
-    /// A message is sent and acknowledged; its revision.
+    /// Sends a message, which is acknowledged. Returns its revision.
     pub(super) fn send(&mut self, account: u16, to: u16) -> u64 {
         let uid = self.new_id();
         let stored = self.store(account, to, uid);
@@ -192,7 +192,7 @@ impl Model {
         }
     }
 
-    /// What an account sees at a revision.
+    /// Returns the page that an account sees at a revision.
     pub(super) fn page(&self, account: u16, with: u16, before: u64, limit: u32, revision: u64) -> Page {
         let pair = pair(account, with);
         let (own, other) = (self.marks(pair, account, revision), self.marks(pair, with, revision));
@@ -226,14 +226,14 @@ impl Model {
         }
     }
 
-    /// A read of what there is, or of what there was.
+    /// Records a read of the state at a revision, current or old.
     pub(super) fn read(&mut self, account: u16, with: u16, freshness: Freshness, revision: u64) -> usize {
         let page = self.page(account, with, 0, 5, revision);
         let outcome = Outcome::Ok(page);
         self.record(account, 0, Action::Read { with, before: 0, limit: 5, freshness, last: false, outcome })
     }
 
-    /// What a stream of an account tells between two revisions.
+    /// Returns the events of an account's stream between two revisions.
     pub(super) fn events(&self, account: u16, after: u64, cursor: u64) -> Vec<Happening> {
         let mut events = Vec::new();
         let mut tell = |revision: u64, pair: Pair, event: Event| {
@@ -261,7 +261,7 @@ impl Model {
         self.record(account, 1, Action::Subscribe { stream: 0, after, events, cursor })
     }
 
-    /// Everything is read back from both nodes, in small pages, and each account's stream goes to the end.
+    /// Reads everything back from both nodes in small pages, and reads each account's stream to the end.
     pub(super) fn finish(&mut self, cursors: &[u64]) {
         for (account, after) in (0..).zip(cursors) {
             self.subscribe(account, *after, self.revision);

@@ -1,4 +1,4 @@
-//! Random histories: right ones are clean, whatever overlaps; one that is changed in one place is not.
+//! Random histories: correct ones pass with any overlap; one that is changed in one place does not.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::client::verify::history::{Action, Digest, Event, Freshness, History, 
 
 const ACCOUNTS: u16 = 3;
 
-/// A step: what, by whom, to whom, and two numbers for the rest.
+/// A step: the operation, its account, the other account, and two numbers for further choices.
 type Step = (u8, u16, u16, u64, u64);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -23,7 +23,7 @@ fn play(steps: &[Step]) -> Model {
     let mut model = Model::new(ACCOUNTS);
     let mut cursors = [10; ACCOUNTS as usize];
     for &(what, who, whom, one, other) in steps {
-        // Up to a few moments before and after: with the neighbours it overlaps or not.
+        // Up to a few moments before and after, so that it overlaps with its neighbours or not.
         model.around = (one % 350, other % 350);
         let message = (one as usize).checked_rem(model.messages.len()).map(|at| model.messages[at].id);
         let ever = 10 + other % (model.revision - 9);
@@ -33,7 +33,7 @@ fn play(steps: &[Step]) -> Model {
             }
             (3, _) => attempts(&mut model, who, whom, one, other),
             (4 | 5, _) => {
-                // As new as anything that was known before it began.
+                // Reads the newest state that was known before it began.
                 let newest = model.revision;
                 model.read(who, whom, Freshness::Linearizable, newest);
             }
@@ -77,7 +77,7 @@ fn play(steps: &[Step]) -> Model {
     model
 }
 
-/// A message that takes more than one attempt, or is left open; stored or not.
+/// Sends a message in more than one attempt, or leaves it open, stored or not.
 fn attempts(model: &mut Model, who: u16, whom: u16, one: u64, other: u64) {
     let uid = model.new_id();
     if !one.is_multiple_of(3) {
@@ -118,10 +118,10 @@ proptest! {
     }
 }
 
-/// A change of a history, made in one of the places where it can be made; whether there was one.
+/// A mutation of a history at one of the possible places. Returns whether there was one.
 type Change = fn(&Model, &mut History, usize) -> bool;
 
-/// The count of a report that has to grow.
+/// The count of the report that has to grow.
 type Count = fn(&Report) -> u64;
 
 const CHANGES: [(&str, Change, Count); 10] = [
@@ -137,7 +137,7 @@ const CHANGES: [(&str, Change, Count); 10] = [
     ("another answer", change_answer, |report| report.duplicated + report.reordered),
 ];
 
-/// The places where something holds, one of them.
+/// Picks one of the places.
 fn pick<T>(mut places: Vec<T>, at: usize) -> Option<T> {
     if places.is_empty() { None } else { Some(places.swap_remove(at % places.len())) }
 }
@@ -171,8 +171,8 @@ fn tell_twice(_: &Model, history: &mut History, at: usize) -> bool {
     true
 }
 
-/// An event of a message that is known from elsewhere, too: otherwise nobody can tell what is missing, only that there is a
-/// number without a message.
+/// Removes an event of a message that is also known from elsewhere. Otherwise nothing shows which message is missing:
+/// there is only a number without a message.
 fn leave_out(_: &Model, history: &mut History, at: usize) -> bool {
     let mut known = HashSet::new();
     for record in &history.records {
@@ -210,7 +210,7 @@ fn add_stranger(_: &Model, history: &mut History, at: usize) -> bool {
     true
 }
 
-/// The state before the last thing that was known when it began.
+/// Replaces a read's state by the one before the last revision that was known when it began.
 fn make_stale(model: &Model, history: &mut History, at: usize) -> bool {
     let fresh =
         |action: &Action| matches!(action, Action::Read { freshness: Freshness::Linearizable, last: false, .. });
@@ -224,7 +224,7 @@ fn make_stale(model: &Model, history: &mut History, at: usize) -> bool {
     true
 }
 
-/// A message that the reader never hid is missing.
+/// Removes a message that the reader never hid.
 fn make_hole(model: &Model, history: &mut History, at: usize) -> bool {
     let Some(place) = pick(records(history, |action| is_page(action, None)), at) else { return false };
     let account = history.records[place].account;
@@ -233,7 +233,7 @@ fn make_hole(model: &Model, history: &mut History, at: usize) -> bool {
     let hidden =
         model.messages.iter().any(|message| message.id == hole && message.hidden.iter().any(|h| h.0 == account));
     page.messages.remove(0);
-    // A page that shows nothing and has more would be out of order instead.
+    // A page that is empty and has more would be reported as out of order instead.
     let only_more = page.messages.is_empty() && page.has_more;
     !hidden && !only_more
 }
