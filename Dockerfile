@@ -8,6 +8,8 @@
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
+# `quick` is for tests of the image: built sooner, and slower.
+ARG PROFILE=release
 
 # The dependencies by themselves, in a layer that stays as long as Cargo.toml and Cargo.lock do. They need something to be
 # dependencies of: empty sources in the places that Cargo.toml names.
@@ -15,20 +17,16 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src/bin tests \
     && touch src/lib.rs tests/sim.rs \
     && echo 'fn main() {}' | tee build.rs src/bin/chatd.rs src/bin/chatctl.rs \
-    && CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bins
+    && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins
 
-COPY build.rs ./
-COPY proto proto
-COPY src src
-# Cargo goes by time stamps, and those of the sources are older than the empty ones.
+# All that .dockerignore lets in. Cargo goes by time stamps, and those of the sources are older than the empty ones. The
+# last command says what the programs are made of, for a search for crates with a known fault.
+COPY . .
 RUN find build.rs proto src -type f -exec touch {} + \
-    && CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bins \
-    && mkdir -p /image/bin /image/data /image/secret \
-    && cp target/release/chatd target/release/chatctl /image/bin/
-
-# What the programs are made of, for whoever looks for a crate with a known fault.
-COPY tools/sbom tools/sbom
-RUN mkdir -p /image/share && tools/sbom > /image/share/sbom.cdx.json
+    && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins \
+    && mkdir -p /image/bin /image/data /image/secret /image/share \
+    && cp "target/$PROFILE/chatd" "target/$PROFILE/chatctl" /image/bin/ \
+    && tools/sbom > /image/share/sbom.cdx.json
 
 
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -1,22 +1,24 @@
 //! quorum-chat: a replicated chat backend that does not lose a message.
 //!
-//! A tour, from the bottom to the top. Each layer knows only those before it.
+//! A tour from the bottom layer to the top one. Each layer depends only on those before it.
 //!
-//! 1. [`chat`]: the vocabulary and the limits. Commands, outcomes, events. No I/O.
-//! 2. [`storage`]: SQLite. `log.db` holds the Raft log, `chat.db` the state that the commands make.
-//! 3. [`raft`]: consensus. Turns a command into an entry that a majority has on disk, in one order for all nodes.
-//! 4. [`delivery`]: hands what was applied to those who subscribe.
+//! 1. [`chat`]: the vocabulary and the limits (commands, outcomes, events). No I/O.
+//! 2. [`storage`]: SQLite. `log.db` holds the Raft log, `chat.db` the state that the commands produce.
+//! 3. [`raft`]: consensus. Turns a command into a log entry that a majority has on disk, in one order for all nodes.
+//! 4. [`delivery`]: hands applied events to subscribers.
 //! 5. [`api`]: gRPC for clients and operators. [`web`]: the same calls as JSON, probes and metrics, over HTTP.
-//! 6. [`server`]: puts the parts together, starts them, drains them in order.
+//! 6. [`server`]: assembles the parts, starts them, and drains them in order.
 //!
-//! [`blocking`] keeps what blocks off the threads that serve, [`net`] makes and takes connections, [`trace`] follows a
-//! message through all of it.
-//! [`client`] is the other side of the wire: a client that follows the leader. [`cli`] holds `chatctl` and
-//! `chatd local`. [`config`] and [`telemetry`] are handed in as values; there are no globals.
+//! [`blocking`] keeps blocking work off the threads that serve. [`net`] opens and accepts connections. [`trace`]
+//! follows a message through all layers. [`client`] is the client side of the protocol: a client that follows the
+//! leader. [`cli`] holds `chatctl` and `chatd local`. [`config`] and [`telemetry`] are passed in as values; there are
+//! no globals.
 //!
-//! `docs/architecture.md` follows one message through all of it.
+//! `docs/architecture.md` describes the path of one message through these layers.
 
-// They panic when nobody reads. Programs say what they have to say by `cli::say`.
+// Allowed only in `storage::pages::vfs`, which replaces two functions of SQLite.
+#![deny(unsafe_code)]
+// These macros panic when the reading end of the pipe is closed. Programs print with `cli::say`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod api;

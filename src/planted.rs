@@ -1,13 +1,13 @@
-//! Bugs on purpose, to see that the simulation finds them.
+//! Seeded bugs, which show that the simulation finds such bugs.
 //!
-//! Each is a mistake that a replicated store may well make. They are compiled only with the feature `planted-bugs`, which no
-//! release can have, and then committed only by a process that is told so by [`VARIABLE`]. Without the feature [`is`] is a
-//! constant, and nothing of them is left.
+//! Each is a plausible mistake in a replicated store. They are compiled only with the feature `planted-bugs`, which no
+//! release can have. A process activates one only if [`VARIABLE`] names it. Without the feature, [`is`] is a constant
+//! and the compiler removes them.
 
 #[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
 compile_error!("planted bugs are for tests: they are never part of a release");
 
-/// The environment variable that names the bug to commit.
+/// The environment variable that names the active bug.
 pub const VARIABLE: &str = "CHAT_PLANTED_BUG";
 
 /// The bugs that are compiled in.
@@ -30,31 +30,32 @@ pub const NAMES: &[&str] = &[
     USAGE_NOT_STORED,
     MOVES_NOT_HEARD,
     END_NOT_NOTED,
+    PAGES_NOT_VERIFIED,
 ];
 /// The bugs that are compiled in.
 #[cfg(not(feature = "planted-bugs"))]
 pub const NAMES: &[&str] = &[];
 
-/// An append to the log is called durable when it is queued.
+/// An append to the log is reported as durable when it is queued.
 pub const ACKNOWLEDGED_BEFORE_FSYNC: &str = "acknowledged-before-fsync";
-/// A leader resumes its term after a restart: openraft's default.
+/// A leader resumes its term after a restart, which is openraft's default.
 pub const LEADER_RESTORED: &str = "leader-restored";
-/// A vote is given before it is on disk, and never gets there.
+/// A vote is granted before it is on disk, and is never written.
 pub const VOTE_NOT_PERSISTED: &str = "vote-not-persisted";
-/// A snapshot does not have the ids that clients gave to their messages.
+/// A snapshot lacks the idempotency ids that clients gave to their messages.
 pub const NO_DEDUP_IN_SNAPSHOTS: &str = "no-dedup-in-snapshots";
-/// What was applied last is not remembered with its result.
+/// The id of the last applied entry is not stored together with its result.
 pub const APPLIED_TWICE_AFTER_A_CRASH: &str = "applied-twice-after-a-crash";
-/// A linearizable read does not ask the leader.
+/// A linearizable read does not wait for the leader's read index.
 pub const NO_READ_INDEX: &str = "no-read-index";
-/// A subscription resumes one revision after the one that comes next.
+/// A subscription resumes one revision too late.
 pub const REVISION_SKIPPED_ON_RESUME: &str = "revision-skipped-on-resume";
-/// The log is cut at its end, not where the snapshot ends.
+/// The log is purged up to its end instead of the end of the snapshot.
 pub const PURGED_TOO_FAR: &str = "purged-too-far";
 
-/// Of several malformed commands that are applied in one call, only the first goes into the digest.
+/// Of several malformed commands that are applied in one call, only the first is included in the digest.
 pub const MALFORMED_NOT_IN_DIGEST: &str = "malformed-not-in-digest";
-/// A malformed command has no outcome, so the outcomes of those after it in its batch move up.
+/// A malformed command has no outcome, so the outcomes of the later commands in its batch shift by one.
 pub const MALFORMED_WITHOUT_OUTCOME: &str = "malformed-without-outcome";
 /// The leader does not check the commands that a member forwards.
 pub const UNFIT_FORWARDED: &str = "unfit-forwarded";
@@ -62,24 +63,26 @@ pub const UNFIT_FORWARDED: &str = "unfit-forwarded";
 pub const ERASURE_NOT_RESUMED: &str = "erasure-not-resumed";
 /// A page shows the messages of a deleted account until they are overwritten.
 pub const DELETED_ACCOUNT_SHOWN: &str = "deleted-account-shown";
-/// A session that ended stays in the caches of the nodes.
+/// An ended session stays in the caches of the nodes.
 pub const ENDED_SESSION_REMEMBERED: &str = "ended-session-remembered";
 /// The counters of the quotas are not written to the state.
 pub const USAGE_NOT_STORED: &str = "usage-not-stored";
 
-/// A member that says where it is now is not called there until its record says so.
+/// The new address of a member that announces a move is not used until its record contains it.
 pub const MOVES_NOT_HEARD: &str = "moves-not-heard";
-/// How far the log is durable is noted nowhere else.
+/// The durable end of the log is not recorded outside the log.
 pub const END_NOT_NOTED: &str = "end-not-noted";
+/// Pages are read without verifying their checksums.
+pub const PAGES_NOT_VERIFIED: &str = "pages-not-verified";
 
-/// Whether this process is to commit a bug.
+/// Whether this process has `bug` activated.
 #[cfg(feature = "planted-bugs")]
 pub fn is(bug: &str) -> bool {
     static PLANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     PLANTED.get_or_init(|| std::env::var(VARIABLE).ok()).as_deref() == Some(bug)
 }
 
-/// Whether this process is to commit a bug: no.
+/// Whether this process has a bug activated: never, without the feature.
 #[cfg(not(feature = "planted-bugs"))]
 #[inline(always)]
 pub const fn is(_bug: &str) -> bool {

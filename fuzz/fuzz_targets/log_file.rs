@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use quorum_chat::{
     proto::log::v1 as pb,
-    storage::{LogDb, StorageError},
+    storage::{LogDb, StorageError, open_file},
 };
 use quorum_chat_fuzz::{
     edits::{self, Edit},
@@ -58,10 +58,8 @@ impl Rows {
 
 /// What a node does before it uses a file: to write to a page that is damaged would damage more.
 fn has_sound_pages(path: &Path) -> bool {
-    let check = || -> rusqlite::Result<String> {
-        Connection::open(path)?.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-    };
-    check().is_ok_and(|verdict| verdict == "ok")
+    let check = |file: Connection| file.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    open_file(path).is_ok_and(|file| check(file).is_ok_and(|verdict| verdict == "ok"))
 }
 
 fuzz_target!(|edits: Vec<Edit>| {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use arbitrary::Arbitrary;
-use rusqlite::{Connection, OpenFlags, types::Value};
+use quorum_chat::storage::open_file;
+use rusqlite::{Connection, types::Value};
 
 const PAGE: usize = 4096;
 /// More would only make each run longer.
@@ -65,8 +66,7 @@ pub fn rewrite(path: &Path, edits: &[Edit]) {
     if !edits.iter().take(EDITS_MAX).any(|edit| is_row(&edit)) {
         return;
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let Ok(conn) = Connection::open_with_flags(path, flags) else { return };
+    let Ok(conn) = open_file(path) else { return };
     let _ = conn
         .execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY; PRAGMA ignore_check_constraints = ON");
     for edit in edits.iter().take(EDITS_MAX).filter(is_row) {

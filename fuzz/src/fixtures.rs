@@ -7,7 +7,6 @@ use quorum_chat::{
     proto::log::v1 as pb,
     storage::{AppliedEntry, AppliedPayload, Identity, LogDb},
 };
-use rusqlite::Connection;
 
 /// A log without its first two entries.
 pub const LOG: &[u8] = include_bytes!("../../tests/fixtures/v1/log.db");
@@ -63,7 +62,7 @@ pub fn new_log(dir: &Path) -> Vec<u8> {
     log.close();
     drop(log);
     let path = dir.join("log.db");
-    let conn = Connection::open(&path).expect("opens");
+    let conn = quorum_chat::storage::open_file(&path).expect("opens");
     let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).expect("checkpoint");
     assert_eq!(busy, 0);
     drop(conn);

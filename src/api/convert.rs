@@ -1,4 +1,8 @@
-//! From rows and events to the messages of `chat.v1`.
+//! Conversion of rows and events to the messages of `chat.v1`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{
     chat::{AccountId, ClientId, Event, EventKind, Revision, limits::Invalid},
@@ -6,7 +10,7 @@ use crate::{
     storage::{AccountRow, ConversationSummary, MemberRow, MessageProgress, MessageRow},
 };
 
-/// The id in any of a UUID's textual forms.
+/// The id, from any textual form of a UUID.
 pub(super) fn client_id(field: &'static str, text: &str) -> Result<ClientId, Invalid> {
     match uuid::Uuid::try_parse(text) {
         Ok(uuid) => Ok(ClientId(uuid.into_bytes())),
@@ -16,6 +20,11 @@ pub(super) fn client_id(field: &'static str, text: &str) -> Result<ClientId, Inv
 
 fn client_id_text(id: ClientId) -> String {
     uuid::Uuid::from_bytes(id.0).hyphenated().to_string()
+}
+
+/// The current age of data that had the age `age` at `measured_at`.
+pub(super) fn age_ms(age: Option<Duration>, measured_at: Instant) -> Option<u64> {
+    age.map(|age| u64::try_from((age + measured_at.elapsed()).as_millis()).unwrap_or(u64::MAX))
 }
 
 pub(super) fn account(row: AccountRow) -> pb::Account {
@@ -46,7 +55,8 @@ pub(super) fn message(row: MessageRow, me: AccountId) -> pb::Message {
     }
 }
 
-/// A conversation of `me`. The partner is the other member, or `me` itself in its notes; more than two have none.
+/// A conversation of `me`. The partner is the other member, or `me` itself in its notes. A conversation of more than
+/// two has none.
 pub(super) fn partner(row: ConversationSummary, me: AccountId) -> pb::ChatPartner {
     let partner = match row.members.as_slice() {
         [only] => Some(only),
@@ -64,7 +74,7 @@ pub(super) fn partner(row: ConversationSummary, me: AccountId) -> pb::ChatPartne
     }
 }
 
-/// An event as `me` may see it; `cursor` is what a client resumes after.
+/// An event as `me` may see it. A client resumes after `cursor`.
 pub(super) fn event(event: &Event, me: AccountId, cursor: Revision) -> pb::SubscribeResponse {
     use pb::subscribe_response::Event as Wire;
     let conversation_id = event.conversation.0;

@@ -1,19 +1,20 @@
-//! What one subscriber is sent, and in which order: a state machine that needs no task of its own.
+//! The messages that one subscriber receives, and their order: a state machine that needs no task of its own.
 //!
 //! A feed goes through three phases:
-//! 1. *Undelivered* (only without a cursor): messages that no client of the caller acknowledged, up to the revision at
-//!    which the subscription was opened. They carry no cursor; the heartbeat that follows is the first.
+//! 1. *Undelivered* (only without a cursor): messages that no client of the caller has acknowledged, up to the revision
+//!    at which the subscription was opened. They carry no cursor; the heartbeat that follows carries the first.
 //! 2. *History*: the database, from the cursor to the subscription's start.
 //! 3. *Live*: the subscription's queue, which holds everything after its start.
 //!
 //! Invariants:
 //! - The cursor only grows, and everything up to it has been sent.
-//! - A queue that overflows before the subscriber was level once is not held against it: a new subscription is opened,
-//!   with a later start, and the database read up to there. Likewise after a snapshot was installed.
-//! - Each subscription that is opened is followed by at least one page from the database, whose transaction checks
-//!   the session: one closed before the subscription is found there, one closed later cuts it.
+//! - A queue that overflows before the subscriber has caught up for the first time does not end the feed. A new
+//!   subscription is opened, with a later start, and the database is read up to there. The same happens after a
+//!   snapshot was installed.
+//! - Each subscription that is opened is followed by at least one page from the database, whose transaction checks the
+//!   session. A session that was closed before the subscription is found there; one that is closed later cuts it.
 //!
-//! Idle, a feed is a few hundred bytes and a timer.
+//! An idle feed takes a few hundred bytes and a timer.
 
 use std::{future::Future, time::Duration, vec};
 
@@ -34,26 +35,26 @@ use crate::{
 
 /// Events on a page from the database.
 pub(super) const PAGE_EVENTS: usize = 64;
-/// Bytes of them that a subscriber keeps until they are sent; one event at least. What is beyond is read again.
+/// Bytes of a page that a subscriber keeps until they are sent; at least one event is kept. The rest is read again.
 const PAGE_BYTES_MAX: usize = 128 * 1024;
 
-/// The replicated clock may be ahead of this machine's and stand still: then the end of a session comes no nearer by
-/// waiting for it, and the waits must not become ever shorter.
+/// Shortest interval of expiry checks. The replicated clock may be ahead of this machine's and stand still. Then
+/// waiting brings the end of a session no nearer, and the waits must not become ever shorter.
 const EXPIRY_CHECK_MIN: Duration = Duration::from_millis(50);
 
-/// Which of the past events.
+/// A selection of the past events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
     /// Messages that were not acknowledged.
     Undelivered,
-    /// All that concern the caller.
+    /// All events that concern the caller.
     All,
 }
 
-/// Where the past is read from: the database, or a test's.
+/// The source of past events: the database, or a test's.
 pub(super) trait Backlog: Send + Sync + 'static {
-    /// Up to [`PAGE_EVENTS`] events with `after < revision <= up_to`, in order; fewer: there are no more. Fails when
-    /// the caller's session is closed.
+    /// Up to [`PAGE_EVENTS`] events with `after < revision <= up_to`, in order. Fewer events mean that there are no
+    /// more. Fails when the caller's session is closed.
     fn page(
         &self,
         which: Which,
@@ -61,16 +62,17 @@ pub(super) trait Backlog: Send + Sync + 'static {
         up_to: Revision,
     ) -> impl Future<Output = Result<Vec<Event>, Status>> + Send;
 
-    /// How old what it has may be; `None`: that is not known.
+    /// An upper bound of the age of its content; `None` if it is unknown.
     fn age(&self) -> Option<Duration>;
 
-    /// Fails when a session that ends at this time, which has come by this machine's clock, has expired for the cluster.
+    /// Decides whether a session that has expired by this machine's clock has expired for the cluster. Returns its
+    /// expiry, or fails if it has expired.
     fn settle_clock(&self, caller: &Caller) -> impl Future<Output = Result<TimeMs, Status>> + Send;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// `after`: sent up to here. `up_to`: the first subscription's start.
+    /// `after`: everything up to here was sent. `up_to`: the first subscription's start.
     Undelivered {
         after: Revision,
         up_to: Revision,
@@ -79,15 +81,18 @@ enum Phase {
     Live,
 }
 
-/// The page at hand.
+/// The current page.
 #[derive(Debug, Default)]
 struct Page {
     events: vec::IntoIter<Event>,
-    /// Nothing follows it, as far as it was asked for.
+    /// Whether nothing follows it in the requested range.
     last: bool,
-    /// What it holds of the bytes that may wait for the account.
+    /// Its share of the bytes that may wait for the account.
     _share: Option<Share>,
 }
+
+/// An age, if it is known, and the time of its measurement.
+type Age = (Option<Duration>, Instant);
 
 /// One subscriber's stream. Dropping it closes the subscription.
 #[derive(Debug)]
@@ -103,15 +108,19 @@ pub(super) struct Feed<B> {
     cursor: Revision,
     /// The revision of the last heartbeat.
     announced: Option<Revision>,
-    /// The queue was seen empty: from here on, an overflow is the subscriber's doing.
+    /// The age of the undelivered messages, measured when the feed was opened.
+    age_at_first: Age,
+    /// The age of everything else, measured before the events to send were determined.
+    age: Age,
+    /// Whether the queue was seen empty. From then on, an overflow ends the feed, as the subscriber is too slow.
     level: bool,
     last_sent: Instant,
-    /// When the cluster said last that the session has not expired, although this machine's clock says so.
+    /// The last time when the cluster confirmed the session, although it has expired by this machine's clock.
     clock_settled: Option<Instant>,
 }
 
 impl<B: Backlog> Feed<B> {
-    /// Opens a subscription: after `after`, or else with what is undelivered. `after` must not be beyond the hub's
+    /// Opens a subscription, after `after` or else with the undelivered messages. `after` must not be beyond the hub's
     /// revision.
     pub(super) fn open(
         hub: Hub,
@@ -124,6 +133,7 @@ impl<B: Backlog> Feed<B> {
             Some(Revision(after)) if planted::is(planted::REVISION_SKIPPED_ON_RESUME) => Some(Revision(after + 1)),
             after => after,
         };
+        let age = measured(&backlog);
         let subscription = hub.subscribe(caller.account, caller.session).map_err(status::subscriptions)?;
         let phase = match after {
             Some(_) => Phase::History,
@@ -139,13 +149,15 @@ impl<B: Backlog> Feed<B> {
             page: Page::default(),
             cursor: after.unwrap_or_default(),
             announced: None,
+            age_at_first: age,
+            age,
             level: false,
             last_sent: Instant::now(),
             clock_settled: None,
         })
     }
 
-    /// The next thing to send, or why the stream ends.
+    /// The next message, or the reason why the stream ends.
     pub(super) async fn next(&mut self) -> Result<pb::SubscribeResponse, Status> {
         let response = loop {
             self.check_expiry().await?;
@@ -165,13 +177,14 @@ impl<B: Backlog> Feed<B> {
         Ok(response)
     }
 
-    /// After a cut: goes on with a new subscription where that is nobody's fault, or ends.
+    /// Handles a cut: opens a new subscription if the subscriber did not cause the cut, or else ends the feed.
     fn resume(&mut self, cut: Cut) -> Result<(), Status> {
         match cut {
             Cut::Slow if self.level => return Err(status::cut(cut)),
             Cut::SessionClosed | Cut::Stopping => return Err(status::cut(cut)),
             Cut::Slow | Cut::Reset => {}
         }
+        self.age = measured(&self.backlog);
         let subscription = self.hub.subscribe(self.caller.account, self.caller.session);
         self.subscription = subscription.map_err(status::subscriptions)?;
         self.level = false;
@@ -179,7 +192,7 @@ impl<B: Backlog> Feed<B> {
             self.phase = Phase::History;
         }
         if self.phase == Phase::History {
-            // What is at hand is still right, but there is more to read now.
+            // The current page stays valid, but there is more to read now.
             self.page.last = false;
         }
         Ok(())
@@ -197,10 +210,10 @@ impl<B: Backlog> Feed<B> {
         self.cursor = up_to;
         self.page = Page::default();
         self.phase = Phase::History;
-        Ok(Some(self.say_cursor(up_to)))
+        Ok(Some(self.say_cursor(up_to, self.age_at_first)))
     }
 
-    /// The next page, as much of it as may wait.
+    /// The next page, truncated to what may wait.
     async fn page(&self, which: Which, after: Revision, up_to: Revision) -> Result<Page, Status> {
         let mut events = self.backlog.page(which, after, up_to).await?;
         let fitting = fitting(events.iter().map(Event::size), PAGE_BYTES_MAX);
@@ -225,12 +238,14 @@ impl<B: Backlog> Feed<B> {
         self.cursor = self.cursor.max(up_to);
         self.page = Page::default();
         self.phase = Phase::Live;
-        Ok((self.announced != Some(self.cursor)).then(|| self.say_cursor(self.cursor)))
+        Ok((self.announced != Some(self.cursor)).then(|| self.say_cursor(self.cursor, self.age)))
     }
 
-    /// The next event; or `None` when it is time to look at the rest: a cut, the expiry.
+    /// The next event; `None` to check the rest again: a cut, or the expiry.
     async fn live(&mut self) -> Option<pb::SubscribeResponse> {
-        // Before the queue: what is announced was queued before, so an empty queue then means that it was sent.
+        self.age = measured(&self.backlog);
+        // Read before the queue. Events are queued before their revision is announced, so if the queue is empty now,
+        // they were sent.
         let (revision, _) = self.hub.current();
         let event = match self.subscription.try_next() {
             Some(next) => next.ok()?,
@@ -239,7 +254,7 @@ impl<B: Backlog> Feed<B> {
                 let quiet_until = self.last_sent + self.heartbeat;
                 if Instant::now() >= quiet_until {
                     self.cursor = self.cursor.max(revision);
-                    return Some(self.say_cursor(self.cursor));
+                    return Some(self.say_cursor(self.cursor, self.age));
                 }
                 let wake = quiet_until.min(self.expiry());
                 tokio::select! {
@@ -253,7 +268,7 @@ impl<B: Backlog> Feed<B> {
         Some(convert::event(&event, self.caller.account, event.revision))
     }
 
-    /// Fails when the session has expired. A machine whose clock is ahead asks the cluster now and then.
+    /// Fails when the session has expired. If this machine's clock is ahead, the cluster is queried at intervals.
     async fn check_expiry(&mut self) -> Result<(), Status> {
         let asked_lately = self.clock_settled.is_some_and(|at| at.elapsed() < self.heartbeat);
         let decided = auth::is_expired(self.caller.expires_at, self.hub.current().1);
@@ -264,7 +279,7 @@ impl<B: Backlog> Feed<B> {
         Ok(())
     }
 
-    /// When to look at the session's time again: about when it ends, or after a heartbeat's time, if that is sooner.
+    /// The time of the next expiry check: about the end of the session, but after a heartbeat interval at the latest.
     fn expiry(&self) -> Instant {
         if let Some(settled) = self.clock_settled {
             return settled + self.heartbeat;
@@ -274,14 +289,19 @@ impl<B: Backlog> Feed<B> {
         Instant::now() + left.min(self.heartbeat).max(EXPIRY_CHECK_MIN)
     }
 
-    fn say_cursor(&mut self, cursor: Revision) -> pb::SubscribeResponse {
+    fn say_cursor(&mut self, cursor: Revision, (age, measured_at): Age) -> pb::SubscribeResponse {
         self.announced = Some(cursor);
         let (_, clock) = self.hub.current();
-        let age_ms = self.backlog.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        let heartbeat = pb::Heartbeat { time_ms: clock.0, age_ms };
+        let heartbeat = pb::Heartbeat { time_ms: clock.0, age_ms: convert::age_ms(age, measured_at) };
         let event = Some(pb::subscribe_response::Event::Heartbeat(heartbeat));
         pb::SubscribeResponse { revision: cursor.0, event, traceparent: String::new() }
     }
+}
+
+/// The age of the database's content. A pause between the two measurements makes it look older, not younger.
+fn measured(backlog: &impl Backlog) -> Age {
+    let measured_at = Instant::now();
+    (backlog.age(), measured_at)
 }
 
 #[cfg(test)]

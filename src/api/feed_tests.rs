@@ -1,4 +1,4 @@
-//! The feed against a hub and a backlog in memory: order, cursors, cuts, resumption.
+//! The feed against an in-memory hub and backlog: order, cursors, cuts, resumption.
 
 use std::sync::{Arc, Mutex};
 
@@ -34,7 +34,7 @@ fn message(revision: u64, from: AccountId, to: AccountId) -> Event {
     }
 }
 
-/// A hub with a database behind it.
+/// A hub with a database.
 #[derive(Clone)]
 struct World {
     hub: Hub,
@@ -42,6 +42,8 @@ struct World {
     /// Messages that are published, one by one, while a page is read.
     meanwhile: Arc<Mutex<Vec<u64>>>,
     session_open: Arc<Mutex<bool>>,
+    /// The age of the stored data; zero after an event was published while a page was read.
+    age: Arc<Mutex<Duration>>,
 }
 
 impl World {
@@ -51,6 +53,7 @@ impl World {
             stored: Arc::default(),
             meanwhile: Arc::default(),
             session_open: Arc::new(Mutex::new(true)),
+            age: Arc::default(),
         }
     }
 
@@ -79,7 +82,7 @@ impl World {
 
 impl Backlog for World {
     fn age(&self) -> Option<Duration> {
-        None
+        Some(*self.age.lock().unwrap())
     }
 
     async fn settle_clock(&self, _caller: &Caller) -> Result<TimeMs, Status> {
@@ -97,6 +100,7 @@ impl Backlog for World {
         let page = self.stored.lock().unwrap().iter().filter(wanted).take(PAGE_EVENTS).cloned().collect();
         for revision in std::mem::take(&mut *self.meanwhile.lock().unwrap()) {
             self.commit(message(revision, ALICE, BOB));
+            *self.age.lock().unwrap() = Duration::ZERO;
         }
         Ok(page)
     }
@@ -131,7 +135,7 @@ fn messages(revisions: std::ops::RangeInclusive<u64>) -> Vec<Seen> {
     revisions.map(|revision| Seen::Message(revision, revision)).collect()
 }
 
-/// Messages up to `last`, wherever the heartbeats are.
+/// Messages up to `last`, ignoring heartbeats.
 async fn messages_until(feed: &mut Feed<World>, last: u64) -> Vec<Seen> {
     let mut all = Vec::new();
     while all.last() != Some(&Seen::Message(last, last)) {
@@ -187,11 +191,33 @@ async fn an_overflow_during_catch_up_is_read_from_the_database() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_tells_the_age_of_what_was_sent_before_it() {
+    let seconds = Duration::from_secs;
+    let overflow = 2 * QUEUE_EVENTS_MAX as u64;
+    let world = World::new();
+    world.commit_messages(1..=2);
+    world.meanwhile.lock().unwrap().extend(3..=overflow);
+    *world.age.lock().unwrap() = seconds(5);
+    let mut feed = world.open(None, LONG);
+    // The queue overflows while the page is read, so the feed has a new subscription when it sends the first message.
+    take(&mut feed, 1).await;
+    tokio::time::advance(seconds(30)).await;
+    take(&mut feed, 1).await;
+    let heartbeat = async |feed: &mut Feed<World>| match feed.next().await.unwrap().event {
+        Some(pb::subscribe_response::Event::Heartbeat(heartbeat)) => heartbeat.age_ms.unwrap(),
+        other => panic!("{other:?} is no heartbeat"),
+    };
+    assert_eq!(heartbeat(&mut feed).await, 35_000, "what is undelivered is that of the beginning");
+    messages_until(&mut feed, overflow).await;
+    assert_eq!(heartbeat(&mut feed).await, 30_000);
+}
+
 #[tokio::test]
 async fn a_slow_reader_is_cut_once_it_was_level() {
     let world = World::new();
     let mut feed = world.open(Some(0), Duration::ZERO);
-    // The first says that the catch-up is complete, the second that the queue was seen empty.
+    // The first heartbeat shows that the catch-up is complete, the second that the queue was seen empty.
     assert_eq!(take(&mut feed, 2).await, [Seen::Heartbeat(0), Seen::Heartbeat(0)]);
     world.commit_messages(1..=QUEUE_EVENTS_MAX as u64 + 1);
     let end = feed.next().await.unwrap_err();
@@ -204,7 +230,7 @@ async fn an_installed_snapshot_is_not_noticed() {
     world.commit_messages(1..=3);
     let mut feed = world.open(Some(3), LONG);
     assert_eq!(take(&mut feed, 1).await, [Seen::Heartbeat(3)]);
-    // What the snapshot holds was never published here.
+    // The content of the snapshot was never published here.
     world.stored.lock().unwrap().extend((4..=90).map(|revision| message(revision, ALICE, BOB)));
     world.hub.reset(Revision(90), TimeMs(90));
     world.commit_messages(91..=92);
@@ -273,7 +299,7 @@ async fn resuming_anywhere_under_load_has_no_gap_and_no_duplicate() {
         let mut feed = world.open(Some(cursor), LONG);
         streams += 1;
         for _ in 0..(streams * 37) % 900 + 1 {
-            // A live feed that falls behind may be cut: it goes on with the next.
+            // A live feed that falls behind may be cut. The test continues with the next one.
             let Ok(response) = feed.next().await else { break };
             assert!(response.revision >= cursor);
             cursor = response.revision;

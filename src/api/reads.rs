@@ -1,7 +1,7 @@
 //! Reads and their consistency: linearizable, at least revision R, or local.
 //!
-//! First the wait that the consistency asks for, then one read transaction on this node, in which the session is
-//! checked as well. The header's revision is that transaction's.
+//! A read first waits as its consistency requires. Then it runs as one read transaction on this node, which also checks
+//! the session. The header contains the revision of that transaction.
 
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -23,28 +23,28 @@ use crate::{
     storage::{Query, StorageError},
 };
 
-/// Which conversation a request means.
+/// The conversation that a request refers to.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
-    /// The direct conversation with this person.
+    /// The direct conversation with this account.
     Partner(String),
-    /// This one.
+    /// The conversation with this id.
     Id(ConversationId),
 }
 
-/// What a read has waited for.
+/// The state that a read has waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// All that was acknowledged: the state's age is nothing to speak of.
+    /// Everything that was acknowledged before the call, so the age of the state counts as zero.
     Everything,
     Revision(Revision),
     Nothing,
 }
 
-/// What a [`Target`] was found to be.
+/// The result of looking up a [`Target`].
 pub(super) enum Found {
     Conversation(ConversationId),
-    /// The partner exists, and has no conversation with the caller yet.
+    /// The partner exists, but has no conversation with the caller yet.
     NoneYet(crate::storage::AccountRow),
 }
 
@@ -54,7 +54,7 @@ impl Target {
         Ok(Self::Partner(name))
     }
 
-    /// Looks the conversation up, as `me` may see it.
+    /// Looks up the conversation, as `me` may see it.
     pub(super) fn find(&self, query: &Query<'_>, me: AccountId) -> Result<Result<Found, Status>, StorageError> {
         match self {
             Self::Partner(name) => {
@@ -71,17 +71,23 @@ impl Target {
 }
 
 impl ChatApi {
-    /// Waits until this node has `target`.
+    /// Waits until this node has applied `target`.
     pub(super) async fn await_revision(&self, target: Revision, deadline: Instant) -> Result<(), Status> {
         let mut published = self.inner.hub.revision();
-        match timeout_at(deadline, published.wait_for(|(revision, _)| *revision >= target)).await {
+        let reached = timeout_at(deadline, published.wait_for(|(revision, _)| *revision >= target));
+        let reached = tokio::select! {
+            biased;
+            reached = reached => reached,
+            () = self.inner.node.waits_end() => return Err(status::stopping()),
+        };
+        match reached {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(status::stopping()),
             Err(_) => Err(status::revision_not_reached(target.0, self.inner.hub.current().0.0)),
         }
     }
 
-    /// Waits as `consistency` asks.
+    /// Waits as `consistency` requires.
     pub(super) async fn await_consistency(
         &self,
         asked: Option<pb::ReadConsistency>,
@@ -101,7 +107,7 @@ impl ChatApi {
         }
     }
 
-    /// Reads for `caller`. What `read` refuses is told as it is. `scans`: it may look at many rows.
+    /// Reads for `caller`. An error of `read` is returned unchanged. `scans` states that the read may scan many rows.
     async fn read<T: Send + 'static>(
         &self,
         caller: &Caller,
@@ -111,8 +117,9 @@ impl ChatApi {
         read: impl FnOnce(&Query<'_>) -> Result<Result<T, Status>, StorageError> + Send + 'static,
     ) -> Result<(T, pb::ReadHeader), Status> {
         let awaited = self.await_consistency(consistency, deadline).await?;
-        // Taken before the read, and the time since added: what the node learns meanwhile is not in what is read.
-        let (age, started) = (self.inner.node.age(), Instant::now());
+        // Measured before the read, so that updates that arrive meanwhile do not make the result look newer than it is.
+        let measured_at = Instant::now();
+        let age = self.inner.node.age();
         let session = caller.session;
         let in_transaction = move |query: &Query<'_>| {
             if let Err(closed) = still_open(query, session)? {
@@ -130,9 +137,7 @@ impl ChatApi {
             true => self.inner.database.scan(deadline, in_transaction).await??,
             false => self.inner.database.read(deadline, in_transaction).await??,
         };
-        let millis = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let age_ms =
-            if awaited == Awaited::Everything { Some(0) } else { age.map(|age| millis(age + started.elapsed())) };
+        let age_ms = if awaited == Awaited::Everything { Some(0) } else { convert::age_ms(age, measured_at) };
         let node = self.inner.settings.node_name.clone();
         Ok((value, pb::ReadHeader { revision: revision.0, age_ms, node }))
     }
@@ -188,7 +193,7 @@ impl ChatApi {
         let limit = limit.map_err(status::invalid)?;
         let place = Place::of(&request.page_token).map_err(status::invalid)?;
         let me = caller.account;
-        // One more than asked for says whether there is a next page.
+        // One more row than requested shows whether there is a next page.
         let read = move |query: &Query<'_>| {
             let ((rows, total), since) = match place {
                 Place::Newest => (query.conversations(me, None, limit + 1)?, None),
@@ -238,7 +243,7 @@ impl ChatApi {
     }
 }
 
-/// Cuts `rows` to `limit`. The last that stays, if there were more.
+/// Truncates `rows` to `limit`. Returns the last remaining row if there were more.
 pub(super) fn truncated<T>(rows: &mut Vec<T>, limit: u32) -> Option<&T> {
     let limit = limit as usize;
     let more = rows.len() > limit;
@@ -246,7 +251,7 @@ pub(super) fn truncated<T>(rows: &mut Vec<T>, limit: u32) -> Option<&T> {
     if more { rows.last() } else { None }
 }
 
-/// The page of a conversation that its first message will make.
+/// The empty page of a conversation that does not exist yet.
 fn no_conversation(
     my_name: String,
     me: AccountId,

@@ -1,8 +1,8 @@
 //! The only mapping of errors and rejections to `tonic::Status`.
 //!
-//! Every status carries `google.rpc.ErrorInfo` with a reason of `proto/chat/v1` and the domain [`DOMAIN`]. Fields
-//! that are wrong are named in `BadRequest`; where waiting helps, `RetryInfo` says how long; the id of a call's trace, if it has
-//! one, is in `RequestInfo`.
+//! Every status carries `google.rpc.ErrorInfo` with a reason of `proto/chat/v1` and the domain [`DOMAIN`]. `BadRequest`
+//! names invalid fields. `RetryInfo` gives the delay if a retry helps. `RequestInfo` contains the id of the call's
+//! trace, if it has one.
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ use crate::{
     trace::TraceContext,
 };
 
-/// Who is to blame for the end of a call.
+/// The party at fault for the end of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody: it went well.
+    /// The call succeeded.
     None,
-    /// Its caller.
+    /// The caller.
     Caller,
     /// The node, or the cluster.
     Service,
 }
 
 impl Fault {
-    /// As metrics have it.
+    /// The label of the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -43,24 +43,24 @@ impl Fault {
     }
 }
 
-/// A call that its caller gives less time proves nothing about the service: it takes about as long to find out who leads.
+/// Shortest caller's timeout at which the service counts as at fault. Finding the leader takes about this long.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
-/// Reasons of DEADLINE_EXCEEDED that are the caller's doing.
+/// Reasons of DEADLINE_EXCEEDED that the caller causes.
 const ASKED_TOO_MUCH: [&str; 2] = ["REQUEST_INCOMPLETE", "REVISION_NOT_REACHED"];
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "quorum-chat";
 
-/// An election takes about this long.
+/// About the duration of an election.
 const RETRY_LEADER: Duration = Duration::from_millis(250);
-/// A full queue drains in less.
+/// Longer than a full queue takes to drain.
 const RETRY_OVERLOADED: Duration = Duration::from_millis(100);
 /// Join tokens expire within an hour, one by one.
 const RETRY_JOIN_TOKENS: Duration = Duration::from_secs(60);
-/// Another node can be asked at once; this one is back in some seconds.
+/// Another node can be called at once. This one restarts within seconds.
 const RETRY_STOPPING: Duration = Duration::from_millis(100);
 
-/// Space comes back when somebody makes it.
+/// Space becomes free only when data is deleted or volumes grow.
 const RETRY_STORAGE: Duration = Duration::from_secs(5);
 
 fn status(code: Code, reason: &str, message: impl Into<String>, retry: Option<Duration>) -> Status {
@@ -77,7 +77,7 @@ fn field(reason: &str, field: &str, problem: &str) -> Status {
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
 }
 
-/// A status code's name, as the protocol has it.
+/// The name of a status code in the protocol.
 pub(super) fn name_of(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -100,10 +100,11 @@ pub(super) fn name_of(code: Code) -> &'static str {
     }
 }
 
-/// Whose fault the end of a call is. Nothing that a caller alone can bring about is the service's: one that hangs up, sends half a
-/// request, asks for a revision that there is not, or gives the call no time, pages no operator.
+/// The party at fault for the end of a call. An end that a caller alone can cause never counts as the service's fault
+/// and alerts no operator: a disconnect, an incomplete request, a revision that does not exist, or a timeout that is
+/// too short.
 ///
-/// `patience` is the time that the caller has given the call, if any.
+/// `patience` is the caller's timeout, if any.
 pub(super) fn fault(status: &Status, patience: Option<Duration>) -> Fault {
     let is_patient = patience.is_none_or(|given| given >= PATIENCE_MIN);
     match status.code() {
@@ -119,12 +120,12 @@ fn is_of(status: &Status, reasons: &[&str]) -> bool {
     status.get_error_details().error_info().is_some_and(|info| reasons.contains(&info.reason.as_str()))
 }
 
-/// The caller is gone: nobody reads this.
+/// The caller has disconnected, so this status is not received.
 pub(super) fn broken_off() -> Status {
     Status::cancelled("the request broke off")
 }
 
-/// The status with the id of its trace, if it has one, in `RequestInfo`: what the caller quotes when it asks why.
+/// Adds the id of the trace, if the call has one, as `RequestInfo`, for the caller to quote.
 pub(super) fn traced(status: Status, trace: Option<TraceContext>) -> Status {
     let Some(trace) = trace else { return status };
     let mut details = status.get_error_details();
@@ -133,7 +134,7 @@ pub(super) fn traced(status: Status, trace: Option<TraceContext>) -> Status {
     Status::with_error_details_and_metadata(code, message, details, metadata)
 }
 
-/// A field of the request breaks a limit.
+/// A field of the request violates a limit.
 pub(super) fn invalid(problem: Invalid) -> Status {
     field("INVALID_FIELD", problem.field, &problem.problem)
 }
@@ -146,60 +147,65 @@ pub(super) fn undecodable(name: Option<&str>, problem: &str) -> Status {
     }
 }
 
-/// The request is larger than the node takes.
+/// The request exceeds the size limit.
 pub(super) fn too_large(problem: &str) -> Status {
     status(Code::ResourceExhausted, "REQUEST_TOO_LARGE", problem, None)
 }
 
-/// The request did not arrive in time, or broke off; nothing was done.
+/// The request did not arrive in time or broke off. Nothing was executed.
 pub(super) fn request_incomplete() -> Status {
     status(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", "the request did not arrive as a whole in time", None)
 }
 
-/// There is no `authorization: Bearer` entry.
+/// The `authorization: Bearer` entry is missing.
 pub(super) fn token_missing() -> Status {
     status(Code::Unauthenticated, "TOKEN_MISSING", "the call needs `authorization: Bearer <token>`; see Login", None)
 }
 
-/// The token is not one of a session.
+/// The token belongs to no session.
 pub(super) fn token_invalid() -> Status {
     status(Code::Unauthenticated, "TOKEN_INVALID", "the token belongs to no open session", None)
 }
 
-/// The session is of another account than the request names.
+/// The session belongs to another account than the request names.
 pub(super) fn session_mismatch() -> Status {
     let text = "the session belongs to another account than Chat-Session names; log in again";
     status(Code::Unauthenticated, "SESSION_MISMATCH", text, None)
 }
 
-/// The session's time is over.
+/// The session has expired.
 pub(super) fn token_expired() -> Status {
     status(Code::Unauthenticated, "TOKEN_EXPIRED", "the session has expired; log in again", None)
 }
 
-/// There is no account of that name.
+/// No account has this name.
 pub(super) fn user_unknown(name: &str) -> Status {
     status(Code::NotFound, "USER_UNKNOWN", format!("there is no account {name:?}"), None)
 }
 
-/// The password is another one.
+/// The password is wrong.
 pub(super) fn password_wrong() -> Status {
     status(Code::Unauthenticated, "PASSWORD_WRONG", "the password is wrong", None)
 }
 
-/// Too many failed logins; the next is looked at after `wait`.
+/// Whole seconds for people: rounded up, at least one.
+fn seconds(wait: Duration) -> u128 {
+    wait.as_millis().div_ceil(1000).max(1)
+}
+
+/// Too many failed logins. The next attempt is accepted after `wait`.
 pub(super) fn login_throttled(wait: Duration) -> Status {
-    let text = format!("too many failed logins; try again in {} ms", wait.as_millis());
+    let text = format!("too many failed logins; try again in {} s", seconds(wait));
     status(Code::ResourceExhausted, "LOGIN_THROTTLED", text, Some(wait))
 }
 
-/// Too many registrations; the next is looked at after `wait`.
+/// Too many registrations. The next attempt is accepted after `wait`.
 pub(super) fn registration_throttled(wait: Duration) -> Status {
-    let text = format!("too many accounts were created lately; try again in {} ms", wait.as_millis());
+    let text = format!("too many accounts were created lately; try again in {} s", seconds(wait));
     status(Code::ResourceExhausted, "REGISTRATION_THROTTLED", text, Some(wait))
 }
 
-/// An operator has forbidden the logins of the account.
+/// An operator has disabled the account.
 pub(super) fn account_disabled() -> Status {
     status(Code::FailedPrecondition, "ACCOUNT_DISABLED", "an operator has disabled the account", None)
 }
@@ -209,7 +215,7 @@ pub(super) fn conversation_unknown() -> Status {
     status(Code::NotFound, "CONVERSATION_UNKNOWN", "the caller has no such conversation", None)
 }
 
-/// This node did not reach the revision that was asked for in time.
+/// This node did not reach the requested revision in time.
 pub(super) fn revision_not_reached(asked: u64, have: u64) -> Status {
     let text = format!("this node is at revision {have} and did not reach {asked} in time");
     status(Code::DeadlineExceeded, "REVISION_NOT_REACHED", text, None)
@@ -221,7 +227,7 @@ pub(super) fn revision_in_future(asked: u64, have: u64) -> Status {
     status(Code::OutOfRange, "REVISION_IN_FUTURE", text, None)
 }
 
-/// The cluster was made anew from a copy that is older than this revision.
+/// The cluster was restored from a backup that is older than this revision.
 pub(super) fn revision_lost(asked: u64) -> Status {
     let text = format!(
         "the revision {asked} was lost when the cluster was made anew from a backup: read again what it was about"
@@ -229,24 +235,24 @@ pub(super) fn revision_lost(asked: u64) -> Status {
     status(Code::OutOfRange, "REVISION_LOST", text, None)
 }
 
-/// A bounded resource of this node is used up; nothing was done.
+/// A bounded resource of this node is exhausted. Nothing was executed.
 pub(super) fn overloaded(what: &str) -> Status {
     status(Code::ResourceExhausted, "OVERLOADED", format!("too much to do: {what}"), Some(RETRY_OVERLOADED))
 }
 
-/// Nobody leads, or the leader could not be reached; nothing was done.
+/// There is no leader, or it is unreachable. Nothing was executed.
 pub(super) fn no_leader() -> Status {
     let text = "no leader is known, or it did not answer; nothing was done";
     status(Code::Unavailable, "NO_LEADER", text, Some(RETRY_LEADER))
 }
 
-/// The node drains; nothing was done.
+/// The node is draining. Nothing was executed.
 pub(super) fn stopping() -> Status {
     let text = "the node is stopping; ask another one";
     status(Code::Unavailable, "NODE_STOPPING", text, Some(RETRY_STOPPING))
 }
 
-/// No node of that name.
+/// No node has this name.
 pub(super) fn node_unknown(name: &str) -> Status {
     status(Code::NotFound, "NODE_UNKNOWN", format!("there is no node {name:?}"), None)
 }
@@ -256,21 +262,21 @@ pub(super) fn not_a_voter(name: &str) -> Status {
     status(Code::FailedPrecondition, "NOT_A_VOTER", format!("{name:?} is not a voter"), None)
 }
 
-/// A fault of this node. The cause is logged, and not told.
+/// An internal error. The cause is logged, but not returned.
 pub(super) fn internal(what: &str, cause: &dyn std::fmt::Display) -> Status {
     tracing::error!(error = %cause, "{what}");
     status(Code::Internal, "INTERNAL", what, None)
 }
 
-/// It is not known whether the change was, or will be, applied.
+/// The outcome is unknown: the change may have been applied, or may still be.
 fn outcome_unknown(cause: &str, expired: bool) -> Status {
     let code = if expired { Code::DeadlineExceeded } else { Code::Aborted };
     let text = format!("the change may or may not be applied ({cause}); retry as the call's documentation says");
     status(code, "OUTCOME_UNKNOWN", text, None)
 }
 
-/// The change is applied, but what the answer should also say could not be read here. Never UNAVAILABLE or
-/// RESOURCE_EXHAUSTED, which mean that nothing was applied.
+/// The change is applied, but the rest of the answer could not be read here. Never UNAVAILABLE or RESOURCE_EXHAUSTED,
+/// which mean that nothing was applied.
 pub(super) fn after_apply(cause: Status) -> Status {
     match cause.code() {
         Code::Unavailable | Code::ResourceExhausted => outcome_unknown(cause.message(), false),
@@ -293,7 +299,7 @@ fn storage_low() -> Status {
     status(Code::ResourceExhausted, "STORAGE_LOW", text, Some(RETRY_STORAGE))
 }
 
-/// A proposal that came to no outcome. `deadline` is the call's.
+/// A proposal without an outcome. `deadline` is the call's.
 pub(super) fn propose(error: &ProposeError, deadline: tokio::time::Instant) -> Status {
     match error {
         ProposeError::NoLeader => no_leader(),
@@ -301,13 +307,13 @@ pub(super) fn propose(error: &ProposeError, deadline: tokio::time::Instant) -> S
         ProposeError::Refused(Refusal::RateLimited { rate, retry }) => rate_limited(rate.name(), *retry),
         ProposeError::Refused(Refusal::StorageLow) => storage_low(),
         ProposeError::OutcomeUnknown(cause) => outcome_unknown(cause, tokio::time::Instant::now() >= deadline),
-        // The fields were checked before: this is a fault of the node's own.
+        // The fields were checked before, so this is a bug of the node.
         ProposeError::Unfit(cause) => internal("the change was refused", cause),
         ProposeError::Stopped => stopping(),
     }
 }
 
-/// Receipts that came to no result.
+/// Receipts without a result.
 pub(super) fn receipts(error: &ReceiptsError, deadline: tokio::time::Instant) -> Status {
     match error {
         ReceiptsError::Overloaded => overloaded("the queue of receipts is full; nothing was applied"),
@@ -319,7 +325,7 @@ pub(super) fn receipts(error: &ReceiptsError, deadline: tokio::time::Instant) ->
     }
 }
 
-/// A read that the leader did not confirm. Whatever the cause, another attempt may succeed.
+/// A read that the leader did not confirm. Another attempt may succeed, whatever the cause.
 pub(super) fn read(error: &ReadError) -> Status {
     match error {
         ReadError::NoLeader => no_leader(),
@@ -347,21 +353,28 @@ pub(super) fn backup(error: &StorageError) -> Status {
     storage(error)
 }
 
-/// The receiver of a backup takes nothing.
+/// The receiver of a backup accepts nothing.
 pub(super) fn receiver_stalled() -> Status {
     status(Code::DeadlineExceeded, "RECEIVER_STALLED", "the receiver of the backup takes nothing", None)
 }
 
-/// A hand-over that was refused or not confirmed.
+/// A transfer of leadership that was rejected or not confirmed.
 pub(super) fn transfer(error: &TransferError, to: &str) -> Status {
     match error {
         TransferError::NoLeader => no_leader(),
         TransferError::NotAVoter => not_a_voter(to),
+        TransferError::Silent => {
+            let text = format!("{to:?} does not answer the leader; leadership stays where it is");
+            status(Code::FailedPrecondition, "NODE_SILENT", text, None)
+        }
+        error @ TransferError::NotTaken(_) => {
+            status(Code::FailedPrecondition, "NOT_TAKEN_OVER", format!("{to:?}: {error}"), None)
+        }
         TransferError::Unknown(cause) => outcome_unknown(cause, true),
     }
 }
 
-/// A change of the membership that was refused or not confirmed.
+/// A change of the membership that was rejected or not confirmed.
 pub(super) fn member(error: &MemberError, name: &str) -> Status {
     match error {
         MemberError::NoLeader => no_leader(),
@@ -371,7 +384,7 @@ pub(super) fn member(error: &MemberError, name: &str) -> Status {
     }
 }
 
-/// This node's database failed. Other nodes have theirs.
+/// This node's database failed. Other nodes have their own.
 pub(super) fn storage(error: &StorageError) -> Status {
     if matches!(error, StorageError::ReadTooLong(_)) {
         return status(Code::ResourceExhausted, "READ_TOO_LONG", "the read looks at more than one read may", None);
@@ -381,7 +394,7 @@ pub(super) fn storage(error: &StorageError) -> Status {
     status(Code::Unavailable, "STORAGE_FAILED", text, Some(RETRY_STOPPING))
 }
 
-/// A password that could not be worked on.
+/// A password that could not be processed.
 pub(super) fn password(error: &PasswordError) -> Status {
     match error {
         PasswordError::Overloaded => overloaded("too many passwords are being checked"),
@@ -389,7 +402,7 @@ pub(super) fn password(error: &PasswordError) -> Status {
     }
 }
 
-/// What ended a subscription.
+/// The reason why a subscription ended.
 pub(super) fn cut(cut: Cut) -> Status {
     match cut {
         Cut::Slow => {
@@ -397,17 +410,17 @@ pub(super) fn cut(cut: Cut) -> Status {
             status(Code::Aborted, "SLOW_SUBSCRIBER", text, None)
         }
         Cut::SessionClosed => token_invalid(),
-        // Subscribers resume by themselves; one that is asked for at the very moment of a reset may be told.
+        // Subscribers resume by themselves. One that is opened at the moment of a reset may get this status.
         Cut::Reset | Cut::Stopping => stopping(),
     }
 }
 
-/// The account has too many streams here.
+/// The account has too many streams on this node.
 pub(super) fn subscriptions(error: TooManySubscriptions) -> Status {
     status(Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", error.to_string(), None)
 }
 
-/// A rejection of the state machine. `name` is the other person or account that the request named.
+/// A rejection of the state machine. `name` is the other account that the request named.
 pub(super) fn rejection(rejection: Rejection, name: &str, id_field: &'static str) -> Status {
     match rejection {
         Rejection::UsernameTaken => {
@@ -439,10 +452,10 @@ pub(super) fn rejection(rejection: Rejection, name: &str, id_field: &'static str
             status(Code::ResourceExhausted, "TOO_MANY_INVITATIONS", text, None)
         }
         Rejection::AccountDisabled => account_disabled(),
-        // The password was the account's a moment ago.
+        // The password was changed a moment ago.
         Rejection::PasswordOutdated => password_wrong(),
         Rejection::TargetUnknown => status(Code::NotFound, "SESSION_UNKNOWN", "the account has no such session", None),
-        // The node checks what it proposes: another one put these bytes into the log.
+        // The node checks its proposals, so another node wrote these bytes to the log.
         Rejection::Malformed => internal("the change was rejected as malformed", &name),
         Rejection::JoinTokenInvalid => {
             status(Code::PermissionDenied, "JOIN_TOKEN_INVALID", "the join token is not valid", None)
@@ -522,6 +535,9 @@ mod tests {
         is(cut(Cut::Slow), Code::Aborted, "SLOW_SUBSCRIBER", false);
         is(cut(Cut::SessionClosed), Code::Unauthenticated, "TOKEN_INVALID", false);
         is(cut(Cut::Stopping), Code::Unavailable, "NODE_STOPPING", true);
+        let not_taken = TransferError::NotTaken("another node leads".into());
+        is(transfer(&not_taken, "n9"), Code::FailedPrecondition, "NOT_TAKEN_OVER", false);
+        is(transfer(&TransferError::Silent, "n9"), Code::FailedPrecondition, "NODE_SILENT", false);
         is(transfer(&TransferError::NotAVoter, "n9"), Code::FailedPrecondition, "NOT_A_VOTER", false);
         is(member(&MemberError::NoLeader, "n9"), Code::Unavailable, "NO_LEADER", true);
         is(member(&MemberError::NodeUnknown, "n9"), Code::NotFound, "NODE_UNKNOWN", false);

@@ -1,4 +1,4 @@
-//! Opening a subscription: waits for what the stream has to begin with, then hands over to the feed.
+//! Opens a subscription: waits for the state that the stream begins with, then starts the feed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -11,6 +11,7 @@ use super::{
     auth::{Caller, still_open},
     call::Call,
     feed::{Backlog, Feed, PAGE_EVENTS, Which},
+    reads::Awaited,
     status,
 };
 use crate::{
@@ -20,12 +21,12 @@ use crate::{
     storage::Query,
 };
 
-/// A cursor from another node may be a moment ahead of this one.
+/// Longest wait for a cursor from another node, which may be slightly ahead of this one.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for a connection to the database, for each page.
 const PAGE_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What `Subscribe` answers with.
+/// The answer of `Subscribe`.
 pub(super) type EventStream = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
 
 impl ChatApi {
@@ -40,7 +41,12 @@ impl ChatApi {
             self.await_cursor(after, call.deadline).await?;
         }
         if after.is_none() || request.consistency.is_some() {
-            self.await_consistency(request.consistency, call.deadline).await?;
+            let awaited = self.await_consistency(request.consistency, call.deadline).await?;
+            if let Awaited::Revision(asked) = awaited
+                && self.is_lost(asked, call.deadline).await?
+            {
+                return Err(status::revision_lost(asked.0));
+            }
         }
         let inner = &self.inner;
         let backlog = StoredEvents { api: self.clone(), account: caller.account, session: caller.session };
@@ -56,16 +62,18 @@ impl ChatApi {
         Ok(Box::pin(stream))
     }
 
-    /// Waits until this node has the cursor's revision; refuses one that the cluster does not have.
+    /// Waits until this node has the cursor's revision. Rejects one that the cluster does not have.
     async fn await_cursor(&self, after: Revision, deadline: Instant) -> Result<(), Status> {
         self.reach_cursor(after, deadline).await?;
-        match self.inner.database.read(deadline, move |query| query.is_lost(after)).await? {
-            true => {
-                self.inner.observer.cursor_refused();
-                Err(status::revision_lost(after.0))
-            }
-            false => Ok(()),
+        if self.is_lost(after, deadline).await? {
+            self.inner.observer.cursor_refused();
+            return Err(status::revision_lost(after.0));
         }
+        Ok(())
+    }
+
+    async fn is_lost(&self, revision: Revision, deadline: Instant) -> Result<bool, Status> {
+        self.inner.database.read(deadline, move |query| query.is_lost(revision)).await
     }
 
     async fn reach_cursor(&self, after: Revision, deadline: Instant) -> Result<(), Status> {
@@ -78,7 +86,7 @@ impl ChatApi {
         }
         match self.inner.node.read_barrier(deadline).await {
             Ok(()) => {}
-            // The cluster may have the revision. This node does not.
+            // The cluster may have the revision even though this node does not.
             Err(ReadError::Deadline) => return self.await_revision(after, deadline).await,
             Err(error) => return Err(status::read(&error)),
         }

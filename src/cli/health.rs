@@ -1,11 +1,12 @@
-//! `chatd health`: asks the node of this machine or container how it is, for images that have neither a shell nor `curl`.
+//! `chatd health`: queries the health of the node on this machine or container, for images without a shell and `curl`.
 //!
-//! It speaks as much HTTP/1.1 as the probes need, with one bound on the time of it all. It reads one key of the
-//! configuration, so that a mistake in another one, or a secret file that is gone, does not call a node dead that runs.
+//! Implements as much HTTP/1.1 as the probes need, with one time limit for the whole exchange. Reads only one key of
+//! the configuration, so that a mistake in another key, or a missing secret file, does not make a running node look
+//! dead.
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -14,11 +15,11 @@ use clap::Args;
 use super::say::{show, tell};
 use crate::config::Config;
 
-/// For connection and answer together. Shorter than any probe's own time-out, so that the line is printed.
+/// Time limit for connection and answer together. Shorter than the timeout of any probe, so that the line is printed.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Longest answer that is read.
+/// Maximum size of an answer.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024;
-/// Longest reason that is shown.
+/// Maximum length of a printed reason.
 const REASON_CHARS_MAX: usize = 500;
 
 const WELL: u8 = 0;
@@ -32,7 +33,7 @@ pub struct HealthArguments {
     ready: bool,
 }
 
-/// Asks, and prints one line. Returns what the process exits with.
+/// Queries the node, and prints one line. Returns the exit code.
 pub(super) fn run(arguments: &HealthArguments, environment: Vec<(String, String)>) -> u8 {
     let address = match Config::metrics_listen(environment) {
         Ok(address) => reachable(address),
@@ -44,7 +45,7 @@ pub(super) fn run(arguments: &HealthArguments, environment: Vec<(String, String)
     let (path, well) = if arguments.ready { ("/readyz", "ready") } else { ("/livez", "alive") };
     match ask(address, path, PATIENCE) {
         Ok(answer) if answer.status == 200 => {
-            // The answer is the exit code.
+            // The exit code is the answer, even if the line cannot be printed.
             let _ = show!("{well}");
             WELL
         }
@@ -59,11 +60,11 @@ pub(super) fn run(arguments: &HealthArguments, environment: Vec<(String, String)
     }
 }
 
-/// Where to find from this machine what listens on `address`.
+/// Returns the address under which this machine reaches a listener on `address`.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        // `[::]` listens on both protocols, and most containers lack the loopback address of IPv6.
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
@@ -71,7 +72,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 struct Answer {
     status: u16,
-    /// In one line.
+    /// The body, in one line.
     body: String,
 }
 
@@ -86,7 +87,7 @@ fn ask(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Answer
     stream.set_write_timeout(Some(left().ok_or_else(late)?))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
-    // Piece by piece: each read may take what is left of the time, and no more.
+    // Read in parts: each read may take at most the time that is left.
     while (answer.len() as u64) < ANSWER_BYTES_MAX {
         stream.set_read_timeout(Some(left().ok_or_else(late)?))?;
         match stream.read(&mut chunk) {
@@ -184,9 +185,9 @@ mod tests {
     fn an_address_for_everybody_is_asked_at_home() {
         let reached = |text: &str| reachable(text.parse().unwrap()).to_string();
         assert_eq!(reached("0.0.0.0:9464"), "127.0.0.1:9464");
-        assert_eq!(reached("[::]:9464"), "[::1]:9464");
+        assert_eq!(reached("[::]:9464"), "127.0.0.1:9464");
         assert_eq!(reached("10.1.2.3:1"), "10.1.2.3:1");
-        // The other keys are not looked at; this one has to make sense.
+        // The other keys are not read; this one has to be valid.
         let environment = |listen: &str| vec![("CHAT_METRICS_LISTEN".to_owned(), listen.to_owned())];
         assert_eq!(Config::metrics_listen(vec![("CHAT_NAME".to_owned(), "!".to_owned())]).unwrap().port(), 9464);
         for wrong in ["9464", "127.0.0.1:0"] {

@@ -1,7 +1,6 @@
-//! The one error of the client library, and what a gRPC status means for a retry.
+//! The error type of the client library, and the classification of gRPC statuses for retries.
 //!
-//! The classification is the heart of "retry what is safe": it never calls an outcome known unless the service said
-//! so, or the request cannot have left this machine.
+//! Invariant: an outcome counts as known only if the service said so, or if the request cannot have left this machine.
 
 use std::{error::Error as _, time::Duration};
 
@@ -21,20 +20,20 @@ pub struct ClientError {
     pub code: Code,
     /// The service's reason, for instance `USER_UNKNOWN`; absent when the service was not reached.
     pub reason: Option<String>,
-    /// The request's field that is wrong.
+    /// The invalid field of the request.
     pub field: Option<String>,
-    /// In words.
+    /// Description of the error, for people.
     pub message: String,
-    /// How long the service asks to wait before another try.
+    /// Time that the service asks clients to wait before a retry.
     pub retry_after: Option<Duration>,
-    /// The change may have been applied, or may yet be. Always false for reads.
+    /// Whether the change may have been applied, or may yet be. Always false for reads.
     pub outcome_unknown: bool,
-    /// The trace of the call, where the nodes trace or [`super::Options::trace`] names one: for whoever looks for the cause.
+    /// The trace of the call, for diagnosis. Present if the nodes trace, or [`super::Options::trace`] is set.
     pub trace_id: Option<String>,
 }
 
 impl ClientError {
-    /// An error that was found before anything was sent.
+    /// Creates an error that was detected before anything was sent.
     pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -47,14 +46,14 @@ impl ClientError {
         }
     }
 
-    /// Whether no node could be reached, or none of those reached had a leader: nothing was applied, and later may
-    /// be better.
+    /// Whether the call failed without effect because no node, or no leader, could be reached or the service was
+    /// overloaded. A later call may succeed.
     pub fn is_unavailable(&self) -> bool {
         let unavailable = matches!(self.code, Code::Unavailable | Code::DeadlineExceeded);
         !self.outcome_unknown && (unavailable || self.has_reason("OVERLOADED"))
     }
 
-    /// Whether nobody said anything in time.
+    /// Whether the error is a timeout without any answer from the service.
     pub(super) fn is_silence(&self) -> bool {
         self.reason.is_none() && matches!(self.code, Code::DeadlineExceeded | Code::Cancelled)
     }
@@ -96,46 +95,44 @@ impl From<Invalid> for ClientError {
     }
 }
 
-/// What lies beneath an error of the transport, for instance "Connection refused".
+/// Returns the innermost cause of a transport error, for instance "Connection refused".
 fn root_cause(status: &Status) -> Option<String> {
     let mut cause = status.source()?;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
     let cause = cause.to_string();
-    // What a TLS alert looks like to HTTP/2, and the beginning of HTTP/2 to TLS.
-    Some(if cause.contains("frame with invalid size") {
-        format!("{cause}: perhaps it talks TLS, and this side does not")
-    } else if cause.contains("InvalidContentType") {
+    // TLS reports this for the start of an HTTP/2 connection. `net::plain` detects the opposite mistake.
+    Some(if cause.contains("InvalidContentType") {
         format!("{cause}: perhaps it does not talk TLS, and this side does")
     } else {
         cause
     })
 }
 
-/// Who is to blame for a failed attempt, so that the next one goes elsewhere.
+/// The cause of a failed attempt, which decides where the next one goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blame {
     /// The node: it is gone, hung or stopping.
     Node,
-    /// The node is well, but does not know or reach the leader.
+    /// The node works, but does not know or reach the leader.
     Leader,
-    /// Nobody: waiting is enough.
+    /// Neither: waiting is enough.
     Nobody,
 }
 
-/// What an attempt's failure means.
+/// The meaning of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The service decided: another try changes nothing.
+    /// The service decided: a retry has the same result.
     Final,
-    /// Try again.
+    /// The call can be retried.
     Retry {
-        /// The change may have been applied by this attempt.
+        /// Whether this attempt may have applied the change.
         unknown: bool,
-        /// The attempt ended because nothing was heard in time.
+        /// Whether the attempt timed out without an answer.
         silent: bool,
-        /// Where not to go next.
+        /// What to avoid in the next attempt.
         blame: Blame,
     },
 }
@@ -145,11 +142,11 @@ impl Verdict {
         Self::Retry { unknown, silent, blame }
     }
 
-    /// Nothing was heard within the attempt's time.
+    /// The attempt timed out without an answer.
     pub(crate) const SILENCE: Self = Self::retry(true, true, Blame::Node);
 }
 
-/// Judges a failed attempt.
+/// Classifies a failed attempt.
 pub(crate) fn classify(status: &Status) -> Verdict {
     match status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN) {
         Some(info) => classify_answer(status.code(), &info.reason),
@@ -157,13 +154,13 @@ pub(crate) fn classify(status: &Status) -> Verdict {
     }
 }
 
-/// The service itself answered, and named a reason.
+/// Classifies an error that the service returned with a reason.
 fn classify_answer(code: Code, reason: &str) -> Verdict {
     match (code, reason) {
         (_, "OUTCOME_UNKNOWN") => Verdict::retry(true, code == Code::DeadlineExceeded, Blame::Leader),
         (_, "NODE_STOPPING") => Verdict::retry(false, false, Blame::Node),
         (_, "OVERLOADED" | "RATE_LIMITED" | "SLOW_SUBSCRIBER") => Verdict::retry(false, false, Blame::Nobody),
-        // UNAVAILABLE from the service means: not applied.
+        // UNAVAILABLE from the service guarantees that nothing was applied.
         (Code::Unavailable, _) => Verdict::retry(false, false, Blame::Leader),
         (Code::DeadlineExceeded, _) => Verdict::retry(false, true, Blame::Leader),
         (Code::Aborted, _) => Verdict::retry(true, false, Blame::Leader),
@@ -171,15 +168,15 @@ fn classify_answer(code: Code, reason: &str) -> Verdict {
     }
 }
 
-/// The status was made on the way: by the transport, by a proxy, or by this side.
+/// Classifies a status that was made by the transport, a proxy or this side.
 fn classify_transport(status: &Status) -> Verdict {
     match status.code() {
         Code::Unavailable => Verdict::retry(!never_connected(status), false, Blame::Node),
         Code::DeadlineExceeded | Code::Cancelled => Verdict::SILENCE,
-        // A connection that broke shows up as one of these, depending on where it broke.
+        // A broken connection appears as one of these, depending on where it broke.
         Code::Aborted | Code::Unknown | Code::Internal => Verdict::retry(true, false, Blame::Node),
-        // Something else listens there, or an older node: another one may have it. In a container, the address that the cluster
-        // lists for a node may be that of another port of this one's.
+        // Another program listens there, or an older node: a different node may have the method. In a container, the
+        // address that the cluster lists for a node may reach a different port of this container.
         Code::Unimplemented => Verdict::retry(false, false, Blame::Node),
         _ => Verdict::Final,
     }
@@ -213,7 +210,7 @@ mod tests {
         let mut details = ErrorDetails::new();
         details.set_error_info("NO_LEADER", "some-proxy", std::collections::HashMap::new());
         let status = Status::with_error_details(Code::Unavailable, "no", details);
-        // Not the service's promise that nothing was applied.
+        // This is not the service's guarantee that nothing was applied.
         assert_eq!(classify(&status), Verdict::retry(true, false, Blame::Node));
         assert_eq!(ClientError::from(status).reason, None);
     }
@@ -252,7 +249,7 @@ mod tests {
         for code in [Code::Cancelled, Code::DeadlineExceeded] {
             assert_eq!(classify(&Status::new(code, "")), Verdict::SILENCE, "{code:?}");
         }
-        // Whoever does not know the call has not done it.
+        // A server without the method cannot have applied anything.
         assert_eq!(classify(&Status::new(Code::Unimplemented, "")), Verdict::retry(false, false, Blame::Node));
         for code in [Code::OutOfRange, Code::ResourceExhausted] {
             assert_eq!(classify(&Status::new(code, "")), Verdict::Final, "{code:?}");

@@ -1,13 +1,13 @@
-//! The table of all keys: what each is called, what it is when not given, its unit and its meaning.
+//! The table of all keys, with their names, defaults, units and meanings.
 //!
-//! It drives `chatd --help`, supplies the defaults to the parser and names the keys in errors, so that these three
-//! cannot disagree. A test holds it against the raw struct and against the effective values.
+//! `chatd --help`, the defaults of the parser and the key names in errors come from it, so they cannot disagree. A test
+//! compares it with the raw struct and with the effective values.
 
 use std::fmt::Write as _;
 
 use super::otel;
 
-/// What every key starts with.
+/// The prefix of every key.
 pub const PREFIX: &str = "CHAT_";
 
 /// One configuration key.
@@ -15,20 +15,20 @@ pub const PREFIX: &str = "CHAT_";
 pub struct Key {
     /// Name without [`PREFIX`].
     pub name: &'static str,
-    /// What is used when the key is absent or empty.
+    /// The value if the key is absent or empty.
     pub default: Fallback,
-    /// Unit or form of the value.
+    /// Unit or format of the value.
     pub unit: &'static str,
-    /// What it does, in one sentence.
+    /// The effect of the key, in one sentence.
     pub meaning: &'static str,
 }
 
-/// Where a key's value comes from when it is not given.
+/// The source of a key's value if none is given.
 #[derive(Debug, Clone, Copy)]
 pub enum Fallback {
-    /// This text, parsed like a given one.
+    /// This text, parsed like a given value.
     Fixed(&'static str),
-    /// Worked out from other keys or from the host, as described.
+    /// Derived from other keys or from the host, as described.
     Derived(&'static str),
 }
 
@@ -38,18 +38,18 @@ const fn key(name: &'static str, default: Fallback, unit: &'static str, meaning:
 
 use Fallback::{Derived, Fixed};
 
-/// Every key, in the order in which they are shown.
+/// Every key, in the order of display.
 pub const KEYS: &[Key] = &[
     key("NAME", Derived("the host's name"), "name", "This node's name: 1-63 of [A-Za-z0-9_.-], unique in the cluster."),
-    key("LISTEN", Fixed("0.0.0.0:50051"), "ip:port", "Where clients connect (gRPC)."),
+    key("LISTEN", Fixed("[::]:50051"), "ip:port", "Where clients connect (gRPC)."),
     key(
         "PEER_LISTEN",
-        Derived("127.0.0.1:50052 without INITIAL_NODES, JOIN, PEER_SECRET and PEER_TLS_*, else 0.0.0.0:50052"),
+        Derived("127.0.0.1:50052 without INITIAL_NODES, JOIN, PEER_SECRET and PEER_TLS_*, else [::]:50052"),
         "ip:port",
         "Where the other nodes connect.",
     ),
-    key("WEB_LISTEN", Fixed("0.0.0.0:8080"), "ip:port", "Where browsers connect."),
-    key("METRICS_LISTEN", Fixed("0.0.0.0:9464"), "ip:port", "Serves /metrics, /livez and /readyz."),
+    key("WEB_LISTEN", Fixed("[::]:8080"), "ip:port", "Where browsers connect."),
+    key("METRICS_LISTEN", Fixed("[::]:9464"), "ip:port", "Serves /metrics, /livez and /readyz."),
     key(
         "ADVERTISE",
         Derived("NAME and LISTEN's port; LISTEN itself on loopback"),
@@ -263,7 +263,7 @@ pub const KEYS: &[Key] = &[
     key("EXIT_WITH_PARENT", Fixed("0"), "0|1", "Stop when standard input closes; `chatd local` sets it for its nodes."),
 ];
 
-/// Keys (without prefix) that `chatctl` reads: they may be in the same environment and mean nothing here.
+/// Keys (without prefix) that only `chatctl` reads. They may be in the same environment and have no effect here.
 pub const OF_CHATCTL: [&str; 3] = ["NODES", "SESSION_FILE", "TLS_CA"];
 
 /// The entry of `name` (without prefix).
@@ -291,10 +291,10 @@ pub fn help() -> String {
     out
 }
 
-/// Whether `name` (without prefix) is one of the variables that Kubernetes makes for a Service called `chat` or
-/// `chat-...`: nobody wrote those, so nobody is warned of them.
+/// Whether `name` (without prefix) is one of the variables that Kubernetes sets for a Service called `chat` or
+/// `chat-...`. They cause no warning, because the user did not set them.
 ///
-/// The value tells a Service's `PORT` (`tcp://10.0.0.1:50051`) from somebody's guess at a key (`50051`).
+/// The value distinguishes a Service's `PORT` (`tcp://10.0.0.1:50051`) from a mistaken key (`50051`).
 pub fn made_by_kubernetes(name: &str, value: &str) -> bool {
     let url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let ends = |word: &str| name == word || name.strip_suffix(word).is_some_and(|rest| rest.ends_with('_'));

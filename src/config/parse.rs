@@ -1,7 +1,7 @@
-//! From strings to a checked [`Config`], collecting every mistake on the way.
+//! Parses strings into a checked [`Config`], and collects all mistakes.
 //!
-//! Each value is parsed for itself first. Checks between values are made on those that parsed, so that one wrong key
-//! hides no other mistake and causes none.
+//! Each value is parsed separately first. Checks between values use only those that parsed, so that one wrong key
+//! neither hides nor causes another mistake.
 
 use std::{
     collections::BTreeSet,
@@ -21,14 +21,14 @@ use super::{
     peers::Given,
 };
 
-/// Most initial members: more voters make every write slower and nothing safer.
+/// Most initial members. More voters make every write slower and nothing safer.
 const INITIAL_NODES_MAX: usize = 15;
-/// Longest name of a node: that of a DNS label, because names become host names.
+/// Longest name of a node. This is the limit of a DNS label, because names become host names.
 const NAME_CHARS_MAX: usize = 63;
-/// Most further hosts: each request for a host that is not a member's is compared with all of them.
+/// Most further hosts, as each request for a host that is not a member's is compared with all of them.
 const WEB_HOSTS_MAX: usize = 64;
 
-/// The keys as they come, one field per row of [`keys::KEYS`], in the same order.
+/// The raw values of the keys, with one field per row of [`keys::KEYS`], in the same order.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Raw {
@@ -90,7 +90,7 @@ pub(super) fn load(source: impl IntoIterator<Item = (String, String)>) -> Result
     let source: Vec<(String, String)> = source.into_iter().collect();
     let known = checker.select(&source);
     let raw: Raw = envy::prefixed(PREFIX).from_iter(known).map_err(|error| {
-        // Cannot happen with a struct of strings; but if it does, it is a mistake like any other.
+        // This cannot happen with a struct of strings. It is reported like any other mistake.
         ConfigErrors(vec![Mistake {
             key: format!("{PREFIX}*"),
             given: error.to_string(),
@@ -123,7 +123,7 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    /// Keeps the known keys that have a value; warns of those that start like ours and are not.
+    /// Selects the known keys that have a value. Warns of unknown keys with the same prefix.
     fn select(&mut self, source: &[(String, String)]) -> Vec<(String, String)> {
         let mut known = Vec::new();
         for (key, value) in source {
@@ -133,7 +133,7 @@ impl Checker {
                     self.warnings.push(format!("unknown key {key} is ignored; `chatd --help` lists the keys"));
                 }
             } else if value.contains(char::REPLACEMENT_CHARACTER) {
-                // The caller decoded it lossily: acting on a mangled path or secret would be worse than to stop.
+                // The caller has decoded it lossily. A mangled path or secret is worse than a failed start.
                 self.mistake(name, value, "UTF-8 text");
             } else if !value.is_empty() {
                 known.push((key.clone(), value.clone()));
@@ -152,7 +152,7 @@ impl Checker {
         self.mistakes.push(Mistake { key: format!("{PREFIX}{name}"), given, expected: expected.into() });
     }
 
-    /// `value`, or the default of the table, through `parse`; `None` only after a mistake was noted.
+    /// Parses `value`, or the default of the table, with `parse`. `None` only after a mistake was recorded.
     pub(super) fn parsed<T>(
         &mut self,
         name: &str,
@@ -200,15 +200,15 @@ impl Checker {
         })
     }
 
-    /// An address to listen on. Port 0 is refused where others have to be told the port.
+    /// An address to listen on. Port 0 is rejected if the port is advertised.
     pub(super) fn listen(&mut self, name: &str, value: Option<String>, advertised: bool) -> Option<SocketAddr> {
-        let expected = "an IP address and a port, such as 0.0.0.0:50051 or [::]:50051";
+        let expected = "an IP address and a port, such as [::]:50051 or 127.0.0.1:50051";
         self.parsed(name, value, expected, |text| {
             text.parse().ok().filter(|address: &SocketAddr| !advertised || address.port() != 0)
         })
     }
 
-    /// An address that others are told; `default` when none is given.
+    /// An advertised address; `default` if none is given.
     fn advertise(&mut self, name: &str, value: Option<String>, default: Option<String>) -> Option<String> {
         match value {
             None => default,
@@ -225,7 +225,7 @@ impl Checker {
         })
     }
 
-    /// The list of the first members; `None` when it is not given or wrong.
+    /// The list of the first members; `None` if it is absent or wrong.
     fn initial_nodes(
         &mut self,
         value: Option<String>,
@@ -300,7 +300,7 @@ impl Checker {
         None
     }
 
-    /// The three times that have to fit each other.
+    /// Checks the three times against each other.
     fn timing(&mut self, heartbeat: Option<Duration>, min: Option<Duration>, max: Option<Duration>) {
         if let (Some(heartbeat), Some(min)) = (heartbeat, min)
             && heartbeat * 2 > min
@@ -324,7 +324,7 @@ impl Checker {
         })
     }
 
-    /// Warns when this node is advertised at another address than the list of the first nodes gives for it.
+    /// Warns if this node advertises another address than the list of the first nodes contains for it.
     fn same_address(&mut self, entry: Option<&str>, advertised: Option<&str>) {
         if let (Some(entry), Some(advertised)) = (entry, advertised)
             && entry != advertised
@@ -335,7 +335,7 @@ impl Checker {
         }
     }
 
-    /// Checks everything, in the order of the table. `None` only when there was a mistake.
+    /// Checks everything, in the order of the table. `None` only after a mistake.
     fn check(&mut self, mut raw: Raw) -> Option<Config> {
         let peer_listen = self.peer_listen(&raw);
         let (capacity, proxies) = (self.capacity(&mut raw), self.proxies(&mut raw));
@@ -437,7 +437,7 @@ impl Checker {
         })
     }
 
-    /// Warns of what others on the network can read along. The peer port is looked at where it is started.
+    /// Warns of data that others on the network could read. The peer port is checked when it is started.
     fn open_listeners(&mut self, [client, web, metrics]: [Option<SocketAddr>; 3], tls: bool) {
         let ports = [
             ("LISTEN", client, "passwords and messages", "set CHAT_TLS_CERT and CHAT_TLS_KEY"),
@@ -455,7 +455,7 @@ impl Checker {
         }
     }
 
-    /// Four listeners need four ports. Only equal ports that would collide count.
+    /// Checks that the four listeners have distinct ports. Only equal ports that would collide count.
     fn distinct(&mut self, listeners: &[Option<SocketAddr>; 4]) {
         const NAMES: [&str; 4] = ["LISTEN", "PEER_LISTEN", "WEB_LISTEN", "METRICS_LISTEN"];
         for (later, second) in listeners.iter().enumerate() {
@@ -471,7 +471,7 @@ impl Checker {
     }
 }
 
-/// Where a node is found when nobody says: by its name; but what listens on loopback is found on loopback only.
+/// The default advertised address: the node's name, or the loopback address if the node listens only there.
 fn default_advertise(name: &str, listen: SocketAddr) -> String {
     if listen.ip().is_loopback() { listen.to_string() } else { format!("{name}:{}", listen.port()) }
 }
@@ -495,10 +495,10 @@ fn is_host_and_port(text: &str) -> bool {
     host && port
 }
 
-/// `host`, `*.domain`, `1.2.3.4` or `[::1]`, with a port or without.
+/// `host`, `*.domain`, `1.2.3.4` or `[::1]`, with or without a port.
 fn is_web_host(text: &str) -> bool {
     let host = text.strip_prefix("*.").unwrap_or(text);
-    // Below an address there is nothing.
+    // An IP address has no subdomains.
     if host.len() < text.len() && host.bytes().all(|b| !b.is_ascii_alphabetic()) {
         return false;
     }
@@ -506,7 +506,7 @@ fn is_web_host(text: &str) -> bool {
     if has_port { is_host_and_port(host) } else { is_host_and_port(&format!("{host}:1")) }
 }
 
-/// The host's name, as the kernel has it.
+/// The host's name according to the kernel.
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())

@@ -1,7 +1,7 @@
-//! What protects the peer port: a secret of all nodes, certificates, or the operator's word that nothing has to.
+//! Protection of the peer port: a secret that all nodes share, certificates, or an explicit decision to go without.
 //!
-//! A caller on the peer port can read and change everything. So a node that others can reach, or that knows others, starts only
-//! with one of them. A node by itself listens on loopback and needs none.
+//! A caller on the peer port can read and change everything. So a node that others can reach, or that has other
+//! members, starts only with one of these. A single node listens on loopback and needs none.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -11,24 +11,24 @@ use super::{
 };
 use crate::net::tls::Secrets;
 
-/// The peer port of a node that knows no others, and that nothing protects.
+/// The default peer port of a single, unprotected node.
 const ALONE: &str = "127.0.0.1:50052";
-/// The peer port of a node with others.
-const WITH_OTHERS: &str = "0.0.0.0:50052";
+/// The default peer port of all other nodes.
+const WITH_OTHERS: &str = "[::]:50052";
 
-/// What to do about an unprotected peer port.
+/// The remedies for an unprotected peer port.
 pub const REMEDY: &str = "a secret that all nodes share (`chatd secret FILE` writes one, for CHAT_PEER_SECRET_FILE), or \
                           certificates (CHAT_PEER_TLS_CERT, _KEY and _CA), or CHAT_INSECURE_PEERS=1 to trust every host \
                           that reaches the peer port";
 
-/// The keys that protect the peer port, beside those of certificates.
+/// The keys that protect the peer port, besides those of certificates.
 pub(super) struct Given {
     pub secret: Option<String>,
     pub secret_file: Option<String>,
     pub insecure: Option<String>,
 }
 
-/// What became of them.
+/// The checked values of [`Given`].
 pub(super) struct Protected {
     pub secrets: Option<Secrets>,
     pub secret_file: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub(super) struct Protected {
 }
 
 impl Checker {
-    /// Where the node listens for others: by default on loopback while it is alone and nothing protects it.
+    /// The peer listen address. By default it is on loopback for a single, unprotected node.
     pub(super) fn peer_listen(&mut self, raw: &Raw) -> Option<SocketAddr> {
         let is_alone = [&raw.initial_nodes, &raw.join, &raw.peer_secret, &raw.peer_secret_file, &raw.peer_tls_cert]
             .iter()
@@ -46,8 +46,9 @@ impl Checker {
         self.listen("PEER_LISTEN", Some(value), true)
     }
 
-    /// Checks that the peer port is protected by exactly one of the ways there are. The node has others when it is told of them
-    /// (INITIAL_NODES or JOIN).
+    /// Checks that the peer port is protected by a secret or by certificates, but not by both. Neither is required if
+    /// the configuration trusts every host, or if the node listens on loopback and has no others. A node has others if
+    /// INITIAL_NODES or JOIN is given.
     pub(super) fn protection(
         &mut self,
         given: Given,

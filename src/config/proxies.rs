@@ -1,4 +1,4 @@
-//! Which proxies in front of the node are trusted.
+//! The trusted proxies in front of the node.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::parse::{Checker, Raw};
 use crate::net::proxies::Proxies;
 
-/// Most networks of proxies: each caller's address is compared with all of them.
+/// Most networks of proxies, as each caller's address is compared with all of them.
 const NETWORKS_MAX: usize = 64;
 
 impl Checker {
@@ -27,7 +27,7 @@ impl Checker {
         let Some(text) = value else { return Some(Vec::new()) };
         let network = |item: &str| {
             let item = item.trim();
-            item.parse().ok().or_else(|| item.parse().ok().map(|ip: IpAddr| IpNet::from(ip.to_canonical())))
+            item.parse().ok().map(canonical).or_else(|| item.parse().ok().map(|ip: IpAddr| ip.to_canonical().into()))
         };
         let networks: Option<Vec<IpNet>> = text.split(',').map(network).collect();
         let networks = networks.filter(|networks| networks.len() <= NETWORKS_MAX);
@@ -37,5 +37,30 @@ impl Checker {
             self.mistake("TRUSTED_PROXIES", &text, expected);
         }
         networks
+    }
+}
+
+/// Converts a network of IPv4-mapped IPv6 addresses to IPv4, because callers are identified by their IPv4 addresses.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let mapped = match network {
+        IpNet::V6(network) => network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(MAPPED_BITS)),
+        IpNet::V4(_) => None,
+    };
+    mapped.and_then(|(address, bits)| IpNet::new(address.into(), bits).ok()).unwrap_or(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_networks_are_those_of_ipv4() {
+        let as_known = |text: &str| canonical(text.parse().unwrap()).to_string();
+        assert_eq!(as_known("::ffff:0:0/96"), "0.0.0.0/0");
+        assert_eq!(as_known("::ffff:10.1.0.0/112"), "10.1.0.0/16");
+        for other in ["::/0", "::ffff:0:0/95", "2001:db8::/32", "10.0.0.0/8"] {
+            assert_eq!(as_known(other), other.parse::<IpNet>().unwrap().to_string());
+        }
     }
 }

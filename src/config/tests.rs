@@ -1,10 +1,10 @@
-//! What a user sees of the configuration: defaults, every mistake at once, no secret anywhere.
+//! The configuration as a user sees it: defaults, all mistakes at once, no secrets in any output.
 
 use std::io::Write as _;
 
 use super::*;
 
-/// Unless a test protects the peer port itself, a node with others trusts all.
+/// Loads `pairs`. A node with others trusts all hosts unless the test protects the peer port.
 fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let given = |words: &[&str]| pairs.iter().any(|(key, _)| words.iter().any(|word| key.contains(word)));
     let trusting = given(&["INITIAL_NODES", "JOIN"]) && !given(&["PEER_SECRET", "PEER_TLS", "INSECURE"]);
@@ -16,7 +16,7 @@ fn load_as_given(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::load(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
 }
 
-/// The keys that are wrong.
+/// The keys with mistakes.
 fn wrong(pairs: &[(&str, &str)]) -> Vec<String> {
     load(pairs).expect_err("must be refused").0.into_iter().map(|mistake| mistake.key).collect()
 }
@@ -29,10 +29,10 @@ fn defaults_make_a_cluster_of_one() {
         values,
         [
             "CHAT_NAME=n1",
-            "CHAT_LISTEN=0.0.0.0:50051",
+            "CHAT_LISTEN=[::]:50051",
             "CHAT_PEER_LISTEN=127.0.0.1:50052",
-            "CHAT_WEB_LISTEN=0.0.0.0:8080",
-            "CHAT_METRICS_LISTEN=0.0.0.0:9464",
+            "CHAT_WEB_LISTEN=[::]:8080",
+            "CHAT_METRICS_LISTEN=[::]:9464",
             "CHAT_ADVERTISE=n1:50051",
             "CHAT_PEER_ADVERTISE=127.0.0.1:50052",
             "CHAT_WEB_ADVERTISE=n1:8080",
@@ -82,11 +82,11 @@ fn defaults_make_a_cluster_of_one() {
         ]
     );
     let open: Vec<_> = config.warnings.iter().map(|warning| warning.split(',').next().unwrap()).collect();
-    let listeners = ["LISTEN is 0.0.0.0:50051", "WEB_LISTEN is 0.0.0.0:8080", "METRICS_LISTEN is 0.0.0.0:9464"];
+    let listeners = ["LISTEN is [::]:50051", "WEB_LISTEN is [::]:8080", "METRICS_LISTEN is [::]:9464"];
     assert_eq!(open, listeners.map(|listener| format!("CHAT_{listener}")));
 }
 
-/// Warnings of anything but listeners that are open.
+/// The warnings, except those about open listeners.
 fn odd(config: &Config) -> Vec<&String> {
     config.warnings.iter().filter(|warning| !warning.contains(", without TLS: ")).collect()
 }
@@ -200,7 +200,7 @@ fn a_mistake_tells_key_value_and_what_is_expected() {
     assert_eq!(
         error.to_string(),
         "2 mistakes in the configuration:\n  \
-         CHAT_LISTEN: given \"here\", expected an IP address and a port, such as 0.0.0.0:50051 or [::]:50051\n  \
+         CHAT_LISTEN: given \"here\", expected an IP address and a port, such as [::]:50051 or 127.0.0.1:50051\n  \
          CHAT_LOG_FORMAT: given \"xml\", expected text or json"
     );
     assert_eq!(ConfigErrors::EXIT_CODE, 64);
@@ -293,7 +293,7 @@ fn a_node_that_others_reach_is_protected() {
     }
     let listen = |pairs: &[(&str, &str)]| load(pairs).unwrap().peer_listen.to_string();
     assert_eq!(listen(&[name]), "127.0.0.1:50052");
-    assert_eq!(listen(&[name, three]), "0.0.0.0:50052");
+    assert_eq!(listen(&[name, three]), "[::]:50052");
     let dir = tempfile::tempdir().unwrap();
     let pairs = certificates(dir.path(), &["n1"]);
     let config = load_as_given(&with(&pairs, &[name, three])).unwrap();
@@ -383,7 +383,7 @@ fn a_node_that_comes_later_is_not_one_of_the_first() {
     let later = load(&[("CHAT_NAME", "n6"), ("CHAT_INITIAL_NODES", five), ("CHAT_JOIN", "a:1, b:1")]).unwrap();
     assert_eq!(later.join, Some(Join::Ask(vec!["a:1".into(), "b:1".into()])));
     assert_eq!(later.initial_nodes.len(), 5);
-    // One environment for all: the first may be told whom to ask, too.
+    // All nodes may share one environment, so the first ones may have JOIN set, too.
     let first = load(&[("CHAT_NAME", "n2"), ("CHAT_INITIAL_NODES", five), ("CHAT_JOIN", "a:1, b:1")]).unwrap();
     assert_eq!((first.initial_nodes.len(), &first.peer_advertise[..], odd(&first).len()), (5, "b:1", 0));
     let invited = load(&[("CHAT_NAME", "n6"), ("CHAT_JOIN", "invitation")]).unwrap();
@@ -393,7 +393,7 @@ fn a_node_that_comes_later_is_not_one_of_the_first() {
     }
 }
 
-/// Certificates for the names of a node; the keys and values that use them.
+/// Certificates for the names of a node, as the keys and values that use them.
 fn certificates(dir: &std::path::Path, hosts: &[&str]) -> Vec<(String, String)> {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let files = crate::net::tls::issue::Authority::open(dir).unwrap().issue("n1", &hosts, 7).unwrap();
@@ -411,7 +411,7 @@ fn certificates(dir: &std::path::Path, hosts: &[&str]) -> Vec<(String, String)> 
 
 fn with<'a>(pairs: &'a [(String, String)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let given = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    // What is given again, or as nothing, takes the place of what was there.
+    // A key that is given again, or as empty, replaces the previous value.
     given.filter(|(key, _)| !more.iter().any(|(other, _)| other == key)).chain(more.iter().copied()).collect()
 }
 
@@ -424,7 +424,7 @@ fn certificates_that_fit_are_taken_and_shown_by_their_files() {
     for pair in &pairs {
         assert!(config.effective().contains(pair), "{pair:?}");
     }
-    // Clients may come under another name; the other nodes may not.
+    // Clients may use another name. The other nodes may not.
     let config = load(&with(&pairs, &[("CHAT_NAME", "n1"), ("CHAT_ADVERTISE", "chat.example.org:50051")])).unwrap();
     assert!(odd(&config)[0].contains("CHAT_TLS_CERT does not fit CHAT_ADVERTISE"), "{:?}", config.warnings);
 }

@@ -1,12 +1,12 @@
-//! How connections are made: on a [`Network`], where the fastest of a name's addresses wins (`race`), secured with TLS if there is
-//! something to do it with, and handed to a channel that makes a new one after each failure.
+//! Outgoing connections: made on a [`Network`], where the fastest of a name's addresses wins (`race`), secured with TLS
+//! if a connector is configured, and used by a channel that connects again after each failure.
 //!
-//! Connecting is not bound to the call that needs it. A call waits for a connection only as long as [`Patience::call`] says, and is
-//! then told that it was not sent ([`never_connected`]); connecting goes on, and a later call finds the connection made. So a dead node
-//! costs a call little, and a node that is far away is reached all the same. What connecting shows of the distance is in [`Way`], for
-//! those whose limits have to follow it.
+//! Connecting is not bound to the call that needs the connection. A call waits for a connection for at most
+//! [`Patience::call`], and then fails as not sent ([`never_connected`]). Connecting continues, and a later call uses
+//! the connection. So a dead node costs a call little time, and a distant node is still reached. [`Way`] holds the
+//! measured round-trip time for limits that depend on it.
 //!
-//! Left out: limits of calls, and where the next one goes.
+//! Does not cover: limits of calls, and the choice of the next target.
 
 use std::{
     error::Error as _,
@@ -34,17 +34,18 @@ use tonic::{
 };
 
 use super::{
+    plain::Plain,
     race,
     tls::{Connector, host_of},
 };
 
-/// How long a connection that nobody waits for any more is kept for the next call. Shorter than a server waits for a first byte.
+/// How long an unused connection is kept for the next call. Shorter than the time that a server waits for a first byte.
 const KEPT: Duration = Duration::from_secs(2);
 
-/// The longest time of an attempt that is taken for a round trip: beyond it a packet was lost rather than slow.
+/// The longest attempt that counts as a round trip. A longer one means a lost packet rather than a slow link.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(3);
 
-/// Bytes in both directions.
+/// A byte stream in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
@@ -52,18 +53,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// A connection.
 pub type ByteStream = Box<dyn Duplex>;
 
-/// What connections are made on.
+/// A network to connect on.
 pub trait Network: Send + Sync + 'static {
-    /// The addresses of `host:port`, the best first.
+    /// The addresses of `host:port`, in order of preference.
     ///
     /// # Errors
-    /// Of the future: the name has none, or cannot be looked up.
+    /// The future fails if the name has no address or cannot be resolved.
     fn resolve(&self, address: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
     /// Connects to an address.
     ///
     /// # Errors
-    /// Of the future: nobody takes connections there.
+    /// The future fails if the address does not accept connections.
     fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<ByteStream>>;
 }
 
@@ -79,39 +80,39 @@ impl Network for Tcp {
     fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<ByteStream>> {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
-            // Without it requests may be late, but they come.
+            // Best effort: without it, requests are delayed but not lost.
             let _ = stream.set_nodelay(true);
             Ok(Box::new(stream) as ByteStream)
         })
     }
 }
 
-/// How long connecting may take.
+/// Time limits for connecting.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// How long a call waits for a connection.
     pub call: Duration,
-    /// How long one is tried to be made, for this call and later ones.
+    /// How long an attempt goes on, for this call and later ones.
     pub all: Duration,
 }
 
-/// A channel that connects when it is first used and again after each failure, and what connecting showed.
+/// A channel that connects when it is first used and again after each failure, with the measured distance.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// To send calls on.
+    /// The channel to send calls on.
     pub channel: Channel,
-    /// How far the other side is.
+    /// The distance of the peer.
     pub way: Arc<Way>,
 }
 
-/// How far the other side is.
+/// The distance of a peer, as the newest connection measured it.
 #[derive(Debug, Default)]
 pub struct Way {
     round_trip_us: AtomicU64,
 }
 
 impl Way {
-    /// The time to there and back, as the newest connection showed it; zero before the first. At most 3 s.
+    /// The round-trip time that the newest connection measured; zero before the first. At most 3 s.
     pub fn round_trip(&self) -> Duration {
         Duration::from_micros(self.round_trip_us.load(Ordering::Relaxed))
     }
@@ -129,14 +130,14 @@ pub struct Dialer {
     tls: Option<Connector>,
 }
 
-/// Over TCP.
+/// A dialer over TCP.
 impl Default for Dialer {
     fn default() -> Self {
         Self::new(Tcp)
     }
 }
 
-/// Over TLS.
+/// A dialer over TLS.
 impl From<Connector> for Dialer {
     fn from(connector: Connector) -> Self {
         Self { tls: Some(connector), ..Self::default() }
@@ -150,7 +151,7 @@ impl fmt::Debug for Dialer {
 }
 
 impl Dialer {
-    /// A dialer on a network of its own, without TLS.
+    /// A dialer without TLS on `network`.
     pub fn new(network: impl Network) -> Self {
         Self { network: Arc::new(network), tls: None }
     }
@@ -158,8 +159,8 @@ impl Dialer {
     /// Connects to `host:port`.
     ///
     /// # Errors
-    /// `TimedOut`: not within `limit`. Nobody takes connections there; or, with TLS, the server shows a certificate that does not hold
-    /// for this host, or does not have the shared secret.
+    /// `TimedOut` if there is no connection within `limit`. Other errors if the host refuses the connection or, with
+    /// TLS, if the server presents a certificate that is not valid for this host, or does not have the shared secret.
     pub async fn open(&self, address: &str, limit: Duration) -> io::Result<ByteStream> {
         self.open_on(&Way::default(), address, limit).await
     }
@@ -168,7 +169,7 @@ impl Dialer {
         let deadline = Instant::now() + limit;
         let won = race::connect(&*self.network, address, deadline).await?;
         way.note(won.took);
-        let Some(tls) = &self.tls else { return Ok(won.stream) };
+        let Some(tls) = &self.tls else { return Ok(Box::new(Plain::new(won.stream))) };
         match timeout_at(deadline, tls.secure(won.stream, host_of(address))).await {
             Ok(stream) => Ok(Box::new(stream?)),
             Err(_) => Err(io::Error::new(
@@ -178,7 +179,7 @@ impl Dialer {
         }
     }
 
-    /// A channel to `endpoint`, which has the settings of the calls; those of connecting are in `patience`.
+    /// A channel to `endpoint`, which holds the settings of the calls. Those of connecting are in `patience`.
     pub fn line(&self, endpoint: Endpoint, patience: Patience) -> Line {
         let way = Arc::<Way>::default();
         let address = address_of(endpoint.uri(), self.tls.is_some());
@@ -191,7 +192,7 @@ impl Dialer {
         Line { channel: self.with_origin(endpoint).connect_with_connector_lazy(connect), way }
     }
 
-    /// To tonic each connection is one that needs no TLS of its own; those who read the requests see what it is.
+    /// Sets the scheme that the requests show. For tonic, each connection is one that needs no TLS of its own.
     fn with_origin(&self, endpoint: Endpoint) -> Endpoint {
         let mut parts = endpoint.uri().clone().into_parts();
         parts.scheme = Some(if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
@@ -202,7 +203,7 @@ impl Dialer {
     }
 }
 
-/// `host:port`, with the port of the scheme if none is named.
+/// `host:port`, with the default port of the scheme if the URI has none.
 fn address_of(uri: &Uri, tls: bool) -> String {
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     format!("{}:{port}", uri.host().unwrap_or_default())
@@ -217,7 +218,7 @@ struct Maker {
     under_way: Mutex<Option<Making>>,
 }
 
-/// A connection that is being made, or that was made when nobody waited any more.
+/// A connection attempt in flight, or a connection that was completed after its call had given up.
 type Making = oneshot::Receiver<io::Result<ByteStream>>;
 
 impl Maker {
@@ -227,7 +228,7 @@ impl Maker {
         if let Some(mut making) = under_way.take() {
             match making.try_recv() {
                 Ok(Ok(stream)) => return Ok(stream),
-                // What failed before this call does not fail this call.
+                // An attempt that failed before this call does not fail this call.
                 Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed) => {}
                 Err(oneshot::error::TryRecvError::Empty) => *under_way = Some(making),
             }
@@ -245,7 +246,7 @@ impl Maker {
         }
     }
 
-    /// Goes on with it until it is made, or nobody can come for it any more.
+    /// Starts an attempt, which continues until it completes or its receiver is dropped.
     fn begin(self: &Arc<Self>) -> Making {
         let (mut sender, receiver) = oneshot::channel();
         let (dialer, address, patience) = (self.dialer.clone(), self.address.clone(), self.patience);
@@ -256,7 +257,7 @@ impl Maker {
                 () = sender.closed() => return,
                 made = dialer.open_on(&way, &address, patience.all) => made,
             };
-            // Whoever waits has it now.
+            // A waiting call has received the connection by now.
             let _ = sender.send(made);
             sleep(KEPT).await;
             if let Some(maker) = maker.upgrade() {
@@ -266,9 +267,9 @@ impl Maker {
         receiver
     }
 
-    /// Closes a connection that nobody came for.
+    /// Closes a connection that no call has used.
     fn drop_what_is_left(&self) {
-        // Locked by a call that waits: it is for the next connection.
+        // The lock is held by a call that waits, so the connection is not left over.
         let Ok(mut under_way) = self.under_way.try_lock() else { return };
         if let Some(mut making) = under_way.take()
             && matches!(making.try_recv(), Err(oneshot::error::TryRecvError::Empty))
@@ -278,7 +279,7 @@ impl Maker {
     }
 }
 
-/// Whether a call failed because there was no connection to send it on: nothing of it has left this process.
+/// Whether a call failed for lack of a connection. Nothing of it has left this process then.
 pub fn never_connected(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {

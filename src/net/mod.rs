@@ -1,9 +1,12 @@
-//! How connections are made ([`dial`]) and taken: over TCP, or TLS ([`tls`]), unless whoever puts the parts together says otherwise.
+//! Outgoing connections ([`dial`]) and incoming connections, over TCP or TLS ([`tls`]) unless the composition root
+//! chooses another network.
 //!
-//! The simulation says otherwise: it runs nodes and clients on a network of its own. Left out: what is spoken on a
-//! connection, and timeouts and limits of calls, which are those of the endpoint and of the servers. Callers behind [`proxies`]
-//! are named by them. Connections are admitted by a [`gate`], bounded in time in [`bounded`], and served by [`serve`], which
-//! knows what is `under_way`; bodies are received in [`receive`], and budgets are divided by [`shares`].
+//! The simulation chooses its own network for nodes and clients. A [`gate`] admits connections, [`bounded`] limits them
+//! in time, and [`serve`] serves them and uses `under_way` to find the requests in flight. [`receive`] receives the
+//! bodies, and [`shares`] divides budgets. Behind trusted [`proxies`], the proxy names the caller.
+//!
+//! Does not cover: the protocols on a connection, nor the timeouts and limits of calls, which belong to the endpoints
+//! and the servers.
 
 pub mod answer;
 pub mod bounded;
@@ -11,6 +14,7 @@ pub mod dial;
 #[cfg(test)]
 pub(crate) mod far;
 pub mod gate;
+mod plain;
 pub mod proxies;
 mod race;
 pub mod receive;
@@ -33,30 +37,30 @@ use tokio::{
 
 pub use dial::Dialer;
 
-/// The address of what has none.
+/// A placeholder for callers that have no address.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// Takes connections on a port.
+/// Accepts connections on a port.
 pub trait Listener: Send + 'static {
-    /// A connection.
+    /// An accepted connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and who calls. May be dropped and called again without losing one.
+    /// The next connection and the address of its peer. Cancel-safe: no connection is lost.
     ///
     /// # Errors
-    /// It could not be accepted; the next one may be.
+    /// The connection could not be accepted. The next one may be.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
 
-    /// Where the address of the caller will be, for connections that come through a proxy. Empty until the first byte of a request
-    /// was read, and for others.
+    /// The cell that will hold the address of the caller, for connections that may come through a proxy. It is empty
+    /// until the first byte of a request was read, and stays empty for connections without a proxy.
     fn behind(_: &Self::Stream) -> Option<Arc<OnceLock<SocketAddr>>> {
         None
     }
 
-    /// Where it listens.
+    /// The local address.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The operating system cannot determine it.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
@@ -64,8 +68,10 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, from) = TcpListener::accept(self).await?;
-        // Without it answers may be late, but they come.
+        let (stream, mut from) = TcpListener::accept(self).await?;
+        // A dual-stack listener reports IPv4 callers as IPv4-mapped IPv6 addresses.
+        from.set_ip(from.ip().to_canonical());
+        // Best effort: without it, answers are delayed but not lost.
         let _ = stream.set_nodelay(true);
         Ok((stream, from))
     }
@@ -75,7 +81,7 @@ impl Listener for TcpListener {
     }
 }
 
-/// Its callers have no addresses: they count as one.
+/// Callers of a Unix socket have no addresses, so all count as one.
 impl Listener for UnixListener {
     type Stream = UnixStream;
 

@@ -1,4 +1,4 @@
-//! Between openraft's types and the protocol's: on disk (`log.v1`) and between nodes (`raft.v1`).
+//! Converts between openraft's types and those of the protocol: on disk (`log.v1`) and between nodes (`raft.v1`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use crate::proto::{log::v1 as pb, raft::v1 as wire};
 
 type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
 
-/// A message that lacks what it must have, or contradicts itself.
+/// A message that lacks a required part, or contradicts itself.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed message of a peer: {0}")]
 pub struct Malformed(pub &'static str);
@@ -47,7 +47,7 @@ fn required_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
     }
 }
 
-/// The vote of a leader: one that a majority has granted. Raft takes appends and snapshots under no other.
+/// The vote of a leader, which a majority has granted. Raft accepts appends and snapshots under no other vote.
 pub(super) fn leaders_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
     match required_vote(message)? {
         vote if vote.committed => Ok(vote),
@@ -55,7 +55,7 @@ pub(super) fn leaders_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed>
     }
 }
 
-/// The vote that a candidate asks for: nobody has granted it yet.
+/// The vote that a candidate asks for, which is not granted yet.
 fn candidates_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
     match required_vote(message)? {
         vote if vote.committed => Err(Malformed("the vote is not that of a candidate")),
@@ -63,10 +63,10 @@ fn candidates_vote(message: Option<pb::Vote>) -> Result<Vote, Malformed> {
     }
 }
 
-/// SQLite's largest integer. A larger index or term could not be stored: the node would stop, again at each attempt.
+/// SQLite's largest integer. A larger index or term could not be stored, and the node would stop at each attempt.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
-/// The position of an entry, if this node can store it, and a next one.
+/// Checks that this node can store the position of an entry, and a next one.
 fn storable(id: LogId) -> Result<LogId, Malformed> {
     match id.index < NUMBER_MAX && id.leader_id.term <= NUMBER_MAX {
         true => Ok(id),
@@ -179,6 +179,7 @@ pub(super) fn append_request_pb(
         quorum_age_ms: quorum_age.map(|age| age.as_millis() as u64),
         promised,
         durable_end,
+        your_clock_ms: None,
     }
 }
 
@@ -204,7 +205,7 @@ pub(super) fn append_response_pb(response: &AppendEntriesResponse<TypeConfig>) -
         AppendEntriesResponse::Conflict => R::Conflict(wire::Conflict { log_id: None }),
         AppendEntriesResponse::HigherVote(higher) => R::HigherVote(vote_pb(higher)),
     };
-    wire::AppendResponse { result: Some(result), space_low: false }
+    wire::AppendResponse { result: Some(result), ..Default::default() }
 }
 
 pub(super) fn stream_result(response: wire::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
@@ -225,7 +226,7 @@ pub(super) fn stream_result_pb(result: &StreamAppendResult<TypeConfig>) -> wire:
         Err(StreamAppendError::Conflict(id)) => R::Conflict(wire::Conflict { log_id: Some(log_id_pb(id)) }),
         Err(StreamAppendError::HigherVote(higher)) => R::HigherVote(vote_pb(higher)),
     };
-    wire::AppendResponse { result: Some(result), space_low: false }
+    wire::AppendResponse { result: Some(result), ..Default::default() }
 }
 
 pub(super) fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {

@@ -1,4 +1,4 @@
-//! Why a proposal or a read came to nothing.
+//! Errors of proposals, reads, leadership transfers, membership changes and the start.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use super::admission::Rate;
 /// Why the leader did not append a command. Nothing was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// The account does this more often than it may.
+    /// The account exceeds one of its rates.
     #[error("the account exceeds its rate of {}: nothing was applied", .rate.name())]
     RateLimited {
-        /// Which rate.
+        /// The exceeded rate.
         rate: Rate,
-        /// When another try may succeed.
+        /// Time after which another attempt may succeed.
         retry: Duration,
     },
     /// The volume of the leader, or those of too many voters, are low on space.
@@ -37,10 +37,10 @@ pub enum ProposeError {
     /// The command may or may not be applied, now or later.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(String),
-    /// The command is not one that may be proposed. Nothing was applied.
+    /// The command may not be proposed. Nothing was applied.
     #[error("the command is refused: {0}")]
     Unfit(String),
-    /// The node is going down. Nothing was applied.
+    /// The node is stopping. Nothing was applied.
     #[error("this node is stopping: nothing was applied")]
     Stopped,
 }
@@ -48,27 +48,33 @@ pub enum ProposeError {
 /// Why a read could not be made linearizable, or the leader could not be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ReadError {
-    /// There is no leader that a majority follows.
+    /// There is no leader with a quorum.
     #[error("there is no leader")]
     NoLeader,
     /// The deadline passed.
     #[error("the deadline passed")]
     Deadline,
-    /// The node is going down.
+    /// The node is stopping.
     #[error("this node is stopping")]
     Stopped,
 }
 
-/// Why leadership was not moved.
+/// Why leadership was not transferred.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TransferError {
-    /// There is no leader to hand over.
+    /// There is no leader that could transfer leadership.
     #[error("there is no leader")]
     NoLeader,
     /// The target has no vote, or is not a member.
     #[error("the target is not a voter")]
     NotAVoter,
-    /// The target did not take over in time; it may yet.
+    /// The target did not answer the leader for a long time. Nothing was changed.
+    #[error("the target does not answer the leader")]
+    Silent,
+    /// The target did not take over: it declined, or another node was faster. This leader's term has ended, or ends.
+    #[error("the target did not take over: {0}")]
+    NotTaken(String),
+    /// The target did not take over in time, but it may still do so.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
@@ -76,16 +82,16 @@ pub enum TransferError {
 /// Why the membership was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MemberError {
-    /// There is no leader to do it.
+    /// There is no leader to make the change.
     #[error("there is no leader")]
     NoLeader,
     /// No member has that name.
     #[error("no member has that name")]
     NodeUnknown,
-    /// It cannot be done now, or not like this. Nothing was changed.
+    /// The change is not possible now, or not in this form. Nothing was changed.
     #[error("{0}")]
     Conflict(String),
-    /// It may have been done.
+    /// The change may have been made.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
@@ -93,7 +99,7 @@ pub enum MemberError {
 /// Why Raft could not be started.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A setting that openraft refuses.
+    /// openraft rejected a setting.
     #[error("Raft settings: {0}")]
     Config(String),
     /// Storage failed.

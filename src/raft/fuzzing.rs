@@ -1,7 +1,7 @@
-//! What this layer makes of bytes of peers, for the fuzz targets in `fuzz/`: only they use it.
+//! How this layer reads bytes of peers, for the fuzz targets in `fuzz/`, which are the only users.
 //!
-//! Each message is turned into openraft's type and back, as the calls do it: what comes back is what was understood.
-//! Left out: what a target says about the results.
+//! Each message is converted to openraft's type and back, as the calls do it. The result shows how it was understood.
+//! Does not cover: the assertions of a target about the results.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,52 +13,54 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::{convert, convert::Malformed, peers::MESSAGE_BYTES_MAX, service, snapshots::SnapshotStore};
+use super::{
+    convert, convert::Malformed, freshness::Freshness, peers::MESSAGE_BYTES_MAX, service, snapshots::SnapshotStore,
+};
 use crate::proto::{log::v1 as pb, raft::v1 as wire};
 
-/// What was understood of an entry.
+/// Converts an entry and back.
 pub fn entry(message: pb::Entry) -> Result<pb::Entry, Malformed> {
     convert::entry(message).map(|entry| convert::entry_pb(&entry))
 }
 
-/// What was understood of a membership.
+/// Converts a membership and back.
 pub fn stored_membership(message: pb::StoredMembership) -> Result<pb::StoredMembership, Malformed> {
     convert::stored_membership(message).map(|stored| convert::stored_membership_pb(&stored))
 }
 
-/// What was understood of a replication message. What the nodes add to it is no part of what is converted.
+/// Converts a replication message and back. The fields that the nodes add to it are no part of the conversion.
 pub fn append_request(message: wire::AppendRequest) -> Result<wire::AppendRequest, Malformed> {
-    let _ = service::led_at(&message);
+    let _ = service::led_at(&Freshness::default(), &message);
     convert::append_request(message).map(|request| convert::append_request_pb(&request, None, None, 0))
 }
 
-/// What was understood of the answer to a heartbeat.
+/// Converts the answer to a heartbeat and back.
 pub fn append_response(message: wire::AppendResponse) -> Result<wire::AppendResponse, Malformed> {
     convert::append_response(message).map(|response| convert::append_response_pb(&response))
 }
 
-/// What was understood of an answer in a stream.
+/// Converts an answer in a stream and back.
 pub fn stream_result(message: wire::AppendResponse) -> Result<wire::AppendResponse, Malformed> {
     convert::stream_result(message).map(|result| convert::stream_result_pb(&result))
 }
 
-/// What was understood of a candidate's request.
+/// Converts a candidate's request and back.
 pub fn vote_request(message: wire::VoteRequest) -> Result<wire::VoteRequest, Malformed> {
     convert::vote_request(message).map(|request| convert::vote_request_pb(&request, None))
 }
 
-/// What was understood of the answer to a candidate.
+/// Converts the answer to a candidate and back.
 pub fn vote_response(message: wire::VoteResponse) -> Result<wire::VoteResponse, Malformed> {
     convert::vote_response(message).map(|response| convert::vote_response_pb(&response))
 }
 
-/// What was understood of a leader that hands over.
+/// Converts a transfer request of a leader and back.
 pub fn transfer_request(message: wire::TransferLeaderRequest) -> Result<wire::TransferLeaderRequest, Malformed> {
     convert::transfer_request(message).map(|request| convert::transfer_request_pb(&request))
 }
 
-/// Receives a snapshot into the data directory `dir`: the bytes of a stream, after the header. Its revision's place in
-/// the log, and its membership.
+/// Receives a snapshot into the data directory `dir` from the bytes of a stream, which follow the header. Returns the
+/// log position of the snapshot and its membership.
 pub async fn receive_snapshot<B>(
     dir: &Path,
     header: &wire::SnapshotHeader,

@@ -1,19 +1,19 @@
-//! Consensus: one order of commands for all nodes, each on disk on a majority before it counts.
+//! Consensus: one order of commands for all nodes, each command on disk on a majority before it takes effect.
 //!
-//! The only user of openraft. Owns the peer port's protocol, the founding of a cluster, and the way of a command from
-//! [`Node::propose`] into the log (`proposer`), to the other nodes (`network`, `service`) and into the state machine
-//! (`state_machine`). `traced` tells of it for messages that are traced.
+//! The only user of openraft. Owns the protocol of the peer port, the bootstrap of a cluster, and the path of a command
+//! from [`Node::propose`] into the log (`proposer`), to the other nodes (`network`, `service`) and into the state
+//! machine (`state_machine`). `traced` records spans of that path for traced messages.
 //!
 //! Invariants, each with a test:
 //! - A node answers only for its own cluster id and node id ([`peers`]).
-//! - The leader never resumes its own term after a restart (`enable_leader_restore: Some(false)`): it replicates entries
-//!   before its own fsync, so a restart could otherwise use a log id twice.
+//! - The leader never resumes its own term after a restart (`enable_leader_restore: Some(false)`). It replicates
+//!   entries before its own fsync, so a restart could otherwise use a log id twice.
 //! - The state machine is never ahead of this node's durable log (`state_machine`).
-//! - A node whose state differs from that of a majority finds out, and stops (`auditor`).
-//! - A node whose files are older than what it promised to others takes no part (`promises`).
+//! - A node whose state differs from that of a majority detects it and stops (`auditor`).
+//! - A node whose files are older than its commitments to others takes no part (`promises`).
 //! - The saved committed position is never ahead of the entries (`storage::log`).
 //!
-//! Left out: what commands mean (`storage`), and who may send them (`api`).
+//! Does not cover: the meaning of commands (`storage`), and the permission to send them (`api`).
 
 mod admission;
 mod attempts;
@@ -23,9 +23,10 @@ pub mod convert;
 mod eraser;
 mod error;
 mod freshness;
-// With the tests too: they are built more often.
+// Built with the tests as well, since these are built more often than the fuzz targets.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod hand_over;
 mod lease;
 mod log_store;
 mod members;

@@ -1,7 +1,8 @@
-//! openraft's network, over the peer port.
+//! The openraft network, over the peer port.
 
 use std::{
     future::Future,
+    io,
     os::unix::fs::FileExt as _,
     sync::{
         Arc,
@@ -13,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use openraft::{
-    OptionalSend, RPCTypes,
+    ErrorSubject, ErrorVerb, OptionalSend, RPCTypes, StorageError,
     base::{BoxFuture, BoxStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
     network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential},
@@ -29,7 +30,8 @@ use tonic::{Code, Request, Status};
 
 use super::{
     convert::{self, Malformed},
-    freshness::QuorumAge,
+    freshness::{Clocks, QuorumAge},
+    hand_over::Declined,
     peers::{Credentials, Lane, Peers},
     promises::{Promise, Promises},
     snapshots::SnapshotHandle,
@@ -44,52 +46,57 @@ use crate::{
         Channel,
         raft::v1::{self as wire, raft_service_client::RaftServiceClient},
     },
-    storage::LogDb,
+    storage::{LogDb, VerifiedRead},
 };
 
-/// A replication stream whose oldest request has waited so long for its answer is given up and opened anew. Longer
-/// than any fsync that the follower may yet recover from.
+/// A replication stream on which requests have waited this long for an answer is closed and opened again. Longer than
+/// any fsync from which the follower may still recover.
 const STREAM_SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Shortest deadline of a single call: heartbeats have a tighter one by default than a loaded machine can keep.
+/// Shortest timeout of a single call. By default, heartbeats have a timeout that is too tight for a loaded machine.
 const CALL_MIN: Duration = Duration::from_millis(250);
-/// Bytes of a snapshot in one message.
+/// Bytes of a snapshot per message.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Snapshot messages read ahead of the connection.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Makes the clients that openraft asks for.
+/// Creates the network clients of openraft.
 pub struct NetworkFactory {
     peers: Arc<Peers>,
     credentials: Credentials,
     told: Told,
 }
 
-/// What a leader says with each append, beside what openraft says.
+/// Data that a leader adds to openraft's messages, and the places where it keeps the data of the answers.
 #[derive(Clone)]
 pub(super) struct Told {
-    /// When a majority followed it.
+    /// Time since this leader last had a quorum.
     pub quorum_age: QuorumAge,
-    /// What the followers have promised.
+    /// Estimates of the followers' clocks.
+    pub clocks: Clocks,
+    /// Commitments of the followers.
     pub promises: Promises,
-    /// How far its own log is on disk.
+    /// This node's log, which gives the end of its durable part.
     pub log: LogDb,
-    /// Which followers are low on space.
+    /// Followers that are low on space.
     pub space: Space,
-    /// Who is told how long answers take.
+    /// Voters that declined leadership.
+    pub declined: Declined,
+    /// Receives the response times of heartbeats.
     pub observer: Arc<dyn Observer>,
-    /// Of which entries it has to tell.
+    /// Traced entries, whose replication is recorded.
     pub traced: Arc<Traced>,
 }
 
 impl Told {
     fn with(&self, target: u64, request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
         let promised = self.promises.of(target).map(Promise::to_pb);
-        convert::append_request_pb(request, self.quorum_age.get(), promised, self.log.durable_end())
+        let message = convert::append_request_pb(request, self.quorum_age.get(), promised, self.log.durable_end());
+        wire::AppendRequest { your_clock_ms: self.clocks.of(target), ..message }
     }
 }
 
 impl NetworkFactory {
-    /// Clients over `peers` that sign with `credentials`, and say with each append what is `told`.
+    /// Clients over `peers` that sign with `credentials` and add the leader's data to each append.
     pub(super) fn new(peers: Arc<Peers>, credentials: Credentials, told: Told) -> Self {
         Self { peers, credentials, told }
     }
@@ -123,7 +130,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     }
 }
 
-/// Raft calls to one peer.
+/// Sends Raft calls to one peer.
 pub struct PeerClient {
     peers: Arc<Peers>,
     credentials: Credentials,
@@ -141,7 +148,8 @@ impl PeerClient {
         self.peers.member(self.target, &self.address, self.lane).map_err(rpc_error)
     }
 
-    /// What a vote and a pre-vote have in common: they are urgent, whatever this client is for.
+    /// The common part of a vote and a pre-vote. Both are urgent, so they use the control lane whatever this client's
+    /// lane is.
     fn vote_call(
         &self,
         request: &VoteRequest<TypeConfig>,
@@ -151,7 +159,7 @@ impl PeerClient {
         Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request, promised))))
     }
 
-    /// A single call with a deadline.
+    /// Makes a single call with a deadline.
     async fn call<T>(
         &self,
         action: RPCTypes,
@@ -172,7 +180,8 @@ impl PeerClient {
     }
 }
 
-/// A peer that cannot be reached, or refuses to talk, is left alone for a while; all else is tried again at once.
+/// Converts a status. A peer that is unreachable or rejects the call is retried after a backoff, any other failure at
+/// once.
 fn rpc_error(status: Status) -> RpcError {
     match status.code() {
         Code::Unavailable
@@ -204,6 +213,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             self.told.observer.answered(&self.name, began.elapsed());
         }
         self.told.space.note(self.target, response.space_low);
+        self.told.clocks.note(self.target, response.clock_ms);
         convert::append_response(response).map_err(malformed)
     }
 
@@ -219,8 +229,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
-            // openraft backs off inside of the input: a call that is made before the first request is there fails
-            // without ever having waited, and the next one follows at once.
+            // openraft backs off inside the input. A call before the first request would fail without any wait, and the
+            // next call would follow at once.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let vote = first.vote;
@@ -237,7 +247,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 told.with(target, &request)
             });
             let message = self.credentials.sign(self.target, requests);
-            // Nobody waits for this but the stream itself, and a follower may be far away.
+            // Only the stream itself waits for this call, and a follower may be far away.
             let option = RPCOption::new(STREAM_SILENCE_MAX.max(option.hard_ttl()));
             let response = self.call(RPCTypes::AppendEntries, &option, client.stream_append(message)).await?;
             let (promises, target) = (self.told.promises.clone(), self.target);
@@ -281,7 +291,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let mut client = self.peers.member(self.target, &self.address, Lane::Control).map_err(rpc_error)?;
         let message = self.credentials.sign(self.target, convert::transfer_request_pb(&request));
-        let response = self.call(RPCTypes::TransferLeader, &option, client.transfer_leader(message)).await?;
+        let answer = self.call(RPCTypes::TransferLeader, &option, client.transfer_leader(message)).await;
+        if matches!(answer, Err(RPCError::Unreachable(_))) && *request.to_node_id() == self.target {
+            self.told.declined.note(self.target);
+        }
+        let response = answer?;
         if let Some(actual) = response.vote_changed {
             let (expected, actual) = (*request.from_leader(), convert::vote(actual));
             return Ok(Err(TransferLeaderError::VoteChanged { expected, actual }));
@@ -305,9 +319,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             self.peers.member(self.target, &self.address, Lane::Bulk).map_err(|status| unreachable(&status))?;
         let handle = snapshot.snapshot;
         let checked = handle.clone();
-        let (length_bytes, sha256) = blocking::io(move || checksum(&checked))
-            .await
-            .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        let (length_bytes, sha256) =
+            blocking::io(move || checksum(&checked)).await.map_err(|error| unreadable(&handle, error))?;
         let header = wire::SnapshotHeader {
             vote: Some(convert::vote_pb(&vote)),
             last_log_id: snapshot.meta.last_log_id.as_ref().map(convert::log_id_pb),
@@ -338,8 +351,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     }
 }
 
-/// Ends the stream with an error when requests wait for an answer and none comes: a half-open connection would
-/// otherwise hold this follower, and with it the purge of the leader's log, for ever.
+/// Ends the stream with an error when requests wait for an answer and none arrives. Otherwise a half-open connection
+/// would block this follower for ever, and with it the purge of the leader's log.
 fn watch_for_silence(
     responses: tonic::Streaming<wire::AppendResponse>,
     outstanding: Arc<AtomicU64>,
@@ -351,7 +364,7 @@ fn watch_for_silence(
             loop {
                 match timeout(STREAM_SILENCE_MAX, responses.next()).await {
                     Ok(None) if outstanding.load(Ordering::Relaxed) == 0 => return None,
-                    // openraft would wait for the answers, and keep the log for them.
+                    // Otherwise openraft would wait for the answers and keep the log for them.
                     Ok(None) => {
                         let status = Status::unavailable("the follower ended the replication stream");
                         return Some((Err(rpc_error(status)), None));
@@ -375,22 +388,35 @@ fn watch_for_silence(
     }))
 }
 
-fn checksum(handle: &SnapshotHandle) -> std::io::Result<(u64, Vec<u8>)> {
+/// Converts a read error. A damaged snapshot stops the node: the next start removes it and builds another, while other
+/// nodes lead.
+fn unreadable(handle: &SnapshotHandle, error: io::Error) -> StreamingError<TypeConfig> {
+    if error.kind() != io::ErrorKind::InvalidData {
+        return StreamingError::Network(NetworkError::new(&error));
+    }
+    let error = io::Error::new(error.kind(), format!("the snapshot {}: {error}", handle.path.display()));
+    StreamingError::StorageError(StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Read, error))
+}
+
+/// Length and SHA-256 of a snapshot, taken from verified reads. A page that changes afterwards gives the receiver
+/// another SHA-256.
+fn checksum(handle: &SnapshotHandle) -> io::Result<(u64, Vec<u8>)> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK_BYTES];
-    let mut offset = 0;
+    let mut length = 0;
+    let mut file = VerifiedRead::new(&handle.file)?;
     loop {
-        let count = handle.file.read_at(&mut buffer, offset)?;
+        let count = file.read(&mut buffer)?;
         if count == 0 {
-            return Ok((offset, hash.finalize().to_vec()));
+            return Ok((length, hash.finalize().to_vec()));
         }
         hash.update(&buffer[..count]);
-        offset += count as u64;
+        length += count as u64;
     }
 }
 
-/// The messages of a snapshot, read a few ahead. A read error ends the stream early, which the receiver refuses by the
-/// length.
+/// The messages of a snapshot, a few of them read ahead. A read error ends the stream early, and the receiver then
+/// rejects the snapshot because of its length.
 fn chunks(header: wire::SnapshotHeader, handle: SnapshotHandle) -> ReceiverStream<wire::SnapshotChunk> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! A running member of the cluster: what the layers above see of Raft.
+//! A running cluster member: the interface of Raft for the layers above.
 
 use std::{
     sync::{Arc, Mutex as StdMutex, OnceLock, atomic::AtomicU64},
@@ -16,8 +16,9 @@ use super::{
     attempts::AttemptLimiter,
     auditor::Auditor,
     convert,
-    error::{ProposeError, ReadError, Refusal, TransferError},
+    error::{ProposeError, ReadError, Refusal},
     freshness::{Freshness, QuorumAge},
+    hand_over::HandOvers,
     peers::{Credentials, Lane, Peers},
     promises::Promises,
     proposer::{AttemptError, Claim, Job, ProposalCounts, Proposals},
@@ -36,25 +37,28 @@ use crate::{
     trace::{Kind, TraceContext, Tracer},
 };
 
-/// Between two attempts, when nothing else says that another could go better.
+/// Longest pause between two attempts. A change of the view ends it early.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
 
-/// After so many election timeouts without a majority behind it, a leader is called one no more. Long enough for a
-/// slow disk or an election to pass unnoticed.
+/// Reason for an unknown outcome when the node stops while a command is being replicated.
+const STOPPING: &str = "this node is stopping";
+
+/// A leader without a quorum for this many election timeouts is no longer reported as leader. Long enough to ride out a
+/// slow disk or an election.
 const LEADERLESS_ELECTIONS: u32 = 5;
 
-/// Health of a member, as the leader sees it.
+/// Health of a member, as seen by the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerHealth {
-    /// Which member.
+    /// Raft id of the member.
     pub node_id: u64,
-    /// Time since it last answered the leader; `None`: not since the leader leads.
+    /// Time since the member last answered the leader; `None`: no answer since the leader was elected.
     pub silent: Option<Duration>,
-    /// Log entries that it has yet to acknowledge; `None`: not known.
+    /// Log entries that are not yet acknowledged by the member; `None`: unknown.
     pub lag_entries: Option<u64>,
 }
 
-/// Health of all members, as the leader sees it.
+/// Health of all members, as seen by the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overview {
     /// The leader's term.
@@ -64,8 +68,8 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// How many more of the voters among `members` may fail before there is no majority. One that was silent for longer than
-    /// `silence_max` has failed already.
+    /// How many more of the voters among `members` may fail before the quorum is lost. A voter that has been silent for
+    /// longer than `silence_max` counts as failed.
     pub fn failures_tolerated(&self, members: &[Peer], silence_max: Duration) -> u32 {
         let heard = |id: u64| {
             let health = self.peers.iter().find(|health| health.node_id == id);
@@ -77,42 +81,42 @@ impl Overview {
     }
 }
 
-/// What only a leader knows.
+/// State that exists only on a leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leading {
-    /// Time since it knew that a majority follows it.
+    /// Time since the leader last had a quorum.
     pub quorum_age: Duration,
     /// Health of all members.
     pub overview: Overview,
 }
 
-/// Where this node stands.
+/// Status of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// Raft's name for this node.
+    /// Raft id of the node.
     pub node_id: u64,
-    /// The operator's name for this node.
+    /// Name that the operator gave the node.
     pub name: String,
-    /// The cluster's UUID.
+    /// UUID of the cluster.
     pub cluster_id: String,
-    /// The newest term it has seen.
+    /// The newest term that the node has seen.
     pub term: u64,
-    /// What it is.
+    /// Role of the node.
     pub role: Role,
-    /// The leader, when it knows one that a majority followed lately. (Raft itself remembers the last one for as long
-    /// as nobody is elected in its place.)
+    /// The leader, if the node has one that recently had a quorum. (Raft itself keeps the last leader until another one
+    /// is elected.)
     pub leader: Option<Peer>,
     /// All members.
     pub members: Vec<Peer>,
-    /// Index of the last entry in its log.
+    /// Index of the last entry in the node's log.
     pub last_log_index: u64,
-    /// Index up to which it knows the log to be committed.
+    /// Commit index, as far as the node has learned it.
     pub committed_index: u64,
-    /// Index up to which its state has the log.
+    /// Index of the last entry that is applied to the node's state.
     pub applied_index: u64,
 }
 
-/// A running member. Clones share it.
+/// A handle of a running member. All clones refer to the same member.
 #[derive(Clone)]
 pub struct Node {
     pub(super) inner: Arc<Inner>,
@@ -135,13 +139,13 @@ pub(super) struct Inner {
     pub promises: Promises,
     pub peers: Arc<Peers>,
     pub credentials: Credentials,
-    /// How long a command waits for a leader before it is refused.
+    /// How long a command or a read waits for a leader before it fails with `NoLeader`.
     pub leader_wait: Duration,
     /// Longest silence of a follower that still counts as healthy.
     pub election_max: Duration,
-    /// One hand-over at a time.
-    pub transfer: Mutex<()>,
-    /// One change of the membership at a time.
+    /// Leadership transfers.
+    pub hand_overs: HandOvers,
+    /// Held during a membership change, so that only one runs at a time.
     pub membership: Mutex<()>,
     /// See [`super::Settings::expected_nodes`].
     pub expected_nodes: Vec<String>,
@@ -149,23 +153,23 @@ pub(super) struct Inner {
     pub tracer: Tracer,
     pub disk: Disk,
     pub space: Space,
-    /// For what is charged here and not at the leader.
+    /// Rates of the changes that are charged on this node rather than on the leader.
     pub charges: StdMutex<Admission>,
     pub refusals: Arc<RefusalCounts>,
-    /// Counts attempts while this node leads.
+    /// Limiter of login and registration attempts, used while this node leads.
     pub attempts: OnceLock<Arc<dyn AttemptLimiter>>,
-    /// Hand-overs because of a slow disk.
+    /// Number of leadership transfers because of a slow disk.
     pub handovers: AtomicU64,
 }
 
 impl Node {
-    /// Gets a command into the log and applied, from any node, and returns its outcome.
+    /// Replicates and applies a command, from any node, and returns its outcome.
     ///
-    /// Every command can be applied twice without harm (it carries an id, or is idempotent), so an attempt whose fate is
-    /// unknown is repeated, at a new leader if need be, until `deadline`.
+    /// Every command can safely be applied twice: it carries an id or is idempotent. So an attempt with an unknown
+    /// outcome is repeated until `deadline`, at a new leader if necessary.
     ///
     /// # Errors
-    /// See [`ProposeError`]; only [`ProposeError::OutcomeUnknown`] leaves it open whether the command is applied.
+    /// See [`ProposeError`]. After any error except [`ProposeError::OutcomeUnknown`], the command was not applied.
     pub async fn propose(
         &self,
         command: Command,
@@ -175,10 +179,11 @@ impl Node {
         self.propose_for(AccountId(0), command, trace, deadline).await
     }
 
-    /// The same for a command of an account, which counts for its rates.
+    /// Like [`Node::propose`], for a command of an account. The command counts against the account's rates.
     ///
     /// # Errors
-    /// See [`ProposeError`]; [`ProposeError::Refused`] when the account exceeds its rates.
+    /// See [`ProposeError`]. [`ProposeError::Refused`] if the account exceeds its rates, or if the volumes are low on
+    /// space.
     pub async fn propose_for(
         &self,
         account: AccountId,
@@ -196,7 +201,7 @@ impl Node {
                 Err(error) => error,
             };
             let limit = match error {
-                // An earlier attempt may have got through.
+                // An earlier attempt with an unknown outcome may have been applied.
                 Attempt::Refused(refusal) => {
                     return Err(doubt.map_or(ProposeError::Refused(refusal), ProposeError::OutcomeUnknown));
                 }
@@ -215,14 +220,27 @@ impl Node {
             if !view::wait_for_change(&self.inner.view, RETRY_DELAY).await {
                 return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
             }
-            let has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some()).await;
+            let has_leader = self.has_leader(limit).await;
+            if self.inner.hand_overs.waits_are_over() {
+                return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
+            }
             if !has_leader || Instant::now() >= limit {
                 return Err(doubt.map_or(ProposeError::NoLeader, ProposeError::OutcomeUnknown));
             }
         }
     }
 
-    /// One attempt; `forwarded` by a follower, or of this node's own caller. Account 0: the cluster's own command.
+    /// Waits for a leader until `limit`, or until this node ends all waits because it is stopping.
+    async fn has_leader(&self, limit: Instant) -> bool {
+        tokio::select! {
+            biased;
+            has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some()) => has_leader,
+            () = self.waits_end() => false,
+        }
+    }
+
+    /// Makes one attempt. The command was `forwarded` by a follower, or comes from a caller of this node. Account 0
+    /// stands for the cluster itself.
     pub(super) async fn attempt(
         &self,
         (account, command): (AccountId, pb::Command),
@@ -254,22 +272,29 @@ impl Node {
             mpsc::error::TrySendError::Full(_) => Attempt::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Attempt::Stopped,
         })?;
-        match timeout_at(deadline, answer).await {
+        let answered = tokio::select! {
+            biased;
+            answered = timeout_at(deadline, answer) => answered,
+            () = self.waits_end() => {
+                return Err(if claim.give_up() { Attempt::Stopped } else { Attempt::Unknown(STOPPING.into()) });
+            }
+        };
+        match answered {
             Ok(Ok(Ok(outcome))) => Ok(outcome),
             Ok(Ok(Err(AttemptError::NotLeader))) => Err(Attempt::NotLeader),
             Ok(Ok(Err(AttemptError::Unfit(reason)))) => Err(Attempt::Unfit(reason)),
             Ok(Ok(Err(AttemptError::Refused(refusal)))) => Err(Attempt::Refused(refusal)),
             Ok(Ok(Err(AttemptError::Unknown(reason)))) => Err(Attempt::Unknown(reason)),
-            Ok(Err(_)) => Err(Attempt::Unknown("this node is stopping".into())),
+            Ok(Err(_)) => Err(Attempt::Unknown(STOPPING.into())),
             Err(_) if claim.give_up() => Err(Attempt::NotLeader),
             Err(_) => Err(Attempt::Unknown("the deadline passed while it was being replicated".into())),
         }
     }
 
-    /// Returns when this node's state has everything that was acknowledged, anywhere, before the call.
+    /// Returns once this node's state includes everything that any node had acknowledged before the call.
     ///
     /// # Errors
-    /// [`ReadError::NoLeader`] after a bounded wait for one; [`ReadError::Deadline`].
+    /// [`ReadError::NoLeader`] after a bounded wait for a leader, [`ReadError::Deadline`] or [`ReadError::Stopped`].
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
         if planted::is(planted::NO_READ_INDEX) {
             return Ok(());
@@ -278,11 +303,16 @@ impl Node {
         loop {
             let (waiter, released) = oneshot::channel();
             self.inner.reads.try_send(waiter).map_err(|error| match error {
-                // So many readers wait only when no question is answered.
+                // The queue fills up only while read index requests get no answer.
                 mpsc::error::TrySendError::Full(_) => ReadError::NoLeader,
                 mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
             })?;
-            match timeout_at(deadline, released).await {
+            let released = tokio::select! {
+                biased;
+                released = timeout_at(deadline, released) => released,
+                () = self.waits_end() => return Err(ReadError::Stopped),
+            };
+            match released {
                 Ok(Ok(Ok(()))) => return Ok(()),
                 Ok(Ok(Err(ReadError::NoLeader))) => {}
                 Ok(Ok(Err(error))) => return Err(error),
@@ -292,7 +322,10 @@ impl Node {
             if !view::wait_for_change(&self.inner.view, RETRY_DELAY).await {
                 return Err(ReadError::Stopped);
             }
-            let has_leader = view::wait(&self.inner.view, give_up_on_leader, |view| view.leader.is_some()).await;
+            let has_leader = self.has_leader(give_up_on_leader).await;
+            if self.inner.hand_overs.waits_are_over() {
+                return Err(ReadError::Stopped);
+            }
             if !has_leader || Instant::now() >= give_up_on_leader {
                 return Err(ReadError::NoLeader);
             }
@@ -303,8 +336,8 @@ impl Node {
         if self.inner.view.borrow().leader.is_some() { ReadError::Deadline } else { ReadError::NoLeader }
     }
 
-    /// How old this node's state may be: time since it last knew that it had everything committed. `None` when it has
-    /// not known since it started.
+    /// Upper bound of the age of this node's state: the time since it was known to include every committed entry.
+    /// `None` if that was never the case since the node started.
     pub fn age(&self) -> Option<Duration> {
         let now = Instant::now();
         if self.inner.view.borrow().is_leader()
@@ -315,7 +348,7 @@ impl Node {
         self.inner.freshness.age(*self.inner.applied.borrow(), now)
     }
 
-    /// Where this node stands.
+    /// Status of this node.
     pub fn status(&self) -> NodeStatus {
         let view = self.inner.view.borrow().clone();
         let metrics = self.inner.raft.data_metrics();
@@ -335,35 +368,35 @@ impl Node {
         }
     }
 
-    /// Whether the leader that this node follows, or is, was followed by a majority lately.
+    /// Whether the leader recently had a quorum. The leader is the node that this one follows, or this node itself.
     pub(super) fn is_led(&self) -> bool {
         let own = self.inner.view.borrow().is_leader().then(|| self.inner.quorum_age.get()).flatten();
         let age = own.or_else(|| self.inner.freshness.leaderless(Instant::now()));
         age.is_some_and(|age| age <= self.majority_missed_max())
     }
 
-    /// After so long without a majority behind it, a leader is called one no more.
+    /// A leader without a quorum for longer than this is no longer reported as leader.
     pub(super) fn majority_missed_max(&self) -> Duration {
         self.inner.election_max * LEADERLESS_ELECTIONS
     }
 
-    /// Its log and its state, for whoever checks a node from inside of its process.
+    /// The log and the state of this node, for tests that check the node from inside its process.
     pub fn files(&self) -> (&LogDb, &SharedState) {
         (&self.inner.log, &self.inner.disk.state)
     }
 
-    /// What this node knows of the cluster, as it changes.
+    /// A watch on this node's view of the cluster.
     pub fn view(&self) -> watch::Receiver<View> {
         self.inner.view.clone()
     }
 
-    /// Whether this node knows a leader, and its state is near what is committed.
+    /// Whether this node has a leader and a small apply lag.
     pub fn is_ready(&self) -> bool {
         const LAG_MAX: u64 = 1000;
         self.status().leader.is_some() && self.behind() <= LAG_MAX
     }
 
-    /// Entries that are committed, as far as this node was told, and not in its state.
+    /// Apply lag: entries that this node has learned to be committed and that are not applied yet.
     pub fn behind(&self) -> u64 {
         let status = self.status();
         let told = self.inner.freshness.committed().map_or(0, |id| id.index);
@@ -375,17 +408,17 @@ impl Node {
         self.inner.space.status(self.inner.view.borrow().is_leader())
     }
 
-    /// Commands that wait to be put into the log.
+    /// Number of commands in the proposal queue.
     pub fn waiting_proposals(&self) -> usize {
         self.inner.jobs.max_capacity() - self.inner.jobs.capacity()
     }
 
-    /// What became of the commands that went through this node.
+    /// Proposal attempts on this node by outcome.
     pub fn proposals(&self) -> Proposals {
         self.inner.counts.get()
     }
 
-    /// What only a leader knows; `None` unless this node leads and a majority followed it lately.
+    /// State that exists only on a leader. `None` unless this node leads and recently had a quorum.
     pub fn leading(&self) -> Option<Leading> {
         if !self.inner.view.borrow().is_leader() || !self.is_led() {
             return None;
@@ -393,7 +426,7 @@ impl Node {
         Some(Leading { quorum_age: self.inner.quorum_age.get()?, overview: self.overview_here() })
     }
 
-    /// Health of all members, asked of the leader.
+    /// Health of all members, requested from the leader.
     ///
     /// # Errors
     /// There is no leader, or it does not answer before `deadline`.
@@ -430,7 +463,7 @@ impl Node {
         self.inner.election_max
     }
 
-    /// This node's own sight of the members; only the leader's means anything.
+    /// Health of all members as seen by this node. Meaningful only on the leader.
     pub(super) fn overview_here(&self) -> Overview {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let own = self.inner.identity.node_id;
@@ -450,70 +483,6 @@ impl Node {
         Overview { term: metrics.current_term, peers: peers.collect() }
     }
 
-    /// Hands leadership to `to`, or to the voter that is furthest, and waits until it leads. Forwarded to the leader.
-    ///
-    /// # Errors
-    /// See [`TransferError`].
-    pub async fn transfer_leadership(&self, to: Option<u64>, deadline: Instant) -> Result<u64, TransferError> {
-        let view = self.inner.view.borrow().clone();
-        let leader = view.leader().ok_or(TransferError::NoLeader)?;
-        let target = if view.is_leader() {
-            self.hand_over(to).await?
-        } else {
-            let mut client = self
-                .inner
-                .peers
-                .member(leader.node_id, &leader.peer_address, Lane::Control)
-                .map_err(|_| TransferError::NoLeader)?;
-            let request = self.inner.credentials.sign(leader.node_id, wire::HandOverRequest { to: to.unwrap_or(0) });
-            match timeout_at(deadline, client.hand_over(request)).await {
-                Ok(Ok(response)) => response.into_inner().to,
-                Ok(Err(status)) if status.code() == tonic::Code::NotFound => return Err(TransferError::NotAVoter),
-                Ok(Err(_)) => return Err(TransferError::NoLeader),
-                Err(_) => return Err(TransferError::Unknown("the leader does not answer".into())),
-            }
-        };
-        if view::wait(&self.inner.view, deadline, |view| view.leader == Some(target)).await {
-            Ok(target)
-        } else {
-            Err(TransferError::Unknown("the target did not take over in time".into()))
-        }
-    }
-
-    /// Starts a hand-over on the leader.
-    pub(super) async fn hand_over(&self, to: Option<u64>) -> Result<u64, TransferError> {
-        let _one = self.inner.transfer.lock().await;
-        let view = self.inner.view.borrow().clone();
-        if !view.is_leader() {
-            return Err(TransferError::NoLeader);
-        }
-        let target = match to {
-            Some(id) => {
-                view.member(id).filter(|peer| peer.voter).ok_or(TransferError::NotAVoter)?;
-                id
-            }
-            None => self.best_successor(&view, self.inner.election_max, |_| true).ok_or(TransferError::NotAVoter)?,
-        };
-        if target != self.inner.identity.node_id {
-            let started = self.inner.raft.trigger().transfer_leader(target).await;
-            started.map_err(|fatal| TransferError::Unknown(fatal.to_string()))?;
-        }
-        Ok(target)
-    }
-
-    /// The voter that was heard of within `silence_max` and has the most of the log, among those that `may` lead.
-    pub(super) fn best_successor(&self, view: &View, silence_max: Duration, may: impl Fn(u64) -> bool) -> Option<u64> {
-        let overview = self.overview_here();
-        let is_voter = |id: u64| view.member(id).is_some_and(|peer| peer.voter);
-        overview
-            .peers
-            .iter()
-            .filter(|peer| peer.node_id != self.inner.identity.node_id && is_voter(peer.node_id) && may(peer.node_id))
-            .filter(|peer| peer.silent.is_some_and(|silent| silent <= silence_max))
-            .min_by_key(|peer| peer.lag_entries.unwrap_or(u64::MAX))
-            .map(|peer| peer.node_id)
-    }
-
     /// Builds a snapshot on this node and waits for it. Returns the index of the last entry in it.
     ///
     /// # Errors
@@ -529,20 +498,7 @@ impl Node {
         }
     }
 
-    /// Hands over leadership if this node has it and there is another voter, so that the others need no election.
-    /// Bounded by `deadline`.
-    pub async fn step_aside(&self, deadline: Instant) {
-        let view = self.inner.view.borrow().clone();
-        if !view.is_leader() || view.members.iter().filter(|peer| peer.voter).count() < 2 {
-            return;
-        }
-        match self.transfer_leadership(None, deadline).await {
-            Ok(to) => tracing::info!(to, "Leadership was handed over"),
-            Err(error) => tracing::warn!(%error, "Leadership could not be handed over: the others will elect a leader"),
-        }
-    }
-
-    /// Stops Raft, then writes what is left of the log. Proposals under way end with an unknown outcome.
+    /// Stops Raft, then flushes the rest of the log. Proposals in flight end with an unknown outcome.
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(%error, "Raft did not stop cleanly");
@@ -553,10 +509,10 @@ impl Node {
         }
     }
 
-    /// Waits until Raft stops by itself, which is always a failure, and says why.
+    /// Waits until Raft stops by itself, which is always a failure, and returns the reason.
     pub async fn failed(&self) -> String {
-        // Of all of openraft's metrics these change least: to wait for them does not cost a wake-up for each write. Their
-        // sender is gone when the core has stopped.
+        // The server metrics change least often of all openraft metrics, so that waiting for them does not cost a
+        // wake-up per write. Their sender is dropped when the core has stopped.
         let mut alive = self.inner.raft.server_metrics();
         while alive.changed().await.is_ok() {}
         if let Some(failure) = self.inner.failure.get() {
@@ -568,13 +524,13 @@ impl Node {
         }
     }
 
-    /// The position that a linearizable read has to wait for; only on the leader.
+    /// The log position that a linearizable read must wait for. Fails unless this node is the leader.
     pub(super) async fn read_index_here(&self) -> Result<pb::LogId, ReadError> {
         self.inner.read_index.ask_here().await.map(|id| convert::log_id_pb(&id))
     }
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Attempt {
     #[error("the queue is full")]
@@ -591,7 +547,7 @@ pub(super) enum Attempt {
     Unknown(String),
 }
 
-/// After an attempt of unknown fate, a session that is gone may have been closed by that very attempt.
+/// After an attempt with an unknown outcome, a missing session may have been closed by that very attempt.
 fn settle(outcome: Outcome, doubt: Option<String>) -> Result<Outcome, ProposeError> {
     match (outcome, doubt) {
         (Outcome::Rejected(Rejection::SessionUnknown), Some(reason)) => Err(ProposeError::OutcomeUnknown(reason)),

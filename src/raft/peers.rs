@@ -1,16 +1,17 @@
 //! Connections to the other nodes, and the identity that each call carries.
 //!
-//! Whether the caller is a node at all is proven by the connection (TLS, see [`crate::net::tls`]), not by the call: no secret is ever
-//! sent. A call names its cluster, its target and its sender, against mistakes; with certificates of an operator's authority the
-//! sender is also checked against the certificate ([`Credentials::check_sender`]).
+//! The connection proves that the caller is a node (TLS, see [`crate::net::tls`]); the call does not, and no secret is
+//! ever sent. A call names its cluster, its target and its sender, as a guard against mistakes. With certificates of an
+//! operator's authority, the sender is also checked against the certificate ([`Credentials::check_sender`]).
 //!
-//! Members are called where their records say, or where they were found since.
+//! Members are called at their recorded addresses, or at those where they were found since.
 //!
-//! A lane is a connection of its own, so that a heartbeat never waits behind a snapshot. Connections are made on the
-//! first call and again after each failure; the peer's name is resolved each time, as addresses change under names.
+//! Each lane has its own connection, so that a heartbeat never waits behind a snapshot. A connection is made on the
+//! first call and again after each failure. The peer's name is resolved each time, since the address behind a name may
+//! change.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -40,10 +41,11 @@ const FROM: &str = "quorum-from";
 const NAME: &str = "quorum-name";
 const ADDRESS: &str = "quorum-address";
 
-/// How long a call waits for a connection, and how long one is tried to be made: a node that moves is found by its name again meanwhile.
+/// Longest wait of a call for a connection, and longest attempt to connect. An attempt is short, since a node that
+/// moves is found again by its name.
 const CONNECT: Patience = Patience { call: Duration::from_millis(500), all: Duration::from_secs(5) };
 
-/// Shortest time without an answer after which a connection is given up.
+/// Keepalive interval. A connection without an answer to a keepalive for twice this time is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
@@ -51,7 +53,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 pub enum Lane {
     /// Log entries.
     Replication,
-    /// Heartbeats, votes, read index: small and urgent.
+    /// Heartbeats, votes, read index: small and urgent calls.
     Control,
     /// Snapshots.
     Bulk,
@@ -59,7 +61,7 @@ pub enum Lane {
     Forward,
 }
 
-/// Who calls, and for which cluster.
+/// Identity of a caller and of its cluster.
 #[derive(Clone)]
 pub struct Credentials {
     cluster_id: MetadataValue<Ascii>,
@@ -70,8 +72,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Credentials of node `node_id` in `cluster_id`, which presents itself with its name and `host:port` of its peer port.
-    /// Cluster and id are empty and 0 while there is no cluster.
+    /// Credentials of node `node_id` in `cluster_id`, with its name and the `host:port` of its peer port. While there
+    /// is no cluster, the cluster id is empty and the node id is 0.
     ///
     /// # Errors
     /// One of the texts has characters that cannot be sent as metadata.
@@ -90,7 +92,7 @@ impl Credentials {
         })
     }
 
-    /// The node that these belong to.
+    /// Id of the node that these credentials belong to.
     pub fn node_id(&self) -> u64 {
         self.own_id
     }
@@ -105,7 +107,7 @@ impl Credentials {
         request
     }
 
-    /// Adds name and address only: for calls outside of a cluster.
+    /// Adds only name and address, for calls outside of a cluster.
     pub fn present<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
@@ -114,7 +116,7 @@ impl Credentials {
         request
     }
 
-    /// Checks that a call is of this cluster and meant for this node.
+    /// Checks that a call belongs to this cluster and is meant for this node.
     pub fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let (cluster, target) = (text(metadata, CLUSTER), text(metadata, TARGET));
         if cluster.as_bytes() != self.cluster_id.as_bytes() {
@@ -128,9 +130,9 @@ impl Credentials {
         Ok(())
     }
 
-    /// Checks that the connection of a call may speak for its sender. `record` gives the name and peer address of a member by
-    /// its id. A sender that is not a member, as far as this node knows, has to hold what it says of itself: this node may be
-    /// behind.
+    /// Checks that the connection of a call may speak for its sender. `record` returns the name and peer address of a
+    /// member by its id. A sender that this node does not have as a member must match the name and address that it
+    /// claims, since this node may be behind.
     pub fn check_sender<T>(
         request: &Request<T>,
         record: impl FnOnce(u64) -> Option<(String, String)>,
@@ -157,13 +159,13 @@ impl Credentials {
         Err(Status::permission_denied(problem))
     }
 
-    /// The id of the member that a call says it comes from; 0: none.
+    /// Id of the member that a call names as its sender; 0: none.
     pub fn sender<T>(request: &Request<T>) -> u64 {
         text(request.metadata(), FROM).parse().unwrap_or_default()
     }
 }
 
-/// Why a call failed, with the cause of a lost or refused connection.
+/// Reason why a call failed, with the cause of a lost or refused connection.
 pub(super) fn reason(status: &Status) -> String {
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
     while let Some(deeper) = cause.and_then(std::error::Error::source) {
@@ -179,7 +181,8 @@ fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
     metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// How long a member is looked for where it said that it is, unless it says so again: it may move back without a word.
+/// How long a member is called at the address that it announced, unless it repeats the announcement. It may move back
+/// without announcing that.
 pub(super) const HEARD_MAX: Duration = Duration::from_secs(10);
 
 /// The connections of this node.
@@ -187,24 +190,31 @@ pub(super) const HEARD_MAX: Duration = Duration::from_secs(10);
 pub struct Peers {
     dialer: Dialer,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
-    /// Where members are, by id.
+    /// Addresses of the members, by id.
     places: Mutex<HashMap<u64, Place>>,
 }
 
-/// Where a member is.
+/// Addresses of a member.
 struct Place {
     recorded: String,
-    /// Where it said that it is, and when.
+    /// Announced address, and when the member was found there.
     heard: Option<(String, Instant)>,
 }
 
+impl Place {
+    fn addresses(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.recorded.as_str()).chain(self.heard.as_ref().map(|(address, _)| address.as_str()))
+    }
+}
+
 impl Peers {
-    /// No connections yet; `dialer` will make them.
+    /// An empty set of connections, which `dialer` will make.
     pub fn new(dialer: Dialer) -> Self {
         Self { dialer, channels: Mutex::default(), places: Mutex::default() }
     }
 
-    /// A client for a member, of which the caller knows the address `known`: it may have been changed since.
+    /// A client for a member. `known` is the address that the caller has, which is used only if this node has no record
+    /// of the member.
     ///
     /// # Errors
     /// The address is not `host:port`.
@@ -212,7 +222,7 @@ impl Peers {
         self.client(&self.address_of(node_id, known), lane)
     }
 
-    /// Where a member is called.
+    /// Address at which a member is called.
     pub(super) fn address_of(&self, node_id: u64, known: &str) -> String {
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(place) = places.get(&node_id) else { return known.to_owned() };
@@ -222,7 +232,8 @@ impl Peers {
         }
     }
 
-    /// The members have these addresses now, whatever they had before.
+    /// Sets the recorded addresses of the members in place of all earlier ones. Connections to other addresses are
+    /// dropped.
     pub(super) fn record<'a>(&self, members: impl Iterator<Item = (u64, &'a str)>) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *places);
@@ -230,9 +241,13 @@ impl Peers {
             let same = before.remove(&node_id).filter(|place| place.recorded == address);
             places.insert(node_id, same.unwrap_or_else(|| Place { recorded: address.to_owned(), heard: None }));
         }
+        // Addresses come and go with their nodes. A call in flight keeps its channel, and a later call makes a new one.
+        let called: HashSet<&str> = places.values().flat_map(Place::addresses).collect();
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.retain(|(address, _), _| called.contains(address.as_str()));
     }
 
-    /// A member was found at an address that is not recorded yet: it is called there for [`HEARD_MAX`].
+    /// Records that a member was found at an address that is not recorded yet. It is called there for [`HEARD_MAX`].
     pub(super) fn found(&self, node_id: u64, address: &str) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = places.get_mut(&node_id) {
@@ -240,7 +255,7 @@ impl Peers {
         }
     }
 
-    /// A client for the peer at `address`. Connects with the first call.
+    /// A client for the peer at `address`. Connects on the first call.
     ///
     /// # Errors
     /// The address is not `host:port`.
@@ -290,5 +305,24 @@ mod tests {
         assert_eq!(check(&credentials("c1", 1), 2), Ok(()));
         assert_eq!(check(&credentials("c2", 1), 2), denied);
         assert_eq!(check(&credentials("c1", 1), 3), denied);
+    }
+
+    #[tokio::test]
+    async fn addresses_that_no_member_has_are_forgotten() {
+        let peers = Peers::default();
+        let known = |peers: &Peers| {
+            let mut addresses: Vec<String> = peers.channels.lock().unwrap().keys().map(|(at, _)| at.clone()).collect();
+            addresses.sort();
+            addresses
+        };
+        for address in ["n1:1", "n1:2", "n2:1", "stranger:1"] {
+            peers.client(address, Lane::Control).unwrap();
+        }
+        peers.record([(1, "n1:1"), (2, "n2:1")].into_iter());
+        assert_eq!(known(&peers), ["n1:1", "n2:1"]);
+        peers.found(2, "n2:2");
+        peers.member(2, "n2:1", Lane::Control).unwrap();
+        peers.record([(1, "n1:2"), (2, "n2:1")].into_iter());
+        assert_eq!(known(&peers), ["n2:1", "n2:2"]);
     }
 }

@@ -1,17 +1,18 @@
-//! What the other nodes have promised to this one: votes, and entries that they said are on their disks.
+//! Commitments of the other nodes to this one: votes, and entries that they acknowledged as durable.
 //!
-//! Each node has on disk what it promises before it promises it. When its volume is put back to an earlier moment (an old
-//! copy, a snapshot of the machine), its files fit together, and nothing in them shows that they forgot something: it
-//! would vote twice, or elect a leader that lacks an entry which it helped to commit. But those whom it promised to
-//! remember, for as long as they run. So a node asks the others before it takes part ([`recall`]), and every append of
-//! a leader, and every request for a vote, says what its receiver had promised to the sender before. Who finds itself behind its own promises doubts its
-//! files, as if they were damaged.
+//! Each node has a commitment on disk before it makes it. When its volume is put back to an earlier moment (an old
+//! copy, a snapshot of the machine), its files are consistent, and nothing in them shows that something is missing. The
+//! node would vote twice, or elect a leader that lacks an entry which it helped to commit. But the nodes that received
+//! its commitments keep them, for as long as they run. So a node asks the others before it takes part ([`recall`]), and
+//! every append of a leader and every request for a vote carries the receiver's earlier commitments to the sender. A
+//! node that is behind its own commitments quarantines its files, as if they were damaged.
 //!
-//! Exact, as what a node has only grows: first its vote; and under one vote the end of its log, of which nothing is
-//! taken away that was acknowledged under that vote. So a node that has lost nothing is never accused.
+//! The check is exact, because the state of a node only grows: first its vote, and under one vote the end of its log,
+//! from which no entry is removed that was acknowledged under that vote. A node that has lost nothing therefore always
+//! passes.
 //!
-//! Left out: what nobody remembers. After a restart of all to whom something was promised it is forgotten, and a moment
-//! passes until a leader's own progress is told to its followers.
+//! Does not cover: commitments that no running node has. They are lost when every node that received them has
+//! restarted, and a leader's own progress takes a moment to reach its followers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,32 +37,33 @@ use crate::{
     storage::{LogDb, StorageError},
 };
 
-/// For the answer of one node at the start. Who does not answer says it later, if it leads or wants to.
+/// Timeout of an answer at the start. A node that does not answer by then sends the commitments later, with its
+/// messages as a leader or a candidate.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
 
-/// What a node has promised.
+/// Commitments of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Promise {
-    /// It follows, voted for, or was this leader: term and node id. It follows no earlier one any more.
+    /// Leader that the node follows, voted for, or was: term and node id. It no longer follows any earlier one.
     leader: (u64, u64),
-    /// Under that leader, it has this entry on disk.
+    /// Entry that the node has on disk under that leader.
     log_id: Option<LogId>,
-    /// It was that leader itself, and has all entries before this index on disk.
+    /// End of the durable log of a node that was that leader itself: it has all entries before this index on disk.
     end: u64,
 }
 
 impl Promise {
-    /// It voted for, or follows, whom `vote` names.
+    /// The node voted for, or follows, the leader that `vote` names.
     pub(super) fn of_vote(vote: &Vote) -> Self {
         Self { leader: (vote.leader_id.term, vote.leader_id.node_id), log_id: None, end: 0 }
     }
 
-    /// Under `vote`, it has `log_id` on disk.
+    /// The node has `log_id` on disk under `vote`.
     pub(super) fn of_entry(vote: &Vote, log_id: Option<LogId>) -> Self {
         Self { log_id, ..Self::of_vote(vote) }
     }
 
-    /// It leads by `vote`, and has all entries before `end` on disk.
+    /// The node leads by `vote`, and has all entries before `end` on disk.
     pub(super) fn of_leader(vote: &Vote, end: u64) -> Self {
         Self { end, ..Self::of_vote(vote) }
     }
@@ -87,14 +89,14 @@ impl Promise {
         }
     }
 
-    /// Whether a node that has `held` has forgotten nothing of it.
+    /// Whether a node that has `held` meets this commitment in full.
     fn is_kept_by(&self, held: &Held) -> bool {
         let end = held.last.map_or(0, |id| id.index + 1);
         held.leader > self.leader || (held.leader == self.leader && held.last >= self.log_id && end >= self.end)
     }
 }
 
-/// What a node has now.
+/// Vote and last entry that a node has now.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
     leader: (u64, u64),
@@ -102,10 +104,11 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What `log` has, and a state that was applied up to `applied`: the log may not say yet that it begins after an
-    /// installed snapshot.
+    /// Vote and last entry of `log`, or of a state that was applied up to `applied`. The log may not record yet that it
+    /// begins after an installed snapshot.
     pub(super) fn now(log: &LogDb, applied: Option<LogId>) -> Self {
-        // In this order: the log may become shorter under a new vote, which then is seen, too.
+        // The bounds are read before the vote. A new vote may shorten the log in between, and then that vote is read as
+        // well.
         let last = log.bounds().1.map(convert::log_id).max(applied);
         let vote = log.vote().unwrap_or_default();
         Self { leader: (vote.term, vote.node_id), last }
@@ -132,28 +135,28 @@ impl fmt::Display for Held {
     }
 }
 
-/// What is remembered, by node id. Clones share it.
+/// Commitments by node id. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Promises(Arc<Mutex<BTreeMap<u64, Promise>>>);
 
 impl Promises {
-    /// Adds to what `node` has promised.
+    /// Adds a commitment of `node`.
     pub(super) fn note(&self, node: u64, promise: Promise) {
         let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = promises.entry(node).or_default();
         *known = known.and(promise);
     }
 
-    /// What `node` has promised, if anything.
+    /// The commitments of `node`, if any.
     pub(super) fn of(&self, node: u64) -> Option<Promise> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
     }
 }
 
-/// Asks the members that this node knows, and those who may know it, what it has promised to them.
+/// Asks the members that this node has in its state, and the seed addresses, for the commitments that it made to them.
 ///
 /// # Errors
-/// [`StorageError::Outdated`]: it has less than that.
+/// [`StorageError::Outdated`] if this node has less. The error is noted as the failure of the node's files.
 pub(super) async fn recall(parts: &Parts, members: &pb::StoredMembership, held: &Held) -> Result<(), StorageError> {
     let members = members.membership.iter().flat_map(|membership| &membership.nodes);
     let own = parts.identity.node_id;
@@ -163,7 +166,9 @@ pub(super) async fn recall(parts: &Parts, members: &pb::StoredMembership, held: 
         others.into_iter().map(|address| timeout(ANSWER_MAX, ask(&parts.peers, &parts.credentials, parts, address)));
     for promise in join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?) {
         if !promise.is_kept_by(held) {
-            return Err(held.forgot(&promise));
+            let error = held.forgot(&promise);
+            parts.failure.note("", &error);
+            return Err(error);
         }
     }
     Ok(())
@@ -177,19 +182,19 @@ async fn ask(peers: &Peers, credentials: &Credentials, parts: &Parts, address: &
 }
 
 impl Node {
-    /// A leader, or a candidate, made itself known.
+    /// Records the commitments of a leader or a candidate that sent a message.
     pub(super) fn remember_leader(&self, vote: &Vote, end: u64) {
         self.inner.promises.note(vote.leader_id.node_id, Promise::of_leader(vote, end));
     }
 
-    /// [`Node::keeps`], as an answer.
+    /// [`Node::keeps`], as a status.
     pub(super) fn must_keep(&self, promise: Option<wire::Promise>) -> Result<(), Status> {
         let outdated = || Status::failed_precondition("this node's files are older than what it promised: it stops");
         self.keeps(promise).then_some(()).ok_or_else(outdated)
     }
 
-    /// A leader, or a candidate, remembers what this node has promised to it. False: this node has less, and takes part
-    /// no more.
+    /// Whether this node meets the commitments that a leader or a candidate has of it. False: this node has less, its
+    /// files fail, and it takes no further part.
     pub(super) fn keeps(&self, promise: Option<wire::Promise>) -> bool {
         let Some(promise) = promise.map(Promise::from_pb) else { return true };
         let held = Held::now(&self.inner.log, *self.inner.applied.borrow());

@@ -1,6 +1,7 @@
-//! The peer port: what other nodes ask of this one.
+//! The peer port: the calls that other nodes make to this one.
 //!
-//! Served before this node belongs to a cluster, too: then only `Probe` and `Found` are answered.
+//! The port is served before this node belongs to a cluster. Until the node runs, only `Probe` and `Found` are
+//! answered.
 
 use std::{
     io::Write as _,
@@ -19,6 +20,7 @@ use super::{
     bootstrap::Founding,
     convert,
     error::Refusal,
+    freshness::Freshness,
     node::{Attempt, Node},
     peers::{Credentials, MESSAGE_BYTES_MAX},
     promises::Promise,
@@ -40,7 +42,7 @@ use crate::{
     storage::{codec, intake, private},
 };
 
-/// Forwarded commands wait no longer than this for their outcome.
+/// Longest wait for the outcomes of forwarded commands.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The peer service of a node.
@@ -52,17 +54,17 @@ pub struct PeerService {
 struct Inner {
     founding: Founding,
     running: OnceLock<(Node, Arc<SnapshotStore>)>,
-    /// One snapshot is received at a time: it takes disk space and a full check.
+    /// Permit to receive a snapshot. One is received at a time, because it takes disk space and a full check.
     receiving: Semaphore,
 }
 
 impl PeerService {
-    /// A service that knows only how to be founded, until [`PeerService::run`].
+    /// A service that answers only `Probe` and `Found` until [`PeerService::run`] is called.
     pub fn new(founding: Founding) -> Self {
         Self { inner: Arc::new(Inner { founding, running: OnceLock::new(), receiving: Semaphore::new(1) }) }
     }
 
-    /// From now on, answers for `node`.
+    /// Starts to answer for `node`.
     pub fn run(&self, node: Node, snapshots: Arc<SnapshotStore>) {
         if self.inner.running.set((node, snapshots)).is_err() {
             tracing::error!("The peer service was started twice");
@@ -76,24 +78,24 @@ impl PeerService {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// The node, if it runs, the call is meant for it, and the caller is who it says.
+    /// Returns the node if it runs, the call is meant for it, and the connection may speak for the caller.
     fn node<T>(&self, request: &Request<T>) -> Result<&Node, Status> {
         let Some((node, _)) = self.inner.running.get() else {
-            return Err(Status::unavailable("this node does not belong to a cluster yet"));
+            return Err(Status::unavailable("this node is starting, and takes no part in its cluster yet"));
         };
         node.inner.credentials.check(request.metadata())?;
         Credentials::check_sender(request, |id| node.record_of(id))?;
         Ok(node)
     }
 
-    /// The node, for calls of a caller that may not belong to the cluster.
+    /// Returns the node if it runs. For callers that may not belong to the cluster.
     fn any_cluster<T>(&self, request: &Request<T>) -> Result<&Node, Status> {
         Credentials::check_sender(request, |_| None)?;
         let running = self.inner.running.get().map(|(node, _)| node);
-        running.ok_or_else(|| Status::unavailable("this node does not belong to a cluster yet"))
+        running.ok_or_else(|| Status::unavailable("this node is starting, and takes no part in its cluster yet"))
     }
 
-    /// The same, for a question that the member `node_id` asks about itself.
+    /// Like `any_cluster`, for a call in which the member `node_id` asks about itself.
     fn about_itself<T>(&self, request: &Request<T>, node_id: u64) -> Result<&Node, Status> {
         let node = self.any_cluster(request)?;
         if let Some((name, address)) = node.record_of(node_id) {
@@ -107,7 +109,7 @@ impl PeerService {
     }
 }
 
-/// Receives a snapshot into a file, and verifies it.
+/// Receives a snapshot into a file and verifies it.
 pub(super) async fn receive(
     snapshots: Arc<SnapshotStore>,
     header: &wire::SnapshotHeader,
@@ -143,14 +145,14 @@ pub(super) async fn receive(
     };
     let received = result.await;
     if received.is_err() {
-        // It may never have been created.
+        // The file may never have been created.
         let _ = blocking::io(|| std::fs::remove_file(path)).await;
     }
     received
 }
 
-/// Checks what a follower forwards, before any of it is queued: a command that is not fit must not reach a log, and the others
-/// of its batch must not be appended with an outcome that the follower does not learn.
+/// Checks forwarded commands before any of them is queued. An unfit command must not reach a log, and the others of its
+/// batch must not be appended with an outcome that the follower does not receive.
 fn check_forwarded(commands: &[wire::ForwardedCommand]) -> Result<(), Status> {
     if commands.is_empty() || commands.len() > BATCH_MAX {
         return Err(Status::invalid_argument(format!("there must be 1-{BATCH_MAX} commands, not {}", commands.len())));
@@ -179,7 +181,7 @@ fn refusal_pb(index: usize, refusal: Refusal) -> wire::Refusal {
     wire::Refusal { index: index as u32, limit: limit.into(), retry_ms: retry.as_millis() as u64 }
 }
 
-/// What says of a command of a batch that another try may find a leader that takes it.
+/// The refusal of a command that was not appended, for which a retry may find a leader that accepts it.
 fn not_appended_pb(index: usize) -> wire::Refusal {
     wire::Refusal { index: index as u32, limit: NOT_APPENDED.into(), retry_ms: 0 }
 }
@@ -196,12 +198,13 @@ fn fatal(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("Raft stopped: {error}"))
 }
 
-/// When the leader that sends this was followed by a majority, as far as it knows.
-pub(super) fn led_at(message: &wire::AppendRequest) -> Option<Instant> {
-    message.quorum_age_ms.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)))
+/// The moment at which the sending leader last had a quorum, as far as it can be determined.
+pub(super) fn led_at(freshness: &Freshness, message: &wire::AppendRequest) -> Option<Instant> {
+    let quorum_age = Duration::from_millis(message.quorum_age_ms?);
+    freshness.led_at(quorum_age, message.your_clock_ms)
 }
 
-/// What the entries of a message take, if it has any.
+/// Size of a message's entries in bytes; `None` if it has no entries.
 fn entry_bytes(message: &wire::AppendRequest) -> Option<u64> {
     let bytes = |entry: &pb::Entry| entry.encoded_len() as u64;
     (!message.entries.is_empty()).then(|| message.entries.iter().map(bytes).sum())
@@ -211,7 +214,7 @@ fn volume_full() -> Status {
     Status::unavailable("the volume of this node is full")
 }
 
-/// A vote is asked for, or entries are sent, by the node that the vote names: a call speaks for its sender only.
+/// Checks that a call comes from the node that its vote names. A call speaks only for its sender.
 fn sent_by(sender: u64, vote: Option<&pb::Vote>) -> Result<(), Status> {
     match vote {
         Some(vote) if vote.node_id != sender => {
@@ -228,7 +231,8 @@ impl Node {
         view.member(node_id).map(|member| (member.name.clone(), member.peer_address.clone()))
     }
 
-    /// Refuses what names this node as the leader or candidate that sends it: it never did, and Raft would not survive it.
+    /// Rejects a message that names this node as its leader or candidate. This node never sent it, and Raft would not
+    /// survive it.
     fn must_be_another(&self, vote: &Vote) -> Result<(), Status> {
         if vote.leader_id.node_id == self.inner.identity.node_id {
             return Err(Status::invalid_argument("the vote names the node that receives it"));
@@ -236,7 +240,7 @@ impl Node {
         Ok(())
     }
 
-    /// An append came from the leader that `vote` names. It may be a while until openraft has stored that.
+    /// Publishes the leader that sent an append. It may take a while until openraft has stored its vote and reports it.
     fn hear_of_leader(&self, vote: &Vote) {
         let (term, leader) = (vote.leader_id.term, vote.leader_id.node_id);
         if term > self.inner.view.borrow().term {
@@ -244,9 +248,9 @@ impl Node {
         }
     }
 
-    /// Refuses the heartbeats of a leader that says itself that it has had no majority for long: it speaks and does not
-    /// hear, or hears too late. While its heartbeats count, nobody votes for another. Entries are taken from it as ever:
-    /// when it was the majority that was away, they give it back its majority.
+    /// Rejects heartbeats of a leader that itself reports a long time without a quorum. Such a leader can send, but
+    /// receives no answers or receives them too late, and no other leader is elected while its heartbeats count. Its
+    /// entries are still accepted: if it was the majority that was cut off, they restore the leader's quorum.
     fn refuse_deaf_leader(&self, heartbeat: bool, quorum_age: Option<Duration>) -> Result<(), Status> {
         if heartbeat && quorum_age.is_some_and(|age| age > self.majority_missed_max()) {
             return Err(Status::unavailable("by its own account no majority has answered this leader for long"));
@@ -254,14 +258,14 @@ impl Node {
         Ok(())
     }
 
-    /// Refuses entries of so many bytes, if there are any, unless they find space for sure: the node would end in the middle of
-    /// a write, and not be there for reads.
+    /// Rejects entries of `entry_bytes` bytes, if there are any, unless they are certain to fit. Otherwise the node
+    /// would fail in the middle of a write and could not serve reads.
     fn must_take(&self, entry_bytes: Option<u64>) -> Result<(), Status> {
         let takes = entry_bytes.is_none_or(|bytes| self.inner.space.takes(bytes));
         takes.then_some(()).ok_or_else(volume_full)
     }
 
-    /// The leader said that `committed` is committed, and that it led at the moment `led`.
+    /// Records that the leader reported `committed` as committed, and that it led at the moment `led`.
     fn hear(&self, committed: Option<LogId>, led: Option<Instant>) {
         if let Some(led) = led {
             self.inner.freshness.heard(committed, *self.inner.applied.borrow(), led);
@@ -285,11 +289,11 @@ impl RaftService for PeerService {
         }
         let sender = Credentials::sender(&request);
         let hearing = node.clone();
-        // The first message that cannot be read ends the stream: to go on after it would leave a hole.
+        // The first unreadable message ends the stream, because continuing after it would leave a gap.
         let readable = move |message: Result<wire::AppendRequest, Status>| {
             let message = message.ok()?;
             sent_by(sender, message.vote.as_ref()).ok()?;
-            let led = led_at(&message);
+            let led = led_at(&hearing.inner.freshness, &message);
             let (promised, end) = (message.promised, message.durable_end);
             let bytes = entry_bytes(&message);
             let request = convert::append_request(message).ok()?;
@@ -313,7 +317,7 @@ impl RaftService for PeerService {
     async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let node = self.node(&request)?;
         sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
-        let led = led_at(request.get_ref());
+        let led = led_at(&node.inner.freshness, request.get_ref());
         let quorum_age = request.get_ref().quorum_age_ms.map(Duration::from_millis);
         let (promised, end) = (request.get_ref().promised, request.get_ref().durable_end);
         let bytes = entry_bytes(request.get_ref());
@@ -331,7 +335,8 @@ impl RaftService for PeerService {
             node.hear(committed, led);
         }
         let answer = convert::append_response_pb(&response);
-        Ok(Response::new(wire::AppendResponse { space_low: node.inner.space.is_low(), ..answer }))
+        let clock_ms = Some(node.inner.freshness.clock_ms());
+        Ok(Response::new(wire::AppendResponse { space_low: node.inner.space.is_low(), clock_ms, ..answer }))
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
@@ -364,6 +369,9 @@ impl RaftService for PeerService {
         sent_by(Credentials::sender(&request), request.get_ref().from.as_ref())?;
         let message = convert::transfer_request(request.into_inner()).map_err(malformed)?;
         node.must_be_another(message.from_leader())?;
+        if *message.to_node_id() == node.inner.identity.node_id && node.inner.hand_overs.is_stopping() {
+            return Err(Status::failed_precondition("this node is stopping"));
+        }
         let mut response = wire::TransferLeaderResponse::default();
         match node.inner.raft.handle_transfer_leader(message).await.map_err(fatal)? {
             Ok(()) => {}
@@ -492,9 +500,10 @@ impl RaftService for PeerService {
         use super::error::TransferError as E;
         let node = self.node(&request)?;
         let to = Some(request.into_inner().to).filter(|id| *id != 0);
-        match node.hand_over(to).await {
+        match node.hand_over_on_request(to).await {
             Ok(to) => Ok(Response::new(wire::HandOverResponse { to })),
             Err(error @ E::NotAVoter) => Err(Status::not_found(error.to_string())),
+            Err(error @ E::Silent) => Err(Status::aborted(error.to_string())),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
     }
@@ -552,7 +561,7 @@ impl RaftService for PeerService {
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
         }
-        // Who does not belong to the cluster any more is told so instead: see `Standing`.
+        // A node that no longer belongs to the cluster learns that from `Standing` instead.
         let is_member = node.inner.view.borrow().member(request.node_id).is_some();
         let promise = node.inner.promises.of(request.node_id).filter(|_| is_member).map(Promise::to_pb);
         Ok(Response::new(wire::RecallResponse { promise }))

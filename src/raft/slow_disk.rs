@@ -1,12 +1,13 @@
-//! A leader whose disk hangs hands over.
+//! Transfers leadership away from a leader whose disk hangs.
 //!
 //! An entry is committed when a majority has it on disk, with or without the leader. But the leader answers only after
-//! it has applied the entry, and applies only what its own disk has: a flush of seconds there holds up everybody, while
-//! the heartbeats go on and nobody looks for another leader. So a leader that waits for its disk for longer than a
-//! replacement takes, with entries that a majority has and its own state has not, gives leadership to the voter that is
-//! furthest. When the others are as slow, nothing is committed in the meantime, and leadership stays where it is.
+//! it has applied the entry, and it applies only entries that are on its own disk. A flush that takes seconds there
+//! delays every caller, while the heartbeats continue and no other leader is elected. So a leader transfers leadership
+//! to the voter that is furthest ahead when it waits for its disk for longer than a replacement takes, and a majority
+//! has entries that are not in its own state. When the others are as slow, nothing is committed in the meantime, and
+//! leadership stays where it is.
 //!
-//! Any node says in its log when its disk hangs and when it goes on.
+//! Every node logs when its disk hangs and when it recovers.
 
 use std::{
     sync::atomic::Ordering,
@@ -14,39 +15,42 @@ use std::{
 };
 
 use super::{node::Node, view};
-use crate::storage::{LogDb, SharedState};
+use crate::{
+    blocking,
+    storage::{LogDb, SharedState, lock_holder},
+};
 
-/// A write that takes longer than so many of the longest election timeouts is slow: about what it takes to replace a
-/// leader that has died.
+/// A write that takes longer than this many of the longest election timeouts is slow. That is about the time it takes
+/// to replace a leader that has died.
 pub(super) const ELECTIONS: u32 = 2;
-/// Looks at the disk in the time after which it is called slow.
+/// Number of checks of the disk in the time after which it counts as slow.
 const LOOKS: u32 = 6;
 
-/// The files of a node that it waits for.
+/// The files whose writes a node waits for.
 pub(super) struct Disk {
     pub log: LogDb,
     pub state: SharedState,
 }
 
 impl Disk {
-    /// The file whose write has been under way for longest, and for how long.
+    /// The file whose write has been in flight for longest, and for how long.
     pub(super) fn stalled(&self) -> Option<(&'static str, Duration)> {
         let files = [("log.db", self.log.stalled()), ("chat.db", self.state.stalled())];
         files.into_iter().filter_map(|(file, age)| Some((file, age?))).max_by_key(|(_, age)| *age)
     }
 }
 
-/// How a node's disk does.
+/// Status of a node's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskStatus {
-    /// How long the write that is under way has taken so far; zero when there is none.
+    /// How long the write in flight has taken so far; zero if there is none.
     pub stalled: Duration,
-    /// How often this node handed over leadership because its disk was slow.
+    /// Number of times that this node transferred leadership because its disk was slow.
     pub handovers: u64,
 }
 
 impl Node {
-    /// How this node's disk does.
+    /// Status of this node's disk.
     pub fn disk(&self) -> DiskStatus {
         let stalled = self.inner.disk.stalled().map_or(Duration::ZERO, |(_, age)| age);
         DiskStatus { stalled, handovers: self.inner.handovers.load(Ordering::Relaxed) }
@@ -56,7 +60,7 @@ impl Node {
 /// Runs until Raft stops. A write that takes longer than `bound` is slow.
 pub(super) async fn watch(node: Node, bound: Duration) {
     let mut view = node.view();
-    // A file that was slow when it was looked at last, and since when.
+    // The file that was slow at the last check, and since when.
     let mut slow: Option<(&'static str, Instant)> = None;
     let mut handed_over: Option<Instant> = None;
     while view::sleep(&mut view, bound / LOOKS).await {
@@ -67,10 +71,16 @@ pub(super) async fn watch(node: Node, bound: Duration) {
             continue;
         };
         if slow.is_none() {
-            tracing::warn!("The disk is slow: a write to {file} has taken {:.1} s so far", age.as_secs_f64());
+            let (dir, seconds) = (node.inner.disk.state.directory().to_owned(), age.as_secs_f64());
+            match blocking::run(move || lock_holder(&dir.join(file))).await.ok().flatten() {
+                Some(holder) => {
+                    tracing::warn!("{file} has been locked by {holder} for {seconds:.1} s: this node waits for it")
+                }
+                None => tracing::warn!("The disk is slow: a write to {file} has taken {seconds:.1} s so far"),
+            }
             slow = Instant::now().checked_sub(age).map(|since| (file, since));
         }
-        // An election may follow: the same leader gets another chance only after it.
+        // An election may follow a transfer. This node tries again only after it.
         if handed_over.is_some_and(|at| at.elapsed() < bound * 4) || !waits_alone(&node) {
             continue;
         }
@@ -85,7 +95,7 @@ pub(super) async fn watch(node: Node, bound: Duration) {
     }
 }
 
-/// Whether this node leads, and a majority has entries on disk that wait here.
+/// Whether this node leads, and a majority has entries on disk that are not applied here.
 fn waits_alone(node: &Node) -> bool {
     let status = node.status();
     node.view().borrow().is_leader() && status.committed_index > status.applied_index

@@ -1,4 +1,4 @@
-//! Puts a node's Raft together, and keeps its log short.
+//! Assembles a node's Raft, and keeps its log short.
 
 use std::{
     path::PathBuf,
@@ -15,7 +15,8 @@ use super::{
     bootstrap::Founding,
     convert, eraser,
     error::StartError,
-    freshness::{Freshness, QuorumAge},
+    freshness::{Clocks, Freshness, QuorumAge},
+    hand_over::HandOvers,
     lease::{self, Lapses},
     log_store::LogStore,
     members,
@@ -40,73 +41,75 @@ use crate::{
     trace::Tracer,
 };
 
-/// Entries that a follower may be behind before it is sent a snapshot instead of them.
+/// Lag in entries above which a follower is sent a snapshot instead.
 const LAG_MAX: u64 = 200_000;
-/// Entries after which a snapshot is due, whatever their size: a restart replays them.
+/// Entries after which a snapshot is due, whatever their size, since a restart replays them.
 const SNAPSHOT_ENTRIES: u64 = 200_000;
-/// How often it is looked whether a snapshot is due.
+/// Interval between checks whether a snapshot is due.
 const SNAPSHOT_CHECK: Duration = Duration::from_secs(5);
-/// A snapshot has this long to be sent and installed.
+/// Time limit for sending and installing a snapshot, in ms.
 const SNAPSHOT_TIMEOUT_MS: u64 = 10 * 60 * 1000;
 
 /// Timing and sizes.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Between two heartbeats of the leader.
+    /// Interval between heartbeats of the leader.
     pub heartbeat: Duration,
     /// Shortest silence of the leader before an election.
     pub election_min: Duration,
     /// Longest such silence; also the leader's lease.
     pub election_max: Duration,
-    /// Bytes of log after which a snapshot is made.
+    /// Bytes appended to the log after which a snapshot is made.
     pub snapshot_log_bytes: u64,
     /// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
     pub log_entries_kept: u64,
-    /// How long the files may hold what was deleted.
+    /// Longest time that the files may hold deleted content.
     pub erase_after: Duration,
-    /// Names of nodes that may join without a token, beside the members; a `*` at the end stands for any rest.
+    /// Names of nodes that may join without a token, in addition to the members. A `*` at the end stands for any rest.
     pub expected_nodes: Vec<String>,
-    /// How often the nodes compare the digests of their states, when something changed.
+    /// Interval at which the nodes compare the digests of their states, when something changed.
     pub digest_interval: Duration,
-    /// What an account may do in a second.
+    /// Rates of each account.
     pub rates: Rates,
-    /// Most messages and bytes of bodies that an account may store; 0: any number.
+    /// Most messages and bytes of bodies that an account may store; 0: unlimited.
     pub quota: (u64, u64),
     /// Free bytes of the volume below which growth is refused.
     pub space_reserve_bytes: u64,
 }
 
-/// What a node is made of.
+/// The parts of a node.
 pub struct Parts {
-    /// Who it is.
+    /// Identity of the node.
     pub identity: Identity,
-    /// How it presents itself.
+    /// Advertised name and addresses of the node, and the state of its bootstrap.
     pub founding: Founding,
     /// Timing and sizes.
     pub settings: Settings,
-    /// Its log.
+    /// The node's log.
     pub log: LogDb,
-    /// Its state.
+    /// The node's state.
     pub state: SharedState,
     /// Connections that read the state.
     pub readers: Arc<Readers>,
-    /// Where its files are.
+    /// Directory of the node's files.
     pub data_dir: PathBuf,
-    /// Who is told what was applied.
+    /// Observer of what the node applies.
     pub sink: Arc<dyn Observer>,
-    /// Connections to the others.
+    /// Connections to the other nodes.
     pub peers: Arc<Peers>,
-    /// How it identifies itself to the others.
+    /// Credentials that the node presents to the others.
     pub credentials: Credentials,
-    /// Peer addresses of nodes that may know this one, beside the members that its state names.
+    /// Seed addresses: peer addresses of nodes that may have this one as a member, in addition to the members in its
+    /// state.
     pub acquaintances: Vec<String>,
-    /// Where the first failure of its files is noted.
+    /// Record of the first failure of the node's files.
     pub failure: FirstFailure,
-    /// Records what is done for messages.
+    /// Recorder of the spans of traced messages.
     pub tracer: Tracer,
 }
 
-/// openraft's configuration. Two of these settings keep data safe; see the module's invariants.
+/// The openraft configuration. Two of these settings keep data safe: `enable_leader_restore` and `allow_log_reversion`
+/// are off. See also the module's invariants.
 pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
     let ms = |duration: Duration| duration.as_millis() as u64;
     let config = Config {
@@ -123,7 +126,8 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
         max_in_snapshot_log_to_keep: settings.log_entries_kept,
         // A follower that is further behind is sent a snapshot although the log still reaches back to it.
         replication_lag_threshold: LAG_MAX,
-        // Rather than some entries after every snapshot; but whoever keeps few means it.
+        // Purges many entries at once rather than some after every snapshot. Few are purged at once if few are to be
+        // kept.
         purge_batch_size: (settings.log_entries_kept / 16).clamp(1, 1024),
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         backoff: "50ms 100ms ...500ms".into(),
@@ -132,7 +136,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
     config.validate().map_err(|error| StartError::Config(error.to_string()))
 }
 
-/// Cuts the log by its size, and by the age of what was deleted.
+/// Starts the tasks that cut the log by its size and by the age of deleted content.
 fn keep_files_small(
     (raft, log, state, snapshots): (Raft, LogDb, SharedState, Arc<SnapshotStore>),
     node_id: u64,
@@ -145,7 +149,7 @@ fn keep_files_small(
     tokio::spawn(Retention { raft, log, state, snapshots, node_id, delay, space }.run());
 }
 
-/// Starts Raft. The node takes part at once, if it is a member.
+/// Starts Raft. The node takes part at once if it is a member.
 ///
 /// # Errors
 /// See [`StartError`].
@@ -157,8 +161,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     let disk = Disk { log: parts.log.clone(), state: parts.state.clone() };
     let state = parts.state.applied().map_err(StartError::Storage)?;
     let held = Held::now(&parts.log, state.log_id.map(convert::log_id));
-    let recalled = promises::recall(&parts, &state.membership, &held).await;
-    recalled.inspect_err(|error| parts.failure.note("", error)).map_err(StartError::Storage)?;
+    promises::recall(&parts, &state.membership, &held).await.map_err(StartError::Storage)?;
     let (applied_sender, applied) = watch::channel(state.log_id.map(convert::log_id));
     let auditor = Arc::new(Auditor::new(parts.identity.node_id, &state, Arc::clone(&parts.sink)));
     let (observer, traced) = (Arc::clone(&parts.sink), Traced::new(parts.tracer));
@@ -174,10 +177,11 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         parts.failure.clone(),
         Arc::clone(&traced),
     );
-    let (quorum_age, promises, refusals) = (QuorumAge::default(), Promises::default(), Arc::default());
+    let (quorum_age, promises, refusals, hand_overs): (QuorumAge, Promises, Arc<_>, HandOvers) = Default::default();
     let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
-    let tracer = traced.tracer().clone();
     let told = Told {
+        clocks: Clocks::default(),
+        declined: hand_overs.declined(),
         quorum_age: quorum_age.clone(),
         promises: promises.clone(),
         log: parts.log.clone(),
@@ -202,7 +206,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         view: view.clone(),
         peers: Arc::clone(&parts.peers),
         credentials: parts.credentials.clone(),
-        tracer: tracer.clone(),
+        tracer: traced.tracer().clone(),
         queue: job_queue,
         admission: Admission::new(rates),
         refusals: Arc::clone(&refusals),
@@ -233,11 +237,11 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         credentials: parts.credentials,
         leader_wait: parts.settings.election_max * 3,
         election_max: parts.settings.election_max,
-        transfer: Mutex::new(()),
+        hand_overs,
         membership: Mutex::new(()),
         expected_nodes: parts.settings.expected_nodes.clone(),
         failure: parts.failure,
-        tracer,
+        tracer: traced.tracer().clone(),
         disk,
         attempts: OnceLock::new(),
         space,
@@ -250,7 +254,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     Ok((node, snapshots))
 }
 
-/// Starts the tasks that run beside Raft for as long as the node does.
+/// Starts the tasks that run alongside Raft for as long as the node does.
 fn spawn_keepers(
     node: &Node,
     (auditor, readers, dir): (Arc<Auditor>, Arc<Readers>, PathBuf),
@@ -267,10 +271,10 @@ fn spawn_keepers(
 }
 
 impl Node {
-    /// Makes this node the founder of a cluster of `members`. Does nothing when it was initialized before.
+    /// Bootstraps a cluster of `members` from this node. Does nothing if the node was initialized before.
     ///
     /// # Errors
-    /// Raft refused, or stopped.
+    /// Raft rejected the members, or has stopped.
     pub async fn initialize(
         &self,
         members: std::collections::BTreeMap<u64, super::NodeRecord>,
@@ -283,8 +287,8 @@ impl Node {
     }
 }
 
-/// Makes a snapshot whenever the log has grown enough, after which openraft purges the log. The nodes differ in when
-/// they do it, so that never all of them copy their database at the same moment.
+/// Makes a snapshot whenever the log has grown enough, after which openraft purges the log. Each node has its own
+/// threshold, so that the nodes do not all copy their database at the same moment.
 async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64, space: Space) {
     let stagger = 10 + node_id % 10;
     let (bytes_due, entries_due) = (bytes / 10 * stagger, SNAPSHOT_ENTRIES / 10 * stagger);
@@ -300,7 +304,7 @@ async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64, space:
         if appended - bytes_done < bytes_due && applied.saturating_sub(snapshot) < entries_due {
             continue;
         }
-        // It takes the space of the whole state, and a failed one would end the node.
+        // A snapshot takes the space of the whole state, and a failed one would end the node.
         if !space.has_room(None) {
             continue;
         }
@@ -308,7 +312,7 @@ async fn keep_log_short(raft: Raft, log: LogDb, node_id: u64, bytes: u64, space:
             return;
         }
         bytes_done = appended;
-        // Until it is done: a large database takes longer to copy than the next look.
+        // Waits until the snapshot is done. Copying a large database takes longer than the interval between checks.
         while metrics.borrow_watched().snapshot.map_or(0, |id| id.index) <= snapshot {
             if metrics.changed().await.is_err() {
                 return;

@@ -1,4 +1,4 @@
-//! Why a node did not start, or had to stop, and the exit code that says so.
+//! The reasons why a node does not start or stops, with their exit codes.
 
 use std::{
     io,
@@ -13,25 +13,36 @@ use crate::{net::tls::TlsError, raft::StartError, storage::StorageError};
 /// Why [`super::run`] ended.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// The data directory cannot be made or locked.
+    /// The data directory cannot be created or locked.
     #[error("CHAT_DATA_DIR {}: {source}", path.display())]
     DataDir {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Another process uses the data directory.
     #[error("CHAT_DATA_DIR {}: another process uses it", .0.display())]
     DataDirInUse(PathBuf),
-    /// A port cannot be listened on.
+    /// The limit on open files is too low.
+    #[error(
+        "this process may open only {limit} files, and needs {needed}: raise the limit (ulimit -n, LimitNOFILE, \
+         --ulimit nofile)"
+    )]
+    TooFewFiles {
+        /// The current limit.
+        limit: usize,
+        /// The lowest limit that a node runs with.
+        needed: usize,
+    },
+    /// A port cannot be bound.
     #[error("{key} {address}: {source}")]
     Listen {
         /// The configuration key.
         key: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// No space is left in the data directory.
@@ -39,7 +50,7 @@ pub enum ServerError {
     Full {
         /// The directory.
         path: PathBuf,
-        /// What could not be written.
+        /// The operation that failed.
         reason: String,
     },
     /// A file cannot be opened, or storage failed while the node ran.
@@ -63,10 +74,10 @@ pub enum ServerError {
         path: PathBuf,
         /// The cluster's id in the data directory.
         own: String,
-        /// The cluster's id as the others know it.
+        /// The cluster's id according to the other nodes.
         theirs: String,
     },
-    /// The cluster does not know this node any more.
+    /// The node is no longer a member of its cluster.
     #[error(
         "the node {name:?} (id {node_id}) was removed from the cluster, or replaced: it stops. \
          To take part again, start it with an empty data directory"
@@ -74,7 +85,7 @@ pub enum ServerError {
     Removed {
         /// Its name.
         name: String,
-        /// The id that it had.
+        /// Its former id.
         node_id: u64,
     },
     /// A file is no backup that can be restored.
@@ -82,39 +93,43 @@ pub enum ServerError {
     Backup {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: StorageError,
     },
-    /// The node's name or address cannot be sent.
+    /// The node's name or address contains characters that cannot be sent.
     #[error("CHAT_NAME and CHAT_PEER_ADVERTISE: only visible ASCII characters can be sent")]
     Credentials,
     /// Other nodes are members, and nothing protects the peer port.
     #[error("CHAT_PEER_SECRET: this node has other members, and needs {}", crate::config::PROTECT_PEERS)]
     Unprotected,
-    /// The certificates or the secret are no use for calls to other nodes.
+    /// The certificates or the secret cannot be used for calls to other nodes.
     #[error("the certificate for peers: {0}")]
     Tls(#[from] TlsError),
     /// Raft did not start, or failed.
     #[error(transparent)]
     Raft(#[from] StartError),
-    /// A server task ended by itself.
+    /// A server task ended unexpectedly.
     #[error("{0}")]
     Task(String),
 }
 
 impl ServerError {
-    /// The process's exit code, after `sysexits.h`: 64 settings, 65 a backup that is damaged, of another program or of a later
-    /// version, 66 one that cannot be read, 71 ports, 73 data directory, 74 storage, 75 no space left
-    /// (it runs again when there is), 77 removed from the cluster, 70 all else.
+    /// The exit code of the process, as in `sysexits.h`: 64 settings, 65 a backup that is damaged, of another program
+    /// or of a later version, 66 an unreadable backup, 71 ports and the limit on open files, 73 data directory, 74
+    /// storage, 75 no space left (a restart succeeds once there is space), 77 removed from the cluster, 70 everything
+    /// else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::WrongName { .. } | Self::Credentials | Self::Unprotected | Self::Tls(_) => 64,
-            Self::Listen { .. } => 71,
+            Self::Listen { .. } | Self::TooFewFiles { .. } => 71,
             Self::DataDir { .. } | Self::DataDirInUse(_) | Self::OtherCluster { .. } => 73,
             Self::Backup { source: StorageError::Io { .. }, .. } => 66,
             Self::Backup { .. } => 65,
             Self::Storage(
-                StorageError::NotEmpty { .. } | StorageError::NotRecoverable { .. } | StorageError::Exposed { .. },
+                StorageError::NotEmpty { .. }
+                | StorageError::NotRecoverable { .. }
+                | StorageError::Exposed { .. }
+                | StorageError::Locked { .. },
             ) => 73,
             Self::Storage(_) | Self::Raft(StartError::Storage(_) | StartError::Snapshots(_) | StartError::Fatal(_)) => {
                 74
@@ -126,8 +141,8 @@ impl ServerError {
         }
     }
 
-    /// Tells a failure for want of space from others. SQLite does not always: what it cannot create on a full volume it
-    /// calls an I/O error.
+    /// Converts the error to [`Self::Full`] if the volume is full. SQLite does not always report that: a failure to
+    /// create a file on a full volume is an I/O error.
     pub(super) fn or_full(self, dir: &Path) -> Self {
         let full = match &self {
             Self::Storage(error) | Self::Raft(StartError::Storage(error)) => {
@@ -140,7 +155,7 @@ impl ServerError {
     }
 }
 
-/// Whether the volume of a directory has no space for anything any more.
+/// Whether the volume of a directory has no usable space left.
 fn is_full(dir: &Path) -> bool {
     const LEAST_BYTES: u64 = 64 * 1024;
     rustix::fs::statvfs(dir).is_ok_and(|volume| volume.f_bavail.saturating_mul(volume.f_frsize) < LEAST_BYTES)

@@ -1,4 +1,4 @@
-//! The files of a node: opened, locked, and trusted or moved aside.
+//! The files of a node: opened, locked, and quarantined if their integrity is in doubt.
 
 use std::{
     fs::{File, TryLockError},
@@ -23,7 +23,7 @@ use crate::{
     trace::{Kind, Tracer},
 };
 
-/// Connections that read the state at the same time.
+/// Connections that read the state concurrently.
 const READERS: usize = 4;
 
 /// The files of a node, open and locked.
@@ -31,19 +31,20 @@ pub(super) struct Files {
     pub log: LogDb,
     pub state: SharedState,
     pub readers: Arc<Readers>,
-    /// Set when the state can no longer be written.
+    /// True once the state can no longer be written.
     pub state_failed: watch::Receiver<bool>,
-    /// What failed first.
+    /// The first failure.
     pub failure: FirstFailure,
-    /// Files of this node were not trusted, now or earlier: it may join its cluster, but not found one.
+    /// Whether files of this node were quarantined, now or earlier. Such a node may join its cluster, but not bootstrap
+    /// one.
     pub lost: bool,
     /// Dropped before the lock.
     _running: Running,
-    /// Held as long as the node runs: two nodes on one directory would destroy it.
+    /// Held while the node runs, because two nodes on one directory would destroy it.
     _lock: File,
 }
 
-/// Opens the data directory. What cannot be trusted is moved aside: the node is empty then.
+/// Opens the data directory. Files that fail the integrity checks are moved aside, and the node starts empty.
 pub(super) async fn open(
     config: &Config,
     metrics: &Metrics,
@@ -61,6 +62,12 @@ pub(super) async fn open(
         }
         new_cluster::finish(&dir)?;
         let (log, machine) = open_trusted(&dir, &metrics, &tracer, &*background)?;
+        for name in trust::without_checksums(&dir)? {
+            tracing::warn!(
+                "{name} has no checksums of its pages: an earlier version made it, and CHAT_DATA_DIR has no space for a copy \
+                 of it. Make space and start the node again"
+            );
+        }
         trust::running(&dir)?;
         let running = Running(dir.clone());
         let (failed, state_failed) = watch::channel(false);
@@ -74,8 +81,8 @@ pub(super) async fn open(
     opening.await.map_err(|error| ServerError::Task(error.to_string()))?
 }
 
-/// Says on disk that the process has come to its end by itself. Then the write-ahead logs may be missing: an operator may have
-/// looked into the files with SQLite's own tools, which remove them.
+/// Records on disk, when dropped, that the process has ended in an orderly way. After that, missing write-ahead logs
+/// are accepted: an operator may have opened the files with SQLite's own tools, which remove them.
 struct Running(PathBuf);
 
 impl Drop for Running {
@@ -84,15 +91,16 @@ impl Drop for Running {
     }
 }
 
-/// Notes that the files are about to be closed. When that fails, or the process is killed before, their write-ahead logs are still
-/// there, and the next start reads them.
+/// Records that the files are about to be closed. If that fails, or the process is killed first, the write-ahead logs
+/// still exist, and the next start reads them.
 pub(super) fn note_end(dir: &Path) {
     if let Err(error) = trust::closed(dir) {
         tracing::warn!(%error, "The end of this process could not be noted");
     }
 }
 
-/// The node stops because of `failure`. When it doubts its files the next start does not use them.
+/// Handles a stop because of `failure`. If the failure is corruption, marks the files so that the next start
+/// quarantines them.
 pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
     let Some(damage) = failure.get().filter(|failure| failure.corrupt) else { return };
     if let Err(error) = trust::doubt(dir, &damage.reason) {
@@ -100,14 +108,14 @@ pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
     }
 }
 
-/// Removes what was moved aside once it is so old, until this is dropped.
+/// Removes quarantined files once they are old enough, until the future is dropped.
 pub(super) async fn forget_aside(dir: PathBuf, erase_after: Duration) {
     const LOOK_MAX: Duration = Duration::from_secs(600);
     let mut tick = tokio::time::interval((erase_after / 8).min(LOOK_MAX));
     loop {
         tick.tick().await;
         let dir = dir.clone();
-        // The look that finds them takes a moment, and so does the removal.
+        // Earlier than `erase_after`, because the check that finds the files and their removal take time.
         let forgotten = blocking::run(move || trust::forget_aside(&dir, erase_after / 4 * 3)).await;
         if let Ok(Err(error)) = forgotten {
             tracing::warn!(%error, "Files that were moved aside could not be removed");
@@ -172,7 +180,7 @@ fn set_aside(dir: &Path, reason: &str) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Makes the directory if there is none, and keeps other processes out of it.
+/// Creates the directory if necessary, and locks it against other processes.
 pub(super) fn lock(dir: &Path) -> Result<File, ServerError> {
     let failed = |source| ServerError::DataDir { path: dir.to_owned(), source };
     private::create_dir_all(dir).map_err(failed)?;
@@ -186,7 +194,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, ServerError> {
     Ok(file)
 }
 
-/// Says what was open to other users. Nobody knows whether they have read it.
+/// Logs which files other users could read. It is unknown whether they did.
 fn report(dir: &Path, narrowed: Narrowed) {
     if let Some((first, mode)) = narrowed.first {
         tracing::warn!(

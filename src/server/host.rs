@@ -1,6 +1,6 @@
-//! Where a node runs: what it listens on, how it reaches the others, what works for it in the background, who stops it.
+//! The environment of a node: its listeners, its connections to other nodes, its background work, and its stop signal.
 //!
-//! [`Machine`] is a process on a real machine. The simulation has another one, on simulated network and time.
+//! [`Machine`] is a process on a real machine. The simulation implements another one, on a simulated network and clock.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
@@ -19,38 +19,38 @@ use crate::{
     trace::Tracer,
 };
 
-/// What a node needs of the place where it runs.
+/// The environment that a node needs.
 pub trait Host: Send + Sync {
-    /// Takes connections.
+    /// The type of its listeners.
     type Listener: Listener;
 
     /// Listens on an address.
     ///
     /// # Errors
-    /// It cannot be listened on.
+    /// The address cannot be bound.
     fn listen(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> + Send;
 
-    /// The ports for those beside the node; `None` where there is nobody, and then there is no admin socket either.
+    /// The ports for browsers and probes; `None` where they are not needed. Then there is no admin socket either.
     ///
     /// # Errors
-    /// One cannot be listened on.
+    /// One of them cannot be bound.
     fn local_ports(&self, config: &Config) -> impl Future<Output = Result<Option<LocalPorts>, ServerError>> + Send;
 
-    /// Connects to other nodes.
+    /// The dialer for connections to other nodes.
     fn dialer(&self) -> Dialer;
 
-    /// Runs what the files need beside their callers.
+    /// The executor of background work on the files.
     fn background(&self) -> Arc<dyn Background>;
 
-    /// Turns true when the node is to stop. Its sender outlives the node.
+    /// True when the node has to stop. Its sender outlives the node.
     fn stop(&self) -> watch::Receiver<bool>;
 
-    /// Records what is done for messages.
+    /// Records the processing of messages.
     fn tracer(&self) -> Tracer {
         Tracer::off()
     }
 
-    /// The node takes part in its cluster.
+    /// Called when the node has become a member of its cluster.
     fn started(&self, node: &Node);
 }
 
@@ -78,10 +78,11 @@ impl Host for Machine {
         let bind = async |key, address| {
             ports::listen(address).await.map_err(|source| ServerError::Listen { key, address, source })
         };
-        Ok(Some(LocalPorts {
-            web: bind("CHAT_WEB_LISTEN", config.web_listen).await?,
-            metrics: bind("CHAT_METRICS_LISTEN", config.metrics_listen).await?,
-        }))
+        let (web, metrics) = tokio::try_join!(
+            bind("CHAT_WEB_LISTEN", config.web_listen),
+            bind("CHAT_METRICS_LISTEN", config.metrics_listen),
+        )?;
+        Ok(Some(LocalPorts { web, metrics }))
     }
 
     fn dialer(&self) -> Dialer {
@@ -103,8 +104,8 @@ impl Host for Machine {
     fn started(&self, _node: &Node) {}
 }
 
-/// Turns true with SIGTERM, SIGINT, or SIGHUP (a terminal that was closed). The latter has nothing to load again:
-/// certificates and secrets are looked at by themselves.
+/// True after SIGTERM, SIGINT, or SIGHUP (a closed terminal). SIGHUP reloads nothing, because certificates and secrets
+/// are reloaded automatically.
 pub(super) fn listen_for_signals() -> Result<watch::Receiver<bool>, ServerError> {
     let failed = |error: io::Error| ServerError::Task(format!("signals: {error}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
@@ -118,7 +119,7 @@ pub(super) fn listen_for_signals() -> Result<watch::Receiver<bool>, ServerError>
             _ = hang_up.recv() => {}
         }
         sender.send_replace(true);
-        // Kept, so that the receivers see the value and not the end of the channel.
+        // Kept alive, so that the receivers see the value and not the end of the channel.
         sender.closed().await;
     });
     Ok(receiver)

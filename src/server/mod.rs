@@ -1,9 +1,9 @@
 //! The composition root: builds the parts of a node, starts them, and drains them in order.
 //!
-//! Order of the start: files, peer port (so that the others can found or reach this node), identity, Raft, client
-//! port. Order of the stop: not ready, hand over leadership, end the streams, finish the calls, stop Raft, close the log.
-//! Every wait of the stop is bounded by `CHAT_DRAIN_TIMEOUT_MS`.
+//! Order of the start: files, peer port (so that the other nodes can bootstrap with this node or reach it), identity,
+//! Raft, client port. The order of the stop is in `drain`.
 
+mod drain;
 mod error;
 mod files;
 mod host;
@@ -26,12 +26,10 @@ use axum::{
     middleware::{Next, from_fn, map_request},
     response::Response,
 };
-use futures_util::future::{self, OptionFuture};
 use tokio::{
     net::UnixListener,
     sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
-    time::{Instant, timeout, timeout_at},
 };
 use tonic::{Code, Status, service::Routes, transport::server::TcpConnectInfo};
 
@@ -54,59 +52,69 @@ use crate::{
         peers::{Credentials, Peers},
     },
     storage::{FirstFailure, LogDb, Readers, StorageError, Threads, private},
-    telemetry::metrics::{self, Metrics},
+    telemetry::{
+        logs,
+        metrics::{self, Metrics},
+    },
     trace::Tracer,
     web::{self, Readiness},
 };
-use incoming::{GatedPort, connections, http2};
+use incoming::{GatedPort, http2};
 use observe::{Counted, Fanout, Ready};
 
+use drain::{Serving, aborted};
 use host::{Machine, listen_for_signals};
 
 pub use error::ServerError;
 pub use host::{Host, LocalPorts};
+pub use ports::{PATIENCE as PORT_PATIENCE, wait_until_free};
 
-/// Between two signs of life on an idle client connection; a half-open one is cut off after it and the next time-out.
+/// Keepalive interval of idle client connections. A half-open connection is closed after this and the next timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// For the answer to a sign of life.
+/// Timeout for the answer to a keepalive ping.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a client may send ahead of being read, for a request: those are at most as large, with their length.
+/// Flow-control window of a stream: the largest request with its length prefix.
 const STREAM_WINDOW_BYTES: u32 = limits::REQUEST_BYTES_MAX as u32 + 1024;
-/// The same for a connection.
+/// Flow-control window of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
-/// A request's headers: the token, the trace, the deadline.
+/// Limit for the headers of a request: the token, the trace, the deadline.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Connections to the admin socket.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
-/// Longest hand-over of leadership at a stop.
-const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
-/// Runs a node until SIGTERM, SIGINT or SIGHUP, or until it fails. `tracer` records what it does for messages.
+/// Runs a node until SIGTERM, SIGINT or SIGHUP, or until it fails. `tracer` records the processing of messages.
 ///
 /// # Errors
 /// See [`ServerError`].
 pub async fn run(config: Config, tracer: Tracer) -> Result<(), ServerError> {
     let stop = listen_for_signals()?;
+    let mut asked = stop.clone();
+    tokio::spawn(async move {
+        if asked.wait_for(|asked| *asked).await.is_ok() {
+            logs::stopping();
+        }
+    });
     run_on(Machine { stop, background: Arc::new(Threads), tracer }, config).await
 }
 
-/// Runs a node on a host until it is asked to stop, or until it fails.
+/// Runs a node on a host until a stop is requested or the node fails.
 ///
 /// # Errors
 /// See [`ServerError`].
 pub async fn run_on<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     let dir = config.data_dir.clone();
-    serve(host, config).await.map_err(|error| error.or_full(&dir))
+    let files_max = incoming::files()?;
+    serve(host, config, files_max).await.map_err(|error| error.or_full(&dir))
 }
 
-async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
+async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(), ServerError> {
     let (metrics, tracer) = (Metrics::new(&config.name), host.tracer());
     let stop = Stop(host.stop());
     let files = files::open(&config, &metrics, &tracer, &host.background()).await?;
     if let Some(identity) = files.log.identity().filter(|identity| identity.name != config.name) {
         return Err(ServerError::WrongName { configured: config.name, stored: identity.name });
     }
-    let ports = Ports::bind(&host, &config).await?;
+    let Some(ports) = stop.or(Ports::bind(&host, &config, files_max)).await.transpose()? else { return Ok(()) };
     let applied = files.state.applied()?;
     let counted = Arc::new(Counted(metrics.clone()));
     let watch = Watch { observer: counted.clone(), tracer: tracer.clone() };
@@ -168,19 +176,19 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     if let Some(members) = joined.members {
         node.initialize(members).await?;
     }
-    // Only read from here on: nobody else sets it.
     let _ = node_cell.set(node.clone());
     host.started(&node);
     tracing::info!("Server started with {} peers", config.initial_nodes.len().saturating_sub(1));
 
     let client_gate = GatedPort::Clients(ports.connections).gate(&metrics);
     receiver.watch(&client_gate);
-    let observer = tokio::spawn(observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone()));
+    let observing = observe::follow(node.clone(), hub.clone(), ready.clone(), metrics, tracer.clone());
     let api = chat_api(&config, &node, readers, &hub, counted, tracer, receiver);
     let clients =
         serve_clients(&config, (ports.client, client_gate), &api, &services, &ready, clients_closed.clone()).await?;
     let admin = if web.is_some() { Some(serve_admin(&config.data_dir, &api, clients_closed)?) } else { None };
-
+    // It makes the node ready, so everything has to be listened on by now.
+    let observer = tokio::spawn(observing);
     let failure = tokio::select! {
         () = stop.asked() => None,
         reason = node.failed() => Some(reason),
@@ -189,7 +197,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
         () = node.has_fellows(), if peer_tls.is_none() && !is_trusting => return Err(ServerError::Unprotected),
         () = node.removed(&to_ask) => return Err(ServerError::Removed { name: config.name, node_id }),
     };
-    observer.abort();
+    aborted(observer).await;
     ready.set(Readiness::NotReady("stopping".into()));
     if let Some(reason) = failure {
         return Err(failed(config.data_dir, &files.failure, reason));
@@ -200,43 +208,7 @@ async fn serve<H: Host>(host: H, config: Config) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// What a node does for others.
-struct Serving {
-    node: Node,
-    hub: Hub,
-    clients: JoinHandle<()>,
-    page: Option<JoinHandle<()>>,
-    close_clients: watch::Sender<bool>,
-    admin: Option<JoinHandle<()>>,
-    peers: JoinHandle<()>,
-    close_peers: watch::Sender<bool>,
-    probes: Option<JoinHandle<()>>,
-}
-
-impl Serving {
-    /// Ends it all, in order; see the module.
-    async fn drain(self, config: &Config) {
-        tracing::info!("Stopping: leadership is handed over, then calls are finished");
-        let deadline = Instant::now() + config.drain_timeout;
-        self.node.step_aside(deadline.min(Instant::now() + HAND_OVER_MAX)).await;
-        self.hub.stop();
-        self.close_clients.send_replace(true);
-        // A panic has been reported already.
-        let finished = future::join3(self.clients, OptionFuture::from(self.page), OptionFuture::from(self.admin));
-        if timeout_at(deadline, finished).await.is_err() {
-            tracing::warn!("Some calls were not finished in time and are cut off");
-        }
-        files::note_end(&config.data_dir);
-        self.node.shutdown().await;
-        self.close_peers.send_replace(true);
-        // The others may keep their connections open for as long as they like.
-        let ended = future::join(self.peers, OptionFuture::from(self.probes));
-        let _ = timeout(Duration::from_millis(200), ended).await;
-        tracing::info!("Stopped");
-    }
-}
-
-/// What runs beside the node until this is dropped: takes new certificates into use as they come, looks at the files.
+/// The background tasks of the node, until the set is dropped: reload certificates, watch the files.
 fn beside(config: &Config, peer_tls: &Option<Arc<Tls>>, metrics: &Metrics) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(observe::follow_files(config.data_dir.clone(), metrics.clone()));
@@ -281,7 +253,7 @@ fn raft_settings(config: &Config) -> raft::Settings {
     }
 }
 
-/// What the node ends with after a failure. Damage is noted for the next start.
+/// The final error after a failure. Damage is recorded for the next start.
 fn failed(path: PathBuf, first: &FirstFailure, reason: String) -> ServerError {
     files::note_damage(&path, first);
     files::note_end(&path);
@@ -291,60 +263,70 @@ fn failed(path: PathBuf, first: &FirstFailure, reason: String) -> ServerError {
     ServerError::Raft(raft::StartError::Fatal(reason))
 }
 
-/// Whether the node is asked to stop.
+/// The stop signal of the node.
 struct Stop(watch::Receiver<bool>);
 
 impl Stop {
     async fn asked(&self) {
-        // The sender stays until all receivers are gone.
+        // The sender outlives all receivers.
         let _ = self.0.clone().wait_for(|asked| *asked).await;
+    }
+
+    /// The result of `work`; `None` if a stop was requested first.
+    async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.asked() => None,
+        }
     }
 }
 
-/// The ports of a node, bound before anything is started, so that a port in use stops the start.
+/// The ports of a node. All are bound before anything is started, so that an occupied port prevents the start.
 struct Ports<L> {
     client: L,
     peer: L,
     local: Option<LocalPorts>,
-    /// How many connections clients may have, and browsers.
+    /// The connection limit for clients, and for browsers.
     connections: usize,
 }
 
 impl<L: Listener> Ports<L> {
-    async fn bind<H: Host<Listener = L>>(host: &H, config: &Config) -> Result<Self, ServerError> {
+    async fn bind<H: Host<Listener = L>>(host: &H, config: &Config, files_max: usize) -> Result<Self, ServerError> {
         let failed = |key, address| move |source| ServerError::Listen { key, address, source };
         let (client, peer) = (config.listen, config.peer_listen);
-        Ok(Self {
-            client: host.listen(client).await.map_err(failed("CHAT_LISTEN", client))?,
-            peer: host.listen(peer).await.map_err(failed("CHAT_PEER_LISTEN", peer))?,
-            local: host.local_ports(config).await?,
-            connections: connections(),
-        })
+        // Concurrently, as each may have to wait.
+        let (client, peer, local) = tokio::try_join!(
+            async { host.listen(client).await.map_err(failed("CHAT_LISTEN", client)) },
+            async { host.listen(peer).await.map_err(failed("CHAT_PEER_LISTEN", peer)) },
+            host.local_ports(config),
+        )?;
+        Ok(Self { client, peer, local, connections: incoming::connections(files_max) })
     }
 }
 
-/// What a node becomes a member with.
+/// The result of joining or bootstrapping a cluster.
 struct Joined {
     identity: crate::storage::Identity,
-    /// Set on the founder: the members to initialize Raft with.
+    /// The members to initialize Raft with. Set only on the node that bootstraps the cluster.
     members: Option<std::collections::BTreeMap<u64, raft::NodeRecord>>,
 }
 
-/// What a node without a cluster waits for.
+/// What a node without a cluster waits for, as text.
 fn awaited(config: &Config) -> String {
     match &config.join {
         Some(Join::Ask(members)) => format!("it asks {}", members.join(", ")),
         Some(Join::Invitation) => "an operator has to add this node".to_owned(),
+        None if config.initial_nodes.len() < 2 => "this node is the only one".to_owned(),
         None => format!("{} initial nodes", config.initial_nodes.len()),
     }
 }
 
-/// Names and peer addresses.
+/// The names and peer addresses of the initial nodes.
 fn initial_nodes(config: &Config) -> Vec<(String, String)> {
     config.initial_nodes.iter().map(|node| (node.name.clone(), node.peer_address.clone())).collect()
 }
 
-/// Peer addresses of nodes that may know the cluster, without this node's own.
+/// Peer addresses of nodes that may be members of the cluster, without this node's own.
 fn members_to_ask(config: &Config) -> Vec<String> {
     let initial = config.initial_nodes.iter().filter(|node| node.name != config.name);
     let mut addresses: Vec<String> = initial.map(|node| node.peer_address.clone()).collect();
@@ -354,7 +336,7 @@ fn members_to_ask(config: &Config) -> Vec<String> {
     addresses
 }
 
-/// Waits until this node has an identity. The first of the initial nodes makes one for all.
+/// Waits until this node has an identity. The first of the initial nodes assigns the identities of all.
 async fn join(config: &Config, founding: &Founding, peers: &Peers, log: &LogDb) -> Result<Joined, ServerError> {
     tokio::select! {
         joined = belong(config, founding, peers) => joined,
@@ -364,7 +346,7 @@ async fn join(config: &Config, founding: &Founding, peers: &Peers, log: &LogDb) 
 
 async fn belong(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joined, ServerError> {
     let initial = initial_nodes(config);
-    // The others are asked before anything is served. Most often they have started, or are not there at all.
+    // The others are contacted before anything is served. Usually they are either running or absent.
     if let Some(Some((own, theirs))) = founding.compare(peers, &initial).await {
         return Err(ServerError::OtherCluster { path: config.data_dir.clone(), own, theirs });
     }
@@ -378,27 +360,27 @@ async fn belong(config: &Config, founding: &Founding, peers: &Peers) -> Result<J
     Ok(Joined { identity, members })
 }
 
-/// Returns when the log can no longer be written. Once Raft runs it finds that out itself.
+/// Returns when the log can no longer be written. Once Raft runs, it detects this itself.
 async fn log_failed(log: &LogDb) -> StorageError {
     let (done, failed) = oneshot::channel();
     log.when_failed(Box::new(move |result| drop(done.send(result))));
     match failed.await {
         Ok(Err(error)) => StorageError::Failed(error),
-        // It was closed.
+        // The log was closed.
         Ok(Ok(())) | Err(_) => std::future::pending().await,
     }
 }
 
-/// Returns when the state can no longer be written, and says why.
+/// Returns the reason when the state can no longer be written.
 async fn state_failed(mut failed: watch::Receiver<bool>, failure: &FirstFailure) -> String {
     match failed.wait_for(|failed| *failed).await {
         Ok(_) => failure.get().map(|failure| failure.reason.clone()).unwrap_or_default(),
-        // The state is gone: so is the node.
+        // The state was dropped, so the node is stopping.
         Err(_) => std::future::pending().await,
     }
 }
 
-/// Returns when it turns out that the data directory is of another cluster than the other nodes'.
+/// Returns when the data directory turns out to belong to another cluster than the other nodes.
 async fn stray(config: &Config, founding: &Founding, peers: &Peers) -> ServerError {
     match founding.other_cluster(peers, &initial_nodes(config)).await {
         Some((own, theirs)) => ServerError::OtherCluster { path: config.data_dir.clone(), own, theirs },
@@ -407,7 +389,7 @@ async fn stray(config: &Config, founding: &Founding, peers: &Peers) -> ServerErr
 }
 
 async fn told(mut stop: watch::Receiver<bool>) {
-    // A dropped sender means the same.
+    // A dropped sender also means a stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -433,7 +415,8 @@ fn serve_peers(
     })
 }
 
-/// Counts a connection of the peer port as a member's once a call on it was accepted: a stranger's is refused, with or without TLS.
+/// Counts a connection of the peer port as a member's after an accepted call. Calls of strangers are rejected, with or
+/// without TLS.
 async fn prove_member(request: Request, next: Next) -> Response {
     let ticket = request.extensions().get::<Arc<Ticket>>().cloned();
     let response = next.run(request).await;
@@ -444,14 +427,14 @@ async fn prove_member(request: Request, next: Next) -> Response {
     response
 }
 
-/// The listed hosts, and the address that is listened on when it is one in particular.
+/// The configured hosts, and the listen address unless it is a wildcard.
 fn web_hosts(config: &Config) -> Vec<String> {
     let ip = Some(config.web_listen.ip()).filter(|ip| !ip.is_unspecified());
     let ip = ip.map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
     config.web_hosts.iter().cloned().chain(ip).collect()
 }
 
-/// What browsers get.
+/// The settings and routes for browsers.
 fn page(
     config: &Config,
     hub: &Hub,
@@ -464,7 +447,7 @@ fn page(
     let access = web::WebAccess {
         own: config.web_advertise.clone(),
         hosts: web_hosts(config),
-        // What listens on all addresses also listens on loopback, where a forwarded port ends.
+        // A wildcard address includes loopback, where a forwarded port ends.
         on_loopback: config.web_listen.ip().is_loopback() || config.web_listen.ip().is_unspecified(),
         tls: config.tls.is_some(),
         trusts_proxy: Some(Arc::new(move |ip| proxies.forwards_requests(ip))),
@@ -525,7 +508,7 @@ async fn serve_clients(
     let routes = api::client_routes(api, ready.healthy(), told(stop.clone()))
         .await
         .map_err(|error| ServerError::Task(format!("gRPC reflection: {error}")))?;
-    // Only set here: browsers are answered by the same services.
+    // The only place that sets the cell. The same services answer browsers.
     let _ = services.set(routes.clone().into_axum_router());
     let proxies = Arc::clone(&config.proxies);
     let port = Port::new(Behind::new(listener, Arc::clone(&proxies)), config.tls.clone(), Protocol::Grpc);
@@ -544,14 +527,14 @@ async fn serve_clients(
 fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, ServerError> {
     let path = dir.join("admin.sock");
     let failed = |source| ServerError::Storage(StorageError::Io { context: "listen on", path: path.clone(), source });
-    // The data directory is locked, so a socket in it is left over from a process that is gone.
+    // The data directory is locked, so an existing socket is left over from a process that has ended.
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
     private::restrict(&path).map_err(failed)?;
-    // Its callers own the node: nothing of theirs counts against a budget, and a call that runs is not displaced.
+    // Its callers own the node: their calls count against no budget, and running calls are not displaced.
     let router = api::admin_routes(api).into_axum_router().layer(map_request(async |mut request: Request| {
         if let Some(ticket) = request.extensions_mut().remove::<Arc<Ticket>>() {
             ticket.prove(ticket.owner());

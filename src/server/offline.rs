@@ -1,10 +1,10 @@
-//! What is done to a data directory while no node uses it: a backup is restored, a survivor becomes a new cluster.
+//! Operations on the data directory of a stopped node: restore a backup, or turn a survivor into a new cluster.
 //!
-//! Both give the node of the configuration a new cluster, of which it is the only member; the other nodes of
-//! `CHAT_INITIAL_NODES` join it by themselves when they are started with empty data directories. What happens on disk is in
-//! [`crate::storage::new_cluster`]. Invariant: the directory is locked meanwhile, so that no node starts.
+//! Both give the configured node a new cluster, of which it is the only member. The other nodes of `CHAT_INITIAL_NODES`
+//! join it when they are started with empty data directories. [`crate::storage::new_cluster`] describes the changes on
+//! disk. Invariant: the directory is locked during the operation, so that no node starts.
 //!
-//! Left out: asking the operator, and printing.
+//! Does not cover: asking the operator, and printing.
 
 use std::{collections::BTreeSet, fs::File, path::Path};
 
@@ -24,14 +24,14 @@ use crate::{
     },
 };
 
-/// What the operator is told of a backup.
+/// Facts about a backup, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupFacts {
-    /// The cluster it is of.
+    /// The id of its cluster.
     pub cluster_id: String,
     /// The node that made it.
     pub node: String,
-    /// When, in milliseconds since the epoch.
+    /// The time of its creation, in milliseconds since the epoch.
     pub made_ms: u64,
     /// Its revision.
     pub revision: u64,
@@ -46,16 +46,16 @@ impl From<BackupMeta> for BackupFacts {
     }
 }
 
-/// What the operator is told of a new cluster.
+/// Facts about a new cluster, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterFacts {
     /// Its id.
     pub cluster_id: String,
     /// This node's id in it.
     pub node_id: u64,
-    /// The revision of what it was made of.
+    /// The revision of the data that it was made from.
     pub copied: u64,
-    /// The revision that it begins with.
+    /// The first revision of the new cluster.
     pub revision: u64,
 }
 
@@ -70,7 +70,7 @@ impl ClusterFacts {
     }
 }
 
-/// Checks a backup, wherever it is. Blocks for as long as it takes to read the file twice.
+/// Checks a backup, in any location. Blocks while the file is read twice.
 ///
 /// # Errors
 /// [`ServerError::Backup`].
@@ -79,13 +79,12 @@ pub fn verify_backup(file: &Path) -> Result<BackupFacts, ServerError> {
     Ok(storage::verify_backup(file).map_err(unusable)?.into())
 }
 
-/// Makes a backup the start of a new cluster, in the data directory of the configuration, with or without its sessions.
-/// Blocks.
+/// Creates a new cluster from a backup in the configured data directory, with or without its sessions. Blocks.
 ///
 /// # Errors
-/// The file is no backup, or the directory is not empty, or in use; or a file operation failed.
+/// The file is not a backup, the directory is not empty or is in use, or a file operation failed.
 pub fn restore(config: &Config, file: &Path, end_sessions: bool) -> Result<(BackupFacts, ClusterFacts), ServerError> {
-    // A mistake is told before anything is made.
+    // Reports a bad backup before anything is created.
     verify_backup(file)?;
     let dir = &config.data_dir;
     let _lock = files::lock(dir)?;
@@ -96,7 +95,7 @@ pub fn restore(config: &Config, file: &Path, end_sessions: bool) -> Result<(Back
     Ok((meta.into(), ClusterFacts::new(founder, beginning)))
 }
 
-/// The stopped node that may become a new cluster. Nobody else uses its directory while this exists.
+/// A stopped node that may become a new cluster. Its directory stays locked while this exists.
 pub struct Survivor<'a> {
     config: &'a Config,
     survey: Survey,
@@ -106,26 +105,26 @@ pub struct Survivor<'a> {
 /// A position of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
-    /// The index of an entry; 0: none.
+    /// The index of an entry; 0 for none.
     pub index: u64,
-    /// The term it was made in.
+    /// The term of the entry.
     pub term: u64,
 }
 
-/// What the operator is told of a survivor.
+/// Facts about a survivor, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SurvivorFacts {
-    /// Its cluster.
+    /// The id of its cluster.
     pub cluster_id: String,
-    /// Its id there.
+    /// Its node id.
     pub node_id: u64,
     /// The names of the nodes that had a vote.
     pub voters: Vec<String>,
     /// The last entry of its log.
     pub last: Position,
-    /// The last entry that it knows to be committed.
+    /// The last entry that is committed according to this node.
     pub committed: Position,
-    /// Entries after that one.
+    /// The number of entries after the committed one.
     pub uncertain: u64,
     /// The last entry in its state.
     pub applied: Position,
@@ -136,10 +135,10 @@ pub struct SurvivorFacts {
 }
 
 impl<'a> Survivor<'a> {
-    /// Looks at the data directory of the configuration. Changes nothing that matters. Blocks.
+    /// Examines the configured data directory, without changes that matter. Blocks.
     ///
     /// # Errors
-    /// No node could go on from it, or it is in use, or of another name.
+    /// The files cannot be used by a node, are in use, or belong to a node of another name.
     pub fn examine(config: &'a Config) -> Result<Self, ServerError> {
         let dir = &config.data_dir;
         let lock = files::lock(dir)?;
@@ -151,11 +150,11 @@ impl<'a> Survivor<'a> {
         Ok(Self { config, survey, _lock: lock })
     }
 
-    /// Asks the members of its cluster, and the nodes of the configuration, who is there. Needs a tokio runtime.
+    /// The names of the reachable members, among its cluster and the configured nodes. Needs a tokio runtime.
     ///
     /// # Errors
-    /// The peer secret or the certificates are of no use; or those that answer are, with this node, a majority of the voters: then it has to be
-    /// started, and nothing is lost.
+    /// The peer secret or the certificates cannot be used. Or the reachable nodes are, with this node, a majority of
+    /// the voters: then this node has to be started, and nothing is lost.
     pub async fn others_alive(&self) -> Result<Vec<String>, ServerError> {
         let (name, address) = (&self.config.name, &self.config.peer_advertise);
         let credentials = Credentials::new("", 0, name, address).map_err(|_| ServerError::Credentials)?;
@@ -178,7 +177,7 @@ impl<'a> Survivor<'a> {
         Ok(alive.into_values().collect())
     }
 
-    /// What it has.
+    /// The facts for the operator.
     pub fn facts(&self) -> SurvivorFacts {
         let survey = &self.survey;
         let position =
@@ -198,13 +197,24 @@ impl<'a> Survivor<'a> {
         }
     }
 
-    /// Makes it the start of a new cluster, with the entries of `skip` left out of its log. Blocks.
+    /// Turns the survivor into a new cluster, without the entries `skip` of its log. It keeps the addresses that its
+    /// old cluster had recorded, regardless of this process's configuration. If the node starts with other addresses,
+    /// it has them recorded. Blocks.
     ///
     /// # Errors
-    /// A file operation failed: the directory then holds the old node or the new one, as the next start will say.
+    /// A file operation failed. The directory then holds the old or the new node; the next start reports which.
     pub fn found_anew(self, skip: &[u64]) -> Result<ClusterFacts, ServerError> {
         let dir = &self.config.data_dir;
-        let founder = founder(self.config);
+        let Survey { identity, membership, .. } = &self.survey;
+        let founder = match membership.nodes.iter().find(|node| node.node_id == identity.node_id) {
+            None => founder(self.config),
+            Some(recorded) => Founder {
+                peer_address: recorded.peer_address.clone(),
+                client_address: recorded.client_address.clone(),
+                web_address: recorded.web_address.clone(),
+                ..founder(self.config)
+            },
+        };
         let recovered = new_cluster::recover(dir, &self.survey, &founder, skip);
         let beginning = recovered.map_err(|error| ServerError::from(error).or_full(dir))?;
         Ok(ClusterFacts::new(founder, beginning))

@@ -1,14 +1,15 @@
-//! Backups: a copy of the state that stands alone, and says what it is.
+//! Backups: self-contained, self-describing copies of the state.
 //!
-//! A backup is a snapshot with one table more, `backup`: from which cluster and node it is, when it was made, and a SHA-256
-//! over all other tables. SQLite itself would notice a broken page, but not a byte that changed inside of a row; so
-//! [`verify_backup`] checks both, and whoever makes, receives or restores a backup calls it.
+//! A backup is a snapshot with one additional table, `backup`: its cluster and node, its time of creation, and a
+//! SHA-256 over all other tables. SQLite itself detects a malformed page, but not a byte that changed within a row. So
+//! [`verify_backup`] checks both the pages and the content, and is called whenever a backup is created, received or
+//! restored.
 //!
-//! Invariants: a [`BackupFile`] has been verified, and is of one revision; it has no name in the data directory any more, so
-//! that nothing of it stays when the process ends. The volume keeps as much space free as the backup takes: a node whose disk is
-//! full would stop.
+//! Invariants: a [`BackupFile`] has been verified, and is of one revision. Its name in the data directory is already
+//! removed, so that no file remains when the process ends. The volume keeps as much space free as the backup takes,
+//! because a node would stop when its disk is full.
 //!
-//! Left out: the way to the operator, and where the file goes.
+//! Does not cover: the transfer to the operator, and where the file is stored.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -16,13 +17,14 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params, types::ValueRef};
 use sha2::{Digest as _, Sha256};
 
-use super::db::{self, Int};
+use super::db;
 use super::error::{Context, StorageError};
+use super::pages;
 use super::query::Readers;
 use super::snapshot::{self, copy_state, open_snapshot};
 use crate::chat::{Revision, StateDigest, TimeMs};
 
-/// What makes a copy of the state a backup.
+/// Turns a copy of the state into a backup.
 const TABLE: &str = "
 CREATE TABLE backup (
     id          INTEGER PRIMARY KEY CHECK (id = 1),
@@ -32,43 +34,44 @@ CREATE TABLE backup (
     content     BLOB    NOT NULL                        -- SHA-256 of all other tables
 ) STRICT;
 ";
-/// Removes it: the rest is a state like any other.
+/// Removes the table. The rest is an ordinary state.
 pub(super) const FORGET: &str = "DROP TABLE backup;";
 
-/// What a backup holds.
+/// Metadata of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupMeta {
-    /// The cluster it is of.
+    /// Id of the cluster.
     pub cluster_id: String,
-    /// The node that made it.
+    /// Name of the node that created it.
     pub node: String,
-    /// When, by that node's clock.
+    /// Time of its creation, by that node's clock.
     pub made: TimeMs,
     /// The state's revision.
     pub revision: Revision,
-    /// Index of the last log entry that is in it; 0: none.
+    /// Index of the last log entry that it contains; 0 if none.
     pub log_index: u64,
     /// The state's digest.
     pub digest: StateDigest,
 }
 
-/// A complete and verified backup, open at its start. Its space is free again when it is dropped.
+/// A complete and verified backup, open at its start. Dropping it frees its space.
 #[derive(Debug)]
 pub struct BackupFile {
-    /// Its bytes.
+    /// The open file.
     pub file: File,
-    /// How many.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// What it holds.
+    /// Metadata of the backup.
     pub meta: BackupMeta,
 }
 
 impl Readers {
-    /// Makes a backup of everything that was applied before the call, as the node `node` of the cluster `cluster_id`. The state is
-    /// in use meanwhile. Takes as long as to write the whole file once and read it twice.
+    /// Creates a backup of everything that was applied before the call, for the node `node` of the cluster
+    /// `cluster_id`. The state stays in use meanwhile. Takes as long as writing the whole file once and reading it
+    /// twice.
     ///
     /// # Errors
-    /// The volume has not enough space, or a file operation failed, or the copy turned out to be damaged.
+    /// The volume has too little space, a file operation failed, or the copy turned out to be damaged.
     pub fn back_up(&self, cluster_id: &str, node: &str, now: TimeMs) -> Result<BackupFile, StorageError> {
         let state = self.writer().ok_or(StorageError::Closed)?;
         state.settle()?;
@@ -76,7 +79,7 @@ impl Readers {
         require_space(dir)?;
         let name = format!("{:016x}.{}", snapshot::random(), snapshot::ENDING_UNFINISHED);
         let path = dir.join(snapshot::DIRECTORY).join(name);
-        // The copy is written anew from what is read: what is wrong with the state itself shows here.
+        // The copy is written from the data that was read, so damage to the state itself is detected here.
         let made = copy_state(dir, &path)
             .inspect_err(|error| {
                 if error.is_corruption() {
@@ -84,17 +87,17 @@ impl Readers {
                 }
             })
             .and_then(|_| mark(&path, cluster_id, node, now));
-        // It is open, or of no use. What cannot be removed now goes when the database is opened next.
+        // The file is open or not needed. If it cannot be removed now, it is removed when the database is opened next.
         let _ = fs::remove_file(&path);
         made
     }
 }
 
-/// Makes a copy of the state a backup.
+/// Turns a copy of the state into a backup, and verifies it.
 fn mark(path: &Path, cluster_id: &str, node: &str, now: TimeMs) -> Result<BackupFile, StorageError> {
     let conn = db::open_writer(path)?;
     let marked = || -> rusqlite::Result<()> {
-        // One file, without a write-ahead log beside it.
+        // A single file, without a write-ahead log.
         conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
         conn.execute_batch(TABLE)
     };
@@ -109,12 +112,13 @@ fn mark(path: &Path, cluster_id: &str, node: &str, now: TimeMs) -> Result<Backup
     Ok(BackupFile { file, bytes, meta })
 }
 
-/// Checks that a file is a backup that this version can restore: every page, every index, every value. Returns what it holds.
+/// Checks that a file is a backup that this version can restore: every page, every index, every value. Returns its
+/// metadata.
 ///
 /// # Errors
-/// The file cannot be read, is damaged, is none of ours, or of a later version.
+/// The file cannot be read, is damaged, is not a backup of this program, or belongs to a later version.
 pub fn verify_backup(path: &Path) -> Result<BackupMeta, StorageError> {
-    // SQLite says less about why it cannot open a file.
+    // The error of SQLite is less specific if the file cannot be opened.
     File::open(path).map_err(StorageError::io("open", path))?;
     let conn = open_snapshot(path).map_err(|error| match error {
         StorageError::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
@@ -130,11 +134,7 @@ pub fn verify_backup(path: &Path) -> Result<BackupMeta, StorageError> {
         let problem = "it has our tables, but it was not made by `chatctl backup`".to_owned();
         return Err(StorageError::ForeignFile { path: path.to_owned(), problem });
     }
-    let verdict: String =
-        conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).context("check the pages of a backup")?;
-    if verdict != "ok" {
-        return Err(StorageError::Corrupt(format!("{}: {verdict}", path.display())));
-    }
+    pages::check(&conn, "integrity_check", path)?;
     let sql = "SELECT cluster_id, node, made_ms, content FROM backup";
     let row = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, [u8; 32]>(3)?)));
     let (cluster_id, node, made, expected) = row.context("read what a backup says of itself")?;
@@ -146,7 +146,7 @@ pub fn verify_backup(path: &Path) -> Result<BackupMeta, StorageError> {
     Ok(BackupMeta { cluster_id, node, made, revision: state.revision, log_index, digest: state.chain.digest })
 }
 
-/// SHA-256 of all tables but `backup`, and of how they are defined. Parts have their length before them.
+/// SHA-256 of all tables except `backup`, and of their definitions. Parts are prefixed with their length.
 fn content(conn: &Connection) -> Result<[u8; 32], StorageError> {
     let context = "compute the checksum of a backup";
     let sql = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'backup' ORDER BY name";
@@ -164,7 +164,7 @@ fn content(conn: &Connection) -> Result<[u8; 32], StorageError> {
         if kind != "table" {
             continue;
         }
-        // In the order of the table itself, whatever indexes there are.
+        // In the order of the table itself, independent of its indexes.
         let sql = format!("SELECT * FROM \"{name}\" NOT INDEXED");
         let mut statement = conn.prepare(&sql).context(context)?;
         let columns = statement.column_count();
@@ -185,14 +185,10 @@ fn content(conn: &Connection) -> Result<[u8; 32], StorageError> {
     Ok(hash.finalize().into())
 }
 
-/// Refuses unless the volume would have as much space left as a copy of the state takes.
+/// Fails unless the volume would have as much space left as a copy of the state takes.
 fn require_space(dir: &Path) -> Result<(), StorageError> {
     let conn = db::open_reader(&db::database_path(dir))?;
-    let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
-    let Int(size) = conn.query_row(sql, [], |row| row.get(0)).context("read the size of chat.db")?;
-    let volume = rustix::fs::statvfs(dir).map_err(|errno| StorageError::io("look at", dir)(errno.into()))?;
-    let free = volume.f_bavail.saturating_mul(volume.f_frsize);
-    let needed = size.saturating_mul(2);
+    let (free, needed) = db::space_for_a_copy(&conn, dir)?;
     if free < needed {
         return Err(StorageError::TooLittleSpace { path: dir.to_owned(), free, needed });
     }

@@ -1,4 +1,4 @@
-//! Backups: complete, of one moment, and refused when anything about them is wrong.
+//! Backups: complete, of a single revision, and rejected if anything about them is wrong.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -48,7 +48,7 @@ fn a_backup_has_all_that_was_applied_and_leaves_nothing_behind() {
     assert_eq!(meta.digest, state.applied().expect("state").chain.digest);
     assert_eq!(verify_backup(&path).expect("sound"), meta);
     assert_eq!(fs::read_dir(dir.path().join(snapshot::DIRECTORY)).expect("list").count(), 0);
-    // The state is in use as before.
+    // The state stays usable.
     state.apply(vec![account(3, "carol")]).expect("applied");
     assert_eq!(write(&readers, &path).revision, Revision(3));
 }
@@ -60,7 +60,7 @@ fn damage_is_found_also_inside_of_a_row() {
     let path = dir.path().join("b");
     write(&readers, &path);
     let sound = fs::read(&path).expect("read");
-    // A letter of a value that no index has: no page is broken by it.
+    // A letter of a value that is in no index. The change breaks no page.
     let at = sound.windows(9).position(|bytes| bytes == b"alicehash").expect("the row") + 8;
     let mut changed = sound.clone();
     changed[at] ^= 1;
@@ -94,7 +94,9 @@ fn other_files_are_refused_and_told_apart() {
     let snapshot = StateMachine::build_snapshot(dir.path()).expect("built");
     assert!(foreign(&snapshot.path).contains("chatctl backup"));
     write(&readers, &path);
-    Connection::open(&path).and_then(|conn| conn.execute_batch("PRAGMA user_version = 99")).expect("changed");
+    let conn = pages::open_file(&path).expect("open");
+    conn.execute_batch("PRAGMA user_version = 99").expect("changed");
+    drop(conn);
     let error = verify_backup(&path).expect_err("refused");
     assert!(matches!(error, StorageError::NewerFormat { found: 99, .. }), "{error}");
     let error = verify_backup(&dir.path().join("absent")).expect_err("refused");
@@ -108,8 +110,10 @@ fn damage_of_the_state_is_met_and_ends_its_use() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     drop(state(dir.path(), &names));
     let path = db::database_path(dir.path());
-    // All of it is in the file itself.
-    Connection::open(&path).and_then(|conn| conn.execute_batch("PRAGMA journal_mode = DELETE")).expect("set");
+    // Moves everything into the file itself.
+    let conn = pages::open_file(&path).expect("open");
+    conn.execute_batch("PRAGMA journal_mode = DELETE").expect("set");
+    drop(conn);
     let mut bytes = fs::read(&path).expect("read");
     let at = bytes.windows(12).position(|bytes| bytes == b"account-399h").expect("a row of the last page") & !4095;
     bytes[at..at + 4096].fill(0xa5);

@@ -1,10 +1,11 @@
-//! Connections to `chat.db`, and how its values map to SQLite's.
+//! Connections to `chat.db`, and the mapping of its values to SQLite's types.
 //!
-//! SQLite's integers are signed, ours are not. On the way in, what does not fit becomes `i64::MAX`: no row has that
-//! key, so that an absurd id is simply unknown, and as a bound it still means "everything". On the way out, a negative
-//! number is an error: nobody wrote it.
+//! SQLite's integers are signed, ours are not. A value that does not fit is written as `i64::MAX`. No row has that key,
+//! so an out-of-range id is simply unknown, and as a bound it still means "everything". A negative number that is read
+//! is an error, because none is ever written.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,78 +16,80 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::error::{Context, StorageError};
-use super::private;
+use super::{locks, pages, private};
 use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, SessionId, StateDigest, TimeMs, TokenHash};
 
-/// The state machine's file in a data directory.
+/// Path of the state machine's file in a data directory.
 pub(super) fn database_path(dir: &Path) -> PathBuf {
     dir.join("chat.db")
 }
 
-/// Longest wait for SQLite's own locks. There is one writer, so only a checkpoint or recovery ever holds them.
+/// Maximum wait of a reader for SQLite's own locks. There is one writer, so only a checkpoint or a recovery holds them.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Prepared statements kept by each connection: more than there are.
+/// Prepared statements kept by each connection. More than exist.
 const STATEMENTS_MAX: usize = 96;
 /// Page cache of the writer, in KiB.
 const WRITER_CACHE_KIB: i64 = 64 * 1024;
 /// Page cache of each reader, in KiB.
 const READER_CACHE_KIB: i64 = 8 * 1024;
-/// Pages in the write-ahead log that start a checkpoint. More would save little (measured) and cost space.
+/// Size of the write-ahead log, in pages, that triggers a checkpoint. A larger value would save little (measured) and
+/// cost space.
 const CHECKPOINT_PAGES: i32 = 4000;
-/// The write-ahead log is cut to this after it had to grow beyond it, in bytes.
+/// Size in bytes to which the write-ahead log is truncated after it has grown beyond it.
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
-/// Opens the writer's connection, and makes the file if there is none.
+/// Opens the writer's connection, and creates the file if it is missing.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StorageError> {
-    // SQLite gives a file the mode of the umask, and the files beside it the mode of the file.
+    // SQLite creates a file with the mode of the umask, and its auxiliary files with the mode of the file.
     private::open_or_create(path).map_err(StorageError::io("make", path))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).context("open chat.db")?;
-    prepare(&conn, WRITER_CACHE_KIB).context("set up the writer of chat.db")?;
+    let conn = pages::open(path, flags, "open chat.db")?;
+    prepare(&conn, WRITER_CACHE_KIB, locks::START_MAX).context("set up the writer of chat.db")?;
     Ok(conn)
 }
 
-/// Sets what only a writer may: called once the file is known to be ours.
+/// Applies the settings that only a writer may change. Must be called only after the file is known to be ours.
 pub(super) fn use_wal(conn: &mut Connection) -> Result<Checkpoints, StorageError> {
     let mut set = || -> rusqlite::Result<Checkpoints> {
         let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         if mode != "wal" {
-            // Readers would block the writer, and a snapshot everything: the file system has to be able to do it.
+            // Without it readers would block the writer, and a snapshot would block everything. The file system has to
+            // support it.
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(mode)));
         }
         conn.pragma_update(None, "synchronous", "NORMAL")?;
         keep_wal(conn)?;
         let checkpoints = Checkpoints::by_commits(conn)?;
         conn.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
-        // What is deleted is overwritten with zeros, in pages that are freed as well: a long body has pages of its own.
+        // Deleted content is overwritten with zeros, also in freed pages. A long body has pages of its own.
         conn.pragma_update(None, "secure_delete", "ON")?;
         Ok(checkpoints)
     };
     set().context("set chat.db to write-ahead logging")
 }
 
-/// Leaves the write-ahead log where it is when the connection is closed. SQLite would remove it; and a process that ends without
-/// being able to say so on disk would be taken for one that lost it.
+/// Keeps the write-ahead log when the connection is closed. SQLite would remove it, and a process that ends without
+/// recording a clean shutdown would then appear to have lost it.
 pub(super) fn keep_wal(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
-/// Moves what is in the write-ahead log into the file, before the connection is closed. Whatever comes of it, nothing is lost:
-/// what is left is read at the next start.
+/// Checkpoints the write-ahead log before the connection is closed. A failure loses nothing: the next start reads the
+/// rest of the log.
 pub(super) fn settle_wal(conn: &Connection) {
-    // Whoever reads is not waited for.
+    // Does not wait for readers.
     let settled = conn
         .busy_timeout(Duration::ZERO)
         .and_then(|()| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     drop(settled);
 }
 
-/// Moves what is in the write-ahead log into the file, and cuts the log to nothing: it would keep what was overwritten until it
-/// comes around. False: somebody reads it at the moment. Waits for nobody.
+/// Checkpoints and truncates the write-ahead log, which would otherwise retain overwritten data until it wraps around.
+/// Returns `false` if a reader prevents that. Does not wait for readers.
 pub(super) fn cut_wal(conn: &Connection) -> rusqlite::Result<bool> {
     conn.busy_timeout(Duration::ZERO)?;
     let cut = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.busy_timeout(locks::RUNNING_MAX)?;
     match cut {
         Ok(busy) => Ok(busy == 0),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
@@ -94,14 +97,14 @@ pub(super) fn cut_wal(conn: &Connection) -> rusqlite::Result<bool> {
     }
 }
 
-/// The checkpoints that a connection's commits make.
+/// Checkpoints triggered by the commits of a connection.
 pub(super) struct Checkpoints {
     failed: Arc<Mutex<Option<rusqlite::Error>>>,
 }
 
 impl Checkpoints {
-    /// Moves pages from the write-ahead log into the file whenever a commit leaves enough of them, as SQLite does by
-    /// itself. But a failure is the commit's failure: SQLite would keep it to itself, and try again with every commit
+    /// Checkpoints the write-ahead log whenever a commit makes it large enough, like SQLite's own automatic checkpoint.
+    /// But a failed checkpoint fails the commit. SQLite would not report it, and would try again with every commit
     /// while the write-ahead log grows.
     pub(super) fn by_commits(conn: &mut Connection) -> rusqlite::Result<Self> {
         let failed: Arc<Mutex<Option<rusqlite::Error>>> = Arc::default();
@@ -111,11 +114,11 @@ impl Checkpoints {
                 return Ok(());
             }
             match wal.checkpoint() {
-                // A reader needs the older pages: the next commit tries again.
+                // A reader needs the older pages, so the next commit tries again.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
                 Err(error) => {
                     *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    // What it is does not get through: see `of`.
+                    // SQLite does not pass the error on: see `of`.
                     Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), None))
                 }
                 Ok(()) => Ok(()),
@@ -124,8 +127,8 @@ impl Checkpoints {
         Ok(Self { failed })
     }
 
-    /// What a commit came to. When its checkpoint failed, SQLite calls it an "SQL logic error", whatever the disk said:
-    /// that is put in its place.
+    /// The result of a commit. If its checkpoint failed, SQLite reports an "SQL logic error" regardless of the cause.
+    /// The actual error replaces it.
     pub(super) fn of<T>(&self, commit: rusqlite::Result<T>) -> rusqlite::Result<T> {
         commit.map_err(|error| self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error))
     }
@@ -134,21 +137,44 @@ impl Checkpoints {
 /// Opens a read-only connection.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).context("open chat.db for reading")?;
-    // A reader that outlives its file (a snapshot was installed) must not tidy up the new file's log when it closes.
+    let conn = pages::open(path, flags, "open chat.db for reading")?;
+    // A reader can outlive its file when a snapshot is installed. Closing it must not remove the new file's write-ahead
+    // log.
     keep_wal(&conn).context("set up a reader of chat.db")?;
-    prepare(&conn, READER_CACHE_KIB).context("set up a reader of chat.db")?;
+    prepare(&conn, READER_CACHE_KIB, BUSY_TIMEOUT).context("set up a reader of chat.db")?;
     Ok(conn)
 }
 
-fn prepare(conn: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
-    conn.busy_timeout(BUSY_TIMEOUT)?;
+fn prepare(conn: &Connection, cache_kib: i64, busy_timeout: Duration) -> rusqlite::Result<()> {
+    conn.busy_timeout(busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     conn.pragma_update(None, "cache_size", -cache_kib)?;
     conn.pragma_update(None, "foreign_keys", false)
 }
 
-/// Makes the names in a directory durable.
+/// Copies the committed content of a database into a new file of this node.
+pub(super) fn copy_into(conn: &Connection, to: &Path) -> Result<(), StorageError> {
+    let name = to.to_str().ok_or_else(|| {
+        StorageError::io("use the path", to)(io::Error::new(io::ErrorKind::InvalidInput, "it is not UTF-8"))
+    })?;
+    // SQLite writes into the empty file and keeps its mode.
+    private::create_file(to).map_err(StorageError::io("make", to))?;
+    // The setting also applies to the copy. Without it, free space in its pages contains arbitrary memory.
+    conn.pragma_update(None, "secure_delete", "ON").context("set up the copy of a database")?;
+    conn.execute("VACUUM INTO ?1", [name]).context("copy a database")?;
+    Ok(())
+}
+
+/// Free bytes on the volume of `dir`, and the bytes required for a copy of a database there. That is twice its size, so
+/// that as much space remains free as the copy takes.
+pub(super) fn space_for_a_copy(conn: &Connection, dir: &Path) -> Result<(u64, u64), StorageError> {
+    let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+    let Int(size) = conn.query_row(sql, [], |row| row.get(0)).context("read the size of a database")?;
+    let volume = rustix::fs::statvfs(dir).map_err(|errno| StorageError::io("look at", dir)(errno.into()))?;
+    Ok((volume.f_bavail.saturating_mul(volume.f_frsize), size.saturating_mul(2)))
+}
+
+/// Makes the entries of a directory durable.
 pub(super) fn sync_directory(dir: &Path) -> Result<(), StorageError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(StorageError::io("sync directory", dir))
 }
@@ -158,7 +184,7 @@ pub(super) fn sync_file(path: &Path) -> Result<(), StorageError> {
     File::open(path).and_then(|f| f.sync_all()).map_err(StorageError::io("sync file", path))
 }
 
-/// A plain unsigned number, for counts and for what has no type of its own.
+/// A plain unsigned number, for counts and for values without a type of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Int(pub u64);
 

@@ -1,4 +1,4 @@
-//! What the digest depends on, and what not.
+//! The inputs on which the digest depends, and those on which it does not.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -92,7 +92,7 @@ fn commands() -> Vec<Command> {
         delete(1, &[1], false),
         delete(1, &[2, 1], false),
         delete(1, &[1, 2], true),
-        // Later than the first version.
+        // Added after the first version.
         Command::BeginAccountDeletion { session: SessionId(1) },
         Command::BeginAccountDeletion { session: SessionId(2) },
         Command::EraseAccount { account: AccountId(1), limit: 1 },
@@ -168,7 +168,7 @@ fn outcomes() -> Vec<Outcome> {
     ];
     let reasons = (1..=8).map(|reason| codec::decode_rejection(reason).expect("1 to 8 are known"));
     outcomes.extend(reasons.map(Outcome::Rejected));
-    // Later than the first version.
+    // Added after the first version.
     outcomes.extend([
         Outcome::AccountErased { revision: Revision(1), done: false },
         Outcome::AccountErased { revision: Revision(2), done: false },
@@ -242,7 +242,7 @@ fn events() -> Vec<Event> {
     for other in [&[(1, "a")][..], &[(1, "a"), (3, "b")], &[(1, "a"), (2, "c")]] {
         events.push(event(1, 1, 1, members(other), kind.clone()));
     }
-    // Later versions.
+    // Added after the first version.
     let two = members(&[(1, "a"), (2, "b")]);
     for seen in [Some(0), Some(1), None] {
         events.push(event(1, 1, 1, two.clone(), shown(1, "a", 1, 2, seen)));
@@ -292,7 +292,7 @@ fn the_bytes_never_change() {
         let revisions = (Revision(revision), Revision(revision + (revision + 2) % 3));
         fold.end(&mut chain, &outcomes[at(outcomes.len())], event.iter(), revisions, TimeMs(revision));
     }
-    // Computed by the first version. Another value means that nodes of two versions would accuse each other.
+    // Computed by the first version. With another value, nodes of two versions would report a divergence.
     assert_eq!(chain.digest.to_string(), "5130b452bcdb0f4efa896b3df67ecd11f44cfec10eb5105709bd596b4b42a352");
     assert_eq!(chain.since.to_string(), "ad19015f2315d16cd39c3191ef55e7d9d9cf817408a4205f3906c777dd0b7b29");
 }
@@ -378,11 +378,11 @@ fn a_changed_row_shows_when_it_is_touched_and_ever_after() {
             let mut machine = StateMachine::open(dir.path()).expect("open");
             machine.apply(vec![start()]).expect("applied");
             drop(machine);
-            let conn = rusqlite::Connection::open(dir.path().join("chat.db")).expect("open");
+            let conn = crate::storage::open_file(&dir.path().join("chat.db")).expect("open");
             conn.execute_batch(change).expect("changed");
             drop(conn);
             let mut machine = StateMachine::open(dir.path()).expect("open");
-            // What it comes to is not the point; a state that cannot go on at all is found out as well.
+            // The outcome does not matter. A state that cannot apply the command at all counts as detected.
             let mut chain = Vec::new();
             for (index, body) in [(2, "three"), (3, "four")] {
                 let applied = machine.apply(vec![batch(index, [send(index as u32 + 8, body)])]);
@@ -409,7 +409,7 @@ fn notes_and_reports_stay_out_of_it() {
     let noted: Vec<_> = applied.noted.iter().map(|noted| (noted.mark, noted.revision, noted.digest)).collect();
     assert_eq!(noted, [(2, Revision(3), chain.digest)]);
 
-    // The first mark of an entry counts, and what comes before it in the entry.
+    // The first mark of an entry counts, with everything before it in the entry.
     let applied =
         machine.apply(vec![batch(4, [send(1, "one"), Command::NoteDigest, send(2, "two"), Command::NoteDigest])]);
     let noted = &applied.expect("applied").noted[..];
@@ -418,7 +418,7 @@ fn notes_and_reports_stay_out_of_it() {
     assert_ne!(noted[0].digest, machine.applied().chain.digest);
 }
 
-/// What the chain costs: `cargo test --release --lib digest -- --ignored --nocapture`.
+/// Measures the cost of the chain: `cargo test --release --lib digest -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn what_a_message_costs() {

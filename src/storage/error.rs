@@ -1,47 +1,49 @@
-//! Why storage failed. Every kind that a caller has to treat differently is told apart here.
+//! Storage errors. Every kind that a caller has to handle differently is distinguished here.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
-/// A failure of the database or of its files. None of them is an outcome of a command: the node has to stop, or to
-/// give up the one request that asked.
+use super::pages;
+
+/// A failure of the database or of its files. It is never the outcome of a command: the node has to stop, or to fail
+/// the one request that caused it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// SQLite refused.
+    /// SQLite returned an error.
     #[error("{context}: {source}")]
     Sqlite {
-        /// What was being done.
+        /// The operation that failed.
         context: &'static str,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: rusqlite::Error,
     },
     /// A file operation failed.
     #[error("{context} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         context: &'static str,
-        /// To which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The content contradicts itself.
+    /// The content is inconsistent.
     #[error("the database is damaged: {0}")]
     Corrupt(String),
-    /// The files are those of an earlier moment: a node of the cluster remembers more.
+    /// The files are from an earlier moment: another node of the cluster has later commitments of this node.
     #[error("the files are an older copy of this node's: {0}")]
     Outdated(String),
-    /// The state is another one than that of a majority of the nodes.
+    /// The state differs from that of a majority of the nodes.
     #[error("the state in {} is not what the other nodes have, and is not served: {details}", path.display())]
     Diverged {
         /// The data directory.
         path: PathBuf,
-        /// What is known of it.
+        /// Details of the divergence.
         details: String,
     },
     /// The file belongs to another program.
@@ -49,7 +51,7 @@ pub enum StorageError {
     ForeignFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
     /// The file was written by a later version of this program.
@@ -67,39 +69,39 @@ pub enum StorageError {
     NotEmpty {
         /// The directory.
         path: PathBuf,
-        /// One of the things in it.
+        /// Name of one of its items.
         found: String,
     },
-    /// A data directory holds nothing that a cluster could be made of.
+    /// A data directory contains nothing from which a cluster could be created.
     #[error("{} cannot be the start of a new cluster: {problem}", path.display())]
     NotRecoverable {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         problem: String,
     },
-    /// A file is open to other users, or belongs to one, and that cannot be changed.
+    /// A file is accessible to other users, or owned by one, and that cannot be changed.
     #[error("{} is not private to this node: {problem}", path.display())]
     Exposed {
         /// The file or directory.
         path: PathBuf,
-        /// Who may read it, and why.
+        /// The users with access, and the reason.
         problem: String,
     },
-    /// There is too little space on the volume for what was asked.
+    /// The volume has too little space for the operation.
     #[error("{} has {free} bytes free, and {needed} are needed", path.display())]
     TooLittleSpace {
         /// A directory on the volume.
         path: PathBuf,
-        /// What is there.
+        /// Free bytes.
         free: u64,
-        /// What it takes.
+        /// Required bytes.
         needed: u64,
     },
-    /// A command that this version cannot apply. It stops rather than guess: the replicas would differ.
+    /// A command that this version cannot apply. The node stops, because a guess would make the replicas diverge.
     #[error("cannot apply {0}")]
     UnknownCommand(String),
-    /// An entry that was applied already, or is out of order.
+    /// An entry that was already applied, or is out of order.
     #[error("entry {found} cannot be applied after entry {applied}")]
     OutOfOrder {
         /// Log index of the entry.
@@ -107,32 +109,38 @@ pub enum StorageError {
         /// Log index of the last one applied.
         applied: u64,
     },
-    /// No connection became free in time.
+    /// Another process has locked a database for longer than this node waits.
+    #[error("{} is locked by {holder}: end it, or its transaction", path.display())]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// The process that holds the lock.
+        holder: String,
+    },
+    /// No connection became free within this time in milliseconds.
     #[error("no database connection became free within {0} ms")]
     Busy(u64),
-    /// A read was ended because it took longer than a read may.
+    /// A read was interrupted because it exceeded this time in milliseconds.
     #[error("the read was ended after {0} ms")]
     ReadTooLong(u64),
-    /// A shutdown, or a failure that another thread saw, has stopped all writing.
+    /// Writing has stopped, because of a shutdown or a failure in another thread.
     #[error("writing has stopped: {0}")]
     Stopped(String),
-    /// An earlier failure has stopped all writing.
+    /// Writing has stopped, because of this earlier failure.
     #[error("writing has stopped: {0}")]
     Failed(Arc<StorageError>),
-    /// The database was closed because an earlier installation of a snapshot failed.
+    /// The database is closed, because a rollback or the installation of a snapshot failed.
     #[error("the database is closed: an earlier operation on its file failed")]
     Closed,
 }
 
 impl StorageError {
-    /// Whether the files are not to be used any more, so that only another copy of the data helps.
+    /// Whether the files must not be used any more, so that only another copy of the data helps.
     pub fn is_corruption(&self) -> bool {
         match self {
             Self::Corrupt(_) | Self::Outdated(_) | Self::Diverged { .. } => true,
             Self::Failed(first) => first.is_corruption(),
-            Self::Sqlite { source, .. } => {
-                matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-            }
+            Self::Sqlite { source, .. } => is_damage(source),
             _ => false,
         }
     }
@@ -141,6 +149,11 @@ impl StorageError {
     pub(super) fn is_interruption(&self) -> bool {
         matches!(self, Self::Sqlite { source, .. }
             if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted))
+    }
+
+    /// Whether another connection has locked the database.
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
     }
 
     /// Whether the volume is full.
@@ -156,13 +169,38 @@ impl StorageError {
         }
     }
 
-    /// For `map_err` of a file operation on `path`.
+    /// Creates the closure for `map_err` of a file operation on `path`.
     pub(super) fn io(context: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { context, path: path.to_owned(), source }
     }
 }
 
-/// Says what was being done when SQLite failed.
+/// Whether SQLite has found damage: in a page, or a value that is never written. Each kind is listed, because an error
+/// without damage must not cost a node its files.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, SqliteFailure, Utf8Error,
+    };
+    match error {
+        _ if is_unsealed(error) => true,
+        SqliteFailure(failure, _) => matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase),
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..) => true,
+        _ => false,
+    }
+}
+
+/// Whether a page did not match its checksum: see [`super::pages`].
+fn is_unsealed(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.extended_code == ffi::SQLITE_IOERR_DATA)
+}
+
+/// The message for a damaged page, because SQLite reports only a "disk I/O error".
+fn unsealed(context: &str) -> String {
+    let page = pages::last_damaged().map_or("a page".to_owned(), |number| format!("page {number}"));
+    format!("{context}: {page} does not match its checksum")
+}
+
+/// Adds the failed operation to errors of SQLite.
 pub(super) trait Context<T> {
     /// Wraps the error with `context`: words that complete "failed to".
     fn context(self, context: &'static str) -> Result<T, StorageError>;
@@ -170,7 +208,10 @@ pub(super) trait Context<T> {
 
 impl<T> Context<T> for Result<T, rusqlite::Error> {
     fn context(self, context: &'static str) -> Result<T, StorageError> {
-        self.map_err(|source| StorageError::Sqlite { context, source })
+        self.map_err(|source| match is_unsealed(&source) {
+            true => StorageError::Corrupt(unsealed(context)),
+            false => StorageError::Sqlite { context, source },
+        })
     }
 }
 
@@ -187,6 +228,8 @@ mod tests {
     fn kinds_that_callers_tell_apart() {
         assert!(sqlite(rusqlite::ffi::SQLITE_CORRUPT).is_corruption());
         assert!(sqlite(rusqlite::ffi::SQLITE_NOTADB).is_corruption());
+        assert!(sqlite(rusqlite::ffi::SQLITE_IOERR_DATA).is_corruption());
+        assert!(!sqlite(rusqlite::ffi::SQLITE_IOERR).is_corruption());
         assert!(sqlite(rusqlite::ffi::SQLITE_FULL).is_full());
         assert!(!sqlite(rusqlite::ffi::SQLITE_BUSY).is_corruption());
         assert!(StorageError::Corrupt("x".into()).is_corruption());

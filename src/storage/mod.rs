@@ -1,27 +1,29 @@
-//! SQLite: the state that the commands make, in `chat.db`.
+//! SQLite storage: the Raft log in `log.db`, and the state that applying the log produces in `chat.db`.
 //!
-//! Owns the file's format, the meaning of every command, the questions that can be asked of the state, and the
-//! snapshots of it. Blocking and standard library only (beside SQLite and the generated messages): who calls from
-//! asynchronous code does so on a blocking thread.
+//! Owns the file formats, the semantics of every command, the queries on the state, and its snapshots. The API is
+//! blocking and needs no asynchronous runtime. Asynchronous callers run it on a blocking thread.
 //!
-//! - [`StateMachine`]: the single writer. Applies entries of the log.
-//! - [`Background`]: where the log's writer and the state's committer run.
-//! - [`SharedState`]: the state machine of a running node. Commits when somebody reads, or soon.
-//! - [`Readers`]: a pool of read-only connections; [`Query`] is one read transaction on one of them.
-//! - [`codec`]: commands and outcomes as they are on disk and between nodes.
-//! - [`intake`]: what may enter a log, and what is done with entries that are no commands.
-//! - [`Chain`]: the digest of what was applied; [`Divergence`]: that it is another one than that of the other nodes.
+//! - [`StateMachine`]: the single writer of `chat.db`. Applies entries of the log.
+//! - [`LogDb`]: the durable Raft log, vote and node identity.
+//! - [`Background`]: runs the log's writer and the committer of the state.
+//! - [`SharedState`]: the state machine of a running node. Commits when a reader needs it, or after a short delay.
+//! - [`Readers`]: a pool of read-only connections. [`Query`] is one read transaction on one of them.
+//! - [`codec`]: the encoding of commands and outcomes, on disk and between nodes.
+//! - [`intake`]: the check that decides what may enter a log, and the handling of entries that are not valid commands.
+//! - [`Chain`]: the digest of everything applied. [`Divergence`]: the record that it differs from the other nodes'
+//!   digest.
+//! - `pages`: checksums of the pages of all databases. [`lock_holder`]: the process that holds a lock on one.
 //! - [`private`]: files that only the node's own user may read.
-//! - [`trust`]: whether the files may be used at all.
-//! - [`BackupFile`]: a copy of the state for the operator; [`new_cluster`]: how a copy becomes the start of another cluster.
-//! - Snapshots: whole database files, made, verified and installed by functions of [`StateMachine`].
+//! - [`trust`]: the integrity state of the data directory, and its quarantine.
+//! - [`BackupFile`]: a copy of the state for the operator. [`new_cluster`]: starts a new cluster from such a copy.
+//! - Snapshots: whole database files, created, verified and installed by functions of [`StateMachine`].
 //!
-//! Invariants: the rows, the id of the last applied entry, the membership, the revision, the clock and the digest commit
-//! together; the same entries make the same rows, outcomes and events on every node and in any batching; nothing of a
-//! failed transaction stays.
+//! Invariants: the rows, the id of the last applied entry, the membership, the revision, the clock and the digest
+//! commit together. The same entries produce the same rows, outcomes and events on every node and in any batching. A
+//! failed transaction leaves nothing behind.
 //!
-//! Left out: who may call what (`api` checks passwords and limits of values before it proposes), and durability of
-//! the last transactions: `chat.db` may lose them in a power cut, and the log brings them again.
+//! Does not cover: authorization (`api` checks passwords and limits of values before it proposes), and the durability
+//! of the latest transactions in `chat.db`. A power failure may lose them, and replaying the log restores them.
 
 mod absent;
 mod apply;
@@ -35,8 +37,10 @@ mod error;
 mod failure;
 mod history;
 pub mod intake;
+mod locks;
 mod log;
 pub mod new_cluster;
+mod pages;
 pub mod private;
 mod query;
 mod schema;
@@ -52,13 +56,12 @@ pub use digest::Chain;
 pub use divergence::Divergence;
 pub use error::StorageError;
 pub use failure::{Failure, FirstFailure};
+pub use locks::lock_holder;
 pub use log::{Done, GroupCommit, Identity, LogDb};
+pub use pages::{VerifiedRead, open_file, seal_pages};
 pub use query::{
     AccountRow, ConversationPage, ConversationSummary, InvitationRow, MemberRow, MessageProgress, MessageRow,
     OpenSession, Query, Readers, SessionRow,
 };
 pub use shared::{CommitObserver, SharedState};
 pub use snapshot::{SnapshotFile, SnapshotMeta};
-
-#[cfg(test)]
-pub(crate) use log::lock_log;

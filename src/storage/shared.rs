@@ -1,16 +1,17 @@
-//! The state machine as the threads of a node share it: applied at once, committed soon.
+//! The state machine as shared by the threads of a node: entries are applied at once and committed soon after.
 //!
-//! Nobody needs a commit of `chat.db` for safety: the log holds every entry, on a majority of disks. It is needed for the
-//! readers, who see what is committed. So entries are staged, and committed when somebody wants to read, or at the latest
-//! [`COMMIT_WITHIN`] later, in the background; a page that many entries change is then written once for all of them.
-//! (etcd treats its database the same way: a batch transaction, committed every 100 ms.) Invariants:
+//! Safety does not require a commit of `chat.db`, because the log holds every entry on a majority of disks. Only
+//! readers require it, because they see committed data. So entries are staged, and committed when a reader asks, or at
+//! the latest [`COMMIT_WITHIN`] later, in the background. A page that many entries change is then written once for all
+//! of them. (etcd treats its database the same way, with a batch transaction that is committed every 100 ms.)
+//! Invariants:
 //!
-//! - Whoever has learned of a change (from an answer, an event, the applied position) and then reads, sees it:
-//!   [`SharedState::settle`] comes before each read transaction.
-//! - After a failure nothing is applied, committed or read any more: what has been told may be gone from this file until
-//!   it is applied again, so the node has to stop. It is told so once.
+//! - A caller that has observed a change (in a response, an event, or the applied position) also reads it:
+//!   [`SharedState::settle`] precedes each read transaction.
+//! - After a failure nothing is applied, committed or read any more. Acknowledged changes may be missing from this file
+//!   until they are applied again, so the node has to stop. The observer is notified of the failure.
 //!
-//! Left out: the order of entries, and their durability: the log's business.
+//! Does not cover: the order of entries and their durability. The log is responsible for both.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,27 +24,27 @@ use super::divergence::Divergence;
 use super::error::StorageError;
 use super::underway::Underway;
 
-/// What was applied is committed at the latest so much later.
+/// Maximum delay between applying an entry and committing it.
 const COMMIT_WITHIN: Duration = Duration::from_millis(100);
-/// Who applies commits by itself after so long. The committing thread does not get a turn then: the node is catching up,
-/// and a reader should not wait for ever larger transactions.
+/// Age of the open transaction at which applying entries also commits it. The committer gets no turn in this case: the
+/// node is catching up, and a reader should not have to wait for ever larger transactions.
 const OVERDUE: Duration = Duration::from_millis(200);
 
-/// Told of commits and of the failure that ended all. Called from any thread: it must not block.
+/// Observes commits, and the failure that ends the use of the state. Called from any thread; must not block.
 pub trait CommitObserver: Send + Sync + 'static {
     /// A transaction was committed.
     fn committed(&self, took: Duration);
-    /// The first failure: from now on every call fails.
+    /// The first failure. From now on every call fails.
     fn failed(&self, error: &StorageError);
 }
 
-/// For those who see failures where they call, and need no figures.
+/// For callers that handle returned errors and need no metrics.
 impl CommitObserver for () {
     fn committed(&self, _took: Duration) {}
     fn failed(&self, _error: &StorageError) {}
 }
 
-/// A handle. Clones share the state machine.
+/// A handle to the state machine. Clones share it.
 #[derive(Clone)]
 pub struct SharedState {
     shared: Arc<Shared>,
@@ -52,24 +53,25 @@ pub struct SharedState {
 struct Shared {
     dir: PathBuf,
     machine: Mutex<Guarded>,
-    /// Calls that changed something, and how many of them are committed: what a reader compares without the lock.
+    /// Number of calls that changed something, and how many of them are committed. A reader compares them without the
+    /// lock.
     staged: AtomicU64,
     committed: AtomicU64,
     observer: Box<dyn CommitObserver>,
-    /// What commits in time; set once, at the start.
+    /// The worker that commits in the background. Set once, at the start.
     committer: OnceLock<Arc<dyn Worker>>,
     underway: Underway,
 }
 
 struct Guarded {
     machine: StateMachine,
-    /// When the first entry of the open transaction was staged.
+    /// Time at which the first entry of the open transaction was staged.
     since: Option<Instant>,
     failure: Option<String>,
 }
 
 impl SharedState {
-    /// Shares a state machine, and commits on a thread of its own, which ends when the last handle is dropped.
+    /// Shares a state machine. A dedicated thread commits; it ends when the last handle is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -77,7 +79,7 @@ impl SharedState {
         Self::committing(machine, observer, &Threads, COMMIT_WITHIN)
     }
 
-    /// The same, with the commits in `background`.
+    /// Like [`SharedState::new`], but commits in `background`.
     ///
     /// # Errors
     /// The work cannot be started there.
@@ -110,7 +112,7 @@ impl SharedState {
         let work = Box::new(move || commit_in_time(&weak));
         let committer =
             background.start("state-commit", within, work).map_err(StorageError::io("start the committer of", &dir))?;
-        // Only set here.
+        // No other call sets it, so it cannot be set already.
         let _ = shared.committer.set(committer);
         Ok(Self { shared })
     }
@@ -120,7 +122,7 @@ impl SharedState {
         &self.shared.dir
     }
 
-    /// What was applied so far.
+    /// The applied state, committed or not.
     ///
     /// # Errors
     /// An earlier call failed.
@@ -134,6 +136,8 @@ impl SharedState {
     /// This call or an earlier one failed.
     pub fn apply(&self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
         let mut guarded = self.shared.lock()?;
+        // Only this call waits for a lock of another process. The wait is visible as a slow write.
+        self.shared.underway.run(|| self.shared.guard(&mut guarded, |machine| machine.begin()))?;
         let applied = self.shared.stage(&mut guarded, entries)?;
         if guarded.since.is_some_and(|since| since.elapsed() >= OVERDUE) {
             self.shared.commit(&mut guarded)?;
@@ -141,17 +145,22 @@ impl SharedState {
         Ok(applied)
     }
 
-    /// Applies entries unless another thread is using the state machine; `Err` gives them back then. Writes no file
-    /// unless the pages changed exceed SQLite's cache, and reads only what is not in it.
+    /// Applies entries unless another thread uses the state machine, or another process holds a lock on its file. `Err`
+    /// returns the entries in that case. Writes no file unless the changed pages exceed SQLite's cache, and reads only
+    /// pages that are not in the cache.
     pub fn try_apply(&self, entries: Vec<AppliedEntry>) -> Result<Result<Applied, StorageError>, Vec<AppliedEntry>> {
         match self.shared.machine.try_lock() {
-            Ok(mut guarded) => Ok(self.shared.stage(&mut guarded, entries)),
+            Ok(mut guarded) => match self.shared.guard(&mut guarded, |machine| machine.try_begin()) {
+                Ok(true) => Ok(self.shared.stage(&mut guarded, entries)),
+                Ok(false) => Err(entries),
+                Err(error) => Ok(Err(error)),
+            },
             Err(TryLockError::Poisoned(_)) => Ok(Err(panicked())),
             Err(TryLockError::WouldBlock) => Err(entries),
         }
     }
 
-    /// Makes sure that all that was applied before this call is committed.
+    /// Commits everything that was applied before this call.
     ///
     /// # Errors
     /// The commit, or anything before it, failed.
@@ -163,8 +172,8 @@ impl SharedState {
         self.shared.commit(&mut *self.shared.lock()?)
     }
 
-    /// Commits what was applied and cuts the write-ahead log to nothing, so that it keeps nothing that was overwritten since.
-    /// False: it is being read; try again.
+    /// Commits the applied entries and truncates the write-ahead log, so that it retains no overwritten data. Returns
+    /// `false` if a reader prevents the truncation; the caller should retry.
     ///
     /// # Errors
     /// The commit or the checkpoint, or anything before it, failed.
@@ -174,13 +183,13 @@ impl SharedState {
         self.shared.guard(&mut guarded, |machine| machine.cut_write_ahead_log())
     }
 
-    /// How long the commit that is under way has taken so far; `None` when there is none.
+    /// Age of the commit that is in progress; `None` if there is none.
     pub fn stalled(&self) -> Option<Duration> {
         self.shared.underway.age()
     }
 
-    /// Ends the use of this state: a reader has met damage. Nothing is applied, committed or read any more, and the observer
-    /// is told.
+    /// Ends the use of this state after a reader has found damage. Nothing is applied, committed or read any more.
+    /// Notifies the observer.
     pub fn fail(&self, error: &StorageError) {
         if let Ok(mut guarded) = self.shared.lock() {
             guarded.failure.get_or_insert_with(|| error.to_string());
@@ -189,9 +198,9 @@ impl SharedState {
         self.shared.observer.failed(error);
     }
 
-    /// Ends the use of this state: it is known to differ from that of the other nodes. First nothing is applied, committed
-    /// or read any more; then it is noted in the data directory, so that no later start serves it; then the observer is
-    /// told. Returns the error to stop with.
+    /// Ends the use of this state because it is known to differ from that of the other nodes. It stops applying,
+    /// committing and reading, then records the divergence in the data directory, so that no later start serves the
+    /// state, and then notifies the observer. Returns the error to stop with.
     pub fn condemn(&self, divergence: &Divergence) -> StorageError {
         let mut details = divergence.to_string();
         if let Ok(mut guarded) = self.shared.lock() {
@@ -200,7 +209,7 @@ impl SharedState {
         }
         let path = self.directory().to_owned();
         if let Err(error) = divergence.write(&path) {
-            // The digest does not become right again: the next comparison finds it out once more.
+            // A digest that differs never matches again, so the next comparison detects it once more.
             details = format!("{details}; this could not be noted for the next start: {error}");
         }
         let error = StorageError::Diverged { path, details };
@@ -227,7 +236,7 @@ impl Shared {
 
     fn stage(&self, guarded: &mut Guarded, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
         let applied = self.guard(guarded, |machine| machine.stage(entries))?;
-        // Before anybody can learn of it.
+        // Incremented before any caller can observe the change.
         self.staged.fetch_add(1, Ordering::Release);
         guarded.since.get_or_insert_with(|| {
             if let Some(committer) = self.committer.get() {
@@ -249,7 +258,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Runs `work` unless an earlier call failed. Remembers its failure.
+    /// Runs `work` unless an earlier call failed, and remembers its failure.
     fn guard<T>(
         &self,
         guarded: &mut Guarded,
@@ -261,7 +270,7 @@ impl Shared {
         let result = work(&mut guarded.machine);
         if let Err(error) = &result {
             guarded.failure = Some(error.to_string());
-            // No reader may take the file for what was told to others.
+            // A reader must not take the file for the acknowledged state.
             self.staged.store(u64::MAX, Ordering::Release);
             self.observer.failed(error);
         }
@@ -270,15 +279,15 @@ impl Shared {
 
     fn all_committed(&self, guarded: &mut Guarded) {
         guarded.since = None;
-        // Only changed under the lock, which is held.
+        // Both counters change only under the lock, which is held here.
         self.committed.store(self.staged.load(Ordering::Relaxed), Ordering::Release);
     }
 }
 
-/// A turn of the committer. It holds nothing in between, so that the last handle can go.
+/// A turn of the committer. It holds no reference between turns, so that the last handle can be dropped.
 fn commit_in_time(shared: &Weak<Shared>) -> Turn {
     let Some(shared) = shared.upgrade() else { return Turn::End };
-    // A failure has been told to the observer, and so will be whatever comes after a panic.
+    // The observer has been notified of a failure. Any call after a panic fails.
     let _ = shared.lock().and_then(|mut guarded| shared.commit(&mut guarded));
     Turn::Wait
 }

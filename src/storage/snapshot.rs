@@ -1,14 +1,15 @@
-//! Snapshots: whole copies of `chat.db`, made while it is in use, and put in its place.
+//! Snapshots: whole copies of `chat.db`, created while it is in use, and installed in its place.
 //!
-//! Invariants: a file in `snapshots/` without the ending `.tmp` is complete and durable, and what is said about it was
-//! read from it. An installation either happened or did not, whenever the process dies:
+//! Invariants: a file in `snapshots/` without the extension `.tmp` is complete and durable, and its metadata was read
+//! from it. An installation is atomic, even if the process dies:
 //!
-//! 1. the snapshot is copied to `chat.db-install` (under a temporary name until the copy is durable);
-//! 2. from then on the old database is dead: its write-ahead log goes first, because SQLite would apply it to whatever
-//!    file is called `chat.db`; then the copy takes the name;
-//! 3. `open` finishes this when it finds `chat.db-install`.
+//! 1. The snapshot is copied to `chat.db-install` (under a temporary name until the copy is durable).
+//! 2. From then on the old database is obsolete. Its write-ahead log is removed first, because SQLite would apply it to
+//!    any file named `chat.db`. Then the copy is renamed to `chat.db`.
+//! 3. `open` completes this when it finds `chat.db-install`.
 //!
-//! Left out: the transfer and its checksum, when to make one, and which old ones to remove: the Raft layer decides.
+//! Does not cover: the transfer and its checksum, when to create a snapshot, and which old ones to remove. The Raft
+//! layer decides.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -19,7 +20,7 @@ use rusqlite::Connection;
 
 use super::apply::{StateMachine, read_state};
 use super::error::{Context, StorageError};
-use super::{db, divergence, private, schema};
+use super::{db, divergence, pages, private, schema};
 use crate::chat::Revision;
 use crate::planted;
 use crate::proto::log::v1 as pb;
@@ -30,12 +31,12 @@ pub(super) const ENDING_UNFINISHED: &str = "tmp";
 pub(super) const INSTALL: &str = "chat.db-install";
 const INSTALL_UNFINISHED: &str = "chat.db-install.tmp";
 
-/// What a snapshot holds.
+/// Metadata of a snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotMeta {
-    /// The last entry that is in it.
+    /// The last entry that it contains.
     pub log_id: Option<pb::LogId>,
-    /// The membership of the last entry in it that had one.
+    /// The membership of the last entry in it that contained one.
     pub membership: pb::StoredMembership,
     /// The state's revision.
     pub revision: Revision,
@@ -44,15 +45,15 @@ pub struct SnapshotMeta {
 /// A complete, durable snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What it holds.
+    /// Its metadata.
     pub meta: SnapshotMeta,
 }
 
 impl StateMachine {
-    /// Copies the state of the data directory `dir` into a file of its own, on a connection of its own: the writer
-    /// goes on meanwhile. Takes as long as writing the whole file does.
+    /// Copies the state of the data directory `dir` into a new file, on a separate connection, so that the writer is
+    /// not blocked. Takes as long as writing the whole file.
     pub fn build_snapshot(dir: &Path) -> Result<SnapshotFile, StorageError> {
         let snapshots = dir.join(DIRECTORY);
         let random = random();
@@ -66,24 +67,21 @@ impl StateMachine {
             Ok(SnapshotFile { path, meta })
         });
         if result.is_err() {
-            // The error says what went wrong; what cannot be removed now goes when the database is opened next.
+            // The error states the cause. A file that cannot be removed now is removed when the database is opened
+            // next.
             let _ = fs::remove_file(&unfinished);
         }
         result
     }
 
-    /// Checks a snapshot's pages, and reads what it holds.
+    /// Checks the pages of a snapshot, and reads its metadata.
     pub fn verify_snapshot(path: &Path) -> Result<SnapshotMeta, StorageError> {
         let conn = open_snapshot(path)?;
-        let verdict: String =
-            conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).context("check a snapshot")?;
-        if verdict != "ok" {
-            return Err(StorageError::Corrupt(format!("snapshot {}: {verdict}", path.display())));
-        }
+        pages::check(&conn, "quick_check", path)?;
         read_meta(&conn)
     }
 
-    /// The complete snapshots of a data directory, newest first. Nothing is verified.
+    /// The complete snapshots of a data directory, newest first. They are not verified.
     pub fn snapshot_files(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
         let mut files = files_with_ending(&dir.join(DIRECTORY), ENDING)?;
         // The names start with the log index, in a fixed width.
@@ -91,9 +89,9 @@ impl StateMachine {
         Ok(files)
     }
 
-    /// Replaces the whole state by that of a snapshot, which stays where it is. Verify it first. Afterwards the
-    /// connections of [`super::Readers`] still see the old state until they are reopened; nobody may open new ones
-    /// while this runs.
+    /// Replaces the whole state by that of a snapshot file, which is not changed. Verify it first. The connections of
+    /// [`super::Readers`] still see the old state until they are reopened. No new connections may be opened while this
+    /// runs.
     pub fn install_snapshot(&mut self, file: &Path) -> Result<(), StorageError> {
         read_meta(&open_snapshot(file)?)?;
         let unfinished = self.dir.join(INSTALL_UNFINISHED);
@@ -108,7 +106,7 @@ impl StateMachine {
     }
 }
 
-/// Makes the directories, finishes an installation that was interrupted, and removes unfinished files.
+/// Creates the directories, completes an interrupted installation, and removes unfinished files.
 pub(super) fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
     let snapshots = dir.join(DIRECTORY);
     private::create_dir_all(&snapshots).map_err(StorageError::io("make directory", &snapshots))?;
@@ -122,7 +120,7 @@ pub(super) fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
 }
 
 fn finish_install(dir: &Path) -> Result<(), StorageError> {
-    // What is known of the old file does not hold for the new one.
+    // The write-ahead log and the record of a divergence belong to the old file.
     for name in ["chat.db-wal", "chat.db-shm", divergence::FILE] {
         remove(&dir.join(name))?;
     }
@@ -132,25 +130,17 @@ fn finish_install(dir: &Path) -> Result<(), StorageError> {
     db::sync_directory(dir)
 }
 
-/// Copies the state of the data directory `dir`, as it is committed, into the file `to`.
+/// Copies the committed state of the data directory `dir` into the file `to`.
 pub(super) fn copy_state(dir: &Path, to: &Path) -> Result<SnapshotMeta, StorageError> {
-    let name = to.to_str().ok_or_else(|| {
-        StorageError::io("use the path", to)(io::Error::new(io::ErrorKind::InvalidInput, "it is not UTF-8"))
-    })?;
-    // SQLite writes into an empty file, and keeps its mode.
-    private::create_file(to).map_err(StorageError::io("make", to))?;
-    let source = db::open_reader(&db::database_path(dir))?;
-    // Also holds for the copy: without it, what is free in its pages is whatever was in memory.
-    source.pragma_update(None, "secure_delete", "ON").context("set up the copy of the state")?;
-    source.execute("VACUUM INTO ?1", [name]).context("copy the state into a snapshot")?;
+    db::copy_into(&db::open_reader(&db::database_path(dir))?, to)?;
     if planted::is(planted::NO_DEDUP_IN_SNAPSHOTS) {
-        let copy = Connection::open(to).context("open a snapshot")?;
+        let copy = db::open_writer(to)?;
         copy.execute("UPDATE message SET client_id = randomblob(16)", []).context("forget ids in a snapshot")?;
     }
     read_meta(&open_snapshot(to)?)
 }
 
-/// Opens a copy of the state to read it.
+/// Opens a copy of the state for reading.
 pub(super) fn open_snapshot(path: &Path) -> Result<Connection, StorageError> {
     let conn = db::open_reader(path)?;
     schema::check(&conn, path)?;
@@ -173,7 +163,7 @@ fn files_with_ending(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, StorageEr
     Ok(files)
 }
 
-/// A file of this node's own with the same content: whoever may read the source need not be able to write it.
+/// Copies a file into a new file of this node. The process may be allowed to read the source but not to write it.
 pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), StorageError> {
     let mut source = File::open(from).map_err(StorageError::io("open", from))?;
     let copied = private::create_file(to).and_then(|mut file| io::copy(&mut source, &mut file));
@@ -187,7 +177,7 @@ pub(super) fn remove(path: &Path) -> Result<(), StorageError> {
     }
 }
 
-/// For a file name that nobody else uses: the standard library's source of random numbers is enough.
+/// A random part for a unique file name. The standard library's source of random numbers is sufficient for that.
 pub(super) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

@@ -1,41 +1,47 @@
-//! Whether a data directory can be trusted, and what is done when it cannot.
+//! Integrity of a data directory, and its quarantine.
 //!
-//! A node whose disk lost something must not go on under its old identity: it might vote twice in a term, or be counted
-//! for an entry that it does not have any more. So at every start the files are checked, and when there is a doubt all of
-//! them are moved aside, into `aside/<time>`; the node is empty then, and joins its cluster under a new identity.
+//! A node whose disk lost data must not continue under its old identity: it might vote twice in a term, or count
+//! towards the quorum of an entry that it does not have any more. Therefore every start checks the files. If their
+//! integrity is in doubt, all of them are moved to a quarantine directory, `aside/<time>`. The node is then empty, and
+//! joins its cluster under a new identity.
 //!
-//! What raises a doubt: a page, an entry or a record that is damaged; a write-ahead log that is gone although the process did
-//! not end in order; a log that ends before what was called durable; a state that is ahead of the log (the log lost its end), unless it was just
-//! installed as a snapshot; and [`doubt`], called when damage was met while
-//! the node ran. Left out: a volume that was put back to an earlier moment as a whole, which looks like an honest one here; the
-//! other nodes tell (`raft::promises`).
+//! Reasons for a quarantine:
 //!
-//! Invariant: a directory is moved as a whole or not at all. The mark of the doubt is on disk before the first file moves, and
-//! goes with the last.
+//! - a damaged page, entry or record
+//! - a missing write-ahead log, if the process did not shut down cleanly
+//! - a log that ends before its durable end
+//! - a state that is ahead of the log (the log lost its end), unless it was just installed as a snapshot
+//! - a call of [`doubt`], after damage was found while the node was running
+//!
+//! Does not cover: a volume that was reset to an earlier moment as a whole. Its files are consistent, and only the
+//! other nodes can detect it (`raft::promises`).
+//!
+//! Invariant: a directory is moved as a whole or not at all. The quarantine mark is on disk before the first file is
+//! moved, and is removed after the last.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::OpenFlags;
 
-use super::error::{Context, StorageError};
+use super::error::StorageError;
 use super::{LogDb, StateMachine};
-use super::{db::sync_directory, private, snapshot};
+use super::{db::sync_directory, pages, private, snapshot};
 use crate::proto::log::v1 as pb;
 
-/// Why the files are not to be used.
+/// File name of the quarantine mark. It contains the reason.
 const DOUBT: &str = "doubt";
-/// There from the start of a process until it ends by itself.
+/// File name of the marker that exists from the start of a process until its clean shutdown.
 const RUNNING: &str = "running";
-/// Where files go that are not trusted.
+/// Directory for quarantined files.
 const ASIDE: &str = "aside";
-/// Why they went there.
+/// File name of the reason, next to the quarantined files.
 const REASON: &str = "reason";
-/// Of these directories so many are kept: they are for a look at what happened, and take space.
+/// Number of quarantine directories that are kept. They serve investigation and take space.
 const ASIDE_MAX: usize = 2;
-/// Everything that a node stores. The log goes first: without it nobody takes the rest for an honest node.
+/// All files of a node. The log is moved first: without it, a partly moved directory does not pass for a healthy node.
 const FILES: [&str; 11] = [
     "log.db",
     "log.db-wal",
@@ -50,16 +56,16 @@ const FILES: [&str; 11] = [
     RUNNING,
 ];
 
-/// Marks the files as not to be trusted, durably. They are moved aside at the next start.
+/// Marks the files for quarantine, durably. The next start moves them aside.
 pub fn doubt(dir: &Path, reason: &str) -> Result<(), StorageError> {
     write_durably(dir, DOUBT, reason)
 }
 
-/// Why the files are not to be trusted, as far as can be said before they are opened. A file that was cut off, or whose
-/// write-ahead log is gone, would look fine to SQLite.
+/// The reason to quarantine the files, as far as it can be detected before they are opened. SQLite would create a
+/// missing file, and would accept a file whose write-ahead log is missing.
 pub fn doubts(dir: &Path) -> Result<Option<String>, StorageError> {
     let mark = dir.join(DOUBT);
-    // Bytes, not text: that it is there counts, whatever has become of what it says.
+    // Read as bytes, not text: the mark counts even if its content is unreadable.
     match fs::read(&mark) {
         Ok(reason) => return Ok(Some(String::from_utf8_lossy(&reason).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -72,7 +78,8 @@ pub fn doubts(dir: &Path) -> Result<Option<String>, StorageError> {
         if !dir.join(name).exists() {
             return Ok(Some(format!("{name} is gone")));
         }
-        // It goes with the old state, in the midst of putting a snapshot in its place: the start goes on with that.
+        // An interrupted installation of a snapshot has removed it with the old state, and the start completes the
+        // installation.
         if name == "chat.db" && dir.join(snapshot::INSTALL).exists() {
             continue;
         }
@@ -83,10 +90,10 @@ pub fn doubts(dir: &Path) -> Result<Option<String>, StorageError> {
     Ok(None)
 }
 
-/// Checks every page of both databases, every entry of the log, and that the two fit together.
+/// Checks every page of both databases, every entry of the log, and that the two are consistent.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`], or what SQLite says of a damaged file.
+/// [`StorageError::Corrupt`], or SQLite's error for a damaged file.
 pub fn verify(dir: &Path, log: &LogDb, state: &StateMachine) -> Result<(), StorageError> {
     for name in ["log.db", "chat.db"] {
         check_pages(&dir.join(name))?;
@@ -103,8 +110,23 @@ pub fn verify(dir: &Path, log: &LogDb, state: &StateMachine) -> Result<(), Stora
     Ok(())
 }
 
-/// Whether the state at `position` came as a snapshot: the process may have ended before the log had noted that it begins
-/// after it.
+/// The databases without page checksums. An earlier version wrote them, and the volume has lacked the space to rewrite
+/// them.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn without_checksums(dir: &Path) -> Result<Vec<&'static str>, StorageError> {
+    let mut found = Vec::new();
+    for name in ["log.db", "chat.db"] {
+        if !pages::is_sealed(&pages::open_file(&dir.join(name))?)? {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the state at `position` was installed as a snapshot. The process may have ended before the log recorded that
+/// it begins after that position.
 fn was_installed(dir: &Path, position: Option<pb::LogId>) -> bool {
     let Ok(items) = fs::read_dir(dir.join("snapshots")) else { return false };
     let paths =
@@ -112,18 +134,18 @@ fn was_installed(dir: &Path, position: Option<pb::LogId>) -> bool {
     paths.into_iter().any(|path| StateMachine::verify_snapshot(&path).is_ok_and(|meta| meta.log_id == position))
 }
 
-/// The node runs from now on, until [`closed`].
+/// Marks the node as running, until [`closed`].
 pub fn running(dir: &Path) -> Result<(), StorageError> {
     write_durably(dir, RUNNING, "")
 }
 
-/// The process ends by itself, with its files closed or about to be.
+/// Marks a clean shutdown. The files are closed or about to be closed.
 pub fn closed(dir: &Path) -> Result<(), StorageError> {
-    remove(&dir.join(RUNNING))?;
+    snapshot::remove(&dir.join(RUNNING))?;
     sync_directory(dir)
 }
 
-/// Moves everything that a node stores into a directory of its own, and returns that. The node is empty then.
+/// Moves all files of a node into a new quarantine directory, and returns its path. The node is then empty.
 pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
     doubt(dir, reason)?;
     let all = dir.join(ASIDE);
@@ -145,13 +167,13 @@ pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
     sync_directory(&aside)?;
     sync_directory(&all)?;
     sync_directory(dir)?;
-    remove(&mark)?;
+    snapshot::remove(&mark)?;
     sync_directory(dir)?;
     forget_old(&all)?;
     Ok(aside)
 }
 
-/// Removes the files that were moved aside at least `age` ago. The reason stays: it says that there was a cluster.
+/// Removes the files that were quarantined at least `age` ago. The reason is kept: it shows that there was a cluster.
 ///
 /// # Errors
 /// A file cannot be removed.
@@ -173,12 +195,13 @@ pub fn forget_aside(dir: &Path, age: Duration) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Whether anything is there that [`move_aside`] moves, or a move has begun.
+/// Whether any file exists that [`move_aside`] moves, or a move has begun.
 pub(super) fn has_files(dir: &Path) -> bool {
     FILES.iter().chain([&DOUBT]).any(|name| dir.join(name).exists())
 }
 
-/// Whether files were moved aside here: then there was a cluster, and this node may join one but not found one.
+/// Whether files were quarantined here. In this case there was a cluster, and this node may join one but not create
+/// one.
 pub fn had_history(dir: &Path) -> bool {
     fs::read_dir(dir.join(ASIDE)).is_ok_and(|mut items| items.next().is_some())
 }
@@ -194,7 +217,7 @@ fn forget_old(all: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// What the file's header says. A file that is too short for one is left to SQLite.
+/// Whether the file's header selects write-ahead logging. A file that is too short for a header is left to SQLite.
 fn uses_write_ahead_log(path: &Path) -> Result<bool, StorageError> {
     const VERSIONS_AT: usize = 18;
     let mut header = [0; VERSIONS_AT + 2];
@@ -207,13 +230,8 @@ fn uses_write_ahead_log(path: &Path) -> Result<bool, StorageError> {
 
 fn check_pages(path: &Path) -> Result<(), StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).context("open a database to check it")?;
-    let verdict: String =
-        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).context("check the pages of a database")?;
-    match verdict.as_str() {
-        "ok" => Ok(()),
-        _ => Err(StorageError::Corrupt(format!("{}: {verdict}", path.display()))),
-    }
+    let conn = pages::open(path, flags, "open a database to check it")?;
+    pages::check(&conn, "quick_check", path)
 }
 
 fn write_durably(dir: &Path, name: &str, content: &str) -> Result<(), StorageError> {
@@ -225,13 +243,6 @@ fn write_durably(dir: &Path, name: &str, content: &str) -> Result<(), StorageErr
     };
     write().map_err(StorageError::io("write", &path))?;
     sync_directory(dir)
-}
-
-fn remove(path: &Path) -> Result<(), StorageError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("remove", path)(error)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Each way in which a disk can lose something, and what a start makes of it.
+//! Ways in which a disk can lose data, and the result of the next start.
 
 use rusqlite::params;
 
@@ -17,7 +17,7 @@ fn append(log: &LogDb, from: u64, to: u64) {
     assert_eq!(done.recv(), Ok(true));
 }
 
-/// The files of a node that was killed: its directory as it was at that moment.
+/// The files of a killed node: a copy of its directory at that moment.
 fn killed() -> tempfile::TempDir {
     let (live, image) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let log = LogDb::open(live.path(), Box::new(|_| {})).expect("log");
@@ -34,7 +34,7 @@ fn killed() -> tempfile::TempDir {
     image
 }
 
-/// What a start would find. `None`: nothing to complain about.
+/// The reason that a start would find for a quarantine; `None` if the files are intact.
 fn found(dir: &Path) -> Option<String> {
     if let Some(reason) = doubts(dir).expect("looked") {
         return Some(reason);
@@ -47,10 +47,10 @@ fn found(dir: &Path) -> Option<String> {
     }
 }
 
-/// The same after everything was written from the write-ahead logs into the files, and these were closed.
+/// Checkpoints both databases and marks a clean shutdown.
 fn closed_in_order(dir: &Path) {
     for name in ["log.db", "chat.db"] {
-        let conn = Connection::open(dir.join(name)).expect("open");
+        let conn = crate::storage::open_file(&dir.join(name)).expect("open");
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpoint");
     }
     closed(dir).expect("closed");
@@ -98,7 +98,7 @@ fn a_file_that_was_cut_off_is_noticed() {
             let length = file.metadata().expect("length").len();
             file.set_len(keep.min(length / 2)).expect("cut");
             let reason = found(dir.path());
-            // An empty chat.db is that of an empty state: the log, or a snapshot, makes it again.
+            // An empty chat.db is an empty state: the log, or a snapshot, restores it.
             assert!(reason.is_some() || (name == "chat.db" && keep == 0), "{name}, {keep} bytes");
         }
     }
@@ -121,17 +121,17 @@ fn damaged_bytes_are_noticed() {
 fn a_log_that_lost_its_end_or_a_changed_entry_is_noticed() {
     let dir = killed();
     closed_in_order(dir.path());
-    let conn = Connection::open(dir.path().join("log.db")).expect("open");
+    let conn = crate::storage::open_file(&dir.path().join("log.db")).expect("open");
     conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
     drop(conn);
     assert!(found(dir.path()).expect("a doubt").contains("log.db has lost its end"));
-    // As if it had never had more.
+    // As if the log had never held more.
     fs::remove_file(dir.path().join("log.db-end")).expect("removed");
     assert!(found(dir.path()).expect("a doubt").contains("has applied 99, but the log ends at 49"));
 
     let dir = killed();
     closed_in_order(dir.path());
-    let conn = Connection::open(dir.path().join("log.db")).expect("open");
+    let conn = crate::storage::open_file(&dir.path().join("log.db")).expect("open");
     conn.execute("UPDATE entry SET bytes = ?1 WHERE idx = 7", params![vec![1_u8; 3000]]).expect("update");
     drop(conn);
     assert!(found(dir.path()).expect("a doubt").contains("log entry 7"));
@@ -143,12 +143,12 @@ fn a_snapshot_that_was_just_installed_may_be_ahead_of_the_log() {
     closed_in_order(dir.path());
     drop(StateMachine::open(dir.path()).expect("makes what is missing"));
     StateMachine::build_snapshot(dir.path()).expect("built");
-    let conn = Connection::open(dir.path().join("log.db")).expect("open");
+    let conn = crate::storage::open_file(&dir.path().join("log.db")).expect("open");
     conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
     drop(conn);
     fs::remove_file(dir.path().join("log.db-end")).expect("it never had more");
     assert_eq!(found(dir.path()), None);
-    // Another one explains nothing.
+    // A snapshot of another position does not explain the state.
     let mut state = StateMachine::open(dir.path()).expect("state");
     state.apply(vec![AppliedEntry { log_id: id(100), payload: AppliedPayload::Blank }]).expect("apply");
     drop(state);
@@ -160,7 +160,7 @@ fn everything_is_moved_aside_at_once_and_only_the_newest_are_kept() {
     let dir = killed();
     doubt(dir.path(), "the test says so").expect("marked");
     assert_eq!(found(dir.path()).as_deref(), Some("the test says so"));
-    // Cut off in the middle: the mark is still there, and the next start goes on.
+    // The move was interrupted: the mark still exists, and the next start continues.
     let aside = move_aside(dir.path(), "the test says so").expect("moved");
     assert_eq!(fs::read_to_string(aside.join("reason")).expect("why"), "the test says so");
     assert!(aside.join("log.db").exists() && aside.join("chat.db-wal").exists());
@@ -187,14 +187,14 @@ fn a_doubt_counts_whatever_it_says() {
 #[test]
 fn a_node_that_could_not_note_its_end_is_trusted() {
     let dir = killed();
-    // It starts again, and closes its files; that it did is not on disk.
+    // It starts again and closes its files, but the running marker remains.
     let log = LogDb::open(dir.path(), Box::new(|_| {})).expect("opened");
     drop(StateMachine::open(dir.path()).expect("opened"));
     log.close();
     drop(log);
     assert!(dir.path().join(RUNNING).exists());
     assert_eq!(found(dir.path()), None);
-    // The files hold everything by themselves, for who copies them.
+    // Each database file is complete without its write-ahead log, so that it can be copied.
     for name in ["log.db-wal", "chat.db-wal"] {
         assert_eq!(fs::metadata(dir.path().join(name)).expect("it is there").len(), 0, "{name}");
     }

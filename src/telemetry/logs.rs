@@ -1,20 +1,24 @@
 //! Log lines on standard error.
 //!
-//! Text, in the shape `2024-03-20 10:15:30 - INFO - [127.0.0.1:50051] Server started with 4 peers key=value` (UTC,
-//! coloured by level on a terminal), or one JSON object per line. Whatever a client sent cannot break a line or
-//! colour the terminal: control characters are escaped.
+//! The format is text, `2024-03-20 10:15:30 - INFO - [127.0.0.1:50051] Server started with 4 peers key=value` (UTC,
+//! coloured by level on a terminal), or one JSON object per line. Client input cannot break a line or colour the
+//! terminal, because control characters are escaped.
 //!
-//! No place in the program floods the log (see `limit`), and nobody waits for whoever reads it (see [`super::unhurried`]).
+//! No place in the program floods the log (see `limit`), and logging never waits for the reader (see
+//! [`super::unhurried`]).
 //!
-//! Levels: events with the target [`HEARTBEAT_TARGET`] have their own; the libraries below speak up from `warn` on,
-//! unless `debug` is asked for. Spans are not written: they are for traces. But a line that is written for a call whose trace is
-//! known ends with its `trace_id`.
+//! Levels: events with the target [`HEARTBEAT_TARGET`] have a level of their own. Libraries log from `warn` on, and
+//! nothing during a planned stop, unless the level is `debug`. Spans are not written, because they are for traces. A
+//! line of a call with a known trace ends with its `trace_id`.
 
 use std::{
     fmt::{self, Write as _},
     io::{self, IsTerminal as _},
     os::fd::AsFd as _,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -45,54 +49,63 @@ use crate::trace;
 /// Target of the events about heartbeats between the nodes.
 pub const HEARTBEAT_TARGET: &str = "heartbeat";
 
-/// Crates that explain themselves at length: the consensus library and the transports.
+/// Crates with verbose logs: the consensus library and the transports.
 const TALKATIVE: [&str; 6] = ["openraft", "h2", "hyper", "hyper_util", "tonic", "tower"];
 
-/// What is written and how.
+/// Settings of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct LogSettings {
-    /// Least important level that is written.
+    /// Least severe level that is written.
     pub level: Level,
     /// The same for [`HEARTBEAT_TARGET`].
     pub heartbeat_level: Level,
-    /// Objects for machines instead of lines for people.
+    /// Whether to write JSON objects instead of text lines.
     pub json: bool,
 }
 
-/// Where the lines of this process go.
+/// The writer of this process's log lines.
 static OUTPUT: OnceLock<Unhurried> = OnceLock::new();
 
-/// Why no log lines can be written.
+/// Whether a stop of this process was requested.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Standard error cannot be written to, or there can be no thread.
+    /// Standard error is closed, or the thread cannot be started.
     #[error(transparent)]
     Output(#[from] io::Error),
-    /// A writer is installed already.
+    /// A subscriber is installed already.
     #[error(transparent)]
     Installed(#[from] TryInitError),
 }
 
-/// Installs the process's log writer, and `traces` to take the spans of calls. `label` stands in every line: the address by
-/// which clients know this node.
+/// Installs the process's log writer, and `traces` to record the spans of calls. `label` is part of every line: the
+/// address by which clients reach this node.
 ///
 /// # Errors
-/// One is installed already, or standard error is closed.
+/// A subscriber is installed already, or standard error is closed.
 pub fn init(settings: &LogSettings, label: &str, traces: Option<&Traces>) -> Result<(), LogError> {
     let colour = !settings.json && io::stderr().is_terminal();
     let output = Unhurried::start(io::stderr().as_fd())?;
-    subscriber(settings, label, colour, output.clone(), traces).try_init()?;
-    // Set once, as is the subscriber.
+    subscriber(settings, label, colour, output.clone(), traces, &STOPPING).try_init()?;
+    // Set once, like the subscriber.
     let _ = OUTPUT.set(output);
     Ok(())
 }
 
-/// Log lines that were lost because whoever reads them is too slow, or gone.
+/// Records that the process is stopping as requested. From now on, log lines of libraries are suppressed, except at the
+/// level `debug`. They are about connections that close. The node logs its own failures.
+pub fn stopping() {
+    STOPPING.store(true, Ordering::Relaxed);
+}
+
+/// Log lines that were lost because their reader was too slow or has closed the stream.
 pub fn lost() -> u64 {
     OUTPUT.get().map_or(0, Unhurried::lost)
 }
 
-/// Gives the last lines a second to be written. For the end of the process.
+/// Waits at most a second until the last lines are written. For the end of the process.
 pub fn finish() {
     if let Some(output) = OUTPUT.get() {
         output.finish(LAST_LINES_MAX);
@@ -105,11 +118,13 @@ fn subscriber<W>(
     colour: bool,
     writer: W,
     traces: Option<&Traces>,
+    stopping: &'static AtomicBool,
 ) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let form = Line { json: settings.json, label: label.to_owned(), limit: Limit::new() };
+    let silences_libraries = (settings.level < Level::DEBUG).then_some(stopping);
+    let form = Line { json: settings.json, label: label.to_owned(), limit: Limit::new(), silences_libraries };
     let layer = tracing_subscriber::fmt::layer().with_ansi(colour).event_format(form).with_writer(writer);
     tracing_subscriber::registry().with(layer.with_filter(filter(settings))).with(traces.map(Traces::layer))
 }
@@ -128,6 +143,7 @@ struct Line {
     json: bool,
     label: String,
     limit: Limit<Identifier>,
+    silences_libraries: Option<&'static AtomicBool>,
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -137,7 +153,7 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let Some(left_out) = self.admit(event.metadata()) else {
-            // Nothing written is no line.
+            // An empty event produces no line.
             return Ok(());
         };
         let mut fields = Fields::default();
@@ -160,10 +176,14 @@ where
 }
 
 impl Line {
-    /// Whether the event gets a line; then, how many of the same place got none since the last. Errors of the program's own are
-    /// never left out: they are why it stops. Nor is what is written from `debug` on: who asks for that wants to see it.
+    /// The number of suppressed lines of the same place since the last one; `None` if this event is suppressed. The
+    /// program's own errors are never suppressed, as they explain a stop. Neither are events at `debug` and below,
+    /// which are enabled only on demand.
     fn admit(&self, event: &Metadata<'_>) -> Option<u64> {
         let is_library = TALKATIVE.iter().any(|library| is_of(event.target(), library));
+        if is_library && self.silences_libraries.is_some_and(|silent| silent.load(Ordering::Relaxed)) {
+            return None;
+        }
         if *event.level() == Level::ERROR && !is_library || *event.level() > Level::INFO {
             return Some(0);
         }
@@ -217,7 +237,8 @@ fn colour_of(level: Level) -> &'static str {
     }
 }
 
-/// Appends `text`; line ends, escape codes and the like are written out (`\n`, `\u{1b}`), as is what reorders the line around it.
+/// Appends `text` with escapes (`\n`, `\u{1b}`) for line ends, control characters, and characters that reorder the
+/// line.
 fn push_escaped(out: &mut String, text: &str) {
     for c in text.chars() {
         if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
@@ -306,20 +327,32 @@ mod tests {
 
     const INFO: LogSettings = LogSettings { level: Level::INFO, heartbeat_level: Level::WARN, json: false };
 
-    /// What `events` wrote.
+    /// The output of `events`.
     fn written(settings: LogSettings, colour: bool, events: impl FnOnce()) -> String {
         written_with(settings, colour, None, events)
     }
 
     fn written_with(settings: LogSettings, colour: bool, traces: Option<&Traces>, events: impl FnOnce()) -> String {
+        static GOES_ON: AtomicBool = AtomicBool::new(false);
+        written_while(&GOES_ON, settings, colour, traces, events)
+    }
+
+    fn written_while(
+        stopping: &'static AtomicBool,
+        settings: LogSettings,
+        colour: bool,
+        traces: Option<&Traces>,
+        events: impl FnOnce(),
+    ) -> String {
         let memory = Memory::default();
         let writer = memory.clone();
-        with_default(subscriber(&settings, "127.0.0.1:50051", colour, move || writer.clone(), traces), events);
+        let output = move || writer.clone();
+        with_default(subscriber(&settings, "127.0.0.1:50051", colour, output, traces, stopping), events);
         let bytes = memory.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Without the time, which is 19 characters long.
+    /// The lines without their time stamp of 19 characters.
     fn untimed(text: &str) -> Vec<&str> {
         text.lines().map(|line| &line[19..]).collect()
     }
@@ -344,7 +377,7 @@ mod tests {
     #[test]
     fn a_line_of_a_call_has_the_id_of_its_trace() {
         let text = written(INFO, false, || {
-            // Without tracing, it is what the caller gave.
+            // Without tracing, it is the caller's.
             let call = Tracer::off().call("chat.v1.ChatService/Login", TraceContext::new(7, 1, false));
             call.run(async { error!(why = "disk", "within") }).now_or_never().unwrap();
             let call = Tracer::off().call("chat.v1.ChatService/Login", None);
@@ -433,5 +466,23 @@ mod tests {
         assert_eq!(all(written(beats, false, events)), "beat|missed beat");
         let debugging = LogSettings { level: Level::DEBUG, ..INFO };
         assert_eq!(all(written(debugging, false, events)), "missed beat|chatter|trouble|detail|news");
+    }
+
+    #[test]
+    fn a_planned_stop_is_quiet_about_connections_that_end() {
+        static STOPPED: AtomicBool = AtomicBool::new(false);
+        let events = || {
+            STOPPED.store(false, Ordering::Relaxed);
+            error!(target: "openraft::core", "before");
+            STOPPED.store(true, Ordering::Relaxed);
+            error!(target: "openraft::core", "a connection is gone");
+            warn!("news");
+            error!("a reason");
+        };
+        let text = written_while(&STOPPED, INFO, false, None, events);
+        let written: Vec<_> = text.lines().map(|line| line.rsplit("] ").next().unwrap()).collect();
+        assert_eq!(written, ["before", "news", "a reason"]);
+        let debugging = LogSettings { level: Level::DEBUG, ..INFO };
+        assert!(written_while(&STOPPED, debugging, false, None, events).contains("a connection is gone"));
     }
 }

@@ -1,11 +1,15 @@
-//! HTTP: probes and metrics for machines, the calls of `chat.v1` as JSON, the page that people chat in.
+//! HTTP: probes and metrics for machines, the calls of `chat.v1` as JSON, and the chat page.
 //!
-//! Owns the routes of the metrics port and of the web port and the way both are served: the number of connections is
-//! bounded, and one that gets nothing done is cut off ([`serve`]). The calls are those of the gRPC services, translated
-//! (`json`). The page (`page`) is files that use these calls, on this node or, when it dies, on another ([`Origins`]).
-//! [`guarded`] refuses other hosts and the pages of others before any route. Left out: where the facts come from. They are
-//! handed in as closures and as a watched [`Readiness`], so that nothing here knows the consensus or the metrics.
+//! Owns the routes of the metrics port and of the web port, and how both are served: the number of connections is
+//! bounded, and a connection without progress is closed ([`serve`]). The calls are those of the gRPC services,
+//! translated (`json`). The page (`page`) consists of files that use these calls, on this node or, when it fails, on
+//! another ([`Origins`]). [`guarded`] rejects requests for other hosts and from the pages of other sites before any
+//! route.
+//!
+//! Does not cover: the sources of the data. They are passed in as closures and as a watched [`Readiness`], so that
+//! nothing here depends on consensus or metrics.
 
+mod encoding;
 mod guard;
 mod json;
 mod origins;

@@ -1,4 +1,4 @@
-//! Serving a router until told to stop.
+//! Serves a router until a stop is requested.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,20 +16,20 @@ use crate::net::{
     serve::{Http, Spoken, no_proof, serve as serve_http},
 };
 
-/// How long a connection may go without anything written by this side.
+/// Longest time without a write by this side on a connection.
 const WRITES_WITHIN: Duration = Duration::from_secs(30);
-/// Requests of one HTTP/2 connection that may be under way.
+/// Requests in flight on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 64;
-/// What a browser may send ahead of being read: for a request, and for a connection.
+/// Flow-control windows in bytes, for a stream and for a connection.
 const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
-/// Bytes of the head of a request: cookies of all accounts, and what proxies add.
+/// Bytes of the head of a request: cookies of all accounts, and the headers of proxies.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 
-/// Serves `router` on `listener` until `shutdown` completes, then waits for the answers under way. How long is the caller's to
-/// bound.
+/// Serves `router` on `listener` until `shutdown` completes, then waits for the answers in flight. The caller bounds
+/// that wait.
 ///
-/// `gate` decides which connections are kept. One is cut off that is idle for 30 s, or has a request that is not answered within
-/// that time.
+/// `gate` decides which connections are kept. A connection is closed if it is idle for 30 s, or if a request on it is
+/// not answered within that time.
 pub async fn serve(
     listener: impl Listener,
     gate: Gate,
@@ -41,8 +41,8 @@ pub async fn serve(
     serve_http(listener, pages(), router, proxies, no_proof, shutdown).await;
 }
 
-/// The same for probes and Prometheus, which speak HTTP/1. A connection is proven by its first request: there is nothing else that its
-/// caller could show.
+/// Like [`serve`], for probes and Prometheus, which use HTTP/1. A connection is proven by its first request, as its
+/// caller cannot present anything else.
 pub async fn serve_probes(
     listener: impl Listener,
     gate: Gate,
@@ -60,7 +60,7 @@ pub async fn serve_probes(
     serve_http(listener, http, router, Arc::default(), no_proof, shutdown).await;
 }
 
-/// How HTTP is spoken with browsers.
+/// The HTTP settings for browsers.
 fn pages() -> Http {
     Http {
         streams_max: Some(STREAMS_MAX),
@@ -168,11 +168,21 @@ mod tests {
         for answer in [answer.as_str(), &file] {
             assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{answer}");
         }
-        // What fits every version is there under the address of each, but not for good under another's.
+        for part in ["frame-src 'self';", "trusted-types 'none'", "frame-ancestors 'none'"] {
+            assert!(answer.contains(part), "{part} in {answer}");
+        }
+        // The worker is requested each time, and only the frame of the page may name it.
+        for path in ["/worker.html", "/register.js", "/worker.js"] {
+            let answer = get(server.address, path).await;
+            for part in ["cache-control: no-cache\r\n", "worker-src 'self';", "frame-ancestors 'self'", "nosniff\r\n"] {
+                assert!(answer.contains(part), "{part} in {answer}");
+            }
+        }
+        // A file that fits every version is available under the address of each, but is immutable only under its own.
         let boot = get(server.address, "/assets/0123456789abcdef/boot.js").await;
         assert!(boot.starts_with("HTTP/1.1 200") && boot.contains("cache-control: no-cache\r\n"), "{boot}");
         assert!(boot.ends_with(include_str!("page/www/boot.js")), "{boot}");
-        // Another version's file is not there: it does not fit to the rest.
+        // A file of another version is absent, because it does not fit the rest.
         for missing in ["/assets/0123456789abcdef/main.js", "/main.js", &script.replace("main.js", "index.html")] {
             assert!(get(server.address, missing).await.starts_with("HTTP/1.1 404"), "{missing}");
         }
@@ -186,10 +196,10 @@ mod tests {
         let server = start(page(), 1, Duration::from_millis(50)).await;
         let mut half_open = TcpStream::connect(server.address).await.unwrap();
         half_open.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
-        // The only place is taken: this one is answered once the other was cut off.
+        // The only permit is taken. This request is answered once the other connection was closed.
         assert!(get(server.address, "/livez").await.starts_with("HTTP/1.1 200"));
         let mut rest = Vec::new();
-        // Closed or reset, whichever comes first; but not open.
+        // The connection is closed or reset, but not open.
         let _ = half_open.read_to_end(&mut rest).await;
     }
 

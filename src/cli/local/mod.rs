@@ -1,11 +1,11 @@
 //! `chatd local`: a cluster of several node processes on this machine.
 //!
 //! Owns the addresses of the nodes (`plan`), their record in `<data>/cluster.json` (`file`), the secret that they share
-//! (`<data>/peer-secret`) and the processes (`supervise`). Invariants: a cluster keeps its addresses over restarts, because its members know each other by
-//! them; no node outlives the process that started it; nothing is started when a port is taken or the configuration
-//! is wrong.
+//! (`<data>/peer-secret`) and the processes (`supervise`). Invariants: a cluster keeps its addresses across restarts,
+//! because its members know each other by them. No node outlives the process that started it. Nothing is started when a
+//! port is in use or the configuration is invalid.
 //!
-//! A node that dies stays dead: people kill nodes here to see that the others go on.
+//! A node that dies is not restarted, because users kill nodes here to see that the others continue.
 
 mod file;
 mod plan;
@@ -20,12 +20,15 @@ use std::{
 use clap::Args;
 
 use super::secret;
-use crate::config::{Config, ConfigErrors};
+use crate::{
+    config::{Config, ConfigErrors},
+    server::PORT_PATIENCE,
+};
 use file::NodeRecord;
 
 pub use supervise::run;
 
-/// Most nodes of a local cluster.
+/// Maximum number of nodes of a local cluster.
 const NODES_MAX: u16 = 9;
 
 /// Arguments of `chatd local`.
@@ -54,35 +57,35 @@ pub enum LocalError {
     /// A port is in use or must not be used.
     #[error("port {port} ({what} of {node}, {address}) cannot be used: {source}")]
     Port {
-        /// Whose.
+        /// The node.
         node: String,
-        /// What for.
+        /// The purpose of the port.
         what: &'static str,
-        /// The whole address.
+        /// The complete address.
         address: std::net::SocketAddr,
-        /// Its port, which is what a user looks for.
+        /// The port of the address, which users look for.
         port: u16,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The arguments cannot be met.
+    /// The arguments cannot be satisfied.
     #[error("{0}")]
     Arguments(String),
-    /// The configuration that the nodes would get is wrong.
+    /// The configuration for the nodes is invalid.
     #[error("{0}")]
     Config(#[from] ConfigErrors),
-    /// A file or a process could not be handled.
+    /// An operation on a file or a process failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why it failed.
+        /// The reason.
         source: io::Error,
     },
 }
 
 impl LocalError {
-    /// What the process exits with: 64 for arguments and configuration, else 1.
+    /// Returns the exit code: 64 for arguments and configuration, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Arguments(_) | Self::Config(_) => ConfigErrors::EXIT_CODE,
@@ -96,8 +99,8 @@ impl LocalError {
     }
 }
 
-/// Makes everything ready to run the node that `--start` names in this process: records this process's id in
-/// `cluster.json` and returns the node's configuration.
+/// Prepares this process to run the node that `--start` names: records its process id in `cluster.json` and returns the
+/// node's configuration.
 pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, String)>) -> Result<Config, LocalError> {
     let data = &arguments.data;
     let name = arguments.start.as_deref().unwrap_or_default();
@@ -110,12 +113,13 @@ pub fn prepare_start(arguments: &LocalArguments, environment: Vec<(String, Strin
     })?;
     ensure_secret(data, &environment)?;
     let config = config_of(node, &recorded.nodes, arguments, &environment)?;
-    plan::check_free(std::slice::from_ref(node))?;
+    plan::check_free(std::slice::from_ref(node), PORT_PATIENCE)?;
     file::update_pid(data, name, std::process::id())?;
     Ok(config)
 }
 
-/// Reads `cluster.json` and writes it again, for the fuzz targets in `fuzz/`. Whether there is one, and it is the same then.
+/// Reads `cluster.json` and writes it again, for the fuzz targets in `fuzz/`. Returns whether the result is the same,
+/// if there is a file.
 #[cfg(any(fuzzing, test))]
 pub fn rewrite(data: &Path) -> Result<Option<bool>, LocalError> {
     let Some(found) = file::read(data)? else { return Ok(None) };
@@ -123,14 +127,14 @@ pub fn rewrite(data: &Path) -> Result<Option<bool>, LocalError> {
     Ok(Some(file::read(data)?.as_ref() == Some(&found)))
 }
 
-/// Makes the data directory and the secret that the nodes share, unless the environment protects them in another way.
+/// Creates the data directory and the secret that the nodes share, unless the environment provides other protection.
 fn ensure_secret(data: &Path, environment: &[(String, String)]) -> Result<(), LocalError> {
     let Some(path) = plan::own_secret(data, environment) else { return Ok(()) };
     fs::create_dir_all(data).map_err(LocalError::io(format!("{} cannot be made", data.display())))?;
     secret::ensure(&path).map(drop).map_err(|error| LocalError::Arguments(error.to_string()))
 }
 
-/// The configuration of `node`: what is passed on from `environment`, and what is the node's own.
+/// Returns the configuration of `node`: values passed on from `environment`, and the node's own.
 fn config_of(
     node: &NodeRecord,
     all: &[NodeRecord],

@@ -1,29 +1,31 @@
-//! Where the nodes of a local cluster listen, and what each is told about it.
+//! The addresses and the configuration of the nodes of a local cluster.
 
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::{
     LocalArguments, LocalError,
     file::{ClusterFile, NodeRecord},
 };
+use crate::{cli::say::tell, server::wait_until_free};
 
 const NODES: u16 = 5;
 const BASE_PORT: u16 = 50051;
 const WEB_PORT: u16 = 8081;
 const METRICS_PORT: u16 = 9464;
-/// Peers' ports are this much above the gRPC ports; with a base port of one's own, web and metrics twice and three
-/// times as much.
+/// Offset of the peer ports to the gRPC ports. With a custom base port, the web and metrics ports are offset by twice
+/// and three times as much.
 const STRIDE: u16 = 100;
-/// Lowest port that is picked: below are the well-known ones.
+/// Lowest port to pick, above the well-known ones.
 const PICK_FROM: u16 = 10_000;
-/// Where ports for outgoing connections begin on Linux, unless the host says otherwise.
+/// Start of the range for outgoing connections on Linux, unless the host configures another.
 const OUTGOING_FROM: u16 = 32_768;
 
-/// The cluster's nodes: those on record, or new ones as the arguments ask for. Process ids are not set.
+/// Returns the cluster's nodes: the recorded ones, or new ones by the arguments. Process ids are not set.
 pub(super) fn plan(recorded: Option<ClusterFile>, arguments: &LocalArguments) -> Result<Vec<NodeRecord>, LocalError> {
     let Some(recorded) = recorded else {
         let count = arguments.nodes.unwrap_or(NODES);
@@ -75,8 +77,8 @@ fn fixed(count: u16, base: u16) -> Result<Vec<NodeRecord>, LocalError> {
         .ok_or_else(|| LocalError::Arguments(format!("--base-port {base} leaves no room for the other ports")))
 }
 
-/// Ports that are free now. They are sought below those that the kernel gives to outgoing connections: the nodes make
-/// many of these, and one of them must not sit on a node's port while that node is down.
+/// Finds free ports, below the range that the kernel uses for outgoing connections. The nodes open many of these, and
+/// one of them must not occupy a node's port while that node is down.
 fn picked(count: u16) -> Result<Vec<NodeRecord>, LocalError> {
     let told = || LocalError::io("no free ports could be found");
     let end = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
@@ -87,7 +89,7 @@ fn picked(count: u16) -> Result<Vec<NodeRecord>, LocalError> {
     let start = getrandom::u32().map_err(|error| told()(io::Error::other(error)))?;
     let candidates = (0..span).filter_map(|i| u16::try_from(u32::from(PICK_FROM) + (start % span + i) % span).ok());
     let wanted = usize::from(count) * 4;
-    // Kept open until all are found, so that none is found twice.
+    // Kept open until all are found, so that no port is found twice.
     let open = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| Ok((l.local_addr()?.port(), l)));
     let mut found: Vec<(u16, TcpListener)> = candidates.filter_map(|port| open(port).ok()).take(wanted).collect();
     while found.len() < wanted {
@@ -100,24 +102,27 @@ fn picked(count: u16) -> Result<Vec<NodeRecord>, LocalError> {
     Ok((0..count).map(|i| node(i + 1, ports(i))).collect())
 }
 
-/// Checks that nobody listens where the nodes are going to.
-pub(super) fn check_free(nodes: &[NodeRecord]) -> Result<(), LocalError> {
+/// Checks that the nodes' addresses are free. Waits for all of them together for at most `patience`.
+pub(super) fn check_free(nodes: &[NodeRecord], patience: Duration) -> Result<(), LocalError> {
+    let until = Instant::now() + patience;
     for node in nodes {
         let uses = [("gRPC", node.grpc), ("peers", node.peer), ("web", node.web), ("metrics", node.metrics)];
         for (what, address) in uses {
-            TcpListener::bind(address).map_err(|source| LocalError::Port {
-                node: node.name.clone(),
-                what,
-                address,
-                port: address.port(),
-                source,
-            })?;
+            let failed =
+                |source| LocalError::Port { node: node.name.clone(), what, address, port: address.port(), source };
+            match wait_until_free(address, Instant::now()) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                    tell!("chatd local: {}; trying again for some seconds", failed(error));
+                    wait_until_free(address, until).map_err(failed)?;
+                }
+                free => free.map_err(failed)?,
+            }
         }
     }
     Ok(())
 }
 
-/// Keys that protect the nodes from strangers. Given any of them, `chatd local` adds no secret of its own.
+/// Keys that authenticate the nodes to each other. If any of them is set, `chatd local` does not create a secret.
 const PROTECTION: [&str; 6] = [
     "CHAT_PEER_SECRET",
     "CHAT_PEER_SECRET_FILE",
@@ -127,13 +132,13 @@ const PROTECTION: [&str; 6] = [
     "CHAT_INSECURE_PEERS",
 ];
 
-/// The file of the secret that the nodes share, unless the environment protects them in another way.
+/// Returns the file of the secret that the nodes share, unless the environment provides other protection.
 pub(super) fn own_secret(data: &Path, given: &[(String, String)]) -> Option<PathBuf> {
     let is_protected = given.iter().any(|(key, value)| PROTECTION.contains(&key.as_str()) && !value.is_empty());
     (!is_protected).then(|| data.join("peer-secret"))
 }
 
-/// What `node` is told beside what it gets passed on.
+/// Returns the environment of `node`, in addition to the values passed on.
 pub(super) fn environment(
     node: &NodeRecord,
     all: &[NodeRecord],
@@ -141,7 +146,7 @@ pub(super) fn environment(
     given: &[(String, String)],
 ) -> Vec<(String, String)> {
     let initial: Vec<String> = all.iter().map(|node| format!("{}={}", node.name, node.peer)).collect();
-    // The nodes share the cores: with one thread for each core in every node, they would only take turns.
+    // The nodes share the cores. With one thread per core in every node, the threads would only preempt each other.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = match given.iter().find(|(key, _)| key == "CHAT_WORKER_THREADS") {
         Some((_, threads)) => threads.clone(),
@@ -199,7 +204,7 @@ mod tests {
         let nodes = plan(None, &arguments(Some(9), Some(0))).unwrap();
         let distinct: BTreeSet<u16> = nodes.iter().flat_map(ports).collect();
         assert_eq!(distinct.len(), 36);
-        check_free(&nodes).unwrap();
+        check_free(&nodes, Duration::ZERO).unwrap();
     }
 
     #[test]
@@ -217,8 +222,9 @@ mod tests {
     fn a_port_in_use_is_named() {
         let nodes = plan(None, &arguments(Some(1), Some(0))).unwrap();
         let taken = TcpListener::bind(nodes[0].web).unwrap();
-        let error = check_free(&nodes).unwrap_err().to_string();
+        let error = check_free(&nodes, Duration::ZERO).unwrap_err().to_string();
         assert!(error.starts_with(&format!("port {} (web of n1, ", taken.local_addr().unwrap().port())), "{error}");
+        assert!(error.ends_with(&format!("(pid {}) has it", std::process::id())), "{error}");
         assert_eq!(error.lines().count(), 1);
     }
 

@@ -1,9 +1,9 @@
-//! The node processes: started together, watched, stopped together.
+//! The node processes: started together, supervised, stopped together.
 //!
-//! Each child is minded by one task, which alone signals and reaps it, so that no signal can go to a process id that
-//! has been given to somebody else. Children are in process groups of their own: Ctrl-C reaches this process only,
-//! which then asks each to stop. Each holds the reading end of a pipe whose writing end is here; when this process
-//! ends in any way, the pipe closes and the node stops by itself (`CHAT_EXIT_WITH_PARENT`).
+//! One task per child signals and reaps it, so that no signal can reach a reused process id. Children are in their own
+//! process groups: Ctrl-C reaches only this process, which then stops each child. Each child reads from a pipe whose
+//! writing end is here. When this process ends in any way, the pipe closes and the node stops
+//! (`CHAT_EXIT_WITH_PARENT`).
 
 use std::{
     collections::BTreeMap,
@@ -30,20 +30,20 @@ use super::{
     file::{self, ClusterFile, NodeRecord},
     plan, text,
 };
-use crate::cli::say::Voice;
+use crate::{cli::say::Voice, server::PORT_PATIENCE};
 
-/// Pause between two questions whether a node is ready.
+/// Interval at which the readiness of a node is polled.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
-/// Longest wait for one answer.
+/// Timeout of one probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Largest answer that is looked at, in bytes.
+/// Maximum size of a probe's answer, in bytes.
 const PROBE_BYTES_MAX: u64 = 4096;
-/// A node that is not ready is spoken of this often.
+/// Interval of the messages about a node that is not ready.
 const REMIND_EVERY: Duration = Duration::from_secs(15);
-/// What a node may take beyond its drain before it is killed.
+/// Time in addition to its drain that a node has for its stop before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// What is wanted of a child.
+/// The desired state of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Wanted {
     Run,
@@ -51,14 +51,14 @@ enum Wanted {
     Kill,
 }
 
-/// How a child ended.
+/// The end of a child.
 struct Ended {
     name: String,
     status: io::Result<ExitStatus>,
 }
 
-/// Runs a cluster until it is told to stop or no node is left. Returns what the process exits with: 0 when all nodes
-/// that ran at the stop ended well, else 1.
+/// Runs a cluster until it is stopped or no node is left. Returns the exit code: 0 when all nodes that ran at the stop
+/// exited successfully, otherwise 1.
 pub async fn run(arguments: &LocalArguments, environment: Vec<(String, String)>) -> Result<u8, LocalError> {
     let data = &arguments.data;
     let mut nodes = plan::plan(file::read(data)?, arguments)?;
@@ -67,10 +67,10 @@ pub async fn run(arguments: &LocalArguments, environment: Vec<(String, String)>)
     for node in &nodes {
         drain = drain.max(config_of(node, &nodes, arguments, &environment)?.drain_timeout);
     }
-    plan::check_free(&nodes)?;
-    // A terminal that is stopped must not stop this process: it minds the nodes.
+    plan::check_free(&nodes, PORT_PATIENCE)?;
+    // A stopped terminal must not block this process, because it supervises the nodes.
     let voice = Voice::start().map_err(LocalError::io("standard output and error cannot be written to"))?;
-    // From here on a signal is an orderly stop.
+    // From here on, signals cause an orderly stop.
     let mut signals = Signals::new()?;
     fs::create_dir_all(data).map_err(LocalError::io(format!("{} cannot be made", data.display())))?;
     let executable = std::env::current_exe().map_err(LocalError::io("the path of chatd is unknown"))?;
@@ -135,9 +135,9 @@ struct Cluster {
     nodes: Vec<NodeRecord>,
     voice: Voice,
     wanted: watch::Sender<Wanted>,
-    /// One task per living child.
+    /// One task per running child.
     minders: JoinSet<Ended>,
-    /// One task per living child that has not been ready yet; each returns its node's name.
+    /// One task per running child that was not ready yet. Each returns its node's name.
     unready: JoinSet<String>,
     unready_by_name: BTreeMap<String, AbortHandle>,
     /// The writing ends of the children's standard input. Closing one stops the child.
@@ -147,7 +147,7 @@ struct Cluster {
 impl Cluster {
     fn new(nodes: Vec<NodeRecord>, mut children: Vec<Child>, voice: Voice) -> Self {
         let (wanted, _) = watch::channel(Wanted::Run);
-        // Taken out first: waiting for a child closes the standard input that it still owns.
+        // Taken out first, because waiting for a child closes the standard input that it still owns.
         let lifelines = children.iter_mut().map(|child| child.stdin.take()).collect();
         let mut minders = JoinSet::new();
         let mut unready = JoinSet::new();
@@ -160,8 +160,8 @@ impl Cluster {
         Self { nodes, voice, wanted, minders, unready, unready_by_name, _lifelines: lifelines }
     }
 
-    /// Announces when all that live are ready, reports who dies; until a stop is asked for (`false`) or no node is
-    /// left (`true`).
+    /// Announces when all running nodes are ready, and reports nodes that die. Returns `false` when a stop is
+    /// requested, and `true` when no node is left.
     async fn watch(&mut self, signals: &mut Signals, data: &Path, commands: &text::Commands) -> bool {
         let mut dead: Vec<String> = Vec::new();
         let mut announced = false;
@@ -173,7 +173,7 @@ impl Cluster {
                         self.voice.tell(format_args!("chatd local: no node is left"));
                         return true;
                     };
-                    // A task that mind()s neither panics nor is aborted.
+                    // A task that runs mind() neither panics nor is aborted.
                     let Ok(Ended { name, status }) = ended else { continue };
                     if let Some(probe) = self.unready_by_name.remove(&name) {
                         probe.abort();
@@ -200,7 +200,7 @@ impl Cluster {
         }
     }
 
-    /// Stops all children: kindly, and after `patience` or a further signal at once.
+    /// Stops all children: in order first, and with SIGKILL after `patience` or another signal.
     async fn stop(&mut self, signals: &mut Signals, patience: Duration) -> u8 {
         self.unready.abort_all();
         self.wanted.send_replace(Wanted::Stop);
@@ -230,7 +230,7 @@ fn shown(status: &io::Result<ExitStatus>) -> String {
     status.as_ref().map_or_else(ToString::to_string, ToString::to_string)
 }
 
-/// Waits for a child's end and passes on what is wanted of it.
+/// Waits for the end of a child, and signals it when the desired state changes.
 async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted>, voice: Voice) -> Ended {
     loop {
         tokio::select! {
@@ -241,7 +241,7 @@ async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted
                     Wanted::Stop => Signal::TERM,
                     Wanted::Kill => Signal::KILL,
                 };
-                // An id is there until the child was waited for, and so belongs to it.
+                // The process id is present until the child is reaped, so it still belongs to the child.
                 let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
                 if let Some(pid) = pid
                     && let Err(error) = kill_process(pid, signal)
@@ -253,7 +253,7 @@ async fn mind(name: String, mut child: Child, mut wanted: watch::Receiver<Wanted
     }
 }
 
-/// Asks until the node says that it is ready; whoever waits gives up when the node ends.
+/// Polls until the node is ready. The caller aborts this when the node ends.
 async fn becomes_ready(name: String, metrics: SocketAddr, voice: Voice) -> String {
     let mut reminder = Instant::now() + REMIND_EVERY;
     loop {
@@ -271,7 +271,7 @@ async fn becomes_ready(name: String, metrics: SocketAddr, voice: Voice) -> Strin
     }
 }
 
-/// Whether the node is ready (`None`) or why not.
+/// Returns `None` if the node is ready, otherwise the reason why not.
 async fn probe(metrics: SocketAddr) -> io::Result<Option<String>> {
     let mut stream = TcpStream::connect(metrics).await?;
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;

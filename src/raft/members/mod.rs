@@ -1,16 +1,16 @@
-//! Who belongs to the cluster, while it runs.
+//! Membership changes of a running cluster.
 //!
-//! All changes are made by the leader, one at a time, and each only if the membership is still the one it was decided on
-//! (a precondition that Raft checks). A node joins as a learner, under an id that was never used before; when it has caught
-//! up, the leader gives it a vote, and in the same change takes away that of a member of the same name: a node that
-//! lost its disk so replaces its old self. The leader looks at the membership all the time, so that the next leader finishes
-//! what one left half-done. What may be done is decided in [`plan`].
+//! The leader makes all changes, one at a time, and each only if the membership is still the one that the decision was
+//! based on (a precondition that Raft checks). A node joins as a learner, under an id that was never used before. When
+//! it has caught up, the leader gives it a vote, and in the same change removes the vote of a member of the same name:
+//! in this way a node that lost its disk replaces its old self. The leader checks the membership at intervals, so that
+//! the next leader finishes a change that was left half done. [`plan`] decides which changes are allowed.
 //!
-//! Ids: 16 and more, from the log index of the membership that is changed. An id is told to the node only when the change is
-//! committed, and no later change can start from the same index: so no id is used twice.
+//! Ids start at 16 and derive from the log index of the membership that is changed. A node gets its id only after the
+//! change is committed, and no later change can start from the same index, so no id is used twice.
 //!
-//! A node that was removed is not told by Raft. Who hears of no leader asks the others whether it still belongs to them
-//! ([`Node::removed`]).
+//! Raft does not notify a node that was removed. A node without a leader asks the others whether it still belongs to
+//! the cluster ([`Node::removed`]).
 
 pub(super) mod moves;
 mod plan;
@@ -38,15 +38,15 @@ use crate::{
     storage::new_cluster::MEMBER_IDS_FROM,
 };
 
-/// Between two looks at the membership.
+/// Interval between checks of the membership.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Between two attempts at what cannot be done at this moment.
+/// Interval between retries of a change that is not possible at the moment.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
-/// A change is two entries of the log. One that takes longer is taken up again by whoever leads then.
+/// Timeout of a change, which is two log entries. The current leader resumes one that takes longer.
 const CHANGE_MAX: Duration = Duration::from_secs(5);
-/// For one answer of one node.
+/// Timeout of a call to one node.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// Between two questions of a node that hears of no leader.
+/// Interval at which a node without a leader asks whether it is still a member.
 const STANDING_EVERY: Duration = Duration::from_secs(1);
 
 /// An identity in this cluster.
@@ -56,7 +56,7 @@ pub(super) struct Admission {
 }
 
 impl Node {
-    /// Makes the empty node at `peer_address` a learner, from any node. Returns its id.
+    /// Adds the empty node at `peer_address` as a learner, from any node. Returns its id.
     ///
     /// # Errors
     /// See [`MemberError`].
@@ -74,17 +74,20 @@ impl Node {
         Ok(answered(answer)?.node_id)
     }
 
-    /// Removes the node called `name`, from any node. Returns the ids that are gone.
+    /// Removes the node called `name`, from any node. Returns the removed ids.
     ///
     /// # Errors
     /// See [`MemberError`].
     pub async fn remove_member(&self, name: &str, deadline: Instant) -> Result<Vec<u64>, MemberError> {
-        // A leader does not remove itself: it hands over, and asks its successor.
+        // A leader does not remove itself. It transfers leadership and asks its successor.
         if self.inner.identity.name == name && self.inner.view.borrow().is_leader() {
             self.transfer_leadership(None, deadline).await.map_err(|error| match error {
                 TransferError::NoLeader => MemberError::NoLeader,
                 TransferError::NotAVoter => {
                     MemberError::Conflict("this node leads, and no other voter can take over".into())
+                }
+                error @ (TransferError::Silent | TransferError::NotTaken(_)) => {
+                    MemberError::Conflict(error.to_string())
                 }
                 TransferError::Unknown(reason) => MemberError::Unknown(reason),
             })?;
@@ -105,7 +108,7 @@ impl Node {
         Ok(answered(answer)?.node_ids)
     }
 
-    /// Admits an empty node that asked for it, or says who leads.
+    /// Admits an empty node that asks to join, or returns the address of the leader.
     pub(super) async fn join(&self, request: wire::JoinRequest) -> Result<wire::JoinResponse, MemberError> {
         let view = self.inner.view.borrow().clone();
         if view.is_leader() {
@@ -118,7 +121,7 @@ impl Node {
         Ok(wire::JoinResponse { leader, ..wire::JoinResponse::default() })
     }
 
-    /// On the leader: asks the node at an address what it is, and makes it a member if it is empty.
+    /// On the leader: probes the node at an address, and adds it as a learner if it is empty.
     pub(super) async fn add_here(&self, peer_address: &str) -> Result<u64, MemberError> {
         let conflict = |reason: String| MemberError::Conflict(format!("{peer_address}: {reason}"));
         let found = self.probe(peer_address).await.map_err(conflict)?;
@@ -138,7 +141,7 @@ impl Node {
         let mut client = client.map_err(|status| conflict(status.message().to_owned()))?;
         let request = wire::FoundRequest { cluster_id, node_id, name: found.name };
         let request = self.inner.credentials.present(request);
-        // Where it does not take it, it is a learner that nobody hears of: the next attempt makes room.
+        // If the node does not accept its identity, the learner remains unreachable. The next attempt removes it.
         match timeout(ANSWER_MAX, client.found(request)).await {
             Ok(Ok(_)) => Ok(node_id),
             Ok(Err(status)) => Err(conflict(status.message().to_owned())),
@@ -146,7 +149,7 @@ impl Node {
         }
     }
 
-    /// On the leader: checks that a node which asks to join is expected, or uses its token.
+    /// On the leader: checks that a node that asks to join is expected, or redeems its token.
     async fn permit(&self, joiner: &wire::JoinRequest) -> Result<(), MemberError> {
         let is_member = self.membership().membership().nodes().any(|(_, node)| node.name == joiner.name);
         if is_member || self.inner.expected_nodes.iter().any(|pattern| plan::matches(pattern, &joiner.name)) {
@@ -179,7 +182,7 @@ impl Node {
         }
     }
 
-    /// On the leader: makes an empty node a learner.
+    /// On the leader: adds an empty node as a learner.
     async fn admit(&self, joiner: wire::JoinRequest) -> Result<Admission, MemberError> {
         if joiner.name.is_empty() || joiner.peer_address.is_empty() {
             return Err(MemberError::Conflict("a name and a peer address are needed".into()));
@@ -208,8 +211,9 @@ impl Node {
         Ok(Admission { cluster_id, node_id })
     }
 
-    /// The id that the same node was given when it asked before: the answer did not reach it, or this is an earlier request that
-    /// took longer than a later one. With another id it would lose the one that it may have taken by now.
+    /// The id that an earlier request of the same node was given. Either that answer was lost, or this is an older
+    /// request that took longer than a newer one. A new id would displace the one that the node may have accepted by
+    /// now.
     async fn admitted(&self, joiner: &wire::JoinRequest) -> Result<Option<u64>, MemberError> {
         let is_same = |node: &NodeRecord| node.name == joiner.name && node.admission == joiner.admission;
         if joiner.admission == 0 || !self.membership().membership().nodes().any(|(_, node)| is_same(node)) {
@@ -219,7 +223,7 @@ impl Node {
         Ok(settled.membership().nodes().find(|(_, node)| is_same(node)).map(|(id, _)| *id))
     }
 
-    /// A member of the same name that is alive keeps its place, whoever asks.
+    /// Rejects a joining node while a member of the same name is alive. That member keeps its place.
     async fn refuse_a_namesake(&self, joiner: &wire::JoinRequest) -> Result<(), MemberError> {
         let stored = self.membership();
         let overview = self.overview_here();
@@ -247,7 +251,8 @@ impl Node {
             return Err(MemberError::Conflict("this node leads: it has to hand over first".into()));
         }
         let _one = self.inner.membership.lock().await;
-        // A new leader has not heard of everybody yet, and a change that is under way ends: both pass.
+        // Two conflicts pass by themselves: a new leader has no answers from some members yet, or another change is in
+        // flight.
         let patience = Instant::now() + self.inner.election_max * 2;
         let ids = loop {
             match self.change(|_, situation| situation.removal(name)).await {
@@ -259,7 +264,7 @@ impl Node {
         Ok(ids)
     }
 
-    /// Decides on a change and makes it, if nobody changed anything in between.
+    /// Decides on a change and makes it, provided that the membership is unchanged.
     async fn change<T>(
         &self,
         decide: impl FnOnce(u64, &Situation<'_>) -> Result<(T, Change), MemberError>,
@@ -291,7 +296,7 @@ impl Node {
         }
     }
 
-    /// Returns when this node knows of another member.
+    /// Waits until this node has another member in its membership.
     pub async fn has_fellows(&self) {
         let mut view = self.inner.view.clone();
         if view.wait_for(|view| view.members.len() > 1).await.is_err() {
@@ -300,7 +305,7 @@ impl Node {
         }
     }
 
-    /// The membership that counts now, committed or not.
+    /// The effective membership, committed or not.
     fn membership(&self) -> StoredMembership {
         use openraft::async_runtime::WatchReceiver as _;
         (*self.inner.raft.server_metrics().borrow_watched().membership_config).clone()
@@ -322,24 +327,26 @@ impl Node {
         }
     }
 
-    /// Whether an id belongs to the cluster, as of a moment in which a majority has confirmed who leads. Any member answers: who was
-    /// removed while it was away does not know those who came meanwhile, and one of them may lead.
+    /// Whether an id belongs to the cluster, as of a moment at which a majority has confirmed the leader. Any member
+    /// can answer. A node that was removed while it was away does not have the addresses of the members that joined
+    /// meanwhile, and one of those may lead.
     pub(super) async fn standing_here(&self, node_id: u64) -> Result<bool, MemberError> {
         Ok(self.settled_membership().await?.membership().get_node(&node_id).is_some())
     }
 
-    /// The membership as of a moment in which a majority has confirmed who leads. Refused while a change is under way.
+    /// The membership as of a moment at which a majority has confirmed the leader. Fails while a change is in flight,
+    /// or while this node is behind.
     async fn settled_membership(&self) -> Result<StoredMembership, MemberError> {
         let committed = self.inner.read_index.ask().await.map_err(|_| MemberError::NoLeader)?;
         let stored = self.membership();
         let may_be_taken_back = stored.log_id().is_some_and(|id| id > committed);
-        // A leader has all that is committed in its log.
+        // A leader has every committed entry in its log.
         let is_behind = !self.inner.view.borrow().is_leader() && *self.inner.applied.borrow() < Some(committed);
         if may_be_taken_back || is_behind { Err(MemberError::NoLeader) } else { Ok(stored) }
     }
 
-    /// Returns when a member says that this node does not belong to the cluster any more. Asks while this node hears of
-    /// no leader: its fellow members, and `more` addresses.
+    /// Waits until a member answers that this node no longer belongs to the cluster. While this node has no leader, it
+    /// asks the other members and the nodes at `more` addresses.
     pub async fn removed(&self, more: &[String]) {
         loop {
             if !self.is_led() && self.ask_standing(more).await == Some(false) {
@@ -349,7 +356,7 @@ impl Node {
         }
     }
 
-    /// Where the other members are called, and `more` addresses.
+    /// Current addresses of the other members, and `more` addresses.
     fn addresses_of_others(&self, more: &[String]) -> BTreeSet<String> {
         let view = self.inner.view.borrow();
         let others = view.members.iter().filter(|peer| peer.node_id != self.inner.identity.node_id);
@@ -370,7 +377,8 @@ impl Node {
     }
 }
 
-/// The hash of the bytes that the hex digits of a join token stand for; of what is no token, one that belongs to none.
+/// The hash of the bytes that the hex digits of a join token encode. An invalid token gives a hash that belongs to no
+/// token.
 fn join_token_hash(token: &str) -> TokenHash {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let byte = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
@@ -378,7 +386,7 @@ fn join_token_hash(token: &str) -> TokenHash {
     TokenHash(Sha256::digest(bytes).into())
 }
 
-/// What another node's answer means.
+/// Converts the answer of another node.
 fn answered<T>(
     answer: Result<Result<tonic::Response<T>, Status>, tokio::time::error::Elapsed>,
 ) -> Result<T, MemberError> {
@@ -406,7 +414,7 @@ impl From<MemberError> for Status {
     }
 }
 
-/// While this node leads: finishes changes that were left half-done, and gives learners that have caught up their votes.
+/// While this node leads: finishes changes that were left half done, and gives votes to learners that have caught up.
 pub(super) async fn keep(node: Node) {
     loop {
         sleep(LOOK_EVERY).await;
@@ -416,7 +424,7 @@ pub(super) async fn keep(node: Node) {
         if !node.inner.view.borrow().is_leader() {
             continue;
         }
-        // Somebody else is changing it.
+        // Another change is in flight.
         let Ok(_one) = node.inner.membership.try_lock() else { continue };
         let stored = node.membership();
         let overview = node.overview_here();

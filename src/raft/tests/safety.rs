@@ -1,4 +1,4 @@
-//! The promises of consensus, each attacked where it is weakest.
+//! The guarantees of consensus, each attacked where it is weakest.
 
 use std::time::Duration;
 
@@ -38,14 +38,14 @@ async fn any_node_takes_a_command_and_reads_what_was_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_moves_on_request_from_any_node() {
-    // However busy the machine is with other tests, nobody is elected but on request.
+    // However busy the machine is with other tests, no node is elected except on request.
     let cluster = Cluster::start(3, settings(50, 10_000, 20_000)).await;
     let deadline = Instant::now() + PATIENCE;
     let leader = cluster.leader().await;
     let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
     let (target, asked) = (others[0], &cluster.members[&others[1]].node);
-    // The leader knows it first.
-    assert!(view::wait(&asked.view(), deadline, |view| view.leader == Some(leader)).await);
+    // The new leader is known to itself first, and a node may learn of it before it has the entry with its address.
+    assert!(view::wait(&asked.view(), deadline, |view| view.leader().is_some_and(|peer| peer.node_id == leader)).await);
     assert_eq!(asked.transfer_leadership(Some(target), deadline).await, Ok(target));
     assert_eq!(cluster.leader().await, target);
     make(asked, "after").await;
@@ -54,11 +54,54 @@ async fn leadership_moves_on_request_from_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_stopping_declines_leadership_and_the_next_one_is_asked() {
+    // The timeouts are so long that every new leader is one that was asked.
+    let cluster = Cluster::start(3, settings(50, 10_000, 20_000)).await;
+    let first = cluster.leader().await;
+    let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != first).collect();
+    let (stopping, second) = (others[0], others[1]);
+    let step_aside = async |id: u64| {
+        let began = Instant::now();
+        cluster.members[&id].node.step_aside(began + PATIENCE).await;
+        assert!(began.elapsed() < PATIENCE / 2, "it took {:?}", began.elapsed());
+    };
+    let term = cluster.members[&first].node.status().term;
+    step_aside(stopping).await;
+    step_aside(first).await;
+    assert_eq!(cluster.leader().await, second);
+    assert_eq!(cluster.members[&second].node.status().term, term + 1);
+    // Neither of them accepts leadership now.
+    step_aside(second).await;
+    assert!(cluster.members[&second].leads());
+    let declined = cluster.members[&second].node.inner.hand_overs.declined();
+    assert!([first, stopping].iter().all(|id| declined.count(*id) > 0), "both were asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_not_offered_to_a_node_that_is_gone() {
+    let mut cluster = Cluster::start(3, settings(50, 1_000, 2_000)).await;
+    let leader = cluster.leader().await;
+    let gone = cluster.members.keys().copied().find(|id| *id != leader).expect("another");
+    cluster.members.remove(&gone).expect("a member").stop().await;
+    let node = &cluster.members[&leader].node;
+    let deadline = Instant::now() + PATIENCE;
+    let silent = |overview: &crate::raft::Overview| {
+        overview.peers.iter().any(|peer| peer.node_id == gone && peer.silent > Some(Duration::from_secs(4)))
+    };
+    while !silent(&node.overview(deadline).await.expect("overview")) {
+        assert!(Instant::now() < deadline, "the leader still hears of it");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.transfer_leadership(Some(gone), deadline).await, Err(crate::raft::TransferError::Silent));
+    make(node, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_that_is_alone_is_its_own_majority_all_the_time() {
     let cluster = Cluster::start(1, quick()).await;
     let node = &cluster.members[&cluster.leader().await].node;
     let deadline = Instant::now() + PATIENCE;
-    // Nobody acknowledges anything to it: the last acknowledgement would get ever older.
+    // It gets no acknowledgements, so the last one would get ever older.
     while node.age() != Some(Duration::ZERO) {
         assert!(Instant::now() < deadline, "{:?}", node.age());
         tokio::task::yield_now().await;
@@ -90,9 +133,9 @@ async fn without_a_majority_a_write_is_refused_as_not_applied() {
     assert!(!cluster.members[&leader].has_account("nobody"));
 }
 
-/// The leader replicates before its own fsync. When it crashes then, and restarts before anybody else is elected, it
-/// must not go on in its term: it would use the log id of the lost entry for another one, and the follower that has the
-/// first would keep it. `enable_leader_restore: Some(false)` prevents it.
+/// The leader replicates before its own fsync. If it crashes then, and restarts before another node is elected, it must
+/// not continue in its term. It would use the log id of the lost entry for another one, and the follower that has the
+/// first would keep that. `enable_leader_restore: Some(false)` prevents it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_lost_its_unflushed_tail_does_not_resume_its_term() {
     let slow = settings(100, 2000, 3000);
@@ -112,7 +155,7 @@ async fn a_leader_that_lost_its_unflushed_tail_does_not_resume_its_term() {
     cluster.members[&leader].stall.set(true);
     let last = cluster.members[&reachable].node.status().last_log_index;
     let node = cluster.members[&leader].node.clone();
-    // The first group passes the stall only after it is written: one more makes sure that the writer stands.
+    // The first group passes the stall only after it is written. A second one makes sure that the writer is stalled.
     let doomed = tokio::spawn(async move {
         let short = Instant::now() + Duration::from_secs(5);
         let first = node.propose(create("first"), None, short);
@@ -148,8 +191,8 @@ async fn a_leader_that_lost_its_unflushed_tail_does_not_resume_its_term() {
     }
 }
 
-/// A volume is put back to an earlier moment, and those who remember more cannot be asked at the start: the leader says it
-/// with its next append.
+/// A volume is put back to an earlier moment, and the nodes with its commitments cannot be asked at the start. The
+/// leader sends them with its next append.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_forgot_what_it_acknowledged_is_told_by_the_leader_and_takes_no_part() {
     let mut cluster = Cluster::start(3, quick()).await;
@@ -177,12 +220,12 @@ async fn a_follower_that_forgot_what_it_acknowledged_is_told_by_the_leader_and_t
     assert!(failure.corrupt && failure.reason.contains("older copy"), "{failure:?}");
     assert!(restarted.readers.read(|query| query.revision()).is_err(), "nothing is served from it");
     restarted.stop().await;
-    // The leader took no notice.
+    // The leader is not affected.
     cluster.member(leader).plug().await;
     make(&cluster.members[&leader].node, "after").await;
 }
 
-/// An entry is committed by others before this node's own fsync: the state must wait for it nevertheless.
+/// An entry is committed by other nodes before this node's own fsync. The state must wait for the fsync nevertheless.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_state_is_never_ahead_of_the_durable_log() {
     let cluster = Cluster::start(3, quick()).await;
@@ -192,7 +235,7 @@ async fn the_state_is_never_ahead_of_the_durable_log() {
     cluster.level(base.0).await;
     let follower = &cluster.members[&slow];
     follower.stall.set(true);
-    // The writer is let through once, and stands after that group.
+    // The writer passes once, and is stalled after that group.
     let node = cluster.members[&leader].node.clone();
     make(&node, "passes").await;
     let newest = make(&node, "waits").await;
@@ -201,7 +244,7 @@ async fn the_state_is_never_ahead_of_the_durable_log() {
         assert!(Instant::now() < deadline, "the follower did not hear of the commit");
         tokio::task::yield_now().await;
     }
-    // To read commits what is applied.
+    // A read commits the applied changes.
     assert!(follower.revision() < newest.0);
     let image = follower.dir.with_extension("image");
     crash_image(&follower.dir, &image);
@@ -226,8 +269,8 @@ async fn a_follower_that_was_away_too_long_is_brought_level_by_a_snapshot() {
     for number in 0..20 {
         make(&node, &format!("user{number}")).await;
     }
-    // Without the entries behind the snapshot, only the snapshot helps. openraft looks again whether it can purge with
-    // each write.
+    // Without the entries behind the snapshot, only the snapshot helps. openraft checks with each write whether it can
+    // purge.
     node.snapshot(Instant::now() + PATIENCE).await.expect("snapshot");
     node.inner.raft.trigger().purge_log(node.status().applied_index).await.expect("purged");
     let deadline = Instant::now() + PATIENCE;
@@ -242,7 +285,7 @@ async fn a_follower_that_was_away_too_long_is_brought_level_by_a_snapshot() {
     cluster.level(users).await;
     make(&node, "later").await;
     cluster.level(users + 1).await;
-    // What was applied is compared a moment after readers see it.
+    // Applied changes are added to the digest a moment after readers see them.
     let deadline = Instant::now() + PATIENCE;
     while cluster.members.values().any(|member| member.node.digests().revision.0 != users + 1) {
         assert!(Instant::now() < deadline, "the digests are not level");
@@ -293,7 +336,7 @@ async fn the_peer_port_refuses_strangers() {
     assert_eq!(code(&mut client, &ours, 1).await, Ok(()));
     assert_eq!(code(&mut client, &ours, 7).await, Err(tonic::Code::PermissionDenied));
     assert_eq!(code(&mut client, &theirs, 1).await, Err(tonic::Code::PermissionDenied));
-    // A vote of a stranger must not even be looked at.
+    // The vote request of a stranger must not be processed.
     let term = member.node.status().term;
     let vote = wire::VoteRequest {
         vote: Some(pb::Vote { term: term + 100, node_id: 9, committed: false }),
@@ -301,7 +344,7 @@ async fn the_peer_port_refuses_strangers() {
     };
     assert!(client.vote(theirs.sign(1, vote)).await.is_err());
     assert_eq!(member.node.status().term, term);
-    // Nor is a node of the cluster founded again.
+    // A node of the cluster accepts no other identity.
     let found = wire::FoundRequest { cluster_id: "new".into(), node_id: 1, name: "n1".into() };
     let refused = client.found(tonic::Request::new(found)).await.expect_err("refused");
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
@@ -314,21 +357,21 @@ async fn a_command_waits_for_the_next_leader() {
     let follower = cluster.members.keys().copied().find(|id| *id != leader).expect("a follower");
     let node = cluster.members[&follower].node.clone();
     cluster.members.remove(&leader).expect("a member").stop().await;
-    // Sent while there is no leader, or to one that is gone: it is applied once there is a new one.
+    // The command is sent while there is no leader, or to one that is gone. It is applied once there is a new one.
     make(&node, "patient").await;
     assert!(view::wait(&node.view(), Instant::now() + PATIENCE, |view| view.leader != Some(leader)).await);
     cluster.level(1).await;
     assert!(cluster.members.values().all(|member| member.has_account("patient")));
 }
 
-/// A log that cannot be written stops the node: it must say so, and acknowledge nothing more.
+/// A log that cannot be written stops the node. The node must report that, and acknowledge nothing more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_log_cannot_be_written_fails() {
     let cluster = Cluster::start(1, quick()).await;
     let member = &cluster.members[&1];
     make(&member.node, "before").await;
-    // Another process that holds the file's write lock: the writer gives up after its busy time-out.
-    let _locked = crate::storage::lock_log(&member.dir);
+    let file = crate::storage::open_file(&member.dir.join("log.db")).expect("opens");
+    file.execute_batch("DROP TABLE entry").expect("dropped");
     let doomed = member.node.propose(create("after"), None, Instant::now() + Duration::from_secs(8));
     let (outcome, reason) = tokio::join!(doomed, tokio::time::timeout(PATIENCE, member.node.failed()));
     assert!(outcome.is_err(), "{outcome:?}");

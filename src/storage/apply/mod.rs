@@ -1,25 +1,23 @@
-//! The state machine: what each command does to the rows of `chat.db`.
+//! The state machine: the effect of each command on the rows of `chat.db`.
 //!
-//! [`StateMachine::stage`] applies entries within a transaction that stays open; [`StateMachine::commit`] ends it, and
-//! commits with the rows the id of the last entry, the membership, the revision, the clock and the digest. So the cost of a commit
-//! is shared by all that was applied since the last one. Invariants:
+//! [`StateMachine::stage`] applies entries within a transaction that stays open. [`StateMachine::commit`] commits the
+//! rows, the id of the last entry, the membership, the revision, the clock and the digest at once. Invariants:
 //!
-//! - Deterministic: nothing but the state and the entries decides. Lists that end up in rows, revisions or events are
-//!   in an order of their own, never in that of a hash table.
-//! - Every change has its own revision, and at most one event; rejections and repeats change no revision, nor do steps
-//!   of an erasure that overwrite what no read shows any more.
-//! - A command does bounded work; only `DeleteAccount`, which nothing proposes any more, does not.
-//! - A failure leaves the state of the last commit: what was staged since has to come again, from the log.
-//! - No command can make SQLite report a broken constraint: that would stop every node at the same entry, for ever.
+//! - Deterministic: the result depends only on the state and the entries, never on the order of a hash table.
+//! - Every change that events or revisions expose has its own revision, and at most one event. Rejections, repeats,
+//!   session use, expired rows, join tokens and erasure steps leave the revision unchanged.
+//! - A command does a bounded amount of work. The only exception is `DeleteAccount`, which is no longer proposed.
+//! - A failure restores the state of the last commit. Entries staged since then have to be applied again.
+//! - No command can violate an SQLite constraint: that would stop every node at the same entry permanently.
 //!
-//! Split by subject: `accounts`, `sessions` (with their devices), `registration` (who may create an account), `privacy`
-//! (what others see of an account), `messages` (sends), `marks` (receipts and deletions), `erasure` (what is left of a
-//! deleted account, in bounded steps), `usage` (what accounts have stored and may store), `malformed` (bytes that are no
-//! command), `cache` (what is kept in memory between calls).
+//! Split by subject: `accounts`, `sessions`, `registration`, `joining` (join tokens), `privacy`, `messages` (sends),
+//! `marks` (receipts and deletions), `erasure` (of an account, in bounded steps), `usage` (and quotas), `malformed`
+//! (bytes that are not a command), `cache` (rows kept in memory between calls), `file` (creates and opens the file).
 
 mod accounts;
 mod cache;
 mod erasure;
+mod file;
 mod joining;
 mod malformed;
 mod marks;
@@ -33,6 +31,7 @@ pub use self::malformed::MalformedCommand;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -43,10 +42,9 @@ use self::usage::Quota;
 use super::codec;
 use super::db::{self, Checkpoints, Int};
 use super::digest::{Chain, Fold};
-use super::divergence;
 use super::error::{Context, StorageError};
 use super::intake::{self, RawProposal};
-use super::{schema, snapshot};
+use super::{divergence, locks, snapshot};
 use crate::chat::{
     AccountCommand, AccountId, Command, ConversationId, DigestReport, Event, EventKind, Member, Outcome, Rejection,
     Revision, SessionId, StateDigest, TimeMs,
@@ -55,22 +53,22 @@ use crate::planted;
 use crate::proto::log::v1 as pb;
 use crate::trace::TraceContext;
 
-/// What the state holds beside the rows.
+/// The part of the state that is not in the rows of the chat.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppliedState {
-    /// The last entry that was applied.
+    /// The last applied entry.
     pub log_id: Option<pb::LogId>,
-    /// The membership of the last entry that had one.
+    /// The membership of the last entry that contained one.
     pub membership: pb::StoredMembership,
-    /// The last revision given away.
+    /// The last assigned revision.
     pub revision: Revision,
     /// The replicated clock.
     pub clock: TimeMs,
-    /// The digest of all that was applied.
+    /// The digest of everything applied.
     pub chain: Chain,
 }
 
-/// An entry of the log, committed by a majority.
+/// An entry of the log that a majority has committed.
 #[derive(Debug, Clone)]
 pub struct AppliedEntry {
     /// Its id.
@@ -82,34 +80,34 @@ pub struct AppliedEntry {
 /// The content of an [`AppliedEntry`].
 #[derive(Debug, Clone)]
 pub enum AppliedPayload {
-    /// Nothing: a new leader's first entry.
+    /// Nothing; the first entry of a new leader.
     Blank,
     /// An encoded `log.v1.Batch`.
     Batch(Bytes),
-    /// Who belongs to the cluster.
+    /// The membership of the cluster.
     Membership(pb::Membership),
 }
 
-/// What a call of [`StateMachine::stage`] came to.
+/// The result of [`StateMachine::stage`].
 #[derive(Debug)]
 pub struct Applied {
-    /// For each entry, for each of its proposals. Empty for entries that hold none.
+    /// One list for each entry, with one outcome for each proposal. Empty for entries without proposals.
     pub outcomes: Vec<Vec<Outcome>>,
-    /// What happened, in the order of revisions.
+    /// Events, in the order of their revisions.
     pub events: Vec<Arc<Event>>,
-    /// Sessions that ended: their subscriptions have to be cut.
+    /// Sessions that ended. Their subscriptions have to be closed.
     pub closed_sessions: Vec<SessionId>,
-    /// The revision afterwards.
+    /// The revision after the last entry.
     pub revision: Revision,
-    /// The clock afterwards.
+    /// The clock after the last entry.
     pub clock: TimeMs,
-    /// The digest of the revision afterwards.
+    /// The digest of that revision.
     pub digest: StateDigest,
-    /// Digests that were asked for, in the order of the log.
+    /// Digests noted at marks, in the order of the log.
     pub noted: Vec<NotedDigest>,
-    /// Digests that nodes have reported, in the order of the log.
+    /// Digests reported by nodes, in the order of the log.
     pub reported: Vec<DigestReport>,
-    /// How many commands were rejected because they are none in any version.
+    /// Number of commands rejected because they are not valid in any version.
     pub malformed: u64,
     /// The first of those, at most eight.
     pub malformed_shown: Vec<MalformedCommand>,
@@ -120,22 +118,22 @@ pub struct Applied {
 pub struct NotedDigest {
     /// Log index of the entry with the mark.
     pub mark: u64,
-    /// The revision there.
+    /// The revision at the mark.
     pub revision: Revision,
     /// The digest of that revision.
     pub digest: StateDigest,
-    /// Who belonged to the cluster there.
+    /// The membership of the cluster at the mark.
     pub membership: pb::Membership,
 }
 
 /// The single writer of `chat.db`.
 pub struct StateMachine {
     pub(super) dir: PathBuf,
-    /// `None` only after the installation of a snapshot failed half-way.
+    /// `None` after a failed rollback, or after the installation of a snapshot failed half-way.
     pub(super) conn: Option<Connection>,
     checkpoints: Checkpoints,
     applied: AppliedState,
-    /// What the last commit holds.
+    /// The state as of the last commit.
     committed: AppliedState,
     caches: Caches,
     /// Conversations whose row, or whose members' rows, are newer in the cache than in the database.
@@ -145,13 +143,14 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// Opens `<dir>/chat.db` and makes what is missing. Finishes or removes what an interrupted snapshot left behind.
-    /// A damaged file, one of another program or of a later version, and one that is known to differ from what the other
-    /// nodes have, is an error.
+    /// Opens `<dir>/chat.db` and creates missing files. Completes or removes the remains of an interrupted snapshot.
+    ///
+    /// # Errors
+    /// The file is damaged, of another program or a later version, or known to differ from the other nodes' state.
     pub fn open(dir: &Path) -> Result<Self, StorageError> {
         snapshot::prepare_directory(dir)?;
         divergence::refuse(dir)?;
-        let (conn, checkpoints, applied) = open_database(dir)?;
+        let (conn, checkpoints, applied) = file::open(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
             conn: Some(conn),
@@ -169,27 +168,27 @@ impl StateMachine {
         &self.dir
     }
 
-    /// What was applied so far, committed or not. Kept in memory.
+    /// The applied state, committed or not. It is kept in memory.
     pub fn applied(&self) -> &AppliedState {
         &self.applied
     }
 
-    /// Applies entries and commits them: all or none.
+    /// Applies entries and commits them, all or none.
     ///
     /// # Errors
-    /// The state is then that of the last commit.
+    /// As for [`Self::stage`] and [`Self::commit`]. The state is then that of the last commit.
     pub fn apply(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
         let applied = self.stage(entries)?;
         self.commit()?;
         Ok(applied)
     }
 
-    /// Applies entries without committing them: nobody else sees them in the file before [`StateMachine::commit`], and
-    /// a crash takes them away. The log brings them again then.
+    /// Applies entries without committing them. Other connections do not see them before [`StateMachine::commit`]. A
+    /// crash discards them, and they are applied again from the log.
     ///
     /// # Errors
-    /// An entry is not after the last one, or cannot be applied, or the database failed. The state is then that of the
-    /// last commit, without anything that was staged since.
+    /// An entry does not follow the last one or cannot be applied, or the database failed. The state is then that of
+    /// the last commit, without anything staged since.
     pub fn stage(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
         let result = self.stage_all(entries);
         if result.is_err() {
@@ -198,7 +197,7 @@ impl StateMachine {
         result
     }
 
-    /// Commits what is staged. Does nothing when nothing is.
+    /// Commits the staged entries. Does nothing if there are none.
     ///
     /// # Errors
     /// The database failed. The state is then that of the last commit.
@@ -217,22 +216,50 @@ impl StateMachine {
         result
     }
 
-    /// Cuts the write-ahead log to nothing. False: it is being read.
+    /// Checkpoints and truncates the write-ahead log. Returns `false` if a reader prevents that.
     pub(super) fn cut_write_ahead_log(&self) -> Result<bool, StorageError> {
         let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
         db::cut_wal(conn).context("cut the write-ahead log of chat.db")
     }
 
-    /// Whether anything waits to be committed.
+    /// Whether staged entries wait to be committed.
     pub fn is_staged(&self) -> bool {
         self.conn.as_ref().is_some_and(|conn| !conn.is_autocommit())
     }
 
-    fn stage_all(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
+    /// Begins a transaction unless one is open. Waits while another process holds a lock on the database.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] after a minute; or the database failed.
+    pub(super) fn begin(&self) -> Result<(), StorageError> {
         let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
-        if conn.is_autocommit() {
-            execute(conn, "BEGIN IMMEDIATE", []).context("begin to apply entries")?;
+        if !conn.is_autocommit() {
+            return Ok(());
         }
+        let begun = execute(conn, "BEGIN IMMEDIATE", []).context("begin to apply entries");
+        begun.map(drop).map_err(|error| locks::name_holder(&db::database_path(&self.dir), error))
+    }
+
+    /// Like [`Self::begin`], but without waiting. Returns `false` if another process holds a lock on the database.
+    pub(super) fn try_begin(&self) -> Result<bool, StorageError> {
+        let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
+        if !conn.is_autocommit() {
+            return Ok(true);
+        }
+        let wait = |time| conn.busy_timeout(time).context("set the time to wait for a lock");
+        wait(Duration::ZERO)?;
+        let begun = execute(conn, "BEGIN IMMEDIATE", []).context("begin to apply entries");
+        wait(locks::RUNNING_MAX)?;
+        match begun {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_locked() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stage_all(&mut self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
+        self.begin()?;
+        let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
         let mut applier = Applier {
             conn,
             caches: &mut self.caches,
@@ -292,7 +319,7 @@ impl StateMachine {
 
     fn write_and_commit(&mut self) -> Result<(), StorageError> {
         let conn = self.conn.as_ref().ok_or(StorageError::Closed)?;
-        // In an order of their own: neighbours share pages.
+        // Sorted, because neighboring rows share pages.
         self.dirty.sort_unstable();
         for id in self.dirty.drain(..) {
             self.caches.known_conversation(conn, id)?.write(conn, id)?;
@@ -313,13 +340,13 @@ impl StateMachine {
         Ok(())
     }
 
-    /// Back to the last commit.
+    /// Restores the state of the last commit.
     fn roll_back(&mut self) {
         self.caches.clear();
         self.dirty.clear();
         self.dirty_usage.clear();
         self.applied.clone_from(&self.committed);
-        // After some errors SQLite has done it already. A connection that cannot even do this is of no use.
+        // After some errors SQLite has already rolled back. A connection that cannot roll back is unusable.
         if let Some(conn) = &self.conn
             && !conn.is_autocommit()
             && execute(conn, "ROLLBACK", []).is_err()
@@ -328,12 +355,12 @@ impl StateMachine {
         }
     }
 
-    /// Opens the database again after its file was replaced.
+    /// Reopens the database after its file was replaced.
     pub(super) fn reopen(&mut self) -> Result<(), StorageError> {
         self.caches.clear();
         self.dirty.clear();
         self.dirty_usage.clear();
-        let (conn, checkpoints, applied) = open_database(&self.dir)?;
+        let (conn, checkpoints, applied) = file::open(&self.dir)?;
         (self.conn, self.checkpoints) = (Some(conn), checkpoints);
         self.committed.clone_from(&applied);
         self.applied = applied;
@@ -343,7 +370,8 @@ impl StateMachine {
 
 impl Drop for StateMachine {
     fn drop(&mut self) {
-        // Only spares the next start to apply it again; whoever needs to know whether it worked commits before.
+        // Best effort: it only saves the next start from applying the entries again. A caller that needs the result
+        // commits first.
         let _ = self.commit();
         if let Some(conn) = &self.conn {
             db::settle_wal(conn);
@@ -351,17 +379,7 @@ impl Drop for StateMachine {
     }
 }
 
-fn open_database(dir: &Path) -> Result<(Connection, Checkpoints, AppliedState), StorageError> {
-    let path = db::database_path(dir);
-    let mut conn = db::open_writer(&path)?;
-    schema::create_or_check(&mut conn, &path)?;
-    let checkpoints = db::use_wal(&mut conn)?;
-    db::sync_directory(dir)?;
-    let applied = read_state(&conn)?;
-    Ok((conn, checkpoints, applied))
-}
-
-/// Reads the row of `state`.
+/// Reads the row of the table `state`.
 pub(super) fn read_state(conn: &Connection) -> Result<AppliedState, StorageError> {
     let sql = "SELECT applied_term, applied_node, applied_index, membership, revision, clock_ms, digest, digest_since \
                FROM state";
@@ -385,7 +403,7 @@ pub(super) fn read_state(conn: &Connection) -> Result<AppliedState, StorageError
     Ok(AppliedState { log_id, membership, revision, clock, chain })
 }
 
-/// Writes the row of `state`.
+/// Writes the row of the table `state`.
 pub(super) fn write_state(conn: &Connection, state: &AppliedState) -> Result<(), StorageError> {
     let sql = "UPDATE state SET applied_term = ?1, applied_node = ?2, applied_index = ?3, membership = ?4, \
                revision = ?5, clock_ms = ?6, digest = ?7, digest_since = ?8";
@@ -411,32 +429,32 @@ pub(super) fn write_state(conn: &Connection, state: &AppliedState) -> Result<(),
     }
 }
 
-/// One call of `stage`: the open transaction and what it has come to so far.
+/// One call of `stage`: the open transaction and the results so far.
 struct Applier<'a> {
     conn: &'a Connection,
     caches: &'a mut Caches,
     revision: Revision,
     clock: TimeMs,
     chain: Chain,
-    /// The proposal that is being applied, on its way into the chain; `None`: it stays out of it.
+    /// The proposal being applied, on its way into the chain. `None` if it is not part of the chain.
     fold: Option<Fold>,
-    /// Of the proposal that is being applied.
+    /// The trace of the proposal being applied.
     trace: Option<TraceContext>,
     events: Vec<Arc<Event>>,
     closed_sessions: Vec<SessionId>,
-    /// The revision and its digest, when the entry that is being applied asks for it.
+    /// The revision and its digest, if the entry being applied contains a mark.
     mark: Option<(Revision, StateDigest)>,
     reported: Vec<DigestReport>,
     malformed: u64,
     malformed_shown: Vec<MalformedCommand>,
     dirty: &'a mut Vec<ConversationId>,
     dirty_usage: &'a mut Vec<AccountId>,
-    /// What an account may store, as the leader said that made the batch at hand.
+    /// Quota of an account, as set by the leader that created the current batch.
     quota: Quota,
 }
 
 impl Applier<'_> {
-    /// An entry that is no batch has one outcome, as if it were one command.
+    /// An entry that is not a valid batch has one outcome, as if it were one command.
     fn batch(&mut self, index: u64, bytes: Bytes) -> Result<Vec<Outcome>, StorageError> {
         match intake::batch(bytes.clone()) {
             Ok(batch) => {
@@ -467,7 +485,8 @@ impl Applier<'_> {
             }
             Err(error) => return Err(error),
         };
-        // A new leader's clock may be behind the last one's: time stands still then. What SQLite cannot hold is cut.
+        // The clock of a new leader may be behind that of its predecessor; the replicated clock then stands still.
+        // Times that SQLite cannot store are clamped.
         self.clock = self.clock.max(TimeMs(proposal.time_ms.min(i64::MAX.unsigned_abs())));
         self.trace = codec::trace(&proposal.traceparent);
         let (before, events) = (self.revision, self.events.len());
@@ -534,7 +553,7 @@ impl Applier<'_> {
         Outcome::DigestNoted
     }
 
-    /// Folds in what the rows hold and no outcome or event shows.
+    /// Folds in numbers that the rows contain and that no outcome or event shows.
     fn fold_row<const N: usize>(&mut self, numbers: [u64; N]) {
         if let Some(fold) = &mut self.fold {
             fold.row(numbers);
@@ -561,7 +580,7 @@ impl Applier<'_> {
         })
     }
 
-    /// A conversation whose row is about to change: it is written before the commit.
+    /// A conversation whose row is about to change. Marks it to be written before the commit.
     fn change(&mut self, id: ConversationId) -> Result<&mut Conversation, StorageError> {
         let conversation = self.caches.known_conversation(self.conn, id)?;
         if !conversation.dirty {
@@ -572,7 +591,7 @@ impl Applier<'_> {
     }
 }
 
-/// Runs a statement, from the connection's cache of prepared ones, and returns the number of rows it changed.
+/// Runs a cached prepared statement and returns the number of changed rows.
 fn execute(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
     conn.prepare_cached(sql)?.execute(params)
 }

@@ -1,4 +1,4 @@
-//! Commands on a real file: restarts, refusals, the clock, absurd numbers.
+//! Commands on a real file: restarts, rejections, the clock, out-of-range numbers.
 
 use super::*;
 use crate::chat::limits::SESSIONS_PER_ACCOUNT_MAX;
@@ -54,7 +54,7 @@ fn send(session: u64, to: &str, client: u8) -> (u64, Command) {
     (1000, command)
 }
 
-/// Accounts 1 and 2, sessions 3 and 4.
+/// Creates the accounts 1 and 2 and the sessions 3 and 4.
 fn start(machine: &mut StateMachine) {
     let commands = [create("alice"), create("bob"), login(1, 1), login(2, 2)];
     machine.apply(vec![entry(1, &commands)]).expect("apply");
@@ -98,7 +98,7 @@ fn blank_and_membership_entries_are_kept_across_a_restart() {
     assert_eq!(machine.applied().membership, stored);
 }
 
-/// A batch of one proposal, whose command is field 99 with an empty message: what a later version's looks like.
+/// A batch of one proposal whose command is field 99 with an empty message, like a command of a later version.
 fn later(index: u64) -> AppliedEntry {
     let bytes = Bytes::from_static(&[0x0a, 0x05, 0x1a, 0x03, 0x9a, 0x06, 0x00]);
     AppliedEntry { log_id: log_id(index), payload: AppliedPayload::Batch(bytes) }
@@ -110,7 +110,7 @@ fn an_unknown_command_leaves_no_trace_of_its_call() {
     let mut machine = StateMachine::open(dir.path()).expect("open");
     start(&mut machine);
     let before = machine.applied().clone();
-    // What came before it in the same call is undone, in the tables and in the caches.
+    // Everything applied before it in the same call is rolled back, in the tables and in the caches.
     let error = machine.apply(vec![entry(2, &[send(3, "bob", 1)]), later(3)]).expect_err("unknown");
     assert!(matches!(&error, StorageError::UnknownCommand(text) if text.contains("entry 3")), "{error}");
     assert_eq!(machine.applied(), &before);
@@ -140,7 +140,7 @@ fn the_clock_never_runs_back() {
     let times: Vec<u64> = applied.events.iter().map(|event| event.time.0).collect();
     assert_eq!(times, [5000, 5000]);
     assert_eq!(applied.clock, TimeMs(5000));
-    // Beyond what the database can hold it stands still instead of failing for ever.
+    // Beyond the largest time that the database can store, the clock stands still instead of failing permanently.
     machine.apply(vec![entry(3, &[at(u64::MAX, send(3, "bob", 3))])]).expect("apply");
     machine.apply(vec![entry(4, &[at(u64::MAX, login(1, 9))])]).expect("apply");
 }
@@ -183,6 +183,19 @@ fn the_oldest_session_makes_room() {
 }
 
 #[test]
+fn a_session_that_is_in_use_makes_no_room() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut machine = StateMachine::open(dir.path()).expect("open");
+    start(&mut machine);
+    let logins: Vec<_> = (1..SESSIONS_PER_ACCOUNT_MAX as u8).map(|n| login(1, 100 + n)).collect();
+    let full = machine.apply(vec![entry(2, &logins)]).expect("apply");
+    assert_eq!(full.closed_sessions, []);
+    let touch = Command::Account(AccountCommand::TouchSessions(vec![SessionId(3)]));
+    let applied = machine.apply(vec![entry(3, &[(2000, touch), login(1, 99)])]).expect("apply");
+    assert_eq!(applied.closed_sessions, [SessionId(5)], "made after session 3, and not used since");
+}
+
+#[test]
 fn a_token_opens_one_session() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut machine = StateMachine::open(dir.path()).expect("open");
@@ -205,14 +218,16 @@ fn files_of_others_and_of_later_versions_are_refused() {
 
     std::fs::remove_file(&path).expect("remove");
     drop(StateMachine::open(dir.path()).expect("open"));
-    Connection::open(&path).and_then(|conn| conn.pragma_update(None, "user_version", 3)).expect("set");
+    let conn = crate::storage::open_file(&path).expect("open");
+    conn.pragma_update(None, "user_version", 3).expect("set");
+    drop(conn);
     assert!(matches!(refused(dir.path()), StorageError::NewerFormat { found: 3, known: 2, .. }));
 
     std::fs::write(&path, vec![7; 8192]).expect("write");
     assert!(refused(dir.path()).is_corruption());
 }
 
-/// Batches with commands that are none, at their positions.
+/// A batch with malformed commands at several positions.
 fn poisoned(index: u64) -> AppliedEntry {
     let (time_ms, good) = send(3, "bob", 1);
     let good = pb::Proposal { time_ms, command: Some(codec::encode_command(&good)), ..Default::default() };
@@ -244,7 +259,7 @@ fn what_is_no_command_is_rejected_alone_and_is_in_the_digest() {
     let positions: Vec<usize> = applied.malformed_shown.iter().map(|malformed| malformed.position).collect();
     assert_eq!((positions, applied.clock), (vec![0, 2], before.clock));
 
-    // The same in another batching, with other bytes: another digest.
+    // The same in another batching and with other bytes results in another digest.
     let other = tempfile::tempdir().expect("tempdir");
     let mut second = StateMachine::open(other.path()).expect("open");
     start(&mut second);
@@ -270,14 +285,14 @@ fn a_join_token_admits_one_node_within_its_time() {
     let commands = [
         redeem(1000, 1, 7),
         issue(1000, 1),
-        // The same command again.
+        // A repeat of the same command.
         issue(1100, 1),
         redeem(1100, 1, 0),
         redeem(1100, 1, u64::MAX),
         redeem(1200, 1, u64::MAX),
         redeem(1200, 1, 7),
         issue(1300, 2),
-        // The time of the first is over, on the replicated clock.
+        // The first token has expired on the replicated clock.
         redeem(2000, 1, u64::MAX),
         redeem(2000, 2, 7),
         redeem(2300, 2, 7),
@@ -332,7 +347,7 @@ fn without_activity_no_row_tells_when_a_session_was_used() {
         login: crate::chat::Login { idle_ms, ..Default::default() },
     };
     let touch = || Command::Account(AccountCommand::TouchSessions([3, 4, 5, 6].map(SessionId).to_vec()));
-    // Two sessions of alice, one of them ends for want of use; one that has ended at 2000; one of bob.
+    // Two sessions of alice, one of them with an idle timeout; a third that has ended at 2000; one session of bob.
     let opened = [(1000, open(1, 1, 0)), (1000, open(1, 2, 5000)), (1000, open(1, 3, 500)), (1000, open(2, 4, 5000))];
     machine.apply(vec![entry(1, &[&[create("alice"), create("bob")][..], &opened[..]].concat())]).expect("apply");
     let times = |machine: &StateMachine| -> Vec<(u64, u64, u64)> {
@@ -352,7 +367,7 @@ fn without_activity_no_row_tells_when_a_session_was_used() {
     machine.apply(vec![entry(4, &[(4000, touch())])]).expect("apply");
     assert_eq!(times(&machine), [forgotten[0], forgotten[1], (6, 4000, 9000)]);
     assert_eq!(rows(&machine, "privacy"), 1);
-    // The defaults need no row.
+    // Default settings need no row.
     machine.apply(vec![entry(5, &[(5000, set_privacy(3, None, Some(true))), (5000, touch())])]).expect("apply");
     assert_eq!(times(&machine), [(3, 5000, 101_000), (4, 5000, 10_000), (6, 5000, 10_000)]);
     assert_eq!(rows(&machine, "privacy"), 0);

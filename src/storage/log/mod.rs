@@ -1,16 +1,17 @@
 //! `log.db`: the Raft log, the vote, and the identity of this node.
 //!
-//! Owns the only durable copy of what this node has promised to others. Invariants:
+//! Owns the only durable copy of this node's commitments to other nodes. Invariants:
 //!
-//! - One writer, one FIFO ([`writer`]): what is queued later is never durable before what was queued earlier.
-//! - *Appended* and *durable* are different: an append returns when the entries can be read; its callback is called when
-//!   they are fsynced. Only the latter is told to anybody.
-//! - The log is contiguous: indexes `first ..= last` without holes. The newest entries are kept in memory ([`tail`]),
-//!   because replication and apply read each of them again; older ones are read from the file.
-//! - What was called durable is noted in a second file ([`end`]), so that a start notices when the log has lost it.
-//! - After a failed write nothing more is written or called durable: the node has to stop.
+//! - There is one writer and one FIFO queue ([`writer`]). An operation is never durable before an operation that was
+//!   queued earlier.
+//! - *Appended* and *durable* are different states. An append returns when its entries are readable; its callback runs
+//!   after they are fsynced. Only durable entries may be acknowledged.
+//! - The log is contiguous: it holds the indexes `first ..= last` without gaps. The newest entries stay in memory
+//!   ([`tail`]), because replication and apply read each of them again. Older entries are read from the file.
+//! - The end of the durable log is also noted in a second file ([`end`]), so that a start detects lost entries.
+//! - After a failed write, nothing more is written or reported as durable. The node has to stop.
 //!
-//! Left out: what the entries mean, and when to append, truncate or purge. That is Raft's business.
+//! Does not cover: the meaning of entries, and when to append, truncate or purge. Raft decides that.
 
 mod end;
 mod schema;
@@ -43,13 +44,13 @@ use writer::{Operation, Writer};
 pub use schema::Identity;
 pub use writer::GroupCommit;
 
-/// Entries that are checked at a time.
+/// Entries per read of [`LogDb::verify`].
 const VERIFY_STRETCH: usize = 256;
 
-/// Called once with the result of a write, by the writer: it must not block.
+/// Completion callback. The writer calls it once with the result of a write. It must not block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
-/// A handle to the log. Clones share it.
+/// A handle to the log. Clones share the same log.
 #[derive(Clone)]
 pub struct LogDb {
     shared: Arc<Shared>,
@@ -57,7 +58,8 @@ pub struct LogDb {
 
 struct Shared {
     state: Mutex<State>,
-    /// For entries that have left the tail. Apart from the writer's connection, so that a read never waits for an fsync.
+    /// Reads entries that have left the tail. Separate from the writer's connection, so that a read never waits for an
+    /// fsync.
     reader: Mutex<Connection>,
     queue: mpsc::Sender<Operation>,
     durable: Durable,
@@ -67,7 +69,7 @@ struct Shared {
     underway: Arc<Underway>,
 }
 
-/// What is readable now, durable or not.
+/// The readable state of the log, durable or not.
 struct State {
     tail: Tail,
     /// Index of the first entry, in the file or in memory.
@@ -77,10 +79,10 @@ struct State {
     committed: Option<pb::LogId>,
 }
 
-/// How far the log is fsynced, for those who may not go ahead of it.
+/// How far the log is fsynced.
 pub(super) struct Durable {
     progress: Mutex<Progress>,
-    /// Encoded bytes appended since the log was opened: what decides when a snapshot is due.
+    /// Encoded bytes appended since the log was opened. Used to decide when a snapshot is due.
     appended_bytes: AtomicU64,
 }
 
@@ -89,7 +91,7 @@ struct Progress {
     /// Entries before this index are durable.
     end: u64,
     failed: Option<Arc<StorageError>>,
-    /// Who waits for the entry at an index.
+    /// Callbacks that wait for the entry at an index.
     waiting: Vec<(u64, Done)>,
 }
 
@@ -103,17 +105,17 @@ impl Progress {
 }
 
 impl LogDb {
-    /// Opens or creates `log.db` in `dir`, written by a thread of its own. `on_group` is told of every group commit; it must
-    /// not block.
+    /// Opens or creates `log.db` in `dir`, with a dedicated writer thread. `on_group` is called after every group
+    /// commit and must not block.
     ///
     /// # Errors
-    /// The file cannot be opened, belongs to another program or a newer version, holds entries that are not intact, or less than
-    /// was durable.
+    /// The file cannot be opened, belongs to another program or a newer version, contains damaged entries, or holds
+    /// less than was durable.
     pub fn open(dir: &Path, on_group: Box<dyn Fn(&GroupCommit) + Send>) -> Result<Self, StorageError> {
         Self::open_in_background(dir, on_group, &Threads)
     }
 
-    /// The same, written in `background`.
+    /// Like [`LogDb::open`], but the writer runs in `background`.
     ///
     /// # Errors
     /// As for [`LogDb::open`], or the writer cannot be started there.
@@ -154,15 +156,15 @@ impl LogDb {
         let writer = background
             .start("log-writer", Duration::ZERO, Box::new(move || writer.turn()))
             .map_err(StorageError::io("start the log writer of", &path))?;
-        // Only set here.
+        // No other call sets it, so it cannot be set already.
         let _ = shared.writer.set(writer);
         Ok(Self { shared })
     }
 
-    /// Reads every entry and compares it with its checksum.
+    /// Reads every entry and verifies its checksum.
     ///
     /// # Errors
-    /// One of them is damaged, or the file cannot be read.
+    /// An entry is damaged, or the file cannot be read.
     pub fn verify(&self) -> Result<(), StorageError> {
         let first = self.state().first;
         let last = self.bounds().1;
@@ -174,12 +176,12 @@ impl LogDb {
         Ok(())
     }
 
-    /// Who this node is; `None` until it belongs to a cluster.
+    /// The identity of this node; `None` until it belongs to a cluster.
     pub fn identity(&self) -> Option<Identity> {
         lock(&self.shared.identity).clone()
     }
 
-    /// Stores who this node is; `done` is called when that is durable, and only then is it so.
+    /// Stores the identity of this node. It takes effect when it is durable, and `done` is called then.
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
@@ -187,7 +189,7 @@ impl LogDb {
         self.send(Operation::Identity(identity, done))
     }
 
-    /// The same, and waits for it: for those who have a thread of their own.
+    /// Like [`LogDb::begin_identity`], but blocks until the identity is durable.
     ///
     /// # Errors
     /// The write failed.
@@ -197,13 +199,13 @@ impl LogDb {
         wait_for(&wait)
     }
 
-    /// Whether this node has taken part in Raft: it has a vote or a log.
+    /// Whether this node has never taken part in Raft: it has neither a vote nor a log.
     pub fn is_pristine(&self) -> bool {
         let state = self.state();
         state.vote.is_none() && state.purged.is_none() && state.tail.last().is_none()
     }
 
-    /// The newest vote.
+    /// The newest vote, durable or not.
     pub fn vote(&self) -> Option<pb::Vote> {
         self.state().vote
     }
@@ -213,13 +215,13 @@ impl LogDb {
         self.state().committed
     }
 
-    /// The last purged and the last existing position. The second is the first when the log is empty.
+    /// The last purged and the last existing position. They are equal when the log is empty.
     pub fn bounds(&self) -> (Option<pb::LogId>, Option<pb::LogId>) {
         let state = self.state();
         (state.purged, state.tail.last().or(state.purged))
     }
 
-    /// Appends entries. They can be read when this returns; `done` is called when they are durable.
+    /// Appends entries. They are readable when this returns; `done` is called when they are durable.
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
@@ -227,7 +229,7 @@ impl LogDb {
         self.append_traced(entries, Vec::new(), done)
     }
 
-    /// The same; whoever is told of the group commit is told of these traces, too.
+    /// Like [`LogDb::append`]. The [`GroupCommit`] that contains these entries also carries `traces`.
     ///
     /// # Errors
     /// As for [`LogDb::append`].
@@ -245,7 +247,7 @@ impl LogDb {
             rows.push(row);
         }
         {
-            // Queued under the lock, so that the order in the queue is the order in the tail.
+            // Queued under the lock, so that the queue and the tail have the same order.
             let mut state = self.state();
             if let (None, Some(row)) = (state.tail.last(), rows.first()) {
                 state.first = row.id.index;
@@ -266,7 +268,7 @@ impl LogDb {
         Ok(())
     }
 
-    /// Stores a vote; `done` is called when it is durable, and only then may it be told to anybody.
+    /// Stores a vote. `done` is called when it is durable; the vote must not be sent before that.
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
@@ -280,8 +282,8 @@ impl LogDb {
         Ok(())
     }
 
-    /// Notes how far the log is committed. It becomes durable with the next write behind it: never before the
-    /// entries it speaks of, and at no cost of its own.
+    /// Saves the commit index. It costs no fsync of its own: a later write includes it. So it is never durable before
+    /// the entries that it refers to.
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
@@ -290,10 +292,10 @@ impl LogDb {
         self.send(Operation::Committed(committed))
     }
 
-    /// Removes all entries after `last` (all of them for `None`); `done` is called when that is durable.
+    /// Removes all entries after `last` (all entries for `None`). `done` is called when the removal is durable.
     ///
     /// # Errors
-    /// The writer has stopped after an earlier failure, or the entry that is last now cannot be read.
+    /// The writer has stopped after an earlier failure, or the entry that becomes the last cannot be read.
     pub fn truncate_after(&self, last: Option<u64>, done: Done) -> Result<(), StorageError> {
         let end = last.map_or(0, |index| index + 1);
         let (_, reached) = self.bounds();
@@ -311,7 +313,7 @@ impl LogDb {
         self.send(Operation::TruncateFrom(end, new_last, done))
     }
 
-    /// Forgets all entries up to and including `upto`, which may lie beyond the end of the log.
+    /// Removes all entries up to and including `upto`, which may lie beyond the end of the log.
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
@@ -326,7 +328,8 @@ impl LogDb {
         self.send(Operation::Purge(upto))
     }
 
-    /// Reads the entries of `range` that exist, in order and without holes, at most `max_bytes` of them (but at least one).
+    /// Reads the existing entries of `range`, in order and without gaps. Returns at most `max_bytes`, but at least one
+    /// entry.
     ///
     /// # Errors
     /// The file cannot be read, or an entry in it is missing or not intact.
@@ -343,7 +346,7 @@ impl LogDb {
             }
             (start, end, state.tail.first_index())
         };
-        // What has left the tail is durable, so the file has it.
+        // Entries that have left the tail are durable, so the file contains them.
         let mut entries = schema::read(&lock(&self.shared.reader), start..end.min(tail_start), max_bytes)?;
         let size: usize = entries.iter().map(prost::Message::encoded_len).sum();
         if end > tail_start && entries.len() as u64 == tail_start - start && size < max_bytes {
@@ -356,8 +359,8 @@ impl LogDb {
         Ok(entries)
     }
 
-    /// Has the writer cut the write-ahead log to nothing, so that it keeps nothing of entries that were purged. It does not
-    /// wait for those who read.
+    /// Asks the writer to truncate the write-ahead log, so that it retains no purged entries. It does not wait for open
+    /// read transactions.
     ///
     /// # Errors
     /// The writer has stopped after an earlier failure.
@@ -373,13 +376,13 @@ impl LogDb {
         lock(&self.shared.durable.progress).reached(index)
     }
 
-    /// All entries before this index are durable.
+    /// The index after the last durable entry.
     pub fn durable_end(&self) -> u64 {
         lock(&self.shared.durable.progress).end
     }
 
-    /// Calls `done` when the entry at `index` is durable here, at once if it is already, or when it is known that it never
-    /// will be.
+    /// Calls `done` when the entry at `index` is durable, immediately if it already is, or with the error when the
+    /// writer fails.
     pub fn when_durable(&self, index: u64, done: Done) {
         let mut progress = lock(&self.shared.durable.progress);
         match (&progress.failed, progress.end > index) {
@@ -392,13 +395,13 @@ impl LogDb {
         }
     }
 
-    /// Calls `done` with what failed, once the writer has stopped after a failure; never, if it does not.
+    /// Calls `done` with the error when the writer fails. Never calls it if the writer does not fail.
     pub fn when_failed(&self, done: Done) {
-        // No log has an entry there.
+        // No entry can have this index.
         self.when_durable(u64::MAX, done);
     }
 
-    /// How long the write to the file that is under way has taken so far; `None` when there is none.
+    /// Age of the write that is in progress; `None` if there is none.
     pub fn stalled(&self) -> Option<Duration> {
         self.shared.underway.age()
     }
@@ -408,7 +411,7 @@ impl LogDb {
         self.shared.durable.appended_bytes.load(Ordering::Relaxed)
     }
 
-    /// Writes what is queued and stops the writer. Later writes fail.
+    /// Writes all queued operations and stops the writer. Later writes fail.
     pub fn close(&self) {
         let _ = self.shared.queue.send(Operation::Stop);
         if let Some(writer) = self.shared.writer.get() {
@@ -461,11 +464,11 @@ impl Durable {
     }
 }
 
-/// A completion to hand to the writer, and the other end to wait at.
+/// A completion for the writer, and the receiver of its result.
 fn completion() -> (Done, mpsc::Receiver<Result<(), Arc<StorageError>>>) {
     let (sender, receiver) = mpsc::sync_channel(1);
     let done: Done = Box::new(move |result| {
-        // Nobody waits any more: nobody needs to know.
+        // The caller may have stopped waiting. The result is then not needed.
         let _ = sender.send(result);
     });
     (done, receiver)
@@ -479,12 +482,10 @@ fn wait_for(receiver: &mpsc::Receiver<Result<(), Arc<StorageError>>>) -> Result<
     }
 }
 
-/// A panic while a lock is held ends the process, so a poisoned lock only ever shows up in tests.
+/// A panic while a lock is held ends the process, so a poisoned lock occurs only in tests.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(crate) use tests::lock_log;

@@ -1,8 +1,8 @@
 //! Tables and rows of `log.db`.
 //!
-//! An entry's row carries a CRC-32 of its bytes: SQLite would hand out a page that the disk has changed. The records of
-//! `meta` have one in common, in a record of its own, so that one that is gone shows as well: a vote that is forgotten
-//! or lowered would be given twice.
+//! The row of an entry includes a CRC-32 of its bytes, because SQLite would return a page that the disk has changed.
+//! One additional record holds a checksum of all records of `meta`, so that a missing record is detected as well: a
+//! vote that is lost or lowered would be granted twice.
 
 use std::{fs, io, ops::Range, os::unix::fs::FileExt as _, path::Path};
 
@@ -15,14 +15,16 @@ use crate::{
         StorageError,
         db::{self, Checkpoints},
         error::Context as _,
-        private,
+        locks, pages, private,
     },
 };
 
-/// "QCLG": tells our file from another program's.
+/// "QCLG": distinguishes our file from those of other programs.
 const APPLICATION_ID: i32 = 0x5143_4C47;
-/// Version of the tables. A newer file is refused.
-const VERSION: i32 = 1;
+/// Format version of the file. Newer versions are rejected.
+const VERSION: i32 = 2;
+/// Format version with the same tables, but without page checksums.
+const VERSION_WITHOUT_CHECKSUMS: i32 = 1;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS entry (
@@ -36,18 +38,19 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// Who a node is. Made when it joins a cluster, and never changed: a node that doubts its disk gets a new one.
+/// The identity of a node. Created when the node joins a cluster, and never changed. A node that quarantines its files
+/// gets a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// UUID of the cluster. Nodes of different clusters do not talk.
+    /// UUID of the cluster. Nodes of different clusters do not communicate.
     pub cluster_id: String,
-    /// Raft's name for the node. Never used again.
+    /// Raft id of the node. Never reused.
     pub node_id: u64,
     /// The operator's name for the node.
     pub name: String,
 }
 
-/// What a log holds when it is opened.
+/// The content of a log when it is opened, without its entries.
 pub(super) struct Loaded {
     pub identity: Option<Identity>,
     pub vote: Option<pb::Vote>,
@@ -81,8 +84,55 @@ impl Row {
 
 /// Opens the writer's connection.
 pub(super) fn open(path: &Path) -> Result<(Connection, Checkpoints), StorageError> {
+    open_at(path).map_err(|error| locks::name_holder(path, error))
+}
+
+fn open_at(path: &Path) -> Result<(Connection, Checkpoints), StorageError> {
     private::open_or_create(path).map_err(StorageError::io("make", path))?;
-    let mut connection = Connection::open(path).context("opening log.db")?;
+    pages::remove_unfinished(path)?;
+    let mut connection = open_to_write(path)?;
+    let (mut is_new, version) = check(&connection, path)?;
+    if !pages::is_sealed(&connection)? {
+        if version == VERSION {
+            return Err(StorageError::Corrupt("log.db has lost its checksums".into()));
+        }
+        drop(connection);
+        add_checksums(path)?;
+        connection = open_to_write(path)?;
+        (is_new, _) = check(&connection, path)?;
+    }
+    // Only a new file needs the tables. An existing one is not written to here: there may be no space left.
+    let tables = match (is_new, pages::is_sealed(&connection)?) {
+        (false, _) => String::new(),
+        (true, sealed) => format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
+            if sealed { VERSION } else { VERSION_WITHOUT_CHECKSUMS }
+        ),
+    };
+    // `synchronous = FULL`: a commit is on disk when it returns. `secure_delete`: the bodies in deleted entries are
+    // overwritten in the database file.
+    connection.busy_timeout(locks::START_MAX).context("preparing log.db")?;
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
+             PRAGMA foreign_keys = OFF; {tables}"
+        ))
+        .context("preparing log.db")?;
+    flush(&connection, path)?;
+    db::keep_wal(&connection).context("preparing log.db")?;
+    let checkpoints = Checkpoints::by_commits(&mut connection).context("preparing log.db")?;
+    connection.busy_timeout(locks::RUNNING_MAX).context("preparing log.db")?;
+    Ok((connection, checkpoints))
+}
+
+fn open_to_write(path: &Path) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    pages::open(path, flags, "opening log.db")
+}
+
+/// Rejects files of other programs and of newer versions. Returns whether the file is still empty, and its format
+/// version.
+fn check(connection: &Connection, path: &Path) -> Result<(bool, i32), StorageError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
     let (application, version) =
         (pragma("application_id").context("reading log.db")?, pragma("user_version").context("reading log.db")?);
@@ -96,29 +146,23 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Checkpoints), StorageErro
     if version > VERSION {
         return Err(StorageError::NewerFormat { path: path.to_owned(), found: version.into(), known: VERSION.into() });
     }
-    // Not where they are: there may be no space to write at all.
-    let tables = match version == VERSION {
-        true => String::new(),
-        false => format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-        ),
-    };
-    // FULL: a commit is on disk when it returns. Secure: the bodies in entries that are cut are overwritten, wherever they are.
-    connection
-        .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
-             PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF; {tables}"
-        ))
-        .context("preparing log.db")?;
-    flush(&connection, path)?;
-    db::keep_wal(&connection).context("preparing log.db")?;
-    let checkpoints = Checkpoints::by_commits(&mut connection).context("preparing log.db")?;
-    Ok((connection, checkpoints))
+    Ok((is_new, version))
 }
 
-/// What the last process wrote and did not flush, or failed to, may be read and yet not be on disk. All that is found is written
-/// anew, and flushed, before it counts as durable: from the write-ahead log into the file, which may grow; or, where there is no
-/// space for that, in its place.
+/// Adds checksums to a log of an earlier version, if the volume has space for that. Afterwards, earlier versions reject
+/// the directory. Before that, an earlier version may have written pages without checksums into a `chat.db` that had
+/// some: the file came as a snapshot from a node of this version, or this program had used the directory before.
+fn add_checksums(path: &Path) -> Result<(), StorageError> {
+    let state = path.with_file_name("chat.db");
+    if state.exists() && pages::is_sealed(&pages::open_file(&state)?)? {
+        pages::seal_pages(&state)?;
+    }
+    pages::seal_file(path, Some(VERSION)).map(drop)
+}
+
+/// Makes everything that was found durable before it counts as durable. Data that the last process wrote but did not
+/// flush, or failed to flush, may be readable without being on disk. So the write-ahead log is checkpointed into the
+/// database file, which may grow. If there is no space for that, the write-ahead log is rewritten in place.
 fn flush(connection: &Connection, path: &Path) -> Result<(), StorageError> {
     let wal = path.with_file_name("log.db-wal");
     let bytes = fs::metadata(&wal).map_or(0, |file| file.len());
@@ -136,7 +180,7 @@ fn flush(connection: &Connection, path: &Path) -> Result<(), StorageError> {
         .context("flushing log.db")
 }
 
-/// Writes what is in a file to where it is, and flushes it.
+/// Rewrites a file in place and flushes it.
 fn write_anew(path: &Path) -> io::Result<()> {
     let file = fs::File::options().read(true).write(true).open(path)?;
     let mut part = vec![0; 64 << 10];
@@ -154,12 +198,12 @@ fn write_anew(path: &Path) -> io::Result<()> {
 /// Opens a connection that only reads.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).context("opening log.db to read")?;
+    let connection = pages::open(path, flags, "opening log.db to read")?;
     connection.execute_batch("PRAGMA busy_timeout = 5000;").context("opening log.db to read")?;
     Ok(connection)
 }
 
-/// Reads everything but the entries, and checks that the log has no hole.
+/// Reads everything except the entries, and checks that the log has no gaps.
 pub(super) fn load(connection: &Connection) -> Result<Loaded, StorageError> {
     check_meta(connection)?;
     let purged: Option<pb::LogId> = meta(connection, "purged")?;
@@ -194,7 +238,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, StorageError> {
     })
 }
 
-/// The position of the entry at an index that the log reaches; `None` when it was purged.
+/// Position of the entry at an index within the log; `None` if it was purged.
 pub(super) fn position(
     connection: &Connection,
     loaded: &Loaded,
@@ -206,7 +250,7 @@ pub(super) fn position(
     Ok(read(connection, index..index + 1, usize::MAX)?.first().and_then(|entry| entry.log_id))
 }
 
-/// Reads entries that must be there.
+/// Reads entries that must exist.
 pub(super) fn read(
     connection: &Connection,
     range: Range<u64>,
@@ -240,7 +284,7 @@ pub(super) fn read(
         // Copied once, so that the payload is a slice of one shared buffer from here on.
         let entry = pb::Entry::decode(bytes::Bytes::copy_from_slice(bytes))
             .map_err(|error| StorageError::Corrupt(format!("log entry {index}: {error}")))?;
-        // The checksum is right in another entry's place as well.
+        // The checksum also matches if the row of another entry is in this place.
         if entry.log_id.map(|id| id.index) != Some(index) {
             let found = entry.log_id;
             return Err(StorageError::Corrupt(format!("in the place of log entry {index} is {found:?}")));
@@ -254,10 +298,10 @@ pub(super) fn read(
     Ok(entries)
 }
 
-/// The record with the checksum of all others.
+/// Key of the record that holds the checksum of all others.
 const CHECKSUM: &str = "checksum";
 
-/// Writes a record of `meta`, and the checksum.
+/// Writes a record of `meta` and updates the checksum.
 pub(super) fn put_meta(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     put_record(connection, key, value)?;
     put_record(connection, CHECKSUM, &checksum(&records(connection)?))
@@ -272,7 +316,7 @@ fn put_record(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Res
     Ok(())
 }
 
-/// All records but the checksum.
+/// All records except the checksum.
 fn records(connection: &Connection) -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
     connection
         .prepare_cached("SELECT key, value FROM meta WHERE key <> ?1 ORDER BY key")?
@@ -289,7 +333,7 @@ fn checksum(records: &[(String, Vec<u8>)]) -> [u8; 4] {
     hasher.finalize().to_le_bytes()
 }
 
-/// Compares the records with their checksum. A new file has neither.
+/// Verifies the checksum of the records. A new file has neither records nor a checksum.
 fn check_meta(connection: &Connection) -> Result<(), StorageError> {
     let records = records(connection)
         .map_err(|error| StorageError::Corrupt(format!("the records of log.db cannot be read: {error}")))?;

@@ -1,4 +1,4 @@
-//! The log under restarts, stalls and damage.
+//! The log across restarts, stalls and damage.
 
 use std::{
     path::Path,
@@ -38,7 +38,7 @@ pub(super) fn append(log: &LogDb, batch: Vec<pb::Entry>) {
     durably(|done| log.append(batch, done));
 }
 
-/// A log whose writer stops after the first group until it is told to go on: what is queued then is not durable.
+/// A log whose writer blocks after the first group until it is released. Operations queued meanwhile are not durable.
 struct Stalled {
     log: LogDb,
     gate: Arc<(Mutex<bool>, Condvar)>,
@@ -68,13 +68,13 @@ impl Stalled {
 }
 
 /// Takes the write lock of `log.db` in `dir`, as another process could.
-pub(crate) fn lock_log(dir: &Path) -> rusqlite::Connection {
-    let file = rusqlite::Connection::open(dir.join("log.db")).expect("opens");
+fn lock_log(dir: &Path) -> rusqlite::Connection {
+    let file = crate::storage::open_file(&dir.join("log.db")).expect("opens");
     file.execute_batch("BEGIN IMMEDIATE").expect("locked");
     file
 }
 
-/// What a crash at this moment leaves: the files as they are.
+/// A copy of the files as a crash at this moment would leave them.
 pub(super) fn crash(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("temporary directory");
     for name in ["log.db", "log.db-wal", "log.db-end"] {
@@ -154,7 +154,7 @@ fn the_committed_position_is_never_ahead_of_the_entries() {
     assert!(after_crash.committed().map_or(0, |id| id.index) <= 2, "{:?}", after_crash.committed());
     stalled.release();
     wait_for(&wait).expect("written");
-    // It needs no write of its own: it rides on others, and at last on the end.
+    // It needs no write of its own: it is part of later writes, and finally of the one at the end.
     append(&stalled.log, entries(1, 9..10));
     let after_crash = open(crash(dir.path()).path());
     assert_eq!((after_crash.committed(), after_crash.bounds().1), (Some(id(1, 8)), Some(id(1, 9))));
@@ -221,7 +221,7 @@ fn what_was_cut_off_while_it_was_written_is_not_durable() {
     while log.stalled().is_none() {
         std::thread::yield_now();
     }
-    // The writer has taken the append, and it alone.
+    // The writer has taken only the append.
     let (done, wait) = completion();
     log.truncate_after(Some(4), done).expect("queued");
     drop(blocker);
@@ -242,7 +242,7 @@ fn a_hole_and_a_changed_byte_are_found() {
     }
     let edit = |sql: &str| {
         let copy = crash(dir.path());
-        let file = rusqlite::Connection::open(copy.path().join("log.db")).expect("opens");
+        let file = crate::storage::open_file(&copy.path().join("log.db")).expect("opens");
         file.execute(sql, []).expect("edited");
         copy
     };
@@ -263,7 +263,7 @@ fn a_file_of_another_program_or_of_a_later_version_is_refused() {
     {
         let dir = tempfile::tempdir().expect("temporary directory");
         open(dir.path()).close();
-        let file = rusqlite::Connection::open(dir.path().join("log.db")).expect("opens");
+        let file = crate::storage::open_file(&dir.path().join("log.db")).expect("opens");
         file.execute_batch(&format!("PRAGMA {pragma}")).expect("set");
         drop(file);
         let error = LogDb::open(dir.path(), Box::new(|_| {})).err().expect("refused");
@@ -276,7 +276,7 @@ fn what_is_found_at_the_start_is_in_the_file_before_it_counts() {
     let (dir, copy) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let log = open(dir.path());
     append(&log, entries(1, 0..3));
-    // As a process leaves it that was killed: the entries are in the write-ahead log alone.
+    // As a killed process leaves the files: the entries are only in the write-ahead log.
     for name in ["log.db", "log.db-wal"] {
         std::fs::copy(dir.path().join(name), copy.path().join(name)).expect("copied");
     }
@@ -287,7 +287,7 @@ fn what_is_found_at_the_start_is_in_the_file_before_it_counts() {
     assert_eq!(found.read(0..9, usize::MAX).expect("read"), entries(1, 0..3));
 }
 
-/// A log of ten entries with every kind of record, that was closed, with `change` made to its file.
+/// Opens a closed log of ten entries with every kind of record, after `change` was applied to its file.
 fn damaged(dir: &Path, change: &str) -> Result<LogDb, StorageError> {
     let log = open(dir);
     log.save_identity(Identity { cluster_id: "c".into(), node_id: 3, name: "n3".into() }).expect("saved");
@@ -296,7 +296,7 @@ fn damaged(dir: &Path, change: &str) -> Result<LogDb, StorageError> {
     log.purge(id(1, 3)).expect("queued");
     log.close();
     drop(log);
-    let file = rusqlite::Connection::open(dir.join("log.db")).expect("opens");
+    let file = crate::storage::open_file(&dir.join("log.db")).expect("opens");
     file.execute_batch(change).expect("changed");
     drop(file);
     LogDb::open(dir, Box::new(|_| {}))
@@ -306,7 +306,7 @@ fn damaged(dir: &Path, change: &str) -> Result<LogDb, StorageError> {
 fn a_record_that_was_changed_or_is_gone_is_found() {
     let damaged = |change: &str| damaged(tempfile::tempdir().expect("temporary directory").path(), change);
     damaged("").expect("nothing was changed");
-    // The last is a position behind which there is none.
+    // The last change purges up to the highest index, which has no successor.
     let beyond = pb::LogId { term: 1, node_id: 1, index: u64::MAX }.encode_to_vec();
     let beyond: String = beyond.iter().map(|byte| format!("{byte:02x}")).collect();
     for change in [

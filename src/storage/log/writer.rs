@@ -1,9 +1,10 @@
-//! What writes `log.db`.
+//! The writer of `log.db`.
 //!
-//! It takes everything that is queued, writes it in one transaction, commits (one fsync), and only then calls back:
-//! group commit, so that the cost of an fsync is shared by all who wait for one.
+//! It implements group commit: it takes all queued operations, writes them in one transaction, commits (one fsync), and
+//! only then calls back. All waiting callers share the cost of the fsync.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Weak, mpsc},
     time::{Duration, Instant},
 };
@@ -24,26 +25,28 @@ use crate::{
         background::Turn,
         db::{self, Checkpoints},
         error::Context as _,
+        locks,
         underway::Underway,
     },
     trace::TraceContext,
 };
 
-/// Most operations in one transaction: bounds how long the first of them waits for the last.
+/// Maximum operations in one transaction. Bounds how long the first of them waits for the last.
 const GROUP_MAX: usize = 1024;
-/// The committed position is written this often at most: after a restart it only spares the node to ask the leader.
+/// Minimum interval between writes of the committed position. After a restart it only saves the node a request to the
+/// leader.
 const COMMITTED_EVERY: Duration = Duration::from_secs(1);
-/// Rows deleted in one transaction after a purge, so that a large purge does not hold up appends.
+/// Maximum rows deleted in one transaction after a purge, so that a large purge does not delay appends.
 const PURGE_ROWS_MAX: u64 = 2000;
-/// Bytes of rows at which a transaction deletes no more: all of them are overwritten with zeros.
+/// Bytes of rows after which a transaction deletes no more, because all deleted bytes are overwritten with zeros.
 const PURGE_BYTES: u64 = 1 << 20;
 
-/// What is to be written.
+/// An operation for the writer.
 pub(super) enum Operation {
     Append(Vec<Row>, Vec<TraceContext>, Done),
     Vote(pb::Vote, Done),
     Committed(pb::LogId),
-    /// Takes away the entries from an index on; the position of the last one that stays.
+    /// Removes the entries from an index on. The second field is the position of the last entry that remains.
     TruncateFrom(u64, Option<pb::LogId>, Done),
     Purge(pb::LogId),
     Identity(Identity, Done),
@@ -51,24 +54,25 @@ pub(super) enum Operation {
     Stop,
 }
 
-/// What one commit wrote, for metrics and traces.
+/// One group commit, for metrics and traces.
 #[derive(Debug, Clone)]
 pub struct GroupCommit {
-    /// Entries in it.
+    /// Number of entries in it.
     pub entries: usize,
-    /// Operations taken from the queue for it.
+    /// Number of operations taken from the queue for it.
     pub operations: usize,
-    /// When the transaction began.
+    /// Time at which the transaction began.
     pub began: Instant,
-    /// When all was written, and the commit began.
+    /// Time at which all rows were written and the commit began.
     pub written: Instant,
-    /// When it was durable.
+    /// Time at which it was durable.
     pub durable: Instant,
-    /// Of the commands in it that are traced.
+    /// Traces of the commands in it.
     pub traces: Vec<TraceContext>,
 }
 
 pub(super) struct Writer {
+    path: PathBuf,
     connection: Connection,
     checkpoints: Checkpoints,
     end: End,
@@ -76,9 +80,10 @@ pub(super) struct Writer {
     shared: Weak<Shared>,
     underway: Arc<Underway>,
     on_group: Box<dyn Fn(&GroupCommit) + Send>,
-    /// Written with a later transaction: alone it is not worth an fsync, nor another page in each group.
+    /// Committed position that is not written yet. It is part of a later transaction: alone it is not worth an fsync,
+    /// nor another page in each group.
     committed: Option<pb::LogId>,
-    /// When it was written last.
+    /// Time of the last write of the committed position.
     committed_written: Option<Instant>,
     /// Rows before this index are to be deleted, a few with each transaction.
     delete_before: u64,
@@ -101,9 +106,10 @@ impl Writer {
         on_group: Box<dyn Fn(&GroupCommit) + Send>,
         purged: Option<pb::LogId>,
     ) -> Self {
-        // Rows that a crash left behind a purge are found by the first deletion.
+        // The first deletion also removes rows that a crash after a purge left behind.
         let delete_before = purged.map_or(0, |id| id.index + 1);
         Self {
+            path: connection.path().map(PathBuf::from).unwrap_or_default(),
             connection,
             checkpoints,
             end,
@@ -118,14 +124,15 @@ impl Writer {
         }
     }
 
-    /// Writes what is queued, at most a group. It is over when it is told to stop, or a write fails.
+    /// Writes one group of queued operations. The last turn is the one that writes [`Operation::Stop`] or in which a
+    /// write fails.
     pub(super) fn turn(&mut self) -> Turn {
         let mut group: Vec<_> = self.queue.try_iter().take(GROUP_MAX).collect();
         if group.is_empty() {
             if self.deleted_before >= self.delete_before {
                 return Turn::Wait;
             }
-            // Nobody waits: what was purged goes at once.
+            // No operation is waiting, so this turn only deletes purged rows.
             let underway = Arc::clone(&self.underway);
             return match underway.run(|| self.write(&[])) {
                 Ok(_) => Turn::More,
@@ -144,7 +151,7 @@ impl Writer {
         }
     }
 
-    /// Writes a group and calls back. On an error the operations stay in `group`.
+    /// Writes a group and calls back. On an error the operations remain in `group`.
     fn flush(&mut self, group: &mut Vec<Operation>) -> Result<Turn, StorageError> {
         let began = Instant::now();
         let stop = group.iter().any(|operation| matches!(operation, Operation::Stop));
@@ -195,14 +202,14 @@ impl Writer {
             }
         }
         if cut {
-            // What is being read is cut the next time.
+            // A part of the write-ahead log that is being read is truncated next time.
             db::cut_wal(&self.connection).context("cutting the write-ahead log of log.db")?;
         }
         (self.on_group)(&commit);
         Ok(if stop { Turn::End } else { Turn::More })
     }
 
-    /// Before entries are taken away.
+    /// Lowers the noted end of the log before entries are removed.
     fn note_what_goes(&mut self, group: &[Operation]) -> Result<(), StorageError> {
         for operation in group {
             if let Operation::TruncateFrom(_, kept, _) = operation {
@@ -212,7 +219,7 @@ impl Writer {
         Ok(())
     }
 
-    /// After the commit, and before anybody is told.
+    /// Raises the noted end of the log, after the commit and before any callback.
     fn note_what_is_durable(&mut self, group: &[Operation], stop: bool) -> Result<(), StorageError> {
         let (mut last, mut vote) = (None::<pb::LogId>, None);
         for operation in group {
@@ -228,10 +235,14 @@ impl Writer {
         if stop { self.end.flush() } else { Ok(()) }
     }
 
-    /// Returns how many entries were among it, and when the commit began.
+    /// Returns the number of appended entries, and the time at which the commit began.
     fn write(&mut self, group: &[Operation]) -> Result<(usize, Instant), StorageError> {
         let context = "writing log.db";
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).context(context)?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .context(context)
+            .map_err(|error| locks::name_holder(&self.path, error))?;
         let mut entries = 0;
         for operation in group {
             match operation {
@@ -266,8 +277,8 @@ impl Writer {
             schema::put_meta(&transaction, "committed", &id.encode_to_vec()).context(context)?;
         }
         if self.deleted_before < self.delete_before {
-            // An append after a purge beyond the end must not collide with rows that are still to be deleted: those
-            // are all before the purge point, and appends all after it.
+            // An append after a purge beyond the end must not collide with rows that are still to be deleted. Those
+            // rows all lie before the purge point, and all appends lie after it.
             let end = purge_end(&transaction, self.delete_before).context(context)?;
             transaction
                 .prepare_cached("DELETE FROM entry WHERE idx < ?1")
@@ -298,7 +309,7 @@ impl Writer {
     }
 }
 
-/// Up to where rows are deleted in one transaction, of those before `before`.
+/// The index up to which one transaction deletes rows before `before`.
 fn purge_end(connection: &Connection, before: u64) -> rusqlite::Result<u64> {
     let sql = "SELECT idx, length(bytes) FROM entry WHERE idx < ?1 ORDER BY idx LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
@@ -314,8 +325,8 @@ fn purge_end(connection: &Connection, before: u64) -> rusqlite::Result<u64> {
     Ok(before)
 }
 
-/// How far the log is durable after a group. What is cut off may have been written, and called durable, after it was cut off
-/// in memory.
+/// Updates the durable end of the log after a group. Entries may be written and reported as durable after a truncation
+/// has already removed them from memory.
 fn advance(shared: &Shared, group: &[Operation]) {
     for operation in group {
         match operation {

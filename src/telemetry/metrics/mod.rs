@@ -1,14 +1,15 @@
-//! Every metric of the node, registered once, in one registry that this value owns.
+//! Every metric of the node, registered once, in a registry that this module's [`Metrics`] owns.
 //!
-//! Names follow Prometheus: prefix `chat_`, base units (seconds, bytes), `_total` for counters; those of the process have
-//! the names that every dashboard knows (`process_`). Labels are `method`, `code`, `peer`, `file`, `outcome`, `limit`, `port`, and constant on
-//! all metrics `node`; never a user, a conversation or an id that grows without bound. The parts of a node are handed clones
-//! of single metrics; none of them registers one.
+//! Names follow the Prometheus conventions: prefix `chat_`, base units (seconds, bytes), `_total` for counters. Metrics
+//! of the process have the standard names (`process_`). Labels are `method`, `code`, `fault`, `peer`, `file`,
+//! `outcome`, `limit`, `port` and `reason`. All metrics have the constant label `chat_node`. A user, a conversation or
+//! any other unbounded id is never a label. The parts of a node receive clones of single metrics; none of them
+//! registers one.
 //!
-//! What only a leader knows is there on the leader alone: elsewhere the metric is absent, as a zero would be a lie.
+//! Metrics that only a leader can determine are absent on other nodes, as a zero would be wrong.
 //!
-//! No exemplars: the text format of the `prometheus` crate has none, and a trace is found by the id in a log line or an
-//! error.
+//! There are no exemplars, because the text format of the `prometheus` crate does not support them. A trace is found by
+//! the id in a log line or an error.
 
 mod made;
 
@@ -25,7 +26,7 @@ use prometheus::{
 
 use made::Maker;
 
-/// The media type of [`Metrics::encode`]'s text.
+/// The media type of the text of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// From the fastest fsync of an NVMe drive to a stalled network disk.
@@ -39,44 +40,45 @@ const GROUP_ENTRIES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 2
 /// From a small state to one of many gigabytes.
 const SNAPSHOT_SECONDS: [f64; 9] = [0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0];
 
-/// What the consensus says of itself, at one moment.
+/// The figures of Raft at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RaftFigures {
     /// Current term.
     pub term: u64,
-    /// This node leads.
+    /// Whether this node is the leader.
     pub is_leader: bool,
-    /// A leader is known.
+    /// Whether a leader is known.
     pub has_leader: bool,
     /// Voters of the cluster.
     pub voters: u64,
     /// Index of the last entry in the log.
     pub last_log_index: u64,
-    /// Index of the last entry known to be on a majority.
+    /// Index of the last entry known to be committed.
     pub committed_index: u64,
-    /// Index of the last entry in the state machine.
+    /// Index of the last applied entry.
     pub applied_index: u64,
 }
 
-/// What the leader knows of the others, at one moment.
+/// The figures that only the leader has, at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LeaderFigures {
-    /// Voters that may still fail before there is no majority.
+    /// Voters that may still fail before the quorum is lost.
     pub failures_tolerated: u64,
-    /// Time since a majority was known to follow this leader.
+    /// Time since a majority confirmed this leader.
     pub quorum_age: Duration,
-    /// All others, by name: time since the last answer, entries to fetch; `None` when it is not known.
+    /// The other nodes by name, with the time since the last answer and the number of missing entries; `None` if
+    /// unknown.
     pub peers: Vec<(String, Option<Duration>, Option<u64>)>,
 }
 
-/// The metrics of one node. Cloning gives another handle to the same values.
+/// The metrics of one node. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
     process: Registry,
     /// Consensus.
     pub raft: RaftMetrics,
-    /// Calls of clients, and what they come to.
+    /// Calls of clients and their results.
     pub calls: CallMetrics,
     /// Subscriptions.
     pub delivery: DeliveryMetrics,
@@ -84,13 +86,13 @@ pub struct Metrics {
     pub storage: StorageMetrics,
     /// The asynchronous runtime.
     pub runtime: RuntimeMetrics,
-    /// Spans.
+    /// Exported spans.
     pub traces: TraceMetrics,
-    /// 1 while the node says that it is ready.
+    /// 1 while the node reports that it is ready.
     pub ready: IntGauge,
     /// Revision of the state.
     pub revision: IntGauge,
-    /// Log lines that nobody saw.
+    /// Log lines that were lost.
     pub log_lines_lost: IntCounter,
 }
 
@@ -110,27 +112,27 @@ pub struct RaftMetrics {
     peer_lag: IntGaugeVec,
     peers_shown: Arc<Mutex<BTreeSet<String>>>,
     refusals: IntCounterVec,
-    /// This leader refuses messages and accounts.
+    /// 1 while this leader refuses messages and accounts.
     pub growth_refused: IntGauge,
     proposals: IntCounterVec,
     heartbeat: HistogramVec,
-    /// Changes of the leader that this node saw.
+    /// Changes of the leader that this node observed.
     pub leader_changes: IntCounter,
-    /// Proposals waiting to be put into the log.
+    /// Proposals that wait for their append to the log.
     pub proposal_queue_depth: IntGauge,
-    /// Seconds that building a snapshot took.
+    /// Seconds to build a snapshot.
     pub snapshot_build_seconds: Histogram,
-    /// Snapshots of the leader that were installed here.
+    /// Snapshots of the leader that were installed on this node.
     pub snapshots_installed: IntCounter,
-    /// Comparisons of the states in which a majority had what this node has.
+    /// Comparisons of digests in which this node agreed with a majority.
     pub digest_agreements: IntCounter,
     /// Nodes that differed from a majority, and comparisons without a majority.
     pub digest_differences: IntCounter,
-    /// Commands in the log that are none in any version.
+    /// Commands in the log that no version can decode.
     pub malformed_commands: IntCounter,
 }
 
-/// Calls of clients, and what they come to.
+/// Calls of clients and their results.
 #[derive(Debug, Clone)]
 pub struct CallMetrics {
     requests: IntCounterVec,
@@ -149,9 +151,9 @@ pub struct CallMetrics {
 pub struct DeliveryMetrics {
     /// Open subscriptions.
     pub subscriptions: IntGauge,
-    /// Subscriptions cut off because their reader was slow.
+    /// Subscriptions that were cut because their reader was too slow.
     pub slow_subscriber_cuts: IntCounter,
-    /// Cursors that could not be honoured.
+    /// Cursors that could not be resumed.
     pub resume_gaps: IntCounter,
     /// Seconds from the commit of an event to its push.
     pub push_delay_seconds: Histogram,
@@ -162,35 +164,35 @@ pub struct DeliveryMetrics {
 /// Files and their volume.
 #[derive(Debug, Clone)]
 pub struct StorageMetrics {
-    /// Seconds that one commit of `log.db` took, fsync included.
+    /// Seconds for one commit of `log.db`, including fsync.
     pub log_fsync_seconds: Histogram,
-    /// Entries that one such commit held.
+    /// Entries in one such commit.
     pub log_group_entries: Histogram,
-    /// Seconds that applying what was committed to the state took.
+    /// Seconds to apply committed entries to the state.
     pub apply_seconds: Histogram,
-    /// Seconds that one commit of `chat.db` took.
+    /// Seconds for one commit of `chat.db`.
     pub state_commit_seconds: Histogram,
-    /// Seconds that the write to disk under way has taken so far.
+    /// Seconds since the start of the disk write in progress.
     pub disk_stalled_seconds: Gauge,
-    /// Hand-overs of leadership because this node's disk was slow.
+    /// Transfers of leadership because this node's disk was slow.
     pub slow_disk_handovers: IntCounter,
     file_bytes: IntGaugeVec,
-    /// Bytes of the data directory's volume that are free.
+    /// Free bytes of the data directory's volume.
     pub volume_free_bytes: IntGauge,
-    /// Less than the reserve is free.
+    /// 1 while less than the reserve is free.
     pub volume_low: IntGauge,
-    /// Bytes of that volume.
+    /// Size of that volume in bytes.
     pub volume_size_bytes: IntGauge,
 }
 
-/// Spans: what ended and was neither exported nor failed waits, or was dropped from a full queue.
+/// Spans. Ended spans that were neither exported nor failed are queued, or were dropped from a full queue.
 #[derive(Debug, Clone)]
 pub struct TraceMetrics {
-    /// Of sampled traces, ended.
+    /// Ended spans of sampled traces.
     pub ended: IntCounter,
-    /// Taken by the collector.
+    /// Spans that the collector has accepted.
     pub exported: IntCounter,
-    /// Not taken by it.
+    /// Spans that the collector did not accept.
     pub failed: IntCounter,
 }
 
@@ -205,10 +207,14 @@ pub struct RuntimeMetrics {
     pub busy_seconds: Counter,
 }
 
+/// The label with the node's name on every series. It is not `node`, because a scrape in Kubernetes often sets that to
+/// the machine's name, and Prometheus keeps the scrape's value.
+const NODE_LABEL: &str = "chat_node";
+
 impl Metrics {
-    /// All metrics at zero, with `node` as a constant label.
+    /// All metrics at zero, with `chat_node` as a constant label.
     pub fn new(node: &str) -> Self {
-        let labels = HashMap::from([("node".to_owned(), node.to_owned())]);
+        let labels = HashMap::from([(NODE_LABEL.to_owned(), node.to_owned())]);
         let registry =
             Registry::new_custom(Some("chat".to_owned()), Some(labels.clone())).expect("the prefix is not empty");
         let process = Registry::new_custom(None, Some(labels)).expect("no prefix");
@@ -241,7 +247,7 @@ impl Metrics {
         }
     }
 
-    /// Sets the figures of the consensus.
+    /// Sets the figures of Raft.
     pub fn set_raft(&self, figures: &RaftFigures) {
         self.raft.term.set(signed(figures.term));
         self.raft.is_leader.set(i64::from(figures.is_leader));
@@ -252,7 +258,7 @@ impl Metrics {
         self.raft.applied_index.set(signed(figures.applied_index));
     }
 
-    /// Sets what the leader knows; `None` on all others.
+    /// Sets the figures of the leader; `None` on all other nodes.
     pub fn set_leader(&self, figures: Option<&LeaderFigures>) {
         const NO_LABELS: [&str; 0] = [];
         let Some(figures) = figures else {
@@ -266,13 +272,13 @@ impl Metrics {
         self.show_peers(&figures.peers);
     }
 
-    /// One series for each peer of whom something is known, and none for those that are no more. What stays is never absent
-    /// in between.
+    /// Updates the series of the peers: one for each peer with a known value, none for former peers. The series of a
+    /// remaining peer is never absent in between.
     fn show_peers(&self, peers: &[(String, Option<Duration>, Option<u64>)]) {
         let mut shown = self.raft.peers_shown.lock().unwrap_or_else(PoisonError::into_inner);
         let now: BTreeSet<String> = peers.iter().map(|(name, ..)| name.clone()).collect();
         for gone in shown.difference(&now) {
-            // It may have had only one of the two.
+            // The peer may have had only one of the two.
             let _ = self.raft.peer_silence.remove_label_values(&[gone]);
             let _ = self.raft.peer_lag.remove_label_values(&[gone]);
         }
@@ -287,58 +293,59 @@ impl Metrics {
         *shown = now;
     }
 
-    /// A call arrived. `method` is a method of our services: it comes from the program, never from the caller.
+    /// Counts the start of a call. `method` is a method name of the program, never text of the caller.
     pub fn rpc_began(&self, method: &'static str) {
         self.calls.in_flight.with_label_values(&[method]).inc();
     }
 
-    /// A call ended. `method` as before, `code` a status code's name, such as `UNAVAILABLE`, and `fault` who is to blame.
+    /// Counts the end of a call. `method` is as for [`Self::rpc_began`], `code` the name of a status code, such as
+    /// `UNAVAILABLE`, and `fault` the party at fault.
     pub fn rpc_ended(&self, method: &'static str, code: &'static str, fault: &'static str, took: Duration) {
         self.calls.in_flight.with_label_values(&[method]).dec();
         self.calls.requests.with_label_values(&[method, code, fault]).inc();
         self.calls.duration.with_label_values(&[method]).observe(took.as_secs_f64());
     }
 
-    /// Adds to the commands that came to `outcome`.
+    /// Adds `more` commands with `outcome`.
     pub fn add_proposals(&self, outcome: &'static str, more: u64) {
         self.raft.proposals.with_label_values(&[outcome]).inc_by(more);
     }
 
-    /// Adds to the commands that were refused because of `limit`.
+    /// Adds `more` commands that were rejected because of `limit`.
     pub fn add_refusals(&self, limit: &'static str, more: u64) {
         self.raft.refusals.with_label_values(&[limit]).inc_by(more);
     }
 
-    /// A member answered a heartbeat.
+    /// Records the time in which a member answered a heartbeat.
     pub fn heartbeat_answered(&self, peer: &str, took: Duration) {
         self.raft.heartbeat.with_label_values(&[peer]).observe(took.as_secs_f64());
     }
 
-    /// A backup was made now.
+    /// Records that a backup was made now.
     pub fn backed_up(&self) {
         const NO_LABELS: [&str; 0] = [];
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.calls.backup_time.with_label_values(&NO_LABELS).set(now.as_secs_f64());
     }
 
-    /// Sets whether the peer port takes calls from any host.
+    /// Sets whether the peer port accepts calls from any host.
     pub fn set_peers_insecure(&self, insecure: bool) {
         self.calls.peers_insecure.set(i64::from(insecure));
     }
 
-    /// Sets when the first of the certificates ends that a port shows.
+    /// Sets the earliest expiry of the certificates of a port.
     pub fn set_certificate_expiry(&self, port: &'static str, at: SystemTime) {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.calls.certificate_expiry.with_label_values(&[port]).set(at.as_secs_f64());
     }
 
-    /// Connections of this port may be dropped for this reason; none was yet. A series that begins with its first increment hides
-    /// that increment from rates.
+    /// Creates the series of dropped connections at zero. A series that begins with its first increment hides that
+    /// increment from rates.
     pub fn may_drop_connections(&self, port: &'static str, reason: &'static str) {
         self.calls.connections_dropped.with_label_values(&[port, reason]);
     }
 
-    /// A connection was dropped at its gate.
+    /// Counts a connection that its gate has dropped.
     pub fn connection_dropped(&self, port: &'static str, reason: &'static str) {
         self.calls.connections_dropped.with_label_values(&[port, reason]).inc();
     }
@@ -348,14 +355,14 @@ impl Metrics {
         self.storage.file_bytes.with_label_values(&[file]).set(signed(bytes));
     }
 
-    /// Everything, in the text format ([`CONTENT_TYPE`]).
+    /// All metrics in the text format ([`CONTENT_TYPE`]).
     pub fn encode(&self) -> String {
         let mut families = self.registry.gather();
         families.extend(self.process.gather());
         let mut out = Vec::new();
         match TextEncoder::new().encode(&families, &mut out) {
             Ok(()) => String::from_utf8_lossy(&out).into_owned(),
-            // A comment is valid in the format, and missing metrics raise the alerts that watch for absence.
+            // A comment is valid in the format, and the missing metrics trigger the alerts that watch for absence.
             Err(error) => format!("# metrics could not be encoded: {}\n", error.to_string().replace('\n', " ")),
         }
     }

@@ -1,4 +1,4 @@
-//! What is encoded, and under which names.
+//! The names and the encoding of the metrics.
 
 use super::*;
 
@@ -17,27 +17,27 @@ fn values_are_encoded_with_the_node() {
     metrics.storage.log_fsync_seconds.observe(0.001);
     let text = metrics.encode();
     for line in [
-        "chat_raft_term{node=\"n1\"} 3",
-        "chat_raft_is_leader{node=\"n1\"} 1",
-        "chat_raft_applied_index{node=\"n1\"} 7",
-        "chat_rpc_requests_total{code=\"OK\",fault=\"none\",method=\"SendMessage\",node=\"n1\"} 1",
-        "chat_rpc_duration_seconds_count{method=\"SendMessage\",node=\"n1\"} 1",
-        "chat_rpc_in_flight{method=\"SendMessage\",node=\"n1\"} 1",
-        "chat_subscriptions{node=\"n1\"} 1",
-        "chat_log_fsync_seconds_count{node=\"n1\"} 1",
+        "chat_raft_term{chat_node=\"n1\"} 3",
+        "chat_raft_is_leader{chat_node=\"n1\"} 1",
+        "chat_raft_applied_index{chat_node=\"n1\"} 7",
+        "chat_rpc_requests_total{code=\"OK\",fault=\"none\",method=\"SendMessage\",chat_node=\"n1\"} 1",
+        "chat_rpc_duration_seconds_count{method=\"SendMessage\",chat_node=\"n1\"} 1",
+        "chat_rpc_in_flight{method=\"SendMessage\",chat_node=\"n1\"} 1",
+        "chat_subscriptions{chat_node=\"n1\"} 1",
+        "chat_log_fsync_seconds_count{chat_node=\"n1\"} 1",
     ] {
         has(&text, line);
     }
     let build = text.lines().find(|line| line.starts_with("chat_build_info{")).expect("build info");
     assert!(build.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{build}");
-    assert!(text.contains("\nprocess_resident_memory_bytes{node=\"n1\"} "), "{text}");
+    assert!(text.contains("\nprocess_resident_memory_bytes{chat_node=\"n1\"} "), "{text}");
 }
 
 #[test]
 fn two_nodes_in_one_process_do_not_share_values() {
     let (first, second) = (Metrics::new("n1"), Metrics::new("n2"));
     first.delivery.subscriptions.set(5);
-    has(&second.encode(), "chat_subscriptions{node=\"n2\"} 0");
+    has(&second.encode(), "chat_subscriptions{chat_node=\"n2\"} 0");
 }
 
 #[test]
@@ -50,14 +50,14 @@ fn what_a_leader_knows_is_absent_elsewhere() {
         LeaderFigures { failures_tolerated: 0, peers: peers(&[("n2", Some(9)), ("n3", None)]), ..<_>::default() };
     metrics.set_leader(Some(&figures));
     let text = metrics.encode();
-    has(&text, "chat_raft_failures_tolerated{node=\"n1\"} 0");
-    has(&text, "chat_raft_peer_lag_entries{peer=\"n2\",node=\"n1\"} 9");
-    has(&text, "chat_raft_peer_silence_seconds{peer=\"n3\",node=\"n1\"} 1");
+    has(&text, "chat_raft_failures_tolerated{chat_node=\"n1\"} 0");
+    has(&text, "chat_raft_peer_lag_entries{peer=\"n2\",chat_node=\"n1\"} 9");
+    has(&text, "chat_raft_peer_silence_seconds{peer=\"n3\",chat_node=\"n1\"} 1");
     assert!(!text.contains("lag_entries{peer=\"n3\""), "{text}");
 
     metrics.set_leader(Some(&LeaderFigures { peers: peers(&[("n3", Some(0))]), ..figures }));
     let text = metrics.encode();
-    has(&text, "chat_raft_peer_lag_entries{peer=\"n3\",node=\"n1\"} 0");
+    has(&text, "chat_raft_peer_lag_entries{peer=\"n3\",chat_node=\"n1\"} 0");
     assert!(!text.contains("peer=\"n2\""), "it was removed: {text}");
     metrics.set_leader(None);
     let text = metrics.encode();

@@ -1,14 +1,18 @@
 //! The calls of `chat.v1` as JSON over HTTP, for browsers and `curl`: `POST /chat.v1.ChatService/SendMessage`.
 //!
-//! Owns the way of a JSON request to the gRPC services of the same process and back, in the style of the [Connect
-//! protocol](https://connectrpc.com/docs/protocol): the canonical JSON of the messages, an error as an object under an HTTP
-//! status that fits, a stream as one object per line. Invariants:
-//! - No rule is made here: a request becomes the very bytes that a gRPC client would send, and goes the same way.
-//! - What cannot be read is refused before it reaches a service, with the place of the mistake.
-//! - A request is bounded before it is read, an answer by the services' own limits.
+//! Owns the translation of a JSON request to the gRPC services of the same process and back, in the style of the
+//! [Connect protocol](https://connectrpc.com/docs/protocol): the canonical JSON of the messages, an error as an object
+//! with a matching HTTP status, a stream as one object per line.
 //!
-//! A page can have its token kept from it, in a cookie (`session`); `DELETE /session` removes that cookie and asks no service. Left out: who may call (the token goes along), deadlines,
-//! limits and metrics, which are those of the services.
+//! Invariants:
+//! - No rule is defined here. A request becomes the same bytes that a gRPC client would send, and takes the same path.
+//! - An unreadable request is rejected before it reaches a service, with the place of the mistake.
+//! - A request is bounded before it is read. An answer is bounded by the services' own limits.
+//!
+//! A page can keep its token in a cookie that it cannot read (`session`). `DELETE /session` removes that cookie without
+//! a call to a service.
+//!
+//! Does not cover: authorization (the token is passed on), deadlines, limits and metrics, which belong to the services.
 
 mod failure;
 mod frames;
@@ -29,6 +33,7 @@ use axum::{
     routing::{delete, post},
 };
 use bytes::Bytes;
+use flate2::Compression;
 use futures_util::stream;
 use tonic::{Status, transport::server::TcpConnectInfo};
 use tower::ServiceExt as _;
@@ -39,35 +44,44 @@ use self::{
     protocol::{Method, Protocol},
     session::{SESSION, Session},
 };
-use super::{guard::Arrival, origins::Origins};
+use super::{
+    encoding::{accepts_gzip, gzip},
+    guard::Arrival,
+    origins::Origins,
+};
 use crate::{
     chat::limits::REQUEST_BYTES_MAX,
     net::{answer::Held, gate::Ticket, receive::Receiver},
     proto::{PREFIX_BYTES, framed},
 };
 
-/// Largest request: JSON may need six bytes for one of the message's, but those that do are few.
+/// Largest request. JSON may need six bytes for one byte of the message, but such bytes are rare.
 const JSON_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
-/// What a request and an answer are.
+/// The media type of requests and answers.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// What a stream is: an object in each line.
+/// The media type of a stream: one object per line.
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
-/// For what is the caller's alone, and of now.
+/// For answers that are current and belong to one caller.
 const NEVER_KEPT: HeaderValue = HeaderValue::from_static("no-store");
-/// Headers of the request that mean the same to the services.
+/// Request headers that are passed to the services unchanged.
 const REQUEST_HEADERS: [&str; 2] = ["authorization", "traceparent"];
-/// Headers of their answer that mean the same to the caller.
+/// Response headers of the services that are passed to the caller unchanged.
 const RESPONSE_HEADERS: [&str; 1] = ["traceresponse"];
-/// How long the caller waits, in ms.
+/// Methods whose answers are compressed on request. They do not contain a secret and a stranger's text, whose
+/// similarity the length would reveal (BREACH): everyone who can write into them can see their content anyway.
+const PACKED: [&str; 3] = ["ListAccounts", "ListNodes", "ReadConversation"];
+/// Sizes that are worth compressing and take at most a few milliseconds.
+const PACKED_BYTES: std::ops::RangeInclusive<usize> = 1024..=256 * 1024;
+/// The caller's timeout, in ms.
 const TIMEOUT: &str = "connect-timeout-ms";
 
-/// The services, once there are any: a node that does not belong to a cluster yet has none.
+/// The services. Empty until the node belongs to a cluster.
 pub type Services = Arc<OnceLock<Router>>;
 
-/// The routes of the API. Calls are answered by `services`, those of pages if they are of these `origins`.
+/// The routes of the API. `services` answer the calls. Pages need one of these `origins`.
 ///
 /// # Panics
-/// When the descriptors that were compiled in are broken.
+/// The compiled-in descriptors are broken.
 pub fn json_router(services: Services, origins: &Origins, receiver: Arc<Receiver>) -> Router {
     let api = Arc::new(Api { services, protocol: Protocol::new(), receiver });
     let mut asked: Vec<HeaderName> = REQUEST_HEADERS.map(HeaderName::from_static).into();
@@ -79,12 +93,12 @@ pub fn json_router(services: Services, origins: &Origins, receiver: Arc<Receiver
         .layer(cors)
 }
 
-/// Makes refusals, in the form of all errors, for what never reaches a method.
+/// Makes the responses for requests that are rejected before they reach a method, in the form of all errors.
 pub(super) struct Refuser(Protocol);
 
 impl Refuser {
     /// # Panics
-    /// When the descriptors that were compiled in are broken.
+    /// The compiled-in descriptors are broken.
     pub(super) fn new() -> Self {
         Self(Protocol::new())
     }
@@ -111,8 +125,8 @@ async fn answer(
     }
 }
 
-/// Removes the cookie of an account. The session that it was for stays what it is: this needs nobody but the node that is asked, and is
-/// for a browser that is to forget it while there is no majority to close it.
+/// Removes the cookie of an account. Its session stays open. This needs only the local node: it lets a browser forget
+/// the session while there is no quorum to close it.
 async fn forget(State(api): State<Arc<Api>>, arrival: Extension<Arrival>, headers: HeaderMap) -> Response {
     let session = Session::of(&headers, arrival.secure).and_then(|session| session.ok_or_else(Refusal::no_session));
     match session.and_then(|session| session.removed().map_err(Refusal::Service)) {
@@ -163,7 +177,10 @@ impl Api {
             let call = service_request(&head, &message, session.as_ref(), cookies.next());
             let Ok(answer) = services.clone().oneshot(call).await;
             let status = Status::from_header_map(answer.headers()).filter(|status| status.code() != tonic::Code::Ok);
-            let Some(status) = status else { return self.translate(method, answer, session).await };
+            let Some(status) = status else {
+                let packs = PACKED.contains(&method.name()) && accepts_gzip(&head.headers);
+                return self.translate(method, answer, session, packs).await;
+            };
             if cookies.peek().is_some() && Session::is_not_this_one(&status) {
                 continue;
             }
@@ -177,12 +194,13 @@ impl Api {
         }
     }
 
-    /// From the services' answer to the caller's.
+    /// Translates the answer of the services for the caller.
     async fn translate(
         self: &Arc<Self>,
         method: Method,
         answer: HttpResponse<Body>,
         session: Option<Session>,
+        packs: bool,
     ) -> Result<Response, Refusal> {
         let (head, body) = answer.into_parts();
         let mut frames = Frames::new(body);
@@ -205,7 +223,7 @@ impl Api {
             });
             let mut response = Response::new(Body::from_stream(lines));
             response.headers_mut().insert(header::CONTENT_TYPE, JSON_LINES);
-            // A proxy that collects answers would keep events back.
+            // A proxy that buffers answers would hold events back.
             response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
             response
         } else {
@@ -214,7 +232,14 @@ impl Api {
             if let Some(session) = session {
                 (message, cookies) = session.keep(&method, message, now_ms()).map_err(Refusal::Service)?;
             }
-            let mut response = Response::new(Body::from(method.decode(&message).map_err(Refusal::Service)?));
+            let text = method.decode(&message).map_err(Refusal::Service)?;
+            let is_packed = packs && PACKED_BYTES.contains(&text.len());
+            let body = if is_packed { gzip(&text, Compression::fast()).into() } else { Body::from(text) };
+            let mut response = Response::new(body);
+            if is_packed {
+                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
             set_cookies(&mut response, cookies);
             response
@@ -228,7 +253,7 @@ impl Api {
     }
 }
 
-/// The request to the services: the bytes of a gRPC client, with the headers that mean the same to them.
+/// The request to the services: the bytes of a gRPC client, with the headers that are passed on.
 fn service_request(
     head: &http::request::Parts,
     message: &Bytes,
@@ -245,7 +270,7 @@ fn service_request(
     if let Some(authorization) = cookie {
         headers.insert(header::AUTHORIZATION, authorization);
     }
-    // Whose session it has to be.
+    // The account that the session has to belong to.
     if let Some(name) = session.and_then(|session| HeaderValue::try_from(session.name()).ok()) {
         headers.insert(SESSION, name);
     }
@@ -281,13 +306,13 @@ fn copy(names: &[&'static str], from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// What the lives of cookies are counted from.
+/// The reference time for the lifetimes of cookies.
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// As gRPC spells it. What is not a number counts as not given, as it does there.
+/// The timeout in the format of gRPC. As there, a value that is not a number counts as absent.
 fn timeout(headers: &HeaderMap) -> Option<HeaderValue> {
     let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let ms: u32 = text.parse().ok().filter(|ms| *ms <= 99_999_999)?;

@@ -1,15 +1,21 @@
-//! The page that people chat in: plain files that are part of the program.
+//! The chat page: plain files that are part of the program.
 //!
-//! Owns the files in `www/`, the addresses they are found under and the headers that they are sent with. The page itself does
-//! everything over the JSON API, from whichever node answers. Invariants:
-//! - The files of a version are under an address of their own, made of their hash, and never change there: they are kept by
-//!   browsers for good. The address of the page itself never changes, and it is asked for each time. While nodes are updated, it
-//!   may come from one and its files from another: then `boot.js`, which fits every version, loads it again.
-//! - Nothing runs in the page but these files: no inline script, no other origin, no text made into markup. It talks to the
-//!   cluster's nodes and to nobody else.
+//! Owns the files in `www/`, their addresses and their headers. The page itself does everything over the JSON API, with
+//! any node that answers.
 //!
-//! Left out: who is let in (the services decide), and what the page does ([`www/main.js`](../../../src/web/page/www/main.js) is where it
-//! starts, once [`www/boot.js`](../../../src/web/page/www/boot.js) has all of it).
+//! Invariants:
+//! - The files of a version have an address with their hash, and never change there, so browsers cache them
+//!   permanently. The address of the page itself never changes, and browsers revalidate it each time. During a rolling
+//!   update, the page may come from one node and its files from another. Then `boot.js`, which fits every version,
+//!   reloads the page.
+//! - A service worker ([`www/worker.js`](../../../src/web/page/www/worker.js)) keeps one version of the page in the
+//!   browser for times when its node is down. The addresses of the worker never change either.
+//! - Only these files run in the page: no inline script, no other origin, no text that becomes markup. The page
+//!   connects only to the cluster's nodes.
+//!
+//! Does not cover: authentication (the services), and the behaviour of the page
+//! ([`www/main.js`](../../../src/web/page/www/main.js) is its start, after
+//! [`www/boot.js`](../../../src/web/page/www/boot.js) has loaded everything).
 
 mod files;
 
@@ -24,19 +30,25 @@ use axum::{
 };
 
 use self::files::{Content, Files};
-use super::{origins::Origins, routes::livez};
+use super::{encoding::accepts_gzip, origins::Origins, routes::livez};
 
-/// What the page must be able to do, and nothing else. A text is never made into a script or into markup: not even the page's
-/// own scripts may (`require-trusted-types-for`).
+/// The permissions of the page, limited to those that it needs. Text never becomes a script or markup, not even through
+/// the page's own scripts (`require-trusted-types-for`).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; manifest-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'; \
+    frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'; \
     connect-src 'self'";
-/// For good: the address has the hash of what is there.
+/// The permissions of the document that registers the service worker. It is an invisible frame of the page. It is the
+/// only document that may name a worker: a worker is registered by its address, and the page's own policy does not
+/// allow text to become a script address.
+const WORKER_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+/// Cached permanently, because the address contains the hash of the content.
 const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
-/// To be asked for each time.
+/// Revalidated each time.
 const ASKED: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// What `/status` tells.
+/// The content of `/status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageFacts {
     /// This node's name.
@@ -51,17 +63,20 @@ pub struct PageFacts {
     pub grpc_address: String,
 }
 
-/// Where the facts come from. Called once per request; must not block.
+/// The source of the facts. Called once per request; must not block.
 type Facts = Arc<dyn Fn() -> PageFacts + Send + Sync>;
 
-/// The page with its files, `/status` (a few words about this node, for people without a browser) and `/livez`. The page may ask the
-/// nodes of these `origins`.
+/// The page with its files, `/status` (a few words about this node, for people without a browser) and `/livez`. The
+/// page may call the nodes of these `origins`.
 pub fn web_router(facts: impl Fn() -> PageFacts + Send + Sync + 'static, origins: Origins) -> Router {
     let facts: Facts = Arc::new(facts);
     let site = Arc::new(Site { files: Files::new(), origins });
     Router::new()
         .route("/", get(page))
         .route("/assets/{version}/{name}", get(file))
+        .route("/worker.html", get(worker))
+        .route("/register.js", get(worker))
+        .route("/worker.js", get(worker))
         .with_state(site)
         .route("/status", get(status).with_state(facts))
         .route("/livez", get(livez))
@@ -74,7 +89,7 @@ struct Site {
 
 async fn page(State(site): State<Arc<Site>>, uri: Uri, headers: HeaderMap) -> Response {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // HTTP/2 has it in the address.
+    // HTTP/2 has the host in the address.
     let host = host.or_else(|| uri.authority().map(Authority::as_str)).unwrap_or_default();
     let mut policy = POLICY.to_owned();
     for source in site.origins.sources(host) {
@@ -100,15 +115,25 @@ async fn file(
     match site.files.get(&version, &name) {
         Some((content, true)) => sent(content, &headers, KEPT),
         Some((content, false)) => sent(content, &headers, ASKED),
-        // A cache on the way must not think so any longer than the node does.
+        // A cache on the way must not keep this answer longer than it is true.
         None => (StatusCode::NOT_FOUND, [(header::CACHE_CONTROL, ASKED)]).into_response(),
     }
 }
 
-/// A file is what its type says, belongs to this site, and tells no other where it was asked from.
+/// The service worker and the files that register it. Revalidated each time, so that a new version takes over at the
+/// next visit.
+async fn worker(State(site): State<Arc<Site>>, uri: Uri, headers: HeaderMap) -> Response {
+    let Some(content) = site.files.worker(uri.path().trim_start_matches('/')) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let mut response = sent(content, &headers, ASKED);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(WORKER_POLICY));
+    response
+}
+
+/// Builds the response of a file. The headers fix its type, restrict it to this site, and suppress the referrer.
 fn sent(content: &Content, asked: &HeaderMap, cache: HeaderValue) -> Response {
-    let accepted = asked.get(header::ACCEPT_ENCODING).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
-    let is_gzip = accepted.split(',').any(|encoding| encoding.trim().eq_ignore_ascii_case("gzip"));
+    let is_gzip = accepts_gzip(asked);
     let mut response = Response::new(if is_gzip { content.gzip.clone() } else { content.plain.clone() }.into());
     let headers = response.headers_mut();
     if is_gzip {

@@ -38,15 +38,15 @@ export function changePassword(calls) {
   return show(dialog).then(clear);
 }
 
-/** Shows the sessions; each but the own one can be logged out. */
-export async function showSessions(calls) {
+/** Shows the sessions; each but the own one can be logged out, and by `logOutEverywhere` all together. */
+export async function showSessions(calls, logOutEverywhere) {
   const draw = async () => {
     const { sessions = [] } = await calls.chat("ListSessions", {});
     $("sessions-list").replaceChildren(...sessions.map((session) => {
       // Nothing is recorded of the use where the account has that switched off.
       const ms = Number(session.usedMs ?? 0);
       const used = ms ? `Last used ${when(ms)}` : `Opened ${when(Number(session.createdMs))}`;
-      if (session.current) return el("li", {}, `${used} (this one)`);
+      if (session.current) return el("li", {}, `${used} (this session)`);
       const end = async () => {
         try {
           await calls.chat("RevokeSession", { sessionId: session.sessionId });
@@ -63,7 +63,7 @@ export async function showSessions(calls) {
   } catch (failure) {
     return toast(`Something went wrong: ${told(failure)}`, { isError: true });
   }
-  await show($("sessions"));
+  if ((await show($("sessions"))) === "everywhere") logOutEverywhere();
 }
 
 const SETTINGS = [["privacy-reads", "readReceipts"], ["privacy-activity", "sessionActivity"]];

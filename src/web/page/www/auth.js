@@ -2,9 +2,10 @@
 
 import { Failure } from "./api.js";
 import { $ } from "./dom.js";
-import { bytesOf, duration } from "./text.js";
+import { bytesOf, charactersLeft, count, duration } from "./text.js";
 
 const NAME = /^[a-z0-9_.-]{1,32}$/;
+const NAME_RULE = "Use 1-32 characters: a-z, 0-9, dot, hyphen, underscore.";
 const PASSWORD_BYTES = [8, 256];
 const WORDS = ["password", "passwort", "qwerty", "qwertz", "letmein", "welcome", "iloveyou", "admin", "dragon", "abc", "123"];
 const STRENGTHS = ["Too short", "Weak", "Fair", "Good", "Strong"];
@@ -24,16 +25,16 @@ export function strength(password, name) {
 
 /** What is wrong with a name; "" when nothing is. */
 export function nameProblem(name) {
-  if (!name) return "Please choose a name.";
-  return NAME.test(name) ? "" : "A name has 1 to 32 of the characters a-z, 0-9, dot, dash and underscore.";
+  if (!name) return "Enter a username.";
+  return NAME.test(name) ? "" : NAME_RULE;
 }
 
 /** What is wrong with a new password. */
 export function passwordProblem(password) {
   const [min, max] = PASSWORD_BYTES;
-  const bytes = bytesOf(password);
-  if (bytes < min) return `At least ${min} characters.`;
-  return bytes > max ? `At most ${max} bytes; this has ${bytes}.` : "";
+  if (bytesOf(password) < min) return `Use at least ${min} characters.`;
+  const left = charactersLeft(password, max);
+  return left < 0 ? `Too long by ${count(-left, "character")}.` : "";
 }
 
 export class Auth {
@@ -50,19 +51,17 @@ export class Auth {
       this.#submit();
     });
     $("auth-switch").addEventListener("click", () => this.#turn(!this.#signingUp));
-    this.name.addEventListener("input", () => {
-      const { selectionStart: at } = this.name;
-      // Keyboards of phones begin with a capital, and end with a blank.
-      this.name.value = this.name.value.trim().toLowerCase();
-      this.name.setSelectionRange(at, at);
-    });
+    // An input method that is at work on the text would insert it again.
+    this.name.addEventListener("input", (event) => event.isComposing || this.#cleanName());
+    this.name.addEventListener("compositionend", () => this.#cleanName());
     for (const field of [this.name, this.password, this.again]) field.addEventListener("input", () => this.#hint());
   }
 
-  show(notice = "", name = "") {
+  /** `name` is filled in; `null` leaves what the browser may have filled in. */
+  show(notice = "", name = null) {
     $("auth").hidden = false;
     this.#notice(notice);
-    if (name) this.name.value = name;
+    if (name !== null) this.name.value = name;
     for (const field of [this.password, this.again]) field.value = "";
     this.#turn(false, notice);
     (this.name.value ? this.password : this.name).focus();
@@ -70,6 +69,15 @@ export class Auth {
 
   hide() {
     $("auth").hidden = true;
+  }
+
+  /** Keyboards of phones begin with a capital, and end with a blank. */
+  #cleanName() {
+    const { selectionStart: at, value } = this.name;
+    const clean = value.trim().toLowerCase();
+    if (clean === value) return;
+    this.name.value = clean;
+    this.name.setSelectionRange(at, at);
   }
 
   #notice(text, isError = false) {
@@ -81,7 +89,9 @@ export class Auth {
     this.#signingUp = signingUp;
     this.#tried = false;
     this.#notice(notice);
-    const words = signingUp ? ["Create an account", "Create account", "You have an account?", "Log in"] : ["Log in", "Log in", "New here?", "Create an account"];
+    const words = signingUp
+      ? ["Create an account", "Create account", "Already have an account?", "Log in"]
+      : ["Log in", "Log in", "New here?", "Create an account"];
     ["auth-title", "auth-submit", "auth-other", "auth-switch"].forEach((id, at) => { $(id).textContent = words[at]; });
     $("auth-again-field").hidden = !signingUp;
     $("auth-invitation-field").hidden = true;
@@ -103,16 +113,21 @@ export class Auth {
   }
 
   #problems() {
-    if (!this.#signingUp) return [this.name.value ? nameProblem(this.name.value) : "Please type your name.", this.password.value ? "" : "Please type your password.", ""];
-    return [nameProblem(this.name.value), passwordProblem(this.password.value), this.password.value === this.again.value ? "" : "The two passwords differ."];
+    const [name, password] = [this.name.value, this.password.value];
+    if (!this.#signingUp) {
+      return [name ? nameProblem(name) : "Enter your username.", password ? "" : "Enter your password.", ""];
+    }
+    const differs = password === this.again.value ? "" : "Passwords don't match.";
+    return [nameProblem(name), passwordProblem(password), differs];
   }
 
   #hint() {
     const problems = this.#problems();
+    const hints = [NAME_RULE, `At least ${PASSWORD_BYTES[0]} characters. A few random words work well.`, ""];
     [this.name, this.password, this.again].forEach((field, at) => {
       const wrong = this.#tried && problems[at];
       field.setAttribute("aria-invalid", wrong ? "true" : "false");
-      $(`${field.id}-hint`).textContent = wrong || (this.#signingUp ? ["a-z, 0-9, dot, dash, underscore; at most 32.", `At least ${PASSWORD_BYTES[0]} characters, at most ${PASSWORD_BYTES[1]} bytes. Some words in a row are good.`, ""][at] : "");
+      $(`${field.id}-hint`).textContent = wrong || (this.#signingUp ? hints[at] : "");
     });
     const score = strength(this.password.value, this.name.value);
     $("auth-strength").hidden = !this.#signingUp || !this.password.value;
@@ -123,6 +138,7 @@ export class Auth {
   async #submit() {
     if (this.#busy) return;
     this.#tried = true;
+    this.#cleanName();
     this.#hint();
     const wrong = this.#problems().findIndex(Boolean);
     if (wrong >= 0) return [this.name, this.password, this.again][wrong].focus();
@@ -149,21 +165,23 @@ export class Auth {
 
   #refused(failure, name) {
     if (failure.reason === "USER_UNKNOWN") {
-      this.#notice(`Nobody is called ${name}. Is the name right? If you are new, create an account.`, true);
+      this.#notice(`No account named ${name}. Check the spelling, or create an account.`, true);
       return this.name.focus();
     }
     const words = {
-      PASSWORD_WRONG: "The password is wrong.",
-      USERNAME_TAKEN: `The name ${name} is taken. Please choose another one.`,
-      LOGIN_THROTTLED: `Too many wrong passwords. Please wait ${duration(Math.max(failure.retryMs, 1000))}.`,
+      PASSWORD_WRONG: "Wrong password.",
+      USERNAME_TAKEN: `The name ${name} is already taken. Choose another one.`,
+      LOGIN_THROTTLED: `Too many attempts. Try again in ${duration(Math.max(failure.retryMs, 1000))}.`,
       REGISTRATION_CLOSED: "New accounts can't be created here.",
-      INVITATION_NEEDED: "New accounts need an invitation here.",
-      INVITATION_INVALID: "This invitation isn't valid any more.",
+      INVITATION_NEEDED: "You need an invitation to create an account here.",
+      INVITATION_INVALID: "This invitation is no longer valid.",
       REGISTRATION_THROTTLED: `Too many new accounts. Try again in ${duration(Math.max(failure.retryMs, 1000))}.`,
       ACCOUNT_DISABLED: "This account has been disabled.",
-      NO_LEADER: "The cluster has no majority at the moment, so nobody can log in. Please try again soon.",
+      NO_LEADER: "The service is unavailable: most servers are down. Try again soon.",
     };
-    const text = failure.code === "network" ? "No node can be reached. Please try again." : (words[failure.reason] ?? failure.message);
+    const text = failure.code === "network"
+      ? "Can't reach the servers. Check your connection and try again."
+      : (words[failure.reason] ?? failure.message);
     this.#notice(text, true);
     if (failure.reason === "INVITATION_NEEDED" || failure.reason === "INVITATION_INVALID") {
       $("auth-invitation-field").hidden = false;

@@ -1,25 +1,22 @@
-// The open conversation: its messages, what is being typed, and deleting.
+// The open conversation.
 //
-// Typing is kept with every key, for each conversation. A message counts as read when it could be seen: the page has the focus, and the message
-// is on the screen.
+// A message counts as read when it could be seen: the page has the focus, and the message is on the screen.
+// What is typed is in composer.js, what is picked in picks.js, what is searched for in find.js.
 
 import { $, avatar, eachFrame, isComposing } from "./dom.js";
-import { confirm } from "./ask.js";
-import { keep } from "./keep.js";
+import { Composer } from "./composer.js";
+import { copyTexts } from "./copy.js";
+import { Find } from "./find.js";
 import { List } from "./list.js";
-import { Picks, draw, heightOf, rowsOf } from "./messages.js";
+import { draw, heightOf, rowsOf } from "./messages.js";
+import { PickBar } from "./picks.js";
 import { announce, toast } from "./toasts.js";
-import { bytesOf, count, dayOf, duration, oneLine } from "./text.js";
+import { dayOf, duration, oneLine } from "./text.js";
 
-const BODY_BYTES_MAX = 16 * 1024;
-/** From how close to the limit on it is spoken of. */
-const BODY_NEAR = 0.8;
 /** Rows before the first visible one that there have to be; else more are loaded. */
 const AHEAD = 30;
 /** A short break is not worth a word. */
 const QUIET_MS = 1500;
-/** Closer to the end than this, all was seen. */
-const NEAR_PX = 40;
 
 export class Chat {
   #marker = null;
@@ -34,12 +31,20 @@ export class Chat {
   #day = dayOf(Date.now());
   #missed = 0;
   #isHopeless = false;
+  /** There is no such account. */
+  #isUnknown = false;
 
   constructor(client) {
     this.client = client;
     this.conversation = null;
-    this.picks = new Picks(() => this.#picked());
     this.box = $("messages");
+    this.stopping = new AbortController();
+    const { signal } = this.stopping;
+    this.soon = eachFrame(() => this.update());
+    this.bar = new PickBar(this, signal);
+    this.picks = this.bar.picks;
+    this.find = new Find(this, signal);
+    this.composer = new Composer(client, (body) => this.#send(body), signal);
     const actions = {
       pick: (row) => this.picks.toggle(row.key, row.message),
       retry: (message) => client.outbox.retry(message.id),
@@ -47,28 +52,22 @@ export class Chat {
       discard: (message) => client.outbox.done(message.id),
       older: () => this.#older(),
     };
-    this.list = new List(this.box, { draw: (row) => draw(row, actions), estimate: (row) => heightOf(row, this.box.clientWidth), onScroll: () => this.#scrolled(), isLog: true });
-    this.soon = eachFrame(() => this.update());
-    this.input = $("input");
-    this.stopping = new AbortController();
-    const { signal } = this.stopping;
+    this.list = new List(this.box, {
+      draw: (row, shown) => draw(row, actions, shown),
+      estimate: (row) => heightOf(row, this.box.clientWidth),
+      onScroll: () => this.#scrolled(),
+      isLog: true,
+    });
     const on = (target, event, action) => target.addEventListener(event, action, { signal });
-    on(this.input, "input", () => this.#typed());
-    on(this.input, "keydown", (event) => this.#key(event));
-    on($("composer"), "submit", (event) => { event.preventDefault(); this.#send(); });
     on($("jump"), "click", () => {
       this.list.show(this.list.rows, { end: true });
       // The button is about to hide.
       this.box.focus();
     });
-    on($("pick"), "click", () => (this.picks.active ? this.picks.end() : this.picks.start()));
-    on($("pick-cancel"), "click", () => this.#endPicking());
-    on($("pick-me"), "click", () => this.#delete(false));
-    on($("pick-all"), "click", () => this.#delete(true));
-    on(document, "keydown", (event) => event.key === "Escape" && this.picks.active && !document.querySelector("dialog[open]") && this.#endPicking());
+    copyTexts(this.box, signal);
+    on(document, "keydown", (event) => this.#key(event));
     for (const event of ["focus", "blur"]) on(window, event, () => this.soon());
     on(document, "visibilitychange", () => this.soon());
-    on(window, "pagehide", () => this.#keepDraft());
     this.timer = setInterval(() => this.status(), 1000);
   }
 
@@ -83,16 +82,6 @@ export class Chat {
     return !document.hidden && document.hasFocus();
   }
 
-  #draft(name) {
-    return `draft/${this.client.me}/${name}`;
-  }
-
-  /** Another tab may have sent what both had, and removed it; here it is still being written. */
-  #keepDraft() {
-    const isOver = this.client.isOver || !this.conversation;
-    if (!isOver && this.input.value) keep.set(this.#draft(this.conversation.name), this.input.value);
-  }
-
   async open(name) {
     if (this.conversation?.name === name) return;
     this.close();
@@ -100,9 +89,7 @@ export class Chat {
     this.conversation = conversation;
     conversation.isOpen = true;
     $("chat").dataset.open = "yes";
-    const draft = keep.get(this.#draft(name)) ?? "";
-    this.input.value = draft;
-    this.#grow();
+    this.composer.open(name);
     this.#head();
     await this.#loadFirst();
   }
@@ -123,12 +110,15 @@ export class Chat {
     if (this.#loading !== conversation) return;
     this.#loading = null;
     if (problem) {
-      if (!conversation.messages.length) this.#empty(`The messages cannot be loaded: ${problem.message}`);
+      if (!conversation.messages.length) this.#empty(`Couldn't load messages: ${problem.message}`);
       // When the cluster is there again, `status` tries again.
       this.#isHopeless = !problem.passing;
+      this.#isUnknown = problem.reason === "USER_UNKNOWN";
+      this.#head();
       return;
     }
     this.#isHopeless = false;
+    this.#isUnknown = false;
     // Nothing moves under somebody who has begun to read.
     const isBeingRead = this.#isPreview && !this.list.atEnd;
     this.#isPreview = !conversation.loaded;
@@ -138,7 +128,7 @@ export class Chat {
   }
 
   close() {
-    this.#keepDraft();
+    this.composer.close();
     if (this.conversation) this.conversation.isOpen = false;
     this.conversation?.trim();
     this.#loading = null;
@@ -149,7 +139,9 @@ export class Chat {
     this.#isSettled = false;
     this.#isPreview = false;
     this.#isHopeless = false;
+    this.#isUnknown = false;
     this.picks.end();
+    this.find.close();
     this.list.clear();
     $("chat").dataset.open = "no";
   }
@@ -182,10 +174,12 @@ export class Chat {
     $("chat-avatar").replaceChildren(avatar(name));
     $("chat-name").textContent = name;
     $("chat-sub").textContent = isMe ? "Notes to yourself" : deleted ? "This account was deleted" : "";
-    // What was typed can still be copied.
-    this.input.readOnly = deleted;
-    this.input.placeholder = deleted ? "This account was deleted" : isMe ? "Write a note" : `Message ${name}`;
-    this.#limits();
+    // What waits may have been written before that was known, and a first message may have come since.
+    const isUnknown = this.#isUnknown && !this.conversation.loaded;
+    const placeholder = deleted ? "This account was deleted"
+      : isUnknown ? "There is no such account"
+      : isMe ? "Write a note" : `Message ${name}`;
+    this.composer.head(placeholder, deleted || isUnknown);
   }
 
   #empty(text) {
@@ -204,20 +198,25 @@ export class Chat {
     if (this.picks.active) {
       this.picks.keepOnly(new Set(rows.map((row) => row.key)));
       rows = rowsOf(conversation, waiting, this.#marker, this.picks, client.me);
-      this.#pickBar();
+      this.bar.update();
     }
     if (rows.length) this.#empty("");
     else if (this.#isHopeless) return;
-    else this.#empty(!conversation.loaded ? "Loading…" : conversation.name === client.me ? "What you write here only you can read." : `No messages yet. Say hello to ${conversation.name}.`);
+    else if (!conversation.loaded) this.#empty("Loading…");
+    else if (conversation.name === client.me) this.#empty("Only you can see what you write here.");
+    else this.#empty(`No messages yet. Say hello to ${conversation.name}.`);
+    this.find.mark(rows);
     this.list.show(rows, where);
   }
 
   #scrolled() {
     const { conversation, list } = this;
+    this.find.paint();
     if (!conversation?.loaded || !this.#isSettled) return;
     const [first, last] = list.visible;
     if (conversation.hasOlder && first < AHEAD && !this.#failedOlder) this.#older();
-    const isNearEnd = list.fromEnd < NEAR_PX;
+    // By where it is: a list that follows its end may not have arrived there yet.
+    const isNearEnd = list.isNearEnd;
     if (isNearEnd) this.#missed = 0;
     $("jump").hidden = isNearEnd;
     $("jump-count").textContent = this.#missed ? String(this.#missed) : "";
@@ -238,103 +237,45 @@ export class Chat {
       if (this.conversation !== conversation) return;
       // The button at the top stays, to try again.
       this.#failedOlder = true;
-      toast(`Older messages cannot be loaded: ${failure.message}`, { isError: true });
+      toast(`Couldn't load older messages: ${failure.message}`, { isError: true });
     } finally {
       this.#loadsOlder = false;
     }
   }
 
-  #typed() {
-    const { name } = this.conversation;
-    if (this.input.value) keep.set(this.#draft(name), this.input.value);
-    else keep.remove(this.#draft(name));
-    this.#grow();
-    this.#limits();
-  }
-
-  #grow() {
-    this.input.style.height = "auto";
-    this.input.style.height = `${this.input.scrollHeight}px`;
-  }
-
-  #limits() {
-    const bytes = bytesOf(this.input.value.trimEnd());
-    const isTooLong = bytes > BODY_BYTES_MAX;
-    $("limit").textContent = bytes > BODY_BYTES_MAX * BODY_NEAR ? `${bytes.toLocaleString()} of ${BODY_BYTES_MAX.toLocaleString()} bytes${isTooLong ? ": too long to send" : ""}` : "";
-    this.input.setAttribute("aria-invalid", isTooLong);
-    $("send").disabled = isTooLong || !this.input.value.trim() || (this.conversation?.deleted ?? true);
-  }
-
-  #key(event) {
-    if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
-    event.preventDefault();
-    this.#send();
-  }
-
-  #send() {
-    const { name } = this.conversation;
-    this.#limits();
-    if ($("send").disabled) return;
-    if (!this.client.outbox.send(name, this.input.value.trimEnd())) {
-      toast("Too much is waiting to be sent. What you typed stays here.", { isError: true });
-      return;
-    }
-    if (!this.client.outbox.isKept) toast("This browser does not keep what waits: do not close the page before it is sent.", { isError: true });
-    this.input.value = "";
-    this.#typed();
-    this.#marker = null;
-    this.update({ end: true });
-    this.input.focus();
-  }
-
   #edit(message) {
     this.client.outbox.done(message.id);
-    this.input.value = [message.body, this.input.value].filter(Boolean).join("\n");
-    this.#typed();
-    this.input.focus();
+    this.composer.edit(message.body);
   }
 
-  #picked() {
-    $("pick-bar").hidden = !this.picks.active;
-    $("composer").hidden = this.picks.active;
-    $("pick").setAttribute("aria-pressed", this.picks.active);
-    this.box.classList.toggle("picking", this.picks.active);
-    this.#pickBar();
-    this.soon();
-  }
-
-  #endPicking() {
-    this.picks.end();
-    $("pick").focus();
-  }
-
-  #pickBar() {
-    const { messages } = this.picks;
-    const ofOthers = messages.some((message) => message.sender !== this.client.me || message.deleted);
-    $("pick-count").textContent = messages.length ? count(messages.length, "message") + " selected" : "Select messages";
-    $("pick-me").disabled = !messages.length;
-    $("pick-all").disabled = !messages.length || ofOthers;
-    $("pick-why").textContent = messages.length && ofOthers ? "Only your own messages can be deleted for everyone." : "";
-  }
-
-  async #delete(forEveryone) {
-    const { conversation, picks } = this;
-    const { messages } = picks;
-    const what = count(messages.length, "message");
-    const isSure = await confirm({
-      title: forEveryone ? `Delete ${what} for everyone?` : `Delete ${what} for you?`,
-      text: forEveryone ? `${conversation.name} will see that something was deleted, and not what it was.` : `For you only: ${conversation.name === this.client.me ? "this cannot be undone" : `${conversation.name} still has what you delete`}.`,
-      action: "Delete",
-    });
-    if (!isSure) return;
-    let deleted = 0;
-    try {
-      for await (const some of this.client.delete(conversation, messages, forEveryone)) deleted += some;
-      if (this.conversation === conversation) this.#endPicking();
-      toast(`${count(deleted, "message")} deleted`);
-    } catch (failure) {
-      toast(`${deleted ? `Only ${count(deleted, "message")} deleted` : "Nothing was deleted"}: ${failure.message}`, { isError: true });
+  /** Whether the text was taken. */
+  #send(body) {
+    if (!this.client.outbox.send(this.conversation.name, body)) {
+      toast("Too many unsent messages. Your text is still here.", { isError: true });
+      return false;
     }
+    if (!this.client.outbox.isKept) {
+      toast("This browser can't store unsent messages. Keep this page open until they're sent.", { isError: true });
+    }
+    this.#marker = null;
+    this.update({ end: true });
+    return true;
+  }
+
+  /** A text was dropped here. */
+  insert(text) {
+    if (this.conversation) this.composer.insert(text);
+  }
+
+  /** Escape leaves what was begun last: picking, then the conversation. */
+  #key(event) {
+    if (event.key !== "Escape" || event.defaultPrevented || isComposing(event)) return;
+    if (!this.conversation || document.querySelector("dialog[open]")) return;
+    if (this.picks.active) return this.bar.end();
+    if (this.find.active) return this.find.close();
+    // Then it goes to the list.
+    document.activeElement?.blur();
+    $("back").click();
   }
 
   /** What was today is yesterday. */
@@ -354,17 +295,23 @@ export class Chat {
     else this.#troubleSince ||= Date.now();
     const isQuiet = status === "online" || Date.now() - this.#troubleSince < QUIET_MS;
     if (client.status === "online" && this.conversation && !this.conversation.loaded && !this.#isHopeless) this.#loadFirst();
-    const known = client.age === null ? "It is not known how old what you see is." : `You see what was known ${duration(client.age)} ago.`;
-    const sending = "What you send waits here, and goes out by itself.";
-    const words = { connecting: `Reconnecting… ${sending}`, minority: `The cluster has no majority at the moment. ${known} ${sending}`, offline: `No node can be reached. ${known} ${sending}` };
+    const { age } = client;
+    const known = age === null ? "These messages may be out of date." : `Showing messages as of ${duration(age)} ago.`;
+    const sending = "New messages will be sent automatically.";
+    const words = {
+      connecting: "Reconnecting…",
+      minority: `Most servers are down. ${known}`,
+      offline: `You're offline. ${known}`,
+    };
     const text = isQuiet ? "" : words[status];
     const banner = $("banner");
     banner.hidden = isQuiet;
     // The age ticks for the eye only: a screen reader hears of changes of the state.
-    $("banner-text").textContent = text;
+    $("banner-state").textContent = text;
+    $("banner-sending").textContent = sending;
     if (banner.dataset.status !== (isQuiet ? "" : status)) {
       banner.dataset.status = isQuiet ? "" : status;
-      announce(isQuiet ? "Connected again" : text);
+      announce(isQuiet ? "Back online" : `${text} ${sending}`);
     }
   }
 }

@@ -13,6 +13,7 @@ import { Outbox } from "./outbox.js";
 import { Receipts } from "./receipts.js";
 import { Store } from "./store.js";
 import { Tabs } from "./tabs.js";
+import { distance } from "./text.js";
 
 const ROWS = 100;
 const NEWEST = 50;
@@ -208,7 +209,7 @@ export class Client extends Events {
         const isDone = () => this.#over || store !== this.store;
         if (failure.loggedOut || isDone()) return null;
         if (!failure.passing) this.emit("trouble", failure);
-        await pause(failure.passing ? 1000 : Math.min(1000 * 2 ** misses, 30_000));
+        await pause(failure.passing ? Math.max(failure.retryMs, 1000) : Math.min(1000 * 2 ** misses, 30_000));
         if (isDone()) return null;
       }
     }
@@ -258,7 +259,9 @@ export class Client extends Events {
       throw failure;
     }
     if (store !== this.store) return;
-    if (!store.page(conversation, answer, before, since)) throw new Failure({ code: "unavailable", message: "This node lags behind." });
+    if (!store.page(conversation, answer, before, since)) {
+      throw new Failure({ code: "unavailable", message: "This server is behind the others." });
+    }
     this.#acknowledge(conversation);
   }
 
@@ -282,6 +285,7 @@ export class Client extends Events {
       people.push(...(answer.accounts ?? []).filter((account) => !account.deleted));
       pageToken = answer.nextPageToken ?? "";
     }
+    people.sort((a, b) => distance(a.username, query) - distance(b.username, query));
     return { people: people.slice(0, FOUND), hasMore: pageToken !== "" || people.length > FOUND };
   }
 

@@ -35,12 +35,17 @@ export class Cluster {
     if (!client.watched) return;
     const { cluster } = client;
     const left = cluster?.failuresTolerated;
-    const bears = status === "minority" || status === "offline" ? "There is no majority: nothing can be changed."
-      : left === undefined ? "How many more nodes may fail is not known."
-      : left === 0 ? "No further node may fail." : `${count(left, "more node")} may fail, and nothing is lost.`;
+    const bears = status === "minority" || status === "offline" ? "No majority: read-only."
+      : left === undefined ? "Fault tolerance unknown."
+      : left === 0 ? "Can't lose another node." : `Can lose ${count(left, "more node")} without losing data.`;
     $("cluster-bears").textContent = bears;
     $("cluster-bears").dataset.level = left === undefined || left === 0 ? "low" : "good";
-    const facts = [["This page talks to", this.#here()], ["Term", cluster?.term ?? "?"], ["Revision", cluster?.revision ?? "?"], ["Read up to", String(client.feed.revision)]];
+    const facts = [
+      ["Connected to", this.#here()],
+      ["Term", cluster?.term ?? "unknown"],
+      ["Revision", cluster?.revision ?? "unknown"],
+      ["Stream position", String(client.feed.revision)],
+    ];
     $("cluster-facts").replaceChildren(...facts.flatMap(([what, value]) => [el("dt", {}, what), el("dd", {}, value)]));
     $("cluster-nodes").replaceChildren(...(cluster?.nodes ?? []).map((node) => this.#row(node)));
   }
@@ -52,12 +57,16 @@ export class Cluster {
   }
 
   #row(node) {
+    const { cluster, status } = this.client;
     const isHere = node.name === this.#here() || baseOf(node.webAddress, location) === this.client.nodes.current;
-    const health = node.healthy === undefined ? ["unknown", "not known"] : node.healthy ? ["up", "up"] : ["down", "down"];
+    // Without a majority no node knows of the others. That this one answers, the page knows by itself.
+    const isHealthy = node.healthy ?? ((status !== "offline" && cluster.answeredBy === node.name) || undefined);
+    const health = isHealthy === undefined ? ["unknown", "unknown"] : isHealthy ? ["up", "up"] : ["down", "down"];
     const lag = Number(node.lagEntries ?? 0);
+    const leader = el("span", { class: "tag leader" }, "leader");
     return el("tr", { class: isHere ? "here" : "" },
       el("th", { scope: "row" }, node.name, isHere ? el("span", { class: "tag" }, "this page") : null),
-      el("td", {}, node.role === "NODE_ROLE_LEADER" ? el("span", { class: "tag leader" }, "leader") : (ROLES[node.role] ?? "not known")),
+      el("td", {}, node.role === "NODE_ROLE_LEADER" ? leader : (ROLES[node.role] ?? "unknown")),
       el("td", {}, el("span", { class: `dot ${health[0]}`, "aria-hidden": "true" }), health[1]),
       el("td", {}, node.lagEntries === undefined ? "–" : lag ? `${lag} behind` : "up to date"));
   }

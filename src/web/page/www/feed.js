@@ -4,6 +4,7 @@
 // nothing is missed and nothing comes twice. When the cluster does not know that revision any more, there is no going on: "lost"
 // is told, and the page has to read everything anew.
 
+import { anyOf } from "./abort.js";
 import { Failure, stream } from "./api.js";
 import { pause } from "./calls.js";
 import { Events } from "./dom.js";
@@ -58,9 +59,10 @@ export class Feed extends Events {
     for (let misses = 0; !stop.aborted; misses += 1) {
       const start = Date.now();
       const node = nodes.current;
-      this.#moved = new AbortController();
+      const moved = new AbortController();
+      this.#moved = moved;
       try {
-        await this.#read(node, AbortSignal.any([stop, this.#moved.signal]));
+        await this.#read(node, anyOf(stop, moved.signal));
       } catch (failure) {
         if (stop.aborted) return;
         this.#set(false);
@@ -71,8 +73,11 @@ export class Feed extends Events {
         // Why it is not going to be better by itself, somebody has to be told.
         if (!failure.passing && failure.reason !== "SLOW_SUBSCRIBER") this.emit("refused", failure);
         // A stream that was too slow says nothing against the node. One too many does: others may have room.
-        if (!this.#moved.signal.aborted && failure.reason !== "SLOW_SUBSCRIBER") await nodes.failed(node, failure);
-        await pause(PAUSE_MS[Math.min(misses, PAUSE_MS.length - 1)]);
+        if (!moved.signal.aborted && failure.reason !== "SLOW_SUBSCRIBER") await nodes.failed(node, failure);
+        await pause(Math.max(failure.retryMs, PAUSE_MS[Math.min(misses, PAUSE_MS.length - 1)]));
+      } finally {
+        // Nothing stays behind on `stop`, which outlives many streams.
+        moved.abort();
       }
     }
   }

@@ -5,6 +5,7 @@
 
 const PREFIX = "quorum-chat/";
 const inMemory = new Map();
+const ofTab = new Map();
 
 function storage() {
   try {
@@ -13,6 +14,35 @@ function storage() {
     return null;
   }
 }
+
+/** What belongs to this tab, and survives its reloads: the same, in the storage of the tab. */
+export const tab = {
+  get(key) {
+    try {
+      return ofTab.get(key) ?? window.sessionStorage.getItem(key);
+    } catch {
+      return ofTab.get(key) ?? null;
+    }
+  },
+
+  set(key, text) {
+    ofTab.set(key, text);
+    try {
+      window.sessionStorage.setItem(key, text);
+    } catch {
+      // It is gone with the page.
+    }
+  },
+
+  remove(key) {
+    ofTab.delete(key);
+    try {
+      window.sessionStorage.removeItem(key);
+    } catch {
+      // It was not there.
+    }
+  },
+};
 
 export const keep = {
   get(key) {

@@ -1,17 +1,22 @@
 // A long list of which only the visible part is in the document.
 //
-// Every row has a height: the measured one, or an estimate until it was seen. Rows are placed by the sums of the heights. Invariants:
-// - What is being looked at does not move when rows come before it, or turn out to be higher than thought: the lower edge of
-//   the first visible row is the anchor, and the scroll position follows it.
-// - A list that shows its end keeps showing it, until somebody scrolls away.
+// Every row has a height: the measured one, or an estimate until it was seen. Rows are placed by the sums of the
+// heights. Invariants:
+// - What is being looked at does not move when rows come before it, or turn out to be higher than estimated: the lower
+//   edge of the first visible row is the anchor, and the scroll position follows it.
+// - A list that is at its end stays there until a person scrolls away. Only a scroll position that changed while the
+//   size of the box did not is a person's doing: browsers move it, too, when the box grows.
+// - A scroll in progress (an animation, a finger, a wheel) is never overwritten, as that would end it. Until it ends,
+//   the rows move instead: `#shift` is how far they are from where they belong.
 // - The rows in the document are in their order, and the one that has the focus stays and keeps it.
 
 import { eachFrame } from "./dom.js";
+import { Motion } from "./motion.js";
 
 /** Pixels before and behind the visible part that are drawn as well. */
 const MARGIN = 600;
-/** The end is in view, but for what a scroll position is rounded by. */
-const AT_END = 3;
+/** Closer to the end than this, the list is at its end. */
+const NEAR_PX = 40;
 /** Pixels from the top to the lower edge of a row that is revealed. */
 const REVEALED = 100;
 const FOCUSABLE = "a, button, input";
@@ -20,17 +25,27 @@ export class List {
   #rows = [];
   #tops = [0];
   #heights = new Map();
+  /** The estimates. They are asked for with each frame, and long texts take a while. */
+  #estimates = new Map();
   #shown = new Map();
   #places = new Map();
   #width = 0;
   #sizes;
   #anchor = null;
+  /** Pixels to the end, of a list that is at its end. */
+  #gap = 0;
+  /** The height of the box and its scroll position, as the last update left them. */
+  #height = 0;
+  #top = 0;
+  #shift = 0;
+  #motion;
   #padding;
   #stopping = new AbortController();
 
-  /** `box` scrolls, `draw(row)` makes the element of a row, `estimate(row)` guesses its height. A row has a `key`, and is drawn anew when
-   * its `version` changes; one that `isLoose` is never the anchor. `onScroll` is called after each change of what is visible. A list that is
-   * `isLog` shows its end, has few rows at the bottom, and follows the anchor; another one stays where it was scrolled to. */
+  /** `box` scrolls, `draw(row, shown)` makes the element of a row or brings the one that is `shown` up to date, and
+   * `estimate(row)` guesses its height. A row has a `key`, and is drawn anew when its `version` changes; one that
+   * `isLoose` is never the anchor. `onScroll` is called after each change of what is visible. A list that is `isLog`
+   * shows its end, has few rows at the bottom, and follows the anchor; another one stays where it was scrolled to. */
   constructor(box, { draw, estimate, onScroll = () => {}, isLog = false }) {
     Object.assign(this, { box, draw, estimate, onScroll, isLog });
     /** The end is kept in view. */
@@ -39,7 +54,10 @@ export class List {
     const { paddingTop, paddingBottom } = getComputedStyle(box);
     this.#padding = Number.parseFloat(paddingTop) + Number.parseFloat(paddingBottom);
     this.soon = eachFrame(() => this.update());
-    box.addEventListener("scroll", () => this.#onScroll(), { passive: true, signal: this.#stopping.signal });
+    const { signal } = this.#stopping;
+    this.#motion = new Motion(box, () => (this.#shift || this.atEnd) && this.update(), signal);
+    box.addEventListener("scroll", () => this.#onScroll(), { passive: true, signal });
+    if (isLog) box.addEventListener("keydown", (event) => this.#onKey(event), { signal });
     this.#sizes = new ResizeObserver((entries) => this.#onSizes(entries));
     this.#sizes.observe(box);
   }
@@ -52,24 +70,77 @@ export class List {
   }
 
   #onScroll() {
-    this.atEnd = this.isLog && this.fromEnd < AT_END;
-    this.#anchor = this.#findAnchor();
+    this.#follow();
     this.soon();
   }
 
+  /** Takes note of what a person has scrolled. An animation goes on between a scroll event and the next frame. */
+  #follow() {
+    if (!this.isLog || this.box.scrollTop === this.#top) return;
+    if (!this.#motion.active && this.box.clientHeight !== this.#height) return;
+    this.#motion.seen();
+    this.#scrolledTo();
+  }
+
+  /** Where it was scrolled to is where it has to stay. */
+  #scrolledTo() {
+    this.#top = this.box.scrollTop;
+    // There is no scrolling beyond the top, so what moved away from there has to come back at once.
+    if (this.#top <= 0 && this.#shift < 0) {
+      this.#top = this.box.scrollTop = -this.#shift;
+      this.#shift = 0;
+    }
+    this.#gap = Math.max(0, this.fromEnd);
+    this.atEnd = this.isNearEnd;
+    this.#anchor = this.#findAnchor();
+  }
+
+  /** To the ends at once: on the way there, all rows would have to be drawn. */
+  #onKey(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+    if (event.key === "End") this.show(this.#rows, { end: true });
+    else if (event.key === "Home") this.#toTop();
+    else return;
+    event.preventDefault();
+  }
+
+  #toTop() {
+    this.#motion.stop();
+    this.#shift = 0;
+    this.box.scrollTop = 0;
+    this.#scrolledTo();
+    this.update();
+  }
+
   #onSizes(entries) {
+    this.#follow();
     if (this.box.clientWidth !== this.#width) {
       // Texts wrap elsewhere: no height is what it was.
       this.#width = this.box.clientWidth;
       this.#heights.clear();
+      this.#estimates.clear();
     }
     for (const { target } of entries) if (target !== this.box) this.#heights.delete(target.dataset.key);
     this.update();
   }
 
+  /** Pixels above what is visible. */
+  get #y() {
+    return this.box.scrollTop - this.#shift;
+  }
+
+  /** The scroll position at the end. */
+  get #end() {
+    return Math.max(0, this.#tops[this.#rows.length] + this.#padding - this.box.clientHeight);
+  }
+
   /** Pixels below what is visible. */
   get fromEnd() {
-    return this.box.scrollHeight - this.box.clientHeight - this.box.scrollTop;
+    return this.#end - this.#y;
+  }
+
+  get isNearEnd() {
+    return this.fromEnd < NEAR_PX;
   }
 
   get rows() {
@@ -78,34 +149,57 @@ export class List {
 
   /** Shows these rows. `end` goes to the last one, or to the one with the key `reveal` if it is among them. */
   show(rows, { end = false, reveal = null } = {}) {
+    this.#follow();
+    // A list that is a few pixels from its end shows all of a row that is added there.
+    if (!this.#motion.active && rows.at(-1)?.key !== this.#rows.at(-1)?.key) this.#gap = 0;
     this.#rows = rows;
     const isRevealing = reveal !== null && rows.some((row) => row.key === reveal);
     if (isRevealing) {
+      this.#motion.stop();
       this.atEnd = false;
       this.#anchor = { key: reveal, offset: REVEALED };
     } else if (end) {
+      this.#motion.stop();
       this.atEnd = true;
-      this.#anchor = null;
+      this.#gap = 0;
     }
     this.update();
+    if (!isRevealing) return;
     // It may be that there is nothing to scroll.
-    if (isRevealing) this.#onScroll();
+    this.#scrolledTo();
+    this.soon();
   }
 
   /** Another list altogether. */
   clear() {
+    this.#motion.stop();
     this.#heights.clear();
+    this.#estimates.clear();
     for (const element of this.#shown.values()) element.remove();
     this.#shown.clear();
     this.#anchor = null;
+    this.#gap = 0;
+    this.#shift = 0;
     this.#rows = [];
     this.atEnd = this.isLog;
     this.update();
   }
 
+  /** Scrolls as far as is needed to see the row with this key; returns its element, or null without such a row. */
+  reveal(key) {
+    const place = this.#places.get(key);
+    const { box } = this;
+    if (place === undefined || !box.clientHeight) return null;
+    const [top, bottom] = [this.#tops[place], this.#tops[place + 1]];
+    if (top < box.scrollTop) box.scrollTop = top;
+    else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = bottom - box.clientHeight;
+    this.update();
+    return this.#shown.get(key);
+  }
+
   /** The places of the first and the last row that can be seen. */
   get visible() {
-    const top = this.box.scrollTop;
+    const top = this.#y;
     return [this.#at(top), this.#at(top + this.box.clientHeight - 1)];
   }
 
@@ -126,17 +220,26 @@ export class List {
     const [first, last] = this.visible;
     const visible = this.#rows.slice(first, last + 1).filter((row) => !row.isLoose);
     const row = visible.find(({ key }) => this.#heights.has(key)) ?? visible[0];
-    return row ? { key: row.key, offset: this.#bottom(row.key) - this.box.scrollTop } : null;
+    return row ? { key: row.key, offset: this.#bottom(row.key) - this.#y } : null;
   }
 
   #bottom(key) {
     return this.#tops[this.#places.get(key) + 1];
   }
 
+  #estimate(row) {
+    let height = this.#estimates.get(row.key);
+    if (height === undefined) {
+      height = this.estimate(row);
+      this.#estimates.set(row.key, height);
+    }
+    return height;
+  }
+
   #measure() {
     this.#tops = new Array(this.#rows.length + 1);
     this.#places = new Map();
-    const heights = this.#rows.map((row) => this.#heights.get(row.key) ?? this.estimate(row));
+    const heights = this.#rows.map((row) => this.#heights.get(row.key) ?? this.#estimate(row));
     const free = this.box.clientHeight - heights.reduce((sum, height) => sum + height, 0);
     let top = this.isLog ? Math.max(0, free - this.#padding) : 0;
     this.#rows.forEach((row, place) => {
@@ -145,38 +248,48 @@ export class List {
       top += heights[place];
     });
     this.#tops[this.#rows.length] = top;
-    this.space.style.height = `${top}px`;
   }
 
   update() {
     if (!this.box.clientHeight) return;
+    this.#follow();
     // More than once: what is measured can bring further rows into view.
     for (let round = 0; round < 3; round += 1) {
       this.#measure();
       this.#scroll();
       if (!this.#draw()) break;
     }
-    for (const [key, element] of this.#shown) element.style.transform = `translateY(${this.#tops[this.#places.get(key)]}px)`;
+    for (const [key, element] of this.#shown) {
+      element.style.transform = `translateY(${this.#tops[this.#places.get(key)] + this.#shift}px)`;
+    }
+    this.#height = this.box.clientHeight;
+    this.#top = this.box.scrollTop;
+    // Where the end is followed to, the rows are others: a scroll that begins has to begin from them.
+    if (this.atEnd && !this.#motion.active) this.#anchor = this.#findAnchor();
     this.onScroll();
   }
 
+  /** Brings the scroll position to where the list has to be; while the browser scrolls, the rows. */
   #scroll() {
-    if (!this.isLog) return;
     const { box } = this;
-    let to = box.scrollTop;
-    if (this.atEnd) to = this.#tops[this.#rows.length] + this.#padding - box.clientHeight;
-    else {
-      if (!this.#places.has(this.#anchor?.key)) this.#anchor = this.#findAnchor();
-      if (this.#anchor) to = this.#bottom(this.#anchor.key) - this.#anchor.offset;
-    }
-    if (Math.abs(to - box.scrollTop) >= 1) box.scrollTop = Math.max(0, to);
+    const space = () => { this.space.style.height = `${this.#tops[this.#rows.length] + this.#shift}px`; };
+    if (!this.isLog) return space();
+    const isMoving = this.#motion.active;
+    if (!this.#places.has(this.#anchor?.key)) this.#anchor = this.#findAnchor();
+    let to = this.#y;
+    if (this.atEnd && !isMoving) to = this.#end - this.#gap;
+    else if (this.#anchor) to = Math.max(0, this.#bottom(this.#anchor.key) - this.#anchor.offset);
+    if (Math.abs(to - this.#y) < 1) to = this.#y;
+    this.#shift = isMoving ? box.scrollTop - to : 0;
+    space();
+    if (!isMoving && to !== box.scrollTop) box.scrollTop = to;
   }
 
   /** Brings the elements of the visible rows into the document. Whether a height was not what was thought. */
   #draw() {
     const { box } = this;
-    const first = this.#at(box.scrollTop - MARGIN);
-    const last = this.#at(box.scrollTop + box.clientHeight + MARGIN);
+    const first = this.#at(this.#y - MARGIN);
+    const last = this.#at(this.#y + box.clientHeight + MARGIN);
     const wanted = new Set();
     for (let place = first; place <= last && place < this.#rows.length; place += 1) wanted.add(place);
     const focus = this.space.contains(document.activeElement) ? document.activeElement : null;
@@ -202,7 +315,7 @@ export class List {
     for (const [key, element] of this.#shown) {
       if (this.#heights.has(key)) continue;
       const height = element.offsetHeight;
-      surprise ||= height !== this.estimate(this.#rows[this.#places.get(key)]);
+      surprise ||= height !== this.#estimate(this.#rows[this.#places.get(key)]);
       this.#heights.set(key, height);
     }
     return surprise;
@@ -211,10 +324,10 @@ export class List {
   #element(row) {
     const shown = this.#shown.get(row.key);
     if (shown?.dataset.version === row.version) return shown;
-    const element = this.draw(row);
+    const element = this.draw(row, shown);
     element.dataset.key = row.key;
     element.dataset.version = row.version;
-    if (shown) {
+    if (shown && element !== shown) {
       const focused = [...shown.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
       this.#sizes.unobserve(shown);
       shown.replaceWith(element);
@@ -222,7 +335,7 @@ export class List {
     }
     this.#heights.delete(row.key);
     this.#shown.set(row.key, element);
-    this.#sizes.observe(element);
+    if (element !== shown) this.#sizes.observe(element);
     return element;
   }
 }

@@ -2,7 +2,8 @@
 //
 // From the bottom up: api.js (one call), nodes.js and calls.js (which node, again and again), feed.js (the stream), store.js (what is
 // known), outbox.js and receipts.js (what the cluster has to be told), client.js (all of them, for one account); then the views,
-// people.js, chat.js, messages.js, list.js, cluster.js, auth.js.
+// people.js, chat.js (with composer.js, picks.js, messages.js), list.js, cluster.js, auth.js. Beside them: places.js (the
+// way back), shell.js (the page is kept by the browser).
 
 import { changePassword, drawPrivacy, showSessions } from "./account.js";
 import { $, eachFrame } from "./dom.js";
@@ -11,10 +12,13 @@ import { Auth, nameProblem } from "./auth.js";
 import { Chat } from "./chat.js";
 import { Client } from "./client.js";
 import { Cluster } from "./cluster.js";
+import { guardDrops, refuseFiles } from "./composer.js";
 import { keep } from "./keep.js";
 import { Nodes } from "./nodes.js";
 import { People } from "./people.js";
+import * as places from "./places.js";
 import { Session } from "./session.js";
+import { keepShell } from "./shell.js";
 import { clearToasts, dismiss, notifications, toast } from "./toasts.js";
 import { count, oneLine } from "./text.js";
 
@@ -22,7 +26,8 @@ const TITLE = "quorum-chat";
 /** So long it takes until what was read elsewhere (another window, another device) is known to be read. */
 const ELSEWHERE_MS = 600;
 /** Of a logout that no node heard of. */
-const STILL_THERE = "You are logged out of this page. But no node answered, and only one can have the browser forget your session: until it expires, it is there.";
+const STILL_THERE = "You're logged out of this page, but no server could be reached to remove the session cookie. " +
+  "It stays in this browser until it expires.";
 const nodes = new Nodes();
 const session = new Session(nodes);
 const auth = new Auth(session, enter);
@@ -31,7 +36,7 @@ let app = null;
 
 /** The person whose conversation the address names. */
 function named() {
-  const name = location.hash.replace(/^#\/?/, "");
+  const name = places.named();
   return nameProblem(name) ? "" : name;
 }
 
@@ -72,9 +77,8 @@ function tellOfNews() {
   const { client, chat, news } = app;
   for (const [conversation, { seq, sender, body, deleted }] of news) {
     if (deleted || seq <= conversation.readBy(client.me)) continue;
-    const open = () => go(conversation.name);
-    if (document.hidden || !document.hasFocus()) notifications.show(sender, body, open);
-    else if (conversation !== chat.conversation) toast(oneLine(body), { from: sender, onClick: open });
+    if (document.hidden || !document.hasFocus()) notifications.show(sender, body, go);
+    else if (conversation !== chat.conversation) toast(oneLine(body), { from: sender, onClick: () => go(sender) });
   }
   news.clear();
 }
@@ -84,7 +88,7 @@ function onTrouble({ message }) {
   const { troubles } = app;
   if (troubles.has(message)) return;
   troubles.add(message);
-  toast(`Not all can be loaded: ${message}`, { isError: true });
+  toast(`Some data couldn't be loaded: ${message}`, { isError: true });
 }
 
 function enter() {
@@ -123,15 +127,16 @@ function enter() {
 
 function onLoggedOut() {
   const { left } = session;
-  if (left !== null) return leave(left);
+  if (left) return leave(left.notice, left.isGone);
   // Before the client has stopped: after that nothing is kept any more.
   app.chat.stop();
   app.client.outbox.keepAll();
-  leave("Your session has ended. Please log in again: what you have not sent yet is kept.");
+  leave("Your session has expired. Log in again; unsent messages are kept.");
 }
 
-function leave(notice) {
-  const { name } = session;
+/** `isGone`: the account is deleted, and nobody can log in with its name again. */
+function leave(notice, isGone = false) {
+  const name = isGone ? "" : session.name;
   session.end();
   const { client, people, chat, cluster } = app;
   for (const part of [client, people, chat, cluster]) part.stop();
@@ -140,30 +145,34 @@ function leave(notice) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("app").hidden = true;
   drawTitle();
-  auth.show(notice, name ?? "");
+  auth.show(notice, name);
 }
 
-async function logOut() {
+async function logOut(everywhere = false) {
   const [waiting, drafts] = app.client.countUnsent();
-  const unsent = [waiting && count(waiting, "message that waits", "messages that wait"), drafts && count(drafts, "draft")].filter(Boolean).join(" and ");
-  if (unsent && !(await confirm({ title: "Log out?", text: `Not sent yet, and thrown away: ${unsent}.`, action: "Log out" }))) return;
-  await parting(() => app.client.logOut(false), "You are logged out.", async () => {
-    const text = "The cluster cannot be told at the moment. This browser can forget you all the same; the session stays open at the cluster until it expires.";
-    return confirm({ title: "Log out here only?", text, action: "Log out here" });
+  const parts = [waiting && count(waiting, "unsent message"), drafts && count(drafts, "draft")].filter(Boolean);
+  const text = `${parts.join(" and ")} will be discarded.`;
+  if (parts.length && !(await confirm({ title: "Log out?", text, action: "Log out" }))) return;
+  const notice = everywhere ? "You've been logged out everywhere." : "You've been logged out.";
+  await parting(() => app.client.logOut(everywhere), { notice }, async () => {
+    const here = "The servers can't be reached. You can log out of this browser, but your session stays open on the " +
+      "servers until it expires.";
+    return confirm({ title: "Log out here only?", text: here, action: "Log out here" });
   });
 }
 
 async function deleteAccount() {
-  const text = "Your account, your sessions and the text of all your messages will be deleted, for everyone. This cannot be undone, and nobody can take the name again.";
+  const text = "This deletes your account, sessions and the text of all your messages, for everyone. " +
+    "It can't be undone, and the name can't be reused.";
   const password = await confirm({ title: "Delete your account?", text, action: "Delete my account", password: true });
   if (!password) return;
-  await parting(() => app.client.deleteAccount(password), "Your account is deleted.");
+  await parting(() => app.client.deleteAccount(password), { notice: "Your account has been deleted.", isGone: true });
 }
 
 /** Ends the session by `work`. When the cluster cannot be told, `anyway` decides whether that is done without. */
-async function parting(work, notice, anyway = async () => false) {
+async function parting(work, { notice, isGone = false }, anyway = async () => false) {
   const parted = app;
-  session.leaving(notice);
+  session.leaving({ notice, isGone });
   $("app").setAttribute("aria-busy", "true");
   // One leaves once.
   $("settings-open").disabled = true;
@@ -174,9 +183,9 @@ async function parting(work, notice, anyway = async () => false) {
     if (app !== parted) return;
     if (!isMeant) {
       session.leaving(null);
-      if (failure.reason === "PASSWORD_WRONG") return toast("The password is wrong. Nothing was deleted.", { isError: true });
-      if (failure.loggedOut) return leave("Your session had ended before, and nothing was deleted. Please log in again.");
-      toast(`That did not work: ${failure.message}`, { isError: true });
+      if (failure.reason === "PASSWORD_WRONG") return toast("Wrong password. Nothing was deleted.", { isError: true });
+      if (failure.loggedOut) return leave("Your session had already expired, so nothing was deleted. Log in again.");
+      toast(`Something went wrong: ${failure.message}`, { isError: true });
       return;
     }
     parted.client.stop();
@@ -184,15 +193,15 @@ async function parting(work, notice, anyway = async () => false) {
     // Only now: meanwhile somebody may have gone on typing.
     parted.client.forget();
     if (app !== parted) return;
-    session.leaving(notice);
+    session.leaving({ notice, isGone });
   } finally {
     $("app").removeAttribute("aria-busy");
     $("settings-open").disabled = false;
     if (app === parted) $("settings-open").focus();
   }
   if (app !== parted) return;
-  location.hash = "";
-  leave(notice);
+  places.toList();
+  leave(notice, isGone);
 }
 
 function drawTheme() {
@@ -210,18 +219,19 @@ function setUpSettings() {
     $("settings-me").textContent = session.name;
     wish.checked = notifications.on;
     wish.disabled = !notifications.possible;
-    $("notify-why").textContent = notifications.possible ? "" : "This browser has them only for pages that came over TLS or from this machine.";
+    $("notify-why").textContent = notifications.possible ? "" : "Notifications need HTTPS (or localhost).";
     drawPrivacy(app.client.calls);
     const choice = await show($("settings"));
     if (choice === "password") changePassword(app.client.calls);
-    else if (choice === "sessions") showSessions(app.client.calls);
+    else if (choice === "sessions") showSessions(app.client.calls, () => logOut(true));
     else if (choice === "logout") logOut();
     else if (choice === "delete") deleteAccount();
   });
   wish.addEventListener("change", async () => {
     const wanted = wish.checked;
     wish.checked = await notifications.turn(wanted);
-    if (wanted && !wish.checked) $("notify-why").textContent = "The browser does not allow it. Its settings for this page do.";
+    if (!wanted || wish.checked) return;
+    $("notify-why").textContent = "Notifications are blocked. Allow them in your browser's settings for this site.";
   });
 }
 
@@ -229,14 +239,25 @@ function setUpSettings() {
 export function start() {
   drawTheme();
   setUpSettings();
-  session.onLeft((notice) => app && leave(notice));
-  addEventListener("hashchange", route);
-  addEventListener("unhandledrejection", (event) => toast(`Something went wrong in the page: ${event.reason?.message ?? event.reason}`, { isError: true }));
+  session.onLeft((left) => app && leave(left.notice, left.isGone));
+  notifications.onOpened((name) => app && !nameProblem(name) && go(name));
+  places.arrived(true);
+  addEventListener("hashchange", () => {
+    places.arrived();
+    route();
+  });
+  guardDrops({ onText: (text) => app?.chat.insert(text), onFiles: () => app && refuseFiles() });
+  addEventListener("unhandledrejection", ({ reason }) => {
+    toast(`Something went wrong: ${reason?.message ?? reason}`, { isError: true });
+  });
   addEventListener("beforeunload", (event) => {
     if (app && !app.client.isKept) event.preventDefault();
   });
-  $("back").addEventListener("click", () => { location.hash = ""; });
+  $("back").addEventListener("click", places.toList);
   $("boot").remove();
   if (session.name) enter();
   else auth.show();
+  // What is to be seen comes first.
+  addEventListener("load", keepShell);
+  if (document.readyState === "complete") keepShell();
 }

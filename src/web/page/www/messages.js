@@ -1,12 +1,13 @@
-// The messages of a conversation: what is shown of them, and which are picked.
+// The messages of a conversation: what is shown of them.
 
 import { el, icon } from "./dom.js";
 import { mark } from "./people.js";
-import { dayName, dayOf, exactly, linked, timeOf } from "./text.js";
+import { dayName, dayOf, exactly, head, linked, timeOf } from "./text.js";
 
 /** Messages of one person that are closer than this belong together. */
 const TOGETHER_MS = 5 * 60_000;
-const LONG_PRESS_MS = 500;
+/** Browsers select a text a little earlier. */
+const LONG_PRESS_MS = 600;
 /** A finger is never quite still. */
 const STILL_PX = 10;
 
@@ -33,7 +34,8 @@ export function rowsOf(conversation, waiting, marker, picks, me) {
       previous = null;
     }
     const isFirst = previous?.sender !== message.sender || message.time - previous.time > TOGETHER_MS;
-    rows.push({ ...row, kind: "message", message, isFirst, isPicked: picks.has(row.key), isPicking: picks.active });
+    const picked = { isPicked: picks.has(row.key), isPicking: picks.active, isLeaving: picks.isLeaving(message) };
+    rows.push({ ...row, ...picked, kind: "message", message, isFirst });
     previous = message;
   };
   for (const message of conversation.messages) {
@@ -47,7 +49,9 @@ export function rowsOf(conversation, waiting, marker, picks, me) {
     add({ ...entry, sender: me, seq: Infinity, deleted: false }, { key: entry.id, isMine: true, state: "pending", problem: entry.problem });
   }
   for (const row of rows) {
-    if (row.kind === "message") row.version = [row.state, row.message.deleted, row.isFirst, row.isPicked, row.isPicking, row.problem?.message].join();
+    if (row.kind !== "message") continue;
+    const { state, message, isFirst, isPicked, isPicking, isLeaving, problem } = row;
+    row.version = [state, message.deleted, isFirst, isPicked, isPicking, isLeaving, problem?.message].join();
   }
   return rows;
 }
@@ -60,87 +64,116 @@ export function heightOf(row, width) {
   return 42 + 21 * (lines - 1) + (row.isFirst ? 8 : 0);
 }
 
-/** The messages that are picked, to be deleted. */
-export class Picks {
-  #keys = new Map();
-
-  constructor(onChange) {
-    this.onChange = onChange;
-    this.active = false;
-  }
-
-  has(key) {
-    return this.#keys.has(key);
-  }
-
-  get messages() {
-    return [...this.#keys.values()];
-  }
-
-  toggle(key, message) {
-    this.active = true;
-    if (!this.#keys.delete(key)) this.#keys.set(key, message);
-    this.onChange();
-  }
-
-  start() {
-    this.active = true;
-    this.onChange();
-  }
-
-  /** Forgets those that are not there any more. */
-  keepOnly(keys) {
-    for (const key of this.#keys.keys()) if (!keys.has(key)) this.#keys.delete(key);
-  }
-
-  end() {
-    this.active = false;
-    this.#keys.clear();
-    this.onChange();
-  }
-}
-
-/** The element of a row. `on` has what its buttons do: pick, retry, edit, discard, older. */
-export function draw(row, on) {
+/** The element of a row, which may be the one that is `shown`. `on` has what its buttons do: pick, retry, edit,
+ * discard, older. */
+export function draw(row, on, shown = null) {
   if (row.kind === "day") return el("li", { class: "day" }, el("span", {}, row.name));
   if (row.kind === "new") return el("li", { class: "new" }, el("span", {}, "New messages"));
-  if (row.kind === "older") return el("li", { class: "older" }, el("button", { type: "button", class: "quiet", on: { click: on.older } }, "Load older messages"));
-  const { message, isMine, isFirst, state, problem, isPicked, isPicking } = row;
-  const canPick = state !== "pending";
-  const time = timeOf(message.time);
+  if (row.kind === "older") {
+    const load = el("button", { type: "button", class: "quiet", on: { click: on.older } }, "Load older messages");
+    return el("li", { class: "older" }, load);
+  }
+  const was = drawn.get(shown);
+  const isSame = was?.body === row.message.body && was.isDeleted === row.message.deleted;
+  const parts = isSame ? was : begin(row, on);
+  parts.row = row;
+  finish(parts, on);
+  return parts.item;
+}
+
+/** By element: what a message is made of. It is brought up to date in place, so that what is selected or touched in it
+ * stays so. */
+const drawn = new WeakMap();
+
+function begin({ message, isMine }, on) {
   const body = message.deleted
     ? el("p", { class: "body gone" }, "This message was deleted")
-    : el("p", { class: "body", dir: "auto" }, ...linked(message.body));
+    : el("p", { class: "body" }, ...linked(message.body));
+  const meta = el("span", { class: "meta" });
   const bubble = el("div", { class: "bubble" },
-    el("span", { class: "vh" }, isMine ? "You: " : `${message.sender}: `), body,
-    el("span", { class: "meta" }, el("time", { datetime: new Date(message.time).toISOString(), title: exactly(message.time) }, time), state && !message.deleted && !problem ? mark(state) : null));
-  const item = el("li", { class: `message${isMine ? " mine" : ""}${isFirst ? " first" : ""}${isPicked ? " picked" : ""}` });
-  if (canPick) {
-    const label = `Select message: ${message.deleted ? "deleted" : message.body.slice(0, 60)}, ${time}`;
-    const box = el("input", { type: "checkbox", class: "pick", "aria-label": label, tabindex: isPicking ? false : -1, on: { change: () => on.pick(row) } });
-    box.checked = isPicked;
-    item.append(bubble, box);
-    if (isPicking) bubble.addEventListener("click", (event) => event.target.closest("a") || on.pick(row));
-    else longPress(bubble, () => on.pick(row));
-  } else item.append(bubble);
-  if (problem) item.append(trouble(row, on));
-  return item;
+    el("span", { class: "vh" }, isMine ? "You: " : `${message.sender}: `),
+    el("div", { class: "text", dir: message.deleted ? false : "auto" }, body, meta));
+  const kept = { body: message.body, isDeleted: message.deleted };
+  const parts = { ...kept, item: el("li", {}, bubble), meta, box: null, problem: null, trouble: null };
+  drawn.set(parts.item, parts);
+  bubble.addEventListener("click", (event) => {
+    if (parts.row.isPicking && canPick(parts.row) && !event.target.closest("a")) on.pick(parts.row);
+  });
+  longPress(bubble, () => !parts.row.isPicking && canPick(parts.row) && on.pick(parts.row));
+  return parts;
+}
+
+/** What is not saved yet, or is being deleted, cannot be picked. */
+const canPick = (row) => row.state !== "pending" && !row.isLeaving;
+
+function finish(parts, on) {
+  const { item, meta, row } = parts;
+  const { message, isMine, isFirst, state, problem, isPicked, isPicking, isLeaving } = row;
+  const time = timeOf(message.time);
+  const classes = { mine: isMine, first: isFirst, picked: isPicked, leaving: isLeaving, [row.found ?? ""]: row.found };
+  item.className = ["message", ...Object.keys(classes).filter((name) => classes[name])].join(" ");
+  const moment = { datetime: new Date(message.time).toISOString(), title: exactly(message.time) };
+  const marks = state && !message.deleted && !problem ? [mark(state)] : [];
+  meta.replaceChildren(...(isLeaving ? ["Deleting…"] : []), el("time", moment, time), ...marks);
+  if (!canPick(row)) {
+    parts.box?.remove();
+    parts.box = null;
+  } else {
+    parts.box ??= pickBox(parts, on);
+    parts.box.checked = isPicked;
+    const words = message.deleted ? "deleted" : head(message.body, 60);
+    parts.box.setAttribute("aria-label", `Select message: ${words}, ${time}`);
+    // Screen readers meet each text once, unless it can be picked.
+    parts.box.tabIndex = isPicking ? 0 : -1;
+    if (isPicking) parts.box.removeAttribute("aria-hidden");
+    else parts.box.setAttribute("aria-hidden", "true");
+  }
+  if (parts.problem === problem) return;
+  parts.trouble?.remove();
+  Object.assign(parts, { problem, trouble: problem ? trouble(row, on) : null });
+  if (problem) item.append(parts.trouble);
+}
+
+function pickBox(parts, on) {
+  const box = el("input", { type: "checkbox", class: "pick", on: { change: () => on.pick(parts.row) } });
+  parts.item.children[0].after(box);
+  return box;
 }
 
 function trouble({ message, problem }, on) {
-  const words = { USER_DELETED: `${message.to}’s account was deleted.`, USER_UNKNOWN: `Nobody is called ${message.to}.` };
+  const words = {
+    USER_DELETED: `${message.to}'s account was deleted.`,
+    USER_UNKNOWN: `no account named ${message.to}.`,
+  };
   const button = (text, action) => el("button", { type: "button", class: "quiet", on: { click: () => action(message) } }, text);
   return el("div", { class: "trouble" }, icon("alert"), el("span", {}, `Not sent: ${words[problem.reason] ?? problem.message}`),
     button("Try again", on.retry), button("Edit", on.edit), button("Discard", on.discard));
 }
 
+/** Touches that last. Where the browser selects a text by them, that is what was meant. */
 function longPress(element, action) {
   let [timer, start] = [0, null];
   const stop = () => clearTimeout(timer);
+  const press = () => {
+    const selection = getSelection();
+    if (!selection.isCollapsed && selection.containsNode(element, true)) return;
+    // The finger is still down: where it is lifted, there may be another message by then.
+    addEventListener("click", swallow, { capture: true });
+    const stopSwallowing = () => removeEventListener("click", swallow, { capture: true });
+    addEventListener("pointerdown", stopSwallowing, { capture: true, once: true });
+    action();
+  };
   element.addEventListener("pointerdown", (event) => {
     start = event;
-    if (event.pointerType === "touch") timer = setTimeout(action, LONG_PRESS_MS);
+    stop();
+    if (event.pointerType !== "touch" || !event.isPrimary || event.target.closest("a")) return;
+    timer = setTimeout(press, LONG_PRESS_MS);
   });
   element.addEventListener("pointermove", (event) => Math.hypot(event.x - start?.x, event.y - start?.y) > STILL_PX && stop());
   for (const end of ["pointerup", "pointercancel"]) element.addEventListener(end, stop);
+}
+
+function swallow(event) {
+  event.preventDefault();
+  event.stopPropagation();
 }

@@ -1,7 +1,8 @@
 // Which nodes there are, and which one the page talks to.
 //
-// The page's own node is known; the others are learned from it. When the current one fails, all are asked at once who leads, and the
-// first that knows becomes the current one. `state` is what the page may hope for:
+// The page's own node is known; the others are learned from it, and kept for the time when it is down. When the current
+// one fails, all are asked at once who leads, and the first that knows becomes the current one. `state` is what the
+// page may hope for:
 // - "online": the current node knows a leader. Everything works.
 // - "minority": nodes answer, and none knows a leader: what is there can be read, nothing can be changed.
 // - "offline": no node answers.
@@ -10,6 +11,7 @@
 
 import { Failure, call } from "./api.js";
 import { Events } from "./dom.js";
+import { keep } from "./keep.js";
 
 /** How long a node has to say who leads; twice as long each time that none did. Where the way is long, connecting takes most of it. */
 const ANSWER_MS = 1500;
@@ -18,12 +20,20 @@ const ANSWER_MS_MAX = 12_000;
 const WAY_MS_MAX = 4000;
 const PAUSE_MS = [200, 400, 800, 1500, 3000];
 const NOBODY = { headers: {}, cookies: false };
+/** Where the browser keeps them, and how many at most. */
+const KEPT = "nodes";
+const NODES_MAX = 64;
 const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
 
 /** Where a page of `here` (a location) finds a node that advertises `address`: the names of the own machine are one. */
 export function baseOf(address, here) {
-  if (!address || !URL.canParse(`${here.protocol}//${address}`)) return null;
-  const url = new URL(`${here.protocol}//${address}`);
+  if (!address) return null;
+  let url;
+  try {
+    url = new URL(`${here.protocol}//${address}`);
+  } catch {
+    return null;
+  }
   if (LOOPBACK.includes(url.hostname) && LOOPBACK.includes(here.hostname)) url.hostname = here.hostname;
   return url.origin;
 }
@@ -45,6 +55,8 @@ export class Nodes extends Events {
     this.state = "online";
     this.looking = false;
     this.all = [this.own];
+    // The page may be one that was kept, and its node down.
+    this.#know(keep.get(KEPT) ?? []);
     /** The session is only known on the page's own host (session.js). */
     this.isBound = false;
     addEventListener("online", () => this.state !== "online" && this.choose());
@@ -71,7 +83,15 @@ export class Nodes extends Events {
 
   /** What ListNodes answered. The page's own address stays, whatever it leads to: it may be that of a load balancer. */
   learn(answer) {
-    const bases = (answer.nodes ?? []).map((node) => [baseOf(node.webAddress, location), node.name]).filter(([base]) => base);
+    const listed = (answer.nodes ?? []).slice(0, NODES_MAX);
+    const nodes = listed.map(({ webAddress = "", name = "" }) => ({ webAddress, name }));
+    this.#know(nodes);
+    const isNews = JSON.stringify(nodes) !== JSON.stringify(keep.get(KEPT));
+    if (nodes.length && isNews) keep.set(KEPT, nodes);
+  }
+
+  #know(nodes) {
+    const bases = nodes.map((node) => [baseOf(node.webAddress, location), node.name]).filter(([base]) => base);
     this.#names = new Map(bases);
     this.all = [...new Set([this.own, ...this.#names.keys()])];
   }

@@ -3,7 +3,7 @@
 import { $, avatar, el, icon, isComposing } from "./dom.js";
 import { announce } from "./toasts.js";
 import { List } from "./list.js";
-import { count, exactly, oneLine, when } from "./text.js";
+import { count, distance, exactly, oneLine, when } from "./text.js";
 
 const ROW_PX = 68;
 const HEAD_PX = 36;
@@ -11,7 +11,13 @@ const TYPING_MS = 150;
 /** Of a search, in bytes; see the protocol files. */
 const QUERY_MAX = 32;
 
-export const MARKS = { pending: ["clock", "Waiting to be sent"], saved: ["check", "Saved"], delivered: ["checks", "Delivered"], read: ["checks", "Read"] };
+export const MARKS = {
+  refused: ["alert", "Not sent"],
+  pending: ["clock", "Sending…"],
+  saved: ["check", "Sent"],
+  delivered: ["checks", "Delivered"],
+  read: ["checks", "Read"],
+};
 
 /** The sign for how far a message came, with its word. */
 export function mark(state) {
@@ -26,10 +32,16 @@ export class People {
   /** Enter was pressed before there was an answer. */
   #isImpatient = false;
   #open = null;
+  /** The open one has still to come into view: it is not listed yet. */
+  #isToReveal = false;
 
   constructor(client) {
     this.client = client;
-    this.list = new List($("people"), { draw: (row) => this.#draw(row), estimate: (row) => (row.head ? HEAD_PX : ROW_PX) });
+    this.list = new List($("people"), {
+      draw: (row) => this.#draw(row),
+      estimate: (row) => (row.head ? HEAD_PX : ROW_PX),
+      onScroll: () => this.#setTabStop(),
+    });
     this.box = $("people");
     this.search = $("search");
     this.stopping = new AbortController();
@@ -37,6 +49,7 @@ export class People {
     this.search.addEventListener("input", () => this.#typed(), { signal });
     this.search.addEventListener("keydown", (event) => this.#key(event), { signal });
     $("people").addEventListener("keydown", (event) => this.#key(event), { signal });
+    $("people").addEventListener("focusin", () => this.#setTabStop(), { signal });
     $("people").addEventListener("click", (event) => event.target.closest("a") && this.clear(), { signal });
     this.clear();
   }
@@ -49,6 +62,7 @@ export class People {
 
   /** The conversation that is open. */
   current(name) {
+    this.#isToReveal = name !== "" && name !== this.#open;
     this.#open = name;
     this.update();
   }
@@ -83,34 +97,43 @@ export class People {
     this.#found = found;
     this.update();
     if (this.#isImpatient) return $("people").querySelector("a")?.click();
-    announce(found.problem ?? `${count(found.people.length, "person", "people")} found${found.hasMore ? ", and there are more" : ""}`);
+    const more = found.hasMore ? "; keep typing to narrow" : "";
+    announce(found.problem ?? `${count(found.people.length, "person", "people")} found${more}`);
   }
 
   update() {
     const rows = this.#query ? this.#matches() : this.client.list.map((conversation) => this.#row(conversation));
     this.list.show(rows);
+    if (this.#isToReveal && !this.#query && this.list.reveal(`with/${this.#open}`)) this.#isToReveal = false;
     const empty = $("people-empty");
     empty.hidden = rows.length > 0;
-    if (this.#query) empty.textContent = this.#found?.problem ?? (this.#found ? "Nobody is called that." : "Searching…");
-    else empty.textContent = this.client.ready ? "No conversations yet. Search for somebody above to write to them." : "Loading…";
+    if (this.#query) empty.textContent = this.#found?.problem ?? (this.#found ? "No matches." : "Searching…");
+    else empty.textContent = this.client.ready ? "No conversations yet. Search for someone to message." : "Loading…";
   }
 
   #matches() {
     const known = this.client.list.filter((conversation) => conversation.name.includes(this.#query));
+    known.sort((a, b) => distance(a.name, this.#query) - distance(b.name, this.#query));
     const names = new Set(known.map((conversation) => conversation.name));
     const others = (this.#found?.people ?? []).filter((account) => !names.has(account.username));
     const rows = known.length ? [{ key: "head/known", version: "", head: "Conversations" }, ...known.map((conversation) => this.#row(conversation))] : [];
     if (others.length) rows.push({ key: "head/others", version: "", head: "People" });
     for (const { username } of others) rows.push({ key: `person/${username}`, version: String(username === this.client.me), name: username });
-    if (this.#found?.hasMore) rows.push({ key: "head/more", version: "", head: "There are more: type more of the name" });
+    if (this.#found?.hasMore) {
+      rows.push({ key: "head/more", version: "", head: "More results – keep typing to narrow" });
+    }
     return rows;
   }
 
   #row(conversation) {
-    const waiting = this.client.outbox.to(conversation.name).at(-1);
+    const entries = this.client.outbox.to(conversation.name);
+    // What was refused stays until somebody decides about it.
+    const refused = entries.findLast((entry) => entry.problem);
+    const waiting = refused ?? entries.at(-1);
     const { last } = conversation;
     const isOpen = conversation.name === this.#open;
-    const state = last && last.sender === this.client.me ? conversation.reached(last, this.client.me) : "";
+    const isMine = last?.sender === this.client.me && !last.deleted;
+    const state = refused ? "refused" : waiting ? "pending" : isMine ? conversation.reached(last, this.client.me) : "";
     const version = [waiting?.id, last?.id, last?.deleted, state, conversation.unread, conversation.deleted, isOpen, new Date().getDate()].join();
     return { key: `with/${conversation.name}`, version, name: conversation.name, conversation, waiting, state, isOpen };
   }
@@ -119,7 +142,9 @@ export class People {
     if (head) return el("li", { class: "people-head" }, head);
     const title = el("span", { class: "name", dir: "auto" }, name === this.client.me ? `${name} (notes to yourself)` : name);
     if (!conversation) {
-      return el("li", {}, el("a", { href: `#/${name}` }, avatar(name), el("span", { class: "row-main" }, el("span", { class: "row-top" }, title), el("span", { class: "row-last" }, "Write a message"))));
+      return el("li", {}, el("a", { href: `#/${name}` }, avatar(name), el("span", { class: "row-main" },
+        el("span", { class: "row-top" }, title),
+        el("span", { class: "row-last" }, "Start a conversation"))));
     }
     const { last, unread } = conversation;
     const time = waiting?.time ?? last?.time;
@@ -130,14 +155,24 @@ export class People {
       el("span", { class: "row-main" },
         el("span", { class: "row-top" }, title, time ? el("time", { title: exactly(time) }, when(time)) : null),
         el("span", { class: "row-bottom" },
-          waiting ? mark("pending") : state ? mark(state) : null,
+          state ? mark(state) : null,
           el("span", { class: `row-last${!waiting && (!last || last.deleted) ? " gone" : ""}`, dir: "auto" }, words), badge))));
   }
 
-  /** Down and up go through the list, Escape ends the search, Enter opens the first that was found. */
+  /** The list is one stop of the Tab key: the row with the focus, the open one, or the first that can be seen. */
+  #setTabStop() {
+    const links = [...this.box.querySelectorAll("a")];
+    const top = this.box.getBoundingClientRect().top;
+    const stop = links.find((link) => link === document.activeElement)
+      ?? links.find((link) => link.hasAttribute("aria-current"))
+      ?? links.find((link) => link.getBoundingClientRect().bottom > top);
+    for (const link of links) link.tabIndex = link === stop ? 0 : -1;
+  }
+
+  /** Down, up, Home and End go through the list, Escape ends the search, Enter opens the first that was found. */
   #key(event) {
-    if (isComposing(event)) return;
-    const links = [...$("people").querySelectorAll("a")];
+    if (isComposing(event) || event.ctrlKey || event.altKey || event.metaKey) return;
+    const links = [...this.box.querySelectorAll("a")];
     const at = links.indexOf(document.activeElement);
     if (event.key === "Escape" && this.#query) {
       this.clear();
@@ -145,10 +180,15 @@ export class People {
     } else if (event.key === "Enter" && at < 0) {
       this.#isImpatient = this.#query !== "" && !links.length;
       links[0]?.click();
-    }
-    else if (event.key === "ArrowDown") links[at + 1]?.focus();
+    } else if (event.key === "ArrowDown") (at < 0 ? links.find((link) => link.tabIndex === 0) : links[at + 1])?.focus();
     else if (event.key === "ArrowUp") (links[at - 1] ?? this.search).focus();
+    else if (event.key === "Home" && at >= 0) this.#focus(this.list.rows.find((row) => row.name));
+    else if (event.key === "End" && at >= 0) this.#focus(this.list.rows.findLast((row) => row.name));
     else return;
     event.preventDefault();
+  }
+
+  #focus(row) {
+    this.list.reveal(row?.key)?.querySelector("a").focus();
   }
 }

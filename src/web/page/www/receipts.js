@@ -59,7 +59,8 @@ export class Receipts {
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
         if (failure.loggedOut) return;
-        const wait = failure.passing ? AGAIN_MS : Math.min(AGAIN_MS * 2 ** misses, AGAIN_MS_MAX);
+        const growing = Math.min(AGAIN_MS * 2 ** misses, AGAIN_MS_MAX);
+        const wait = failure.passing ? Math.max(failure.retryMs, AGAIN_MS) : growing;
         await Promise.all([pause(wait), this.#calls.nodes.online()]);
       }
     }

@@ -2,11 +2,11 @@
 //
 // Where cookies reach all nodes (they are on the page's own host, on whatever port, or behind one address), the token is in a cookie that
 // no script can read. Where nodes on other hosts can be reached, no cookie of this page would get there, and the page could not go on
-// with them when its own node dies: then it keeps the token itself.
+// with them when its own node dies: then it keeps the token itself. So it does where the browser refuses cookies.
 
-import { call, forgetCookie } from "./api.js";
+import { Failure, call, forgetCookie } from "./api.js";
 import { Calls } from "./calls.js";
-import { keep } from "./keep.js";
+import { keep, tab } from "./keep.js";
 import { uuid7 } from "./text.js";
 
 const PROBE_MS = 1500;
@@ -20,7 +20,7 @@ export class Session {
   constructor(nodes) {
     this.#nodes = nodes;
     // A tab stays with its account, whoever logs in in another one.
-    const name = this.#tab()?.getItem("account") ?? keep.get("account");
+    const name = tab.get("account") ?? keep.get("account");
     this.#take(name ? keep.get(`session/${name}`) : null);
   }
 
@@ -45,28 +45,44 @@ export class Session {
   }
 
   async logIn(username, password) {
-    const cookies = !(await this.#reachesOthers());
-    const credentials = cookies ? { headers: { "Chat-Session": username }, cookies } : NOBODY;
-    const answer = await new Calls(this.#nodes, () => credentials).chat("Login", { username, password }, 15_000);
+    let token = null;
+    const isForCookie = navigator.cookieEnabled !== false && !(await this.#reachesOthers());
+    if (!isForCookie || !(await this.#logInWithCookie(username, password))) {
+      ({ token } = await new Calls(this.#nodes, () => NOBODY).chat("Login", { username, password }, 15_000));
+    }
     this.#wish = null;
-    this.#take({ name: username, token: cookies ? null : answer.token, id: uuid7() });
+    this.#take({ name: username, token, id: uuid7() });
     keep.remove(`left/${username}`);
     keep.set(`session/${username}`, { name: username, token: this.token, id: this.#id });
     keep.set("account", username);
-    this.#tab()?.setItem("account", username);
+    tab.set("account", username);
+  }
+
+  /** Resolves to whether the session is in a cookie. The browser may have refused it, or a proxy taken it away: the
+   * page cannot see that, but the nodes do not know the session then. It stays open until it expires. */
+  async #logInWithCookie(username, password) {
+    const calls = new Calls(this.#nodes, () => ({ headers: { "Chat-Session": username }, cookies: true }));
+    await calls.chat("Login", { username, password }, 15_000);
+    try {
+      await calls.chat("GetPrivacy", {});
+    } catch (failure) {
+      if (!(failure instanceof Failure)) throw failure;
+      return !failure.loggedOut;
+    }
+    return true;
   }
 
   /** Whoever is logged in is about to end the session: other tabs will hear from the nodes that it is over, and have to know that it
    * was meant so. `null`: it came to nothing. */
-  leaving(notice) {
-    if (notice === null) keep.remove(`left/${this.name}`);
-    else keep.set(`left/${this.name}`, { id: this.#id, notice });
+  leaving(left) {
+    if (left === null) keep.remove(`left/${this.name}`);
+    else keep.set(`left/${this.name}`, { id: this.#id, ...left });
   }
 
-  /** What the tab that ended this session says of it; `null` when it was none. */
+  /** What the tab that ended this session says of it (`notice`, `isGone`); `null` when it was none. */
   get left() {
     const left = keep.get(`left/${this.name}`);
-    return left?.id === this.#id ? left.notice : null;
+    return left?.id === this.#id ? left : null;
   }
 
   /** Calls with what another tab says that has ended this session. Where no node could be told, nobody else will say so. */
@@ -89,7 +105,7 @@ export class Session {
     // It may be that of a later login, in another tab.
     if (keep.get(`session/${this.name}`)?.id === this.#id) keep.remove(`session/${this.name}`);
     if (keep.get("account") === this.name) keep.remove("account");
-    this.#tab()?.removeItem("account");
+    tab.remove("account");
     this.#take(null);
   }
 
@@ -98,14 +114,6 @@ export class Session {
     this.token = session?.token ?? null;
     this.#id = session?.id ?? null;
     this.#nodes.isBound = session !== null && !this.token;
-  }
-
-  #tab() {
-    try {
-      return window.sessionStorage;
-    } catch {
-      return null;
-    }
   }
 
   async #reachesOthers() {

@@ -4,6 +4,14 @@ const utf8 = new TextEncoder();
 
 export const bytesOf = (text) => utf8.encode(text).length;
 
+/** How many more characters like those of `text` fit into `bytesMax`, which is a limit in UTF-8. Negative: how many are
+ * too many. Takes time in proportion to the limit, however long the text is. */
+export function charactersLeft(text, bytesMax) {
+  const { read, written } = utf8.encodeInto(text, new Uint8Array(bytesMax));
+  if (read < text.length) return read - text.length;
+  return written ? Math.floor(((bytesMax - written) * text.length) / written) : bytesMax;
+}
+
 /** A UUID of version 7: by time first, which is best for the database; then random. */
 export function uuid7(now = Date.now()) {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -15,13 +23,20 @@ export function uuid7(now = Date.now()) {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const weekday = new Intl.DateTimeFormat(undefined, { weekday: "long" });
-const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long", year: "numeric" });
-const shortDate = new Intl.DateTimeFormat(undefined, { day: "2-digit", month: "2-digit", year: "2-digit" });
-const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+/** The page is in English, and so are its dates. Their order, and 12 or 24 hours, are the person's habit. */
+const habit = new Intl.DateTimeFormat(undefined, { hour: "numeric" }).resolvedOptions();
+const english = new Intl.Locale("en", { region: new Intl.Locale(habit.locale).maximize().region });
+const format = (options) => new Intl.DateTimeFormat([english, "en"], options);
+const { hourCycle } = habit;
+
+const clock = format({ hour: hourCycle?.startsWith("h1") ? "numeric" : "2-digit", minute: "2-digit", hourCycle });
+const weekday = format({ weekday: "long" });
+const date = format({ day: "numeric", month: "long", year: "numeric" });
+const shortDate = format({ day: "2-digit", month: "2-digit", year: "2-digit" });
+const exact = format({ dateStyle: "full", timeStyle: "medium", hourCycle });
 
 export const timeOf = (ms) => clock.format(ms);
+export const dateOf = (ms) => date.format(ms);
 export const exactly = (ms) => exact.format(ms);
 
 /** A number that is the same for all times of a day, here. */
@@ -49,24 +64,56 @@ export function when(ms, now = Date.now()) {
 /** How long ago, roughly. */
 export function duration(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
-  if (seconds < 90) return `${seconds} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+  if (seconds < 90) return count(seconds, "second");
+  return seconds < 5400 ? count(Math.round(seconds / 60), "minute") : count(Math.round(seconds / 3600), "hour");
 }
 
 /** Characters that change the direction of the text behind them, until one of them ends it or the line ends. */
 const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
 
-/** The first line of a text, for where there is one line. Nothing in it reorders what stands around it. */
-export const oneLine = (text) => text.slice(0, 200).replace(DIRECTIONS, "").replace(TOWERS, "$1").replace(/\s+/g, " ").trim();
+const segmenter = Intl.Segmenter ? new Intl.Segmenter(undefined, { granularity: "grapheme" }) : null;
+/** UTF-16 units that a character of a preview may have: a family of four has 11. */
+const UNITS = 16;
 
-export const count = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
+/** The first `count` characters of a text, as people count them: no emoji is cut in half. */
+export function head(text, count) {
+  const most = text.slice(0, count * UNITS);
+  // The last one may have been cut just now, and so is left out.
+  const chars = Array.from(segmenter ? segmenter.segment(most) : most, (char) => char.segment ?? char);
+  if (most.length < text.length && chars.length > 1) chars.pop();
+  return chars.slice(0, count).join("");
+}
+
+/** The beginning of a text, for where there is one line. Nothing in it reorders what stands around it. */
+export function oneLine(text) {
+  return head(text, 200).replace(DIRECTIONS, "").replace(TOWERS, "$1").replace(/\s+/g, " ").trim();
+}
+
+/** How well a name fits what was searched for in it: the less, the better. */
+export function distance(name, query) {
+  if (name === query) return 0;
+  if (name.startsWith(query)) return 1;
+  // A name has parts.
+  return [".", "-", "_"].some((mark) => name.includes(mark + query)) ? 2 : 3;
+}
+
+export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
 /** Overrides show letters in another order than they have: "gpj.exe" as "exe.jpg". No language needs them. */
 const OVERRIDES = /[\u202d\u202e]+/g;
-/** An address goes on through ASCII and through letters. It ends before text in scripts that are written without spaces, as browsers take a
- * full stop of theirs for a dot, and before anything invisible. */
-const ADDRESS = /https?:\/\/(?:[!#-;=?-[\]^_a-z{|}~]|(?![\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Hang}])[\p{L}\p{M}\p{N}])+/giu;
-const HOST = /^(https?:\/\/)([^/?#]*)/i;
+/** An address goes on through ASCII and through letters. It ends before text in scripts that are written without
+ * spaces, as browsers take a full stop of theirs for a dot, and before anything invisible. A mail address is ASCII, and
+ * each part of it as long as the standard allows (RFC 5321, 4.5.3.1), so that none takes long to find. */
+const SPACELESS = "[\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Hang}]";
+const ADDRESS = new RegExp(
+  `(?:https?:\\/\\/|www\\.)(?:[!#-;=?-[\\]^_a-z{|}~]|(?!${SPACELESS})[\\p{L}\\p{M}\\p{N}])+` +
+  "|[a-z0-9_+-][a-z0-9._+-]{0,63}@(?:[a-z0-9-]{1,63}\\.){1,8}[a-z]{2,63}", "giu");
+/** Before and behind an address that has no scheme: it is the middle of a longer word then, or has letters that look
+ * like others. */
+const BEFORE = /[\p{L}\p{M}\p{N}@._%+/=-]$/u;
+const BEHIND = new RegExp(`^(?!${SPACELESS})[\\p{L}\\p{M}\\p{N}@_]`, "u");
+const MAIL = /^(?!www\.)[^/:]*@/i;
+const HOST = /^(https?:\/\/|)([^/?#]*)/i;
 /** They end a sentence more often than an address. */
 const END_MARKS = ".,;:!?'";
 /** More marks on one letter are no text (Unicode's stream-safe format, UAX #15, has the same bound): they cover other messages, and cost the
@@ -92,21 +139,27 @@ function trimmed(address) {
   return address.slice(0, end);
 }
 
-/** A link that says where it leads; `null` when the address is none, or made to look like another. */
-function linkTo(address) {
+/** A link that says where it leads; `null` when the address is none, or made to look like another. `before` and
+ * `behind` are what stands around it. */
+function linkTo(address, before, behind) {
+  const hasScheme = /^https?:/i.test(address);
+  if (!hasScheme && (BEFORE.test(before) || BEHIND.test(behind))) return null;
+  const link = document.createElement("a");
+  link.rel = "noopener noreferrer nofollow";
+  if (!hasScheme && MAIL.test(address)) return Object.assign(link, { href: `mailto:${address}`, textContent: address });
   let url;
   try {
-    url = new URL(address);
+    url = new URL(hasScheme ? address : `https://${address}`);
   } catch {
     return null;
   }
+  // "www." alone is no host, and "www.x" is none that others would know.
+  if (!hasScheme && url.hostname.split(".").filter(Boolean).length < 3) return null;
   // "https://bank.example@evil.example": what stands first looks like the host.
   if (url.username || url.password) return null;
   // Letters of other scripts look like those of ours: such a host is shown as browsers do.
   const text = address.replace(TOWERS, "$1").replace(HOST, (typed, scheme, host) => (/^[\x21-\x7e]*$/.test(host) ? typed : scheme + url.host));
-  const link = document.createElement("a");
-  Object.assign(link, { href: url.href, textContent: text, target: "_blank", rel: "noopener noreferrer nofollow" });
-  return link;
+  return Object.assign(link, { href: url.href, textContent: text, target: "_blank" });
 }
 
 /** A text with its overrides as words, each run of them as one; beyond `room` they are left out. */
@@ -132,7 +185,8 @@ export function linked(text) {
   for (const { 0: found, index } of text.matchAll(ADDRESS)) {
     if (parts.length > ELEMENTS_MAX * 2) break;
     const address = trimmed(found);
-    const link = linkTo(address);
+    const behind = index + address.length;
+    const link = linkTo(address, text.slice(Math.max(end, index - 2), index), text.slice(behind, behind + 2));
     if (!link) continue;
     parts.push(...visible(text.slice(end, index), ELEMENTS_MAX - parts.length / 2), link);
     end = index + address.length;

@@ -15,7 +15,7 @@ export function toast(text, { from = null, onClick = null, isError = false } = {
   const toasts = $("toasts");
   while (toasts.children.length >= TOASTS_MAX) toasts.firstElementChild.remove();
   toasts.append(note);
-  announce(from ? `New message of ${from}: ${text}` : text);
+  announce(from ? `New message from ${from}: ${text}` : text);
   const end = performance.now() + HELD_MS_MAX;
   const go = () => {
     // Not while somebody is about to click it; but a pointer may also just have been left there.
@@ -58,17 +58,38 @@ export const notifications = {
     return this.on;
   },
 
-  show(from, text, onClick) {
+  /** `open(from)` is called when it is clicked. Each message makes itself heard, also one that takes the place of
+   * another. */
+  async show(from, text, open) {
     if (!this.on) return;
+    const options = { body: oneLine(text), tag: `quorum-chat/${from}`, renotify: true, data: { from } };
     try {
-      const note = new Notification(from, { body: oneLine(text), tag: `quorum-chat/${from}` });
+      const note = new Notification(from, options);
       note.addEventListener("click", () => {
         window.focus();
         note.close();
-        onClick();
+        open(from);
       });
     } catch {
-      // Some browsers only have them in service workers.
+      await this.showByWorker(from, options);
     }
+  },
+
+  /** Browsers of phones only have them in service workers. A click is told by worker.js. */
+  async showByWorker(from, options) {
+    try {
+      const worker = await navigator.serviceWorker.getRegistration();
+      await worker.showNotification(from, options);
+    } catch {
+      keep.set("notifications", false);
+      toast("This browser can't show notifications, so they've been turned off.", { isError: true });
+    }
+  },
+
+  /** Calls `open` with the name of the person whose notification was clicked, where a worker shows them. */
+  onOpened(open) {
+    const workers = navigator.serviceWorker;
+    workers?.addEventListener("message", ({ data }) => typeof data?.open === "string" && open(data.open));
+    workers?.startMessages();
   },
 };

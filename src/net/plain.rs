@@ -1,0 +1,137 @@
+//! A connection without TLS that detects a peer that speaks TLS.
+//!
+//! Such a server answers unreadable data with an alert of seven bytes and closes the connection. The alert is too short
+//! for an HTTP/2 frame, so without this check the caller only sees a closed connection.
+//!
+//! Does not cover: servers that close without an alert.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The first byte of a TLS record with an alert (RFC 8446, section 5.1). No server begins HTTP/2 with it, as it would
+/// be the length of a settings frame that exceeds any real one.
+const ALERT: u8 = 0x15;
+
+/// A connection that records whether anything was read on it.
+pub(super) struct Plain<S> {
+    stream: S,
+    is_begun: bool,
+    /// A byte that was read to find out why a write failed.
+    first: Option<u8>,
+}
+
+impl<S> Plain<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, is_begun: false, first: None }
+    }
+}
+
+fn talks_tls() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it talks TLS, and this side does not")
+}
+
+impl<S: AsyncRead + Unpin> Plain<S> {
+    /// The cause of a failed write: an alert that waits to be read, or else `failed`.
+    fn reason(&mut self, context: &mut Context<'_>, failed: io::Error) -> io::Error {
+        if !self.is_begun && self.first.is_none() {
+            let mut first = [0];
+            let mut buffer = ReadBuf::new(&mut first);
+            if matches!(Pin::new(&mut self.stream).poll_read(context, &mut buffer), Poll::Ready(Ok(()))) {
+                self.first = buffer.filled().first().copied();
+            }
+        }
+        if self.first == Some(ALERT) { talks_tls() } else { failed }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if let Some(first) = self.first.take_if(|_| buffer.remaining() > 0) {
+            buffer.put_slice(&[first]);
+            self.is_begun = first != ALERT;
+            return Poll::Ready(if self.is_begun { Ok(()) } else { Err(talks_tls()) });
+        }
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if !self.is_begun && buffer.filled().get(before) == Some(&ALERT) {
+            return Poll::Ready(Err(talks_tls()));
+        }
+        self.is_begun |= buffer.filled().len() > before;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plain<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
+        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        Poll::Ready(flushed.map_err(|error| self.reason(context, error)))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    const ALERT_RECORD: [u8; 7] = [ALERT, 3, 3, 0, 2, 2, 70];
+
+    #[tokio::test]
+    async fn an_alert_at_the_beginning_is_told_and_later_bytes_are_handed_on() {
+        let (near, mut far) = duplex(64);
+        far.write_all(&ALERT_RECORD).await.unwrap();
+        drop(far);
+        let error = Plain::new(near).read_u8().await.unwrap_err();
+        assert_eq!((error.kind(), error.to_string().contains("talks TLS")), (io::ErrorKind::InvalidData, true));
+
+        let (near, mut far) = duplex(64);
+        far.write_all(&[0, ALERT]).await.unwrap();
+        let mut near = Plain::new(near);
+        assert_eq!((near.read_u8().await.unwrap(), near.read_u8().await.unwrap()), (0, ALERT));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_because_of_an_alert_says_so() {
+        let (near, mut far) = duplex(64);
+        far.write_all(&ALERT_RECORD).await.unwrap();
+        drop(far);
+        let error = Plain::new(near).write_all(b"PRI * HTTP/2.0").await.unwrap_err();
+        assert!(error.to_string().contains("talks TLS"), "{error}");
+        // Without an alert, the original error stays.
+        let (near, far) = duplex(64);
+        drop(far);
+        let error = Plain::new(near).write_all(b"PRI * HTTP/2.0").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

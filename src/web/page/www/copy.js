@@ -1,0 +1,27 @@
+// What is copied from a conversation: the texts alone, a line for each message.
+
+/** The selected parts of the messages in `box`; `null` when the selection is nothing of theirs. */
+function selected(box) {
+  const selection = getSelection();
+  if (selection.isCollapsed || !selection.rangeCount) return null;
+  const range = selection.getRangeAt(0);
+  const parts = [...box.querySelectorAll(".body")].filter((body) => range.intersectsNode(body)).map((body) => {
+    const part = document.createRange();
+    part.selectNodeContents(body);
+    const { startContainer, startOffset, endContainer, endOffset } = range;
+    if (range.compareBoundaryPoints(Range.START_TO_START, part) > 0) part.setStart(startContainer, startOffset);
+    if (range.compareBoundaryPoints(Range.END_TO_END, part) < 0) part.setEnd(endContainer, endOffset);
+    return part.toString();
+  });
+  return parts.filter(Boolean).join("\n") || null;
+}
+
+/** Browsers copy what stands around the texts, too: whose they are, the times, and a blank line behind each. */
+export function copyTexts(box, signal) {
+  box.addEventListener("copy", (event) => {
+    const text = selected(box);
+    if (text === null) return;
+    event.clipboardData.setData("text/plain", text);
+    event.preventDefault();
+  }, { signal });
+}

@@ -1,0 +1,259 @@
+// Finds a text in the open conversation. The browser's own search sees only the rows in the document.
+//
+// It looks through what is loaded, newest first. Where nothing is found it loads older messages, at most `PAGES` pages
+// at a time, says how far back it has looked, and goes on when it is told to. The work between two frames is bounded,
+// whatever the messages are. Does not cover: messages that wait to be sent, and those that come after a search began.
+
+import { $ } from "./dom.js";
+import { pause } from "./calls.js";
+import { dateOf } from "./text.js";
+
+const TYPING_MS = 150;
+/** Pages that are loaded at a time; each is a call. */
+const PAGES = 20;
+/** Characters that are looked through in one go: some milliseconds. */
+const CHARS = 500_000;
+/** Matches that are counted, and matches in one message that are coloured. */
+const MATCHES_MAX = 1000;
+const RANGES_MAX = 100;
+/** Pixels that a match keeps from the edge of the box. */
+const EDGE = 100;
+
+/** The places of a text in another, whatever their case; none where upper case has other places than lower case. */
+export function placesOf(body, query) {
+  const [text, wanted] = [body.toLowerCase(), query.toLowerCase()];
+  const places = [];
+  if (text.length !== body.length || !wanted) return places;
+  let at = text.indexOf(wanted);
+  while (at >= 0 && places.length < RANGES_MAX) {
+    places.push(at);
+    at = text.indexOf(wanted, at + wanted.length);
+  }
+  return places;
+}
+
+/** The ranges of some places in an element; they may go over the borders of its text nodes. */
+function rangesOf(element, places, length) {
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  let [start, node] = [0, walker.nextNode()];
+  /** The node and the offset of a place. They are asked for in their order. */
+  const point = (place) => {
+    while (node && place > start + node.length) {
+      start += node.length;
+      node = walker.nextNode();
+    }
+    return node ? [node, place - start] : null;
+  };
+  return places.flatMap((place) => {
+    const [from, to] = [point(place), point(place + length)];
+    if (!from || !to) return [];
+    const range = document.createRange();
+    range.setStart(...from);
+    range.setEnd(...to);
+    return [range];
+  });
+}
+
+export class Find {
+  #query = "";
+  /** The seqs of the messages that have it, newest first. */
+  #matches = [];
+  #at = 0;
+  /** The run that is under way: another one ends it. */
+  #run = null;
+  #isBusy = false;
+  #problem = "";
+  #timer = 0;
+  #ranges = new WeakMap();
+
+  /** `chat` has the conversation, its list and its rows. */
+  constructor(chat, signal) {
+    this.chat = chat;
+    this.active = false;
+    this.input = $("find-text");
+    const on = (target, event, action) => target.addEventListener(event, action, { signal });
+    on(document, "keydown", (event) => this.#shortcut(event));
+    on($("find-open"), "click", () => (this.active ? this.close() : this.open()));
+    on($("find-close"), "click", () => this.close());
+    on($("find-older"), "click", () => this.#step(1));
+    on($("find-newer"), "click", () => this.#step(-1));
+    on($("find-further"), "click", () => this.#search(true));
+    on($("find"), "submit", (event) => event.preventDefault());
+    on(this.input, "input", () => this.#typed());
+    on(this.input, "keydown", (event) => {
+      if (event.key !== "Enter" || event.isComposing) return;
+      event.preventDefault();
+      this.#step(event.shiftKey ? -1 : 1);
+    });
+  }
+
+  /** The keys of browsers. Those who press them twice get the browser's own search. */
+  #shortcut(event) {
+    const { ctrlKey, metaKey, altKey, shiftKey, key } = event;
+    if (!(ctrlKey || metaKey) || altKey || shiftKey || key.toLowerCase() !== "f") return;
+    if (!this.chat.conversation || document.activeElement === this.input) return;
+    if (document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    this.open();
+  }
+
+  open() {
+    this.active = true;
+    $("find").hidden = false;
+    $("find-open").setAttribute("aria-pressed", "true");
+    this.input.focus();
+    this.input.select();
+    this.#tell();
+  }
+
+  close() {
+    if (!this.active) return;
+    const hadFocus = $("find").contains(document.activeElement);
+    this.active = false;
+    this.input.value = "";
+    this.#forget();
+    $("find").hidden = true;
+    $("find-open").setAttribute("aria-pressed", "false");
+    if (hadFocus) this.chat.box.focus();
+  }
+
+  #forget() {
+    clearTimeout(this.#timer);
+    this.#run = null;
+    this.#query = "";
+    this.#matches = [];
+    this.#at = 0;
+    this.#problem = "";
+    this.#isBusy = false;
+    this.#ranges = new WeakMap();
+    this.chat.soon();
+  }
+
+  #typed() {
+    this.#forget();
+    this.#query = this.input.value.trim();
+    this.#isBusy = this.#query !== "";
+    this.#tell();
+    if (this.#query) this.#timer = setTimeout(() => this.#search(false), TYPING_MS);
+  }
+
+  /** Looks through what is loaded; through more, when nothing is found there or it is to go `further`. */
+  async #search(further) {
+    const run = {};
+    this.#run = run;
+    this.#isBusy = true;
+    this.#problem = "";
+    const { conversation, client } = this.chat;
+    const known = this.#matches.length;
+    try {
+      if (!further && !(await this.#look(run, conversation, Infinity))) return;
+      for (let pages = 0; pages < PAGES && conversation.hasOlder && this.#matches.length === known; pages += 1) {
+        if (!further && this.#matches.length) break;
+        this.#tell();
+        const { floor } = conversation;
+        await client.load(conversation, true);
+        if (!(await this.#look(run, conversation, floor))) return;
+        // It was another load that was under way, or nothing came.
+        if (conversation.floor === floor && conversation.hasOlder) await pause(TYPING_MS);
+      }
+    } catch (failure) {
+      if (this.#run === run) this.#problem = failure.message;
+    }
+    if (this.#run !== run) return;
+    this.#run = null;
+    this.#isBusy = false;
+    if (this.#matches.length > known) this.#go(known);
+    else this.#tell();
+  }
+
+  /** Adds the matches before the seq `before`, in steps. False when the run is not wanted any more. */
+  async #look(run, conversation, before) {
+    const wanted = this.#query.toLowerCase();
+    let chars = 0;
+    // A copy: what comes meanwhile moves the places.
+    const messages = conversation.messages.filter((message) => message.seq < before);
+    for (const { seq, body, deleted } of messages.reverse()) {
+      if (this.#matches.length >= MATCHES_MAX) break;
+      if (!deleted && body.toLowerCase().includes(wanted)) this.#matches.push(seq);
+      chars += body.length;
+      if (chars < CHARS) continue;
+      chars = 0;
+      await pause(0);
+      if (this.#run !== run) return false;
+    }
+    return this.#run === run;
+  }
+
+  /** To an older match, or to a newer one. Behind the oldest that is known, it looks further back. */
+  #step(by) {
+    if (!this.#query || this.#isBusy) return;
+    const to = this.#at + by;
+    if (to >= 0 && to < this.#matches.length) this.#go(to);
+    else if (by > 0 && this.chat.conversation.hasOlder) this.#search(true);
+    // Around, as browsers do.
+    else if (this.#matches.length) this.#go(by > 0 ? 0 : this.#matches.length - 1);
+  }
+
+  #go(at) {
+    this.#at = at;
+    this.#tell();
+    const seq = this.#matches[at];
+    const message = this.chat.conversation.messages.find((one) => one.seq === seq);
+    // It may have been deleted since.
+    if (!message) return;
+    this.chat.update({ reveal: message.clientId || `seq/${seq}` });
+    this.#bringIntoView();
+  }
+
+  /** A message may be higher than the box. */
+  #bringIntoView() {
+    const { box } = this.chat;
+    const body = box.querySelector(".current .body");
+    const match = body && this.#rangesIn(body)[0]?.getBoundingClientRect();
+    if (!match) return;
+    const { top, bottom } = box.getBoundingClientRect();
+    if (match.top < top || match.bottom > bottom) box.scrollTop += match.top - top - EDGE;
+  }
+
+  /** Marks the rows that have it. */
+  mark(rows) {
+    if (!this.#matches.length) return;
+    const matches = new Set(this.#matches);
+    const current = this.#matches[this.#at];
+    for (const row of rows) {
+      if (row.kind !== "message" || !matches.has(row.message.seq)) continue;
+      row.found = row.message.seq === current ? "current" : "found";
+      row.version += `,${row.found}`;
+    }
+  }
+
+  #rangesIn(body) {
+    let ranges = this.#ranges.get(body);
+    if (!ranges) {
+      ranges = rangesOf(body, placesOf(body.textContent, this.#query), this.#query.length);
+      this.#ranges.set(body, ranges);
+    }
+    return ranges;
+  }
+
+  /** Colours the matches in the rows that are in the document, where the browser can. */
+  paint() {
+    if (!globalThis.CSS?.highlights) return;
+    const bodies = this.#query ? [...this.chat.box.querySelectorAll(":is(.found, .current) .body")] : [];
+    CSS.highlights.set("find", new Highlight(...bodies.flatMap((body) => this.#rangesIn(body))));
+  }
+
+  #tell() {
+    const { conversation } = this.chat;
+    const oldest = conversation?.messages[0];
+    const since = conversation?.hasOlder && oldest ? ` since ${dateOf(oldest.time)}` : "";
+    const { length } = this.#matches;
+    const most = length >= MATCHES_MAX ? `${MATCHES_MAX}+` : String(length);
+    let text = length ? `${this.#at + 1} of ${most}${since}` : `No matches${since}`;
+    if (this.#isBusy) text = `Searching…${since}`;
+    if (this.#problem) text = `Couldn't load older messages: ${this.#problem}`;
+    $("find-count").textContent = this.#query ? text : "";
+    $("find-further").hidden = !this.#query || this.#isBusy || !since || length >= MATCHES_MAX;
+    for (const id of ["find-older", "find-newer"]) $(id).disabled = !length;
+  }
+}

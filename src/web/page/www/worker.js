@@ -1,0 +1,107 @@
+// The service worker: keeps the shell of the page, so that the page can be loaded while its node is down.
+//
+// The shell is the document with its policy, and the files that it names. Invariants:
+// - A node that answers always decides: its document is used, and replaces the one that is kept. The kept shell is only
+//   used when no answer comes.
+// - One version is kept at most. The first answer of another one removes it, before anything of the new one is kept.
+// - A shell counts once its document is there, which is put last: half of one is never used.
+// - Nothing but the shell is kept: neither answers of the API nor anything else that belongs to an account.
+//
+// It also shows notifications where only workers can, and tells the page which one was clicked.
+//
+// Does not cover: which node the page talks to (nodes.js), and a shell that does not come up (boot.js drops it).
+
+const PREFIX = "shell/";
+/** How long a node has to begin its answer, when there is something to show instead. */
+const ANSWER_MS = 4000;
+/** A document that names more files is none of ours. */
+const FILES_MAX = 100;
+const FILE = /\/assets\/([0-9a-f]{16})\/[a-z]+\.[a-z]+/g;
+
+/** Documents are kept one after the other, in the order of their answers. */
+let keeping = Promise.resolve();
+
+const kept = async () => (await caches.keys()).filter((name) => name.startsWith(PREFIX));
+
+/**
+ * The answer that is kept for a path. `vary` is about compression, which the browser has undone. Nothing is opened here:
+ * that would make a cache again that the page has dropped in the meantime.
+ */
+async function find(path) {
+  for (const cacheName of await kept()) {
+    const isWhole = await caches.match("/", { cacheName, ignoreVary: true });
+    const found = isWhole && (await caches.match(path, { cacheName, ignoreVary: true }));
+    if (found) return found;
+  }
+  return null;
+}
+
+/** Keeps a document and its files, and nothing of any other version. */
+async function keep(answer) {
+  const files = new Map([...(await answer.clone().text()).matchAll(FILE)].map(([path, version]) => [path, version]));
+  const versions = new Set(files.values());
+  if (versions.size !== 1 || files.size > FILES_MAX) return;
+  const name = PREFIX + [...versions][0];
+  for (const other of await kept()) if (other !== name) await caches.delete(other);
+  const shell = await caches.open(name);
+  const there = new Set((await shell.keys()).map(({ url }) => new URL(url).pathname));
+  await shell.addAll([...files.keys()].filter((path) => !there.has(path)));
+  await shell.put("/", answer);
+}
+
+function keepNext(answer) {
+  const isPage = answer.ok && answer.type === "basic" && !answer.redirected;
+  if (!isPage) return keeping;
+  const copy = answer.clone();
+  // A node may die in between, or the space may be full: the next answer is another try.
+  keeping = keeping.then(() => keep(copy)).catch(() => {});
+  return keeping;
+}
+
+/** What is answered within `ANSWER_MS`; `null` when nothing is. */
+function soon(answer) {
+  const tooLate = new Promise((resolve) => setTimeout(resolve, ANSWER_MS, null));
+  return Promise.race([answer.catch(() => null), tooLate]);
+}
+
+async function page(event) {
+  const answer = fetch(event.request);
+  event.waitUntil(answer.then(keepNext).catch(() => {}));
+  const ofNode = await soon(answer);
+  // Proxies answer for nodes that are down.
+  if (ofNode && ofNode.status < 500) return ofNode;
+  return (await find("/").catch(() => null)) ?? answer;
+}
+
+async function file(request, path) {
+  const answer = fetch(request);
+  const ofNode = await soon(answer);
+  if (ofNode?.ok) return ofNode;
+  return (await find(path).catch(() => null)) ?? answer;
+}
+
+/** Brings the person to the conversation that a notification is of: in a tab that there is, or in a new one. */
+async function open(from) {
+  const [tab] = await clients.matchAll({ type: "window", includeUncontrolled: true });
+  if (!tab) return clients.openWindow(`/#/${encodeURIComponent(from)}`);
+  tab.postMessage({ open: from });
+  return tab.focus();
+}
+
+addEventListener("notificationclick", (event) => {
+  event.notification.close();
+  event.waitUntil(open(String(event.notification.data?.from ?? "")).catch(() => {}));
+});
+
+addEventListener("install", (event) => {
+  skipWaiting();
+  event.waitUntil(fetch("/", { cache: "no-cache" }).then(keepNext).catch(() => {}));
+});
+
+addEventListener("fetch", (event) => {
+  const { request } = event;
+  const { origin, pathname } = new URL(request.url);
+  if (request.method !== "GET" || origin !== location.origin) return;
+  if (request.mode === "navigate" && pathname === "/") event.respondWith(page(event));
+  else if (pathname.startsWith("/assets/")) event.respondWith(file(request, pathname));
+});
