@@ -1,15 +1,16 @@
-//! Files as version 1 of the formats wrote them: every later version has to read them, and to mean the same by them.
+//! Files written by version 1 of the formats: every later version has to read them with the same meaning.
 //!
-//! `tests/fixtures/v1/` holds
-//! - `entries.bin`: log entries (`log.v1.Entry`, each behind its length), with every kind of payload and of command;
+//! `tests/fixtures/v1/` contains
+//! - `entries.bin`: log entries (`log.v1.Entry`, each with its length before it), with every kind of payload and of
+//!   command;
 //! - `log.db`: a log of these entries, the first two purged, with identity, vote and committed position;
-//! - `chat.db`: the state that they make, with every kind of row;
+//! - `chat.db`: the resulting state, with every kind of row;
 //! - `chat.snapshot`: the state before the last entry;
-//! - `SHA256SUMS`: so that nobody changes them unnoticed.
+//! - `SHA256SUMS`: detects accidental changes.
 //!
-//! They are never written again. When a format changes, these tests stay for `v1/`, and get a sibling for `v2/`, whose
-//! script says what is new. The folder is written by `UPDATE_FIXTURES=1 cargo test --test fixtures`, only while it is
-//! absent.
+//! The files are never rewritten. When a format changes, these tests stay for `v1/`, and similar ones are added for
+//! `v2/`, whose script describes the changes. `UPDATE_FIXTURES=1 cargo test --test fixtures` creates the folder if it
+//! does not exist.
 
 #[path = "fixtures/script.rs"]
 mod script;
@@ -37,7 +38,7 @@ const FILES: [&str; 4] = ["entries.bin", "log.db", "chat.db", "chat.snapshot"];
 fn folder() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(VERSION);
     if !folder.exists() && std::env::var_os("UPDATE_FIXTURES").is_some() {
-        // Under another name until it is complete; several tests may want it at once, and one of them wins.
+        // Created under another name and renamed when complete. Several tests may do so at once, and one of them wins.
         let unfinished = tempfile::tempdir_in(folder.parent().expect("below tests")).expect("a folder");
         generate(unfinished.path());
         let _ = fs::rename(unfinished.path(), &folder);
@@ -46,7 +47,7 @@ fn folder() -> PathBuf {
     folder
 }
 
-/// The script as the log holds it.
+/// The script's entries as the log contains them.
 fn entries() -> Vec<pb::Entry> {
     let entry = |(index, step): (usize, Step)| {
         let payload = match step {
@@ -62,7 +63,7 @@ fn entries() -> Vec<pb::Entry> {
                 pb::entry::Payload::Batch(batch.encode_to_vec().into())
             }
         };
-        // As openraft does: there is no term yet when the founder writes the first entry.
+        // Like openraft: there is no term yet when the founder writes the first entry.
         let term = if index == 0 { 0 } else { 1 };
         pb::Entry { log_id: Some(pb::LogId { term, node_id: 1, index: index as u64 }), payload: Some(payload) }
     };
@@ -114,8 +115,8 @@ fn generate(folder: &Path) {
     drop(machine);
     for name in ["log.db", "chat.db"] {
         let path = work.path().join(name);
-        // What is still in the write-ahead log goes into the file: only the file is kept.
-        let connection = rusqlite::Connection::open(&path).expect("opens");
+        // Moves the content of the write-ahead log into the file, because only the file is kept.
+        let connection = quorum_chat::storage::open_file(&path).expect("opens");
         let busy: i64 =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).expect("checkpoint");
         assert_eq!(busy, 0, "{name} is in use");
@@ -151,7 +152,7 @@ fn sha256(path: &Path) -> String {
     })
 }
 
-/// A copy of fixtures under the names of a data directory: to open a database is to write to it.
+/// A copy of fixtures under the names of a data directory, because opening a database writes to it.
 fn copy(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     for (from, to) in files {
@@ -160,7 +161,7 @@ fn copy(files: &[(&str, &str)]) -> TempDir {
     dir
 }
 
-/// All that the state answers, in the order of [`script::NAMES`].
+/// The answers to all queries on the state, in the order of [`script::NAMES`].
 fn answers(dir: &Path) -> String {
     let readers = Readers::open(dir, 1).expect("opens");
     let all = |query: &quorum_chat::storage::Query<'_>| -> Result<String, StorageError> {
@@ -233,9 +234,9 @@ fn the_log_file_holds_what_was_put_into_it() {
     log.close();
 }
 
-/// Every row of every table; without the id of the last entry.
+/// Every row of every table, without the id of the last entry.
 fn dump(dir: &Path) -> Vec<String> {
-    let conn = rusqlite::Connection::open(dir.join("chat.db")).expect("open");
+    let conn = quorum_chat::storage::open_file(&dir.join("chat.db")).expect("open");
     let mut tables = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").expect("tables");
     let tables: Vec<String> =
         tables.query_map([], |row| row.get(0)).expect("tables").collect::<Result<_, _>>().expect("tables");
@@ -300,7 +301,7 @@ fn the_state_file_holds_every_kind_of_row() {
     let machine = StateMachine::open(dir.path()).expect("opens");
     assert_eq!(machine.applied().log_id, Some(last(&entries())));
     assert_eq!(machine.applied().clock, TimeMs(script::END_MS));
-    let connection = rusqlite::Connection::open(dir.path().join("chat.db")).expect("opens");
+    let connection = quorum_chat::storage::open_file(&dir.path().join("chat.db")).expect("opens");
     let count = |table: &str| -> i64 {
         connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).expect("counted")
     };

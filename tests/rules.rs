@@ -1,4 +1,4 @@
-//! The rules of the state machine, on random commands: compared with a plain model, in any batching, after a restart
+//! The rules of the state machine on random commands, compared with a simple model: in any batching, after a restart
 //! and after a snapshot.
 
 #[path = "rules/model.rs"]
@@ -14,7 +14,7 @@ use quorum_chat::proto::log::v1 as pb;
 use quorum_chat::storage::{AppliedEntry, AppliedPayload, MessageProgress, Readers, StateMachine, codec};
 use rusqlite::types::Value;
 
-/// A command in terms of what there was before it: the nth session, conversation, message.
+/// A command with references to existing objects: the nth session, conversation, message.
 #[derive(Debug, Clone)]
 enum Op {
     Create { name: usize, request: Option<u8>, invitation: Option<u8> },
@@ -40,7 +40,7 @@ enum Op {
     RedeemJoinToken { token: u8, admission: u64 },
 }
 
-/// What an operator does with an account.
+/// An operator's action on an account.
 #[derive(Debug, Clone, Copy)]
 enum Operation {
     ResetPassword(u8),
@@ -107,7 +107,7 @@ fn op_on_privacy(session: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
     (session, change).prop_map(|(session, change)| Op::Privacy { session, change })
 }
 
-/// Commands of two people in one conversation: what is deep in its history.
+/// Commands of two people in one conversation, which get deep into its history.
 fn op_of_two() -> impl Strategy<Value = Op> {
     let receipt = (0..2_usize, Just(0_usize), 0..20_u64, any::<bool>());
     prop_oneof![
@@ -124,7 +124,7 @@ fn erase() -> impl Strategy<Value = Op> {
     (0..2_usize, 1..7_u32).prop_map(|(account, limit)| Op::Erase { account, limit })
 }
 
-/// Random commands with the steps of the clock before them, after a start that makes something possible.
+/// Random commands, each with a step of the clock before it, after a prefix that makes them effective.
 fn ops() -> impl Strategy<Value = Vec<(i64, Op)>> {
     let of_all = prop::collection::vec((-20..40_i64, op()), 1..60);
     let of_two = prop::collection::vec((-5..5_i64, op_of_two()), 1..60);
@@ -150,7 +150,7 @@ fn ops() -> impl Strategy<Value = Vec<(i64, Op)>> {
     })
 }
 
-/// Ids that were given away so far.
+/// The ids assigned so far.
 #[derive(Default)]
 struct Given {
     accounts: Vec<AccountId>,
@@ -162,7 +162,7 @@ struct Given {
 
 impl Given {
     fn command(&self, op: &Op) -> Command {
-        // What does not exist (yet) is asked for too.
+        // Objects that do not exist (yet) are referenced too.
         let session = |n: &usize| self.sessions.get(*n).copied().unwrap_or(SessionId(u64::MAX));
         let conversation = |n: &usize| self.conversations.get(*n).copied().unwrap_or(ConversationId(77_777));
         let client_id = |n: u8| ClientId([n; 16]);
@@ -179,7 +179,7 @@ impl Given {
                 lifetime_ms: *lifetime_ms,
                 login: Login {
                     idle_ms: *idle_ms,
-                    // Right until the password is changed; not checked for every third.
+                    // Valid until the password is changed. Every third one is not checked.
                     password_revision: (token % 3 != 0).then_some(Revision(0)),
                     device: device.map(|device| TokenHash([device; 32])),
                     rehash: (token % 16 == 1).then(|| "rehashed".to_owned()),
@@ -293,7 +293,7 @@ impl Given {
     }
 }
 
-/// What happened, by the model.
+/// The proposals, with the results by the model.
 struct Script {
     proposals: Vec<pb::Proposal>,
     outcomes: Vec<Outcome>,
@@ -301,7 +301,7 @@ struct Script {
     model: Model,
 }
 
-/// What an account may store: mostly anything.
+/// The quota of an account: usually unlimited.
 fn quota() -> impl Strategy<Value = (u64, u64)> {
     prop_oneof![2 => Just((0, 0)), 1 => (3..9_u64, Just(0)), 1 => (Just(0), 20..400_u64)]
 }
@@ -321,7 +321,7 @@ fn script(ops: &[(i64, Op)], quota: (u64, u64)) -> Script {
     Script { proposals, outcomes, quota, model }
 }
 
-/// What a state machine said.
+/// The results of a state machine.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
     outcomes: Vec<Outcome>,
@@ -329,7 +329,7 @@ struct Said {
     closed: Vec<SessionId>,
 }
 
-/// Applies without committing.
+/// Applies entries without committing.
 fn stage(machine: &mut StateMachine, said: &mut Said, entries: &[AppliedEntry]) {
     let applied = machine.stage(entries.to_vec()).expect("stage");
     said.outcomes.extend(applied.outcomes.into_iter().flatten());
@@ -338,7 +338,7 @@ fn stage(machine: &mut StateMachine, said: &mut Said, entries: &[AppliedEntry]) 
     assert_eq!((applied.revision, applied.clock), (machine.applied().revision, machine.applied().clock));
 }
 
-/// Entries of one to three proposals, cut by the numbers of `cuts`.
+/// Entries of one to three proposals, divided by the numbers in `cuts`.
 fn entries(proposals: &[pb::Proposal], (quota_messages, quota_bytes): (u64, u64), cuts: &[usize]) -> Vec<AppliedEntry> {
     let (mut rest, mut cuts, mut entries) = (proposals, cuts.iter().cycle(), Vec::new());
     while !rest.is_empty() {
@@ -351,9 +351,9 @@ fn entries(proposals: &[pb::Proposal], (quota_messages, quota_bytes): (u64, u64)
     entries
 }
 
-/// Every row of every table; without the log id, which depends on the batching.
+/// Every row of every table, without the log id, which depends on the batching.
 fn dump(dir: &Path) -> Vec<String> {
-    let conn = rusqlite::Connection::open(dir.join("chat.db")).expect("open");
+    let conn = quorum_chat::storage::open_file(&dir.join("chat.db")).expect("open");
     let mut tables = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").expect("tables");
     let tables: Vec<String> =
         tables.query_map([], |row| row.get(0)).expect("tables").collect::<Result<_, _>>().expect("tables");
@@ -372,7 +372,7 @@ fn dump(dir: &Path) -> Vec<String> {
     rows
 }
 
-/// How the state gets into another directory, after so many calls.
+/// How the state moves into another directory, after this number of calls.
 #[derive(Clone, Copy)]
 enum Move {
     Never,
@@ -381,14 +381,14 @@ enum Move {
     ByCrash(usize),
 }
 
-/// Applies a script in any batching, with commits wherever the numbers of `calls` have them.
+/// Applies a script in any batching, with commits at the places that `calls` selects.
 fn run(script: &Script, cuts: &[usize], calls: &[usize], moves: Move) -> (Said, Vec<String>) {
     let (first, second) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let mut machine = StateMachine::open(first.path()).expect("open");
     let (mut said, mut dir) = (Said::default(), first.path());
     let entries = entries(&script.proposals, script.quota, cuts);
     let mut calls = calls.iter().cycle();
-    // Whatever else was applied: a revision has one digest.
+    // A revision always has the same digest, whatever else was applied.
     let mut at_revisions = std::collections::BTreeMap::from([(Revision(0), StateDigest::default())]);
     let (mut count, mut done) = (0, 0);
     while done < entries.len() {
@@ -417,7 +417,7 @@ fn run(script: &Script, cuts: &[usize], calls: &[usize], moves: Move) -> (Said, 
                 }
                 dir = second.path();
                 machine = StateMachine::open(dir).expect("open");
-                // What was not committed is gone, and comes again from the log.
+                // Uncommitted entries are lost, and replayed from the log.
                 let kept = machine.applied().log_id.map_or(0, |id| id.index as usize);
                 let mut again = Said::default();
                 stage(&mut machine, &mut again, &entries[kept..done]);
@@ -433,7 +433,7 @@ fn run(script: &Script, cuts: &[usize], calls: &[usize], moves: Move) -> (Said, 
     (said, dump(dir))
 }
 
-/// Asks everything that can be asked, and compares the answers with the model's.
+/// Runs all queries, and compares the answers with the model's.
 fn compare_answers(dir: &Path, model: &Model) {
     let readers = Readers::open(dir, 1).expect("readers");
     for account in &model.accounts {
@@ -443,7 +443,7 @@ fn compare_answers(dir: &Path, model: &Model) {
                 compare_account(query, model, account)?;
                 for after in (0..=model.revision.0).step_by(3).map(Revision) {
                     let expected = model.events_for(me, after, model.revision);
-                    // In pages, as subscriptions ask.
+                    // In pages, like subscriptions.
                     let (mut events, mut cursor) = (Vec::new(), after);
                     loop {
                         let page = query.events_after(me, cursor, model.revision, 3)?;

@@ -1,16 +1,18 @@
-//! The simulation: five nodes and their clients in one process, on simulated network, disks and time, with faults from a seed.
+//! The simulation: five nodes and their clients in one process, on simulated network, disks and time, with faults from
+//! a seed.
 //!
-//! The nodes are the server's own code ([`quorum_chat::server::run_on`]), down to SQLite; only what is below is replaced: the
-//! network by turmoil's (`host`), clocks (`clock`) and randomness (`entropy`) by what the seed says, flushes of files by ones
-//! that take time and may never come (`worker`, `disk`). `faults` breaks things, `invariants` says what has to hold all the
-//! same, `run` puts it together. Everything of a run happens on one thread, so a seed always gives the same run.
+//! The nodes run the server's own code ([`quorum_chat::server::run_on`]), down to SQLite. Only the lower layers are
+//! replaced: the network by turmoil's (`host`), clocks (`clock`) and randomness (`entropy`) by values from the seed,
+//! and flushes of files by ones that take time and may never complete (`worker`, `disk`). `faults` injects faults,
+//! `invariants` contains the checks, and `run` combines them. A run uses one thread, so a seed always gives the same
+//! run.
 //!
-//! Each seed runs in a process of its own: libraries count and seed things once for the life of a process, and an assertion of
-//! theirs ends it. `docs/simulation.md` tells how to use it, and what it does not reach.
+//! Each seed runs in its own process, because libraries count and seed things once per process, and a failed assertion
+//! of theirs ends it. `docs/simulation.md` describes the usage and the limits.
 //!
 //! ```sh
-//! cargo test --profile sim --test sim -- --random --seeds 1000   # from a random one on
-//! cargo test --profile sim --test sim -- --seed 17               # one; SIM_LOG=warn tells what is done
+//! cargo sim -- --random --seeds 1000   # from a random one on
+//! cargo sim -- --seed 17               # one; SIM_LOG=warn shows what is done
 //! ```
 
 mod sim {
@@ -23,6 +25,8 @@ mod sim {
     pub mod invariants;
     pub mod member;
     pub mod people;
+    #[path = "../support/rot.rs"]
+    pub mod rot;
     pub mod run;
     pub mod sweep;
     #[path = "../support/wal.rs"]
@@ -53,7 +57,8 @@ fn main() -> ExitCode {
 
 fn one(seed: u64) -> ExitCode {
     if let Ok(filter) = std::env::var("SIM_LOG") {
-        // On another thread: the hash maps in it would draw this thread's keys, which the simulation is to draw from the seed.
+        // On another thread, because its hash maps would draw this thread's keys, which the simulation has to draw from
+        // the seed.
         let set_up = std::thread::spawn(|| {
             let filter = tracing_subscriber::EnvFilter::new(filter);
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

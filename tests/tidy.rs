@@ -1,7 +1,8 @@
-//! Holds the layout of the sources: who may use whom, how long things get, which words do not belong.
+//! Checks the layout of the sources: dependencies between modules, sizes of files and functions, banned words.
 //!
-//! The rules work on text, with comments and literals taken out where they would mislead. That is rough, and enough: the
-//! rules are there to catch a slip, not an attempt. Each says why it is there, and each is shown to be able to fail.
+//! The rules work on text, without comments and literals where those would mislead. That is imprecise but sufficient:
+//! the rules catch mistakes and not deliberate evasion. Each rule has a stated reason, and a test shows that it can
+//! fail.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use std::{
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 100;
 
-/// Which modules of the crate each module may name. `bin` is everything below `src/bin`, which sees the whole crate.
+/// The modules of the crate that each module may name. `bin` is everything below `src/bin`, which sees the whole crate.
 const LAYERS: [(&str, &[&str]); 16] = [
     ("blocking", &[]),
     ("planted", &[]),
@@ -48,13 +49,13 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("cli", &["net", "trace", "chat", "proto", "client", "config", "server", "telemetry"]),
 ];
 
-/// Modules that `#[cfg(test)]` code may name beyond [`LAYERS`]: the test of a probe needs something to probe.
+/// Modules that `#[cfg(test)]` code may name beyond [`LAYERS`]: the test of a probe needs a server to probe.
 const LAYERS_IN_TESTS: [(&str, &[&str]); 1] = [("cli", &["web"])];
 
-/// Why OpenTelemetry is where it is.
+/// The reason for the places of OpenTelemetry.
 const TRACED_ONCE: &str = "the parts of the node record steps with `trace`, whoever keeps them";
 
-/// A crate that may only be named in some places: the crate, those places (module names), and why.
+/// Crates that only some modules may name: the crate, those modules, and the reason.
 const CONFINED: [(&str, &[&str], &str); 9] = [
     ("openraft", &["raft"], "an alpha that changes between releases must be replaceable in one place"),
     ("rusqlite", &["storage"], "what is on disk is decided in one place"),
@@ -72,7 +73,7 @@ const CONFINED: [(&str, &[&str], &str); 9] = [
     ("tracing_opentelemetry", &["telemetry"], TRACED_ONCE),
 ];
 
-/// Crates that a module must not name, and why.
+/// Crates that a module must not name, and the reasons.
 const EXCLUDED: [(&str, &[&str], &str); 3] = [
     (
         "chat",
@@ -83,7 +84,7 @@ const EXCLUDED: [(&str, &[&str], &str); 3] = [
     ("delivery", &["tonic", "axum", "prost"], "delivery hands on events, not wire formats"),
 ];
 
-/// Words that do not belong in `src`, and why. Searched in code without comments and literals.
+/// Banned words in `src`, and the reasons. Searched in code without comments and literals.
 const BANNED_CODE: [(&str, &str); 4] = [
     ("todo!", "what is not done does not get merged"),
     ("unimplemented!", "what is not done does not get merged"),
@@ -91,18 +92,18 @@ const BANNED_CODE: [(&str, &str); 4] = [
     ("static mut", "there are no globals: hand values in"),
 ];
 
-/// Words that do not belong anywhere in `src`, comments included.
+/// Banned words anywhere in `src`, including comments.
 const BANNED_ANYWHERE: [(&str, &str); 2] =
     [("TODO", "what is not done does not get merged"), ("FIXME", "what is not done does not get merged")];
 
-/// A source file, taken apart.
+/// A parsed source file.
 struct Source {
-    /// Path below the repository's root, with `/`.
+    /// Path relative to the repository's root, with `/`.
     path: String,
     raw: String,
-    /// `raw` with comments and the insides of literals replaced by spaces; as long as `raw`, byte for byte.
+    /// `raw` with comments and the contents of literals replaced by spaces; the same length in bytes.
     code: String,
-    /// Byte ranges of `code` that are compiled for tests only.
+    /// Byte ranges of `code` that are compiled only for tests.
     tests: Vec<Range<usize>>,
 }
 
@@ -113,7 +114,8 @@ impl Source {
         Self { path: path.to_owned(), raw: raw.to_owned(), code, tests }
     }
 
-    /// `src/raft/x.rs` and `src/raft.rs` are in `raft`; nothing for `src/lib.rs` and what is outside `src`.
+    /// Returns the module: `raft` for `src/raft/x.rs` and `src/raft.rs`, `None` for `src/lib.rs` and files outside
+    /// `src`.
     fn module(&self) -> Option<&str> {
         let below = self.path.strip_prefix("src/")?;
         let name = below.split('/').next()?;
@@ -125,17 +127,17 @@ impl Source {
         self.tests.iter().any(|range| range.contains(&at))
     }
 
-    /// A message in the form `path:line: what`.
+    /// Returns a message of the form `path:line: what`.
     fn at(&self, at: usize, what: impl std::fmt::Display) -> String {
         format!("{}:{}: {what}", self.path, self.raw[..at].matches('\n').count() + 1)
     }
 
-    /// Where `word` stands in the code as a word of its own.
+    /// Returns the positions of `word` in the code as a whole word.
     fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         self.code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
             let before = self.code[..at].chars().next_back();
             let after = self.code[at + word.len()..].chars().next();
-            // A word that ends in a sign needs no border behind it.
+            // A word that ends in a symbol needs no word boundary after it.
             let open = word.ends_with(|c: char| !is_word(c));
             !before.is_some_and(is_word) && (open || !after.is_some_and(is_word))
         })
@@ -150,7 +152,7 @@ fn is_test_file(path: &str) -> bool {
     !path.starts_with("src/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/")
 }
 
-/// Replaces comments and the insides of string and character literals by spaces, keeping line ends and length.
+/// Replaces comments and the contents of string and character literals by spaces. Keeps line ends and length.
 fn without_comments_and_literals(raw: &str) -> String {
     let bytes = raw.as_bytes();
     let mut out = bytes.to_vec();
@@ -195,7 +197,7 @@ fn without_comments_and_literals(raw: &str) -> String {
     String::from_utf8(out).expect("only whole literals and comments are replaced, by ASCII")
 }
 
-/// Length of the block comment at the start, nested ones included.
+/// Returns the length of the block comment at the start, with nested ones.
 fn block_comment(rest: &[u8]) -> usize {
     let (mut at, mut depth) = (0, 0);
     while at < rest.len() {
@@ -211,7 +213,7 @@ fn block_comment(rest: &[u8]) -> usize {
     rest.len()
 }
 
-/// The number of `#` when a raw string (`r"`, `r#"`, `br"`) has its `r` at `at`.
+/// Returns the number of `#` if a raw string (`r"`, `r#"`, `br"`) has its `r` at `at`.
 fn raw_string(bytes: &[u8], at: usize) -> Option<usize> {
     let before = if at > 0 && bytes[at - 1] == b'b' { at.checked_sub(2) } else { at.checked_sub(1) };
     let part_of_word = before.is_some_and(|i| bytes[i].is_ascii_alphanumeric() || bytes[i] == b'_');
@@ -222,7 +224,7 @@ fn raw_string(bytes: &[u8], at: usize) -> Option<usize> {
     (bytes.get(at + 1 + hashes) == Some(&b'"')).then_some(hashes)
 }
 
-/// Length of the literal at the start, both quotes included.
+/// Returns the length of the literal at the start, with both quotes.
 fn quoted(rest: &[u8], quote: u8) -> usize {
     let mut at = 1;
     while at < rest.len() {
@@ -235,7 +237,7 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     rest.len()
 }
 
-/// Whether a `'` opens a character literal and not a lifetime.
+/// Whether a `'` starts a character literal and not a lifetime.
 fn is_character(rest: &[u8]) -> bool {
     let Some(text) = rest.get(1..).map(String::from_utf8_lossy) else { return false };
     let mut chars = text.chars();
@@ -246,12 +248,12 @@ fn is_character(rest: &[u8]) -> bool {
     }
 }
 
-/// The items behind `#[cfg(test)]`, from the attribute to the closing brace or the semicolon.
+/// Returns the items after `#[cfg(test)]`, from the attribute to the closing brace or the semicolon.
 fn test_items(code: &str) -> Vec<Range<usize>> {
     code.match_indices("#[cfg(test)]").map(|(at, _)| at..item_end(code, at)).collect()
 }
 
-/// Where the item that starts at `at` ends: behind its matching brace, or behind a semicolon before any brace.
+/// Returns the end of the item that starts at `at`: after its matching brace, or after a semicolon before any brace.
 fn item_end(code: &str, at: usize) -> usize {
     let (mut braces, mut others) = (0_usize, 0_isize);
     for (i, byte) in code.bytes().enumerate().skip(at) {
@@ -268,7 +270,7 @@ fn item_end(code: &str, at: usize) -> usize {
     code.len()
 }
 
-/// Every module of the crate that is named by a path from its root, with its place.
+/// Returns every module of the crate that is named by a path from the root, with its position.
 fn crate_modules(source: &Source) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for at in source.words("crate::") {
@@ -299,7 +301,7 @@ fn crate_modules(source: &Source) -> Vec<(usize, String)> {
     found
 }
 
-/// Modules use only those below them.
+/// Modules may only use those below them.
 fn check_layers(source: &Source) -> Vec<String> {
     const WHY: &str = "dependencies point one way; declare a small trait and have it passed in";
     let Some(module) = source.module() else { return Vec::new() };
@@ -316,7 +318,7 @@ fn check_layers(source: &Source) -> Vec<String> {
         .filter(|(at, used)| !(source.in_tests(*at) && in_tests.contains(&used.as_str())))
         .map(|(at, used)| source.at(at, format!("`{module}` must not use `{used}`: {WHY}")))
         .collect();
-    // `super::super::x` would be another way to the crate's root.
+    // `super::super::x` would be another path to the crate's root.
     let inner = source.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
     let depth = inner.split('/').count();
     let climb = "super::".repeat(depth);
@@ -329,7 +331,7 @@ fn check_layers(source: &Source) -> Vec<String> {
     problems
 }
 
-/// Some crates stay where they belong.
+/// Some crates may only be used in certain modules.
 fn check_crates(source: &Source) -> Vec<String> {
     let Some(module) = source.module() else { return Vec::new() };
     let mut forbidden: Vec<(&str, &str)> = Vec::new();
@@ -356,7 +358,7 @@ fn check_crates(source: &Source) -> Vec<String> {
     problems
 }
 
-/// Files and functions stay short enough to be read in one go.
+/// Files and functions have to be short enough to be read in one go.
 fn check_sizes(source: &Source) -> Vec<String> {
     let mut problems = Vec::new();
     let lines = source.raw.lines().count();
@@ -367,7 +369,7 @@ fn check_sizes(source: &Source) -> Vec<String> {
     for at in source.words("fn") {
         let Some(name) = source.code[at + 2..].trim_start().split(|c| !is_word(c)).next().filter(|n| !n.is_empty())
         else {
-            // A function pointer's type.
+            // The type of a function pointer.
             continue;
         };
         let body = &source.code[at..item_end(&source.code, at)];
@@ -380,7 +382,7 @@ fn check_sizes(source: &Source) -> Vec<String> {
     problems
 }
 
-/// Words that do not belong, and the way each file opens.
+/// Banned words, and the first line of each file.
 fn check_words(source: &Source) -> Vec<String> {
     if !source.path.starts_with("src/") {
         return Vec::new();
@@ -416,7 +418,7 @@ fn check(source: &Source) -> Vec<String> {
     [check_layers(source), check_crates(source), check_sizes(source), check_words(source)].concat()
 }
 
-/// All Rust files below `folder`.
+/// Returns all Rust files below `folder`.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -452,7 +454,7 @@ fn every_module_has_a_layer() {
     }
 }
 
-/// The problems of `raw` as the file `path`, without their places.
+/// Returns the problems of `raw` as the file `path`, without their positions.
 fn problems(path: &str, raw: &str) -> Vec<String> {
     check(&Source::new(path, &format!("//! Doc.\n{raw}")))
 }

@@ -1,4 +1,4 @@
-//! The calls as JSON over HTTP, against what the same calls come to over gRPC.
+//! The calls as JSON over HTTP, compared with the same calls over gRPC.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ impl Answer {
         self.head.contains("transfer-encoding: chunked")
     }
 
-    /// The next piece of a chunked body; `None` at its end.
+    /// The next chunk of a chunked body; `None` at its end.
     async fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut size = String::new();
         self.body.read_line(&mut size).await.unwrap();
@@ -54,11 +54,11 @@ impl Answer {
     }
 }
 
-/// Somebody with a browser, or with curl.
+/// A caller with a browser, or with curl.
 pub struct Caller {
     web: SocketAddr,
     token: String,
-    /// Further headers, each with its line end.
+    /// Additional headers, each with its line end.
     pub headers: String,
 }
 
@@ -82,7 +82,7 @@ impl Caller {
             body.len()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
-        // A request that is refused early may not be read to its end.
+        // The node may reject a request before it has read it to its end.
         let _ = stream.write_all(body).await;
         let mut body = BufReader::new(stream);
         let mut head = String::new();
@@ -163,7 +163,7 @@ async fn a_conversation_goes_over_http() {
     assert_eq!((status, &leader["leader"]["name"]), (200, &node.name.clone().into()));
     assert_eq!(alice.call("ClusterService/ListNodes", json!({})).await.1["answeredBy"], node.name.clone());
 
-    // A stream ends with its error.
+    // A stream ends with its error as the last line.
     bob.good("Logout", json!({})).await;
     let end = loop {
         let line = events.line().await.expect("the reason comes before the end");
@@ -175,6 +175,41 @@ async fn a_conversation_goes_over_http() {
     assert!(events.line().await.is_none());
     assert_eq!(bob.call("ChatService/ListChatPartners", json!({})).await.0, 401);
     alice.good("DeleteAccount", json!({ "password": super::person::PASSWORD })).await;
+}
+
+#[tokio::test]
+async fn long_answers_are_compressed_unless_a_strangers_text_is_beside_a_secret() {
+    let node = Node::start().await;
+    let mut alice = Caller::join(&node, "alice").await;
+    Caller::join(&node, "bob").await;
+    let body = "long ".repeat(400);
+    let message = json!({ "recipient": "bob", "body": body, "clientMessageId": id() });
+    alice.good("SendMessage", message).await;
+    let conversation = json!({ "partner": "bob" });
+    let plain = alice.open("ChatService/ReadConversation", conversation.clone()).await;
+    assert!(!plain.head.contains("content-encoding"), "{}", plain.head);
+    assert!(plain.head.contains("vary: accept-encoding\r\n"), "{}", plain.head);
+    let (_, plain) = plain.json().await;
+    alice.headers = "Accept-Encoding: gzip, br\r\n".into();
+    let mut packed = alice.open("ChatService/ReadConversation", conversation).await;
+    assert!(packed.head.contains("content-encoding: gzip\r\n"), "{}", packed.head);
+    let mut bytes = Vec::new();
+    packed.body.read_to_end(&mut bytes).await.unwrap();
+    assert!(bytes.len() < body.len() / 4, "{} bytes", bytes.len());
+    let unpacked: Value = serde_json::from_reader(flate2::read::GzDecoder::new(&*bytes)).unwrap();
+    assert_eq!(unpacked["messages"], plain["messages"]);
+    // The list contains the last messages of all conversations. With compression, a person who writes one of them could
+    // learn about the others from its length.
+    let mut list = alice.open("ChatService/ListChatPartners", json!({})).await;
+    assert!(!list.head.contains("content-encoding"), "{}", list.head);
+    let mut text = String::new();
+    list.body.read_to_string(&mut text).await.unwrap();
+    assert!(text.len() > 1024, "long enough to be compressed: {text}");
+    // Short answers and streams are not compressed.
+    for method in ["ClusterService/GetLeader", "ChatService/Subscribe"] {
+        let answer = alice.open(method, json!({})).await;
+        assert!(!answer.head.contains("content-encoding"), "{}", answer.head);
+    }
 }
 
 #[tokio::test]
@@ -210,7 +245,7 @@ async fn a_refusal_is_that_of_grpc() {
     let stranger = Caller::new(&node);
     let (status, answer) = stranger.call("ChatService/ListChatPartners", json!({})).await;
     assert_eq!((status, reason(&answer)), (401, "TOKEN_MISSING"));
-    // Who guesses passwords is held up here, too.
+    // Password guesses are throttled here, too.
     let guess = json!({ "username": "alice", "password": "wrong horse" });
     let held_up = async {
         loop {

@@ -1,4 +1,4 @@
-//! What lies in the data directory: who may read it, and what is left in it of what was deleted.
+//! The data directory: which users can read it, and which remains of deleted data it contains.
 
 use std::{
     fs::{self, Permissions},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{Cluster, PASSWORD, eventually};
 
-/// All files and directories in a directory, and itself.
+/// A directory with all its files and directories.
 fn everything(dir: &Path) -> Vec<PathBuf> {
     let mut found = vec![dir.to_owned()];
     for item in fs::read_dir(dir).unwrap() {
@@ -21,7 +21,7 @@ fn everything(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What others than the owner may do with files of a data directory.
+/// The files of a data directory that other users than the owner may access.
 fn open_to_others(dir: &Path) -> Vec<String> {
     let shown = |path: PathBuf| {
         let mode = fs::metadata(&path).ok()?.mode() & 0o7777;
@@ -33,7 +33,7 @@ fn open_to_others(dir: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_nodes_own_user_reads_its_files() {
     let mut cluster = Cluster::prepared(1);
-    // The umask of the machine is the usual one, and must not matter.
+    // The machine's usual umask, which must not matter.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     cluster.start_all().await;
     let (alice, _) = cluster.register("alice").await;
@@ -48,7 +48,7 @@ async fn only_the_nodes_own_user_reads_its_files() {
     assert!(files.iter().any(|path| path.extension().is_some_and(|ending| ending == "snapshot")), "{files:?}");
     assert_eq!(open_to_others(&dir), [] as [String; 0]);
 
-    // What an earlier version left behind is narrowed, and the log says so.
+    // Permissions left behind by an earlier version are narrowed, and the log says so.
     cluster[0].terminate();
     cluster[0].ended().await;
     for path in everything(&dir) {
@@ -61,11 +61,11 @@ async fn only_the_nodes_own_user_reads_its_files() {
     assert!(log.lines().any(|line| line.contains("WARN") && line.contains("open to other users")), "{log}");
 }
 
-/// How often a text stands in each of the files.
+/// The number of occurrences of a text in each of the files.
 fn copies(dirs: &[PathBuf], text: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for path in dirs.iter().flat_map(|dir| everything(dir)).filter(|path| path.is_file()) {
-        // Gone since it was listed.
+        // The file was removed after it was listed.
         let Ok(bytes) = fs::read(&path) else { continue };
         let count = bytes.windows(text.len()).filter(|window| *window == text).count();
         if count > 0 {
@@ -85,12 +85,12 @@ async fn what_is_deleted_is_gone_from_every_file_after_the_delay() {
     let (alice, token) = cluster.register("alice").await;
     let (bob, _) = cluster.register("bob").await;
     let dirs: Vec<PathBuf> = (0..3).map(|number| cluster[number].data_dir()).collect();
-    // A third person changes the password, which ends the other session, and keeps the account.
+    // A third person changes the password, which closes the other session, and keeps the account.
     let (carol, _) = cluster.register("carol").await;
     let ended = cluster.client().await.login("carol", PASSWORD).await.unwrap();
     cluster.level(&token, ended.revision).await;
     let secrets: Vec<Vec<u8>> = {
-        let conn = rusqlite::Connection::open(dirs[0].join("chat.db")).unwrap();
+        let conn = quorum_chat::storage::open_file(&dirs[0].join("chat.db")).unwrap();
         let password = |name: &str| -> String {
             let sql = "SELECT password_hash FROM account WHERE username = ?1";
             conn.query_row(sql, [name], |row| row.get(0)).unwrap()
@@ -100,7 +100,7 @@ async fn what_is_deleted_is_gone_from_every_file_after_the_delay() {
         assert_eq!(session.len(), 32);
         vec![password("bob").into_bytes(), password("carol").into_bytes(), session]
     };
-    // Long bodies have pages of their own, short ones share theirs with others that stay.
+    // Long bodies have their own pages, short ones share pages with others that stay.
     let mut deleted = Vec::new();
     for number in 0..24 {
         let length = [100, 1200, 5000, 16_000][number % 4];
@@ -109,7 +109,7 @@ async fn what_is_deleted_is_gone_from_every_file_after_the_delay() {
         bob.send_message("alice", &body(LEFT_MARK)).await.unwrap();
         alice.send_message("bob", "this one stays").await.unwrap();
     }
-    // What stays in a node's directory by other ways: a snapshot, and files that were moved aside.
+    // Other copies in a node's directory: a snapshot, and files that were moved aside.
     cluster[0].snapshot().await.unwrap();
     cluster[1].kill();
     fs::write(dirs[1].join("doubt"), "a test").unwrap();
@@ -130,7 +130,7 @@ async fn what_is_deleted_is_gone_from_every_file_after_the_delay() {
         .await;
     }
     assert!(!copies(&dirs, b"this one stays").is_empty(), "only what was deleted is gone");
-    // What is left is a cluster like any other, also after a restart of all.
+    // The cluster still works like any other, also after a restart of all nodes.
     for number in 0..3 {
         cluster[number].kill();
     }

@@ -1,8 +1,8 @@
-//! Point 12: one command or read does bounded work, however long a history is.
+//! Point 12: one command or read does bounded work, however long the history is.
 //!
-//! The history is made by the state machine itself, as a node applies it: what is measured is how long others would wait
-//! behind one command. Each bound is many times what is needed on an idle machine in a debug build, and a small part of
-//! what a walk over the history takes. A walk is slow each time, and a busy disk is not: so the median of a kind counts.
+//! The state machine itself creates the history, as a node applies it. The test measures how long others would wait
+//! behind one command. Each bound is many times the duration on an idle machine in a debug build, and a small part of a
+//! walk over the history. A walk is slow each time but a busy disk is not, so the median of each kind counts.
 
 use std::{
     cell::RefCell,
@@ -25,11 +25,11 @@ use uuid::Uuid;
 
 use crate::support::{Cluster, eventually};
 
-/// Messages of the history.
+/// Number of messages in the history.
 const MESSAGES: u32 = 60_000;
-/// The longest time that half of the commands or reads of a kind may take.
+/// Maximum median of the commands or reads of a kind.
 const MEDIAN_MAX: Duration = Duration::from_millis(60);
-/// The same of a kind that is measured only once or twice, so that a single delay of the disk would decide.
+/// Maximum for a kind that is measured only once or twice, where a single delay of the disk would decide.
 const SINGLE_MAX: Duration = Duration::from_millis(300);
 
 const MALLORY: SessionId = SessionId(3);
@@ -41,12 +41,12 @@ struct History {
     index: u64,
     dir: tempfile::TempDir,
     readers: Readers,
-    /// How long each kind of command and read took.
+    /// The durations of each kind of command and read.
     took: RefCell<BTreeMap<&'static str, Vec<Duration>>>,
 }
 
 impl History {
-    /// Mallory (account 1) and bob (account 2), who have sent each other messages in turn.
+    /// Creates the accounts of Mallory (1) and Bob (2), who have sent each other messages in turn.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let machine = StateMachine::open(dir.path()).unwrap();
@@ -97,7 +97,7 @@ impl History {
         self.took.borrow_mut().entry(what).or_default().push(took);
     }
 
-    /// Checks that nothing took too long.
+    /// Asserts that no command or read took too long.
     fn nobody_waited(self) {
         for (what, mut took) in self.took.into_inner() {
             took.sort_unstable();
@@ -144,7 +144,7 @@ fn the_deletion_of_an_account_with_a_long_history_delays_nobody() {
     assert!(
         matches!(begun, Outcome::AccountDeleted { deleted_messages, .. } if deleted_messages == u64::from(MESSAGES / 2))
     );
-    // Everything of it is a tombstone at once.
+    // The whole conversation shows tombstones immediately.
     let page = history.read("a page", |query| query.conversation_page(AccountId(2), CHAT, None, 200));
     assert_eq!(page.unread, 0);
     for message in &page.messages {
@@ -156,7 +156,7 @@ fn the_deletion_of_an_account_with_a_long_history_delays_nobody() {
     loop {
         let outcome = history.measured("a step", Command::EraseAccount { account: AccountId(1), limit: 256 });
         steps += 1;
-        // In between, marking is still exact and quick.
+        // Marking stays exact and fast meanwhile.
         if steps == 20 {
             history.measured("marking in the middle", read_up_to(u64::from(MESSAGES) / 3));
             assert_eq!(history.read("counting", |query| query.unread(AccountId(2), CHAT)), 0);
@@ -169,7 +169,7 @@ fn the_deletion_of_an_account_with_a_long_history_delays_nobody() {
     }
     assert!(steps >= MESSAGES / 256);
     assert_eq!(history.read("what is left", |query| query.next_erasure()), None);
-    let database = rusqlite::Connection::open(history.dir.path().join("chat.db")).unwrap();
+    let database = quorum_chat::storage::open_file(&history.dir.path().join("chat.db")).unwrap();
     let count = |sql: &str| -> i64 { database.query_row(sql, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM message WHERE sender_id = 1 AND (body <> '' OR deleted = 0)"), 0);
     assert_eq!(count("SELECT count(*) FROM message WHERE sender_id = 2 AND body = 'hello'"), i64::from(MESSAGES / 2));
@@ -219,7 +219,7 @@ async fn the_next_leader_finishes_the_deletion_of_an_account() {
     let deleted = cluster.direct(leader, &mallory).delete_account().await.unwrap();
     assert_eq!(deleted, u64::from(PARALLEL * EACH));
     cluster[leader].kill();
-    // Whichever node is asked: all of it is gone at once.
+    // On every node, all of it is gone immediately.
     let successor = cluster.leader().await;
     for node in cluster.up() {
         let page = eventually("a page", async || {
@@ -230,7 +230,7 @@ async fn the_next_leader_finishes_the_deletion_of_an_account() {
         assert_eq!((page.messages.len(), page.unread_count), (200, 0));
         assert!(page.messages.iter().all(|message| message.deleted && message.body.is_empty()));
     }
-    // Others are served meanwhile, and the bodies go.
+    // Others are served meanwhile, and the bodies are erased.
     let bob = cluster.direct(successor, &bob);
     eventually("nothing is left", async || {
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Disasters: a cluster that is made anew from a backup, or from the one node that is left.
+//! Disaster recovery: a new cluster from a backup, or from the last surviving node.
 
 use std::{
     collections::BTreeSet,
@@ -11,17 +11,20 @@ use std::{
     },
 };
 
-use quorum_chat::client::{Client, ClientError, Consistency};
+use quorum_chat::{
+    client::{Client, ClientError, Consistency},
+    storage::new_cluster,
+};
 use serde_json::Value;
 use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
     digest::listed,
-    support::{Cluster, PASSWORD, eventually, history},
+    support::{Cluster, Direct, PASSWORD, eventually, history},
 };
 
-/// Runs `chatctl backup` at a node's socket: its exit code and what it printed.
+/// Runs `chatctl backup` at a node's socket. Returns its exit code and output.
 fn back_up(cluster: &Cluster, at: usize, file: &Path, more: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
         .args(["--output", "json", "--timeout", "5", "backup"])
@@ -35,7 +38,7 @@ fn back_up(cluster: &Cluster, at: usize, file: &Path, more: &[&str]) -> (i32, St
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-/// Waits until a node names exactly these as members, all with a vote: the cluster, and the members' ids.
+/// Waits until a node lists exactly these members, all with a vote. Returns the cluster's id and the members' ids.
 async fn settled(cluster: &Cluster, asked: usize, expected: &[&str]) -> (String, BTreeSet<u64>) {
     eventually(&format!("the voters {expected:?}"), async || {
         let answer = listed(cluster, asked).await?;
@@ -61,7 +64,7 @@ async fn send(client: &Client, body: &str) -> Acknowledged {
     Acknowledged { client_id, message_id: sent.message_id, seq: sent.seq }
 }
 
-/// What is stored, oldest first.
+/// The stored messages, oldest first.
 async fn stored(client: &Client) -> Vec<Acknowledged> {
     let messages = history(client, "alice").await.into_iter();
     messages
@@ -73,7 +76,7 @@ async fn stored(client: &Client) -> Vec<Acknowledged> {
         .collect()
 }
 
-/// Waits until all running nodes have the same state; its revision.
+/// Waits until all running nodes have the same state. Returns its revision.
 async fn level_and_equal(cluster: &Cluster, token: &str, revision: u64) -> u64 {
     let revision = cluster.level(token, revision).await;
     let mut digests = BTreeSet::new();
@@ -91,9 +94,10 @@ async fn first_event(client: &Client, after: u64) -> Result<u64, ClientError> {
     events.next().await.expect("an event or an error").map(|event| event.revision)
 }
 
-/// A cursor of what was lost, and one of what has not been.
-async fn lost_cursors_are_refused(client: &Client, lost: u64, newest: u64) {
+/// Checks that cursors in the lost part of the history, and cursors in the future, are rejected with different reasons.
+async fn lost_cursors_are_refused(client: &Client, direct: &Direct, lost: u64, newest: u64) {
     for refused in [
+        direct.undelivered(Consistency::AtLeast(lost)).await.unwrap_err(),
         first_event(client, lost).await.unwrap_err(),
         client.read_conversation("alice", 0, 10, Consistency::AtLeast(lost)).await.unwrap_err(),
     ] {
@@ -112,7 +116,7 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     let (old_cluster, old_ids) = settled(&cluster, 0, &NAMES).await;
     let mut sent = vec![send(&alice, "first").await];
 
-    // While messages go on.
+    // The backup is made while messages are being sent.
     let stop = Arc::new(AtomicBool::new(false));
     let sender = tokio::spawn({
         let (alice, stop) = (alice.clone(), stop.clone());
@@ -140,7 +144,7 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     assert_eq!(fs::read(&file).unwrap(), bytes);
     stop.store(true, Ordering::Relaxed);
     sent.extend(sender.await.unwrap());
-    // Some is acknowledged after it, for sure.
+    // At least these are acknowledged after the backup.
     for _ in 0..3 {
         sent.push(send(&alice, "to be lost").await);
     }
@@ -170,7 +174,7 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     let (code, text) = cluster[0].chatd(&["restore", path]);
     assert!(code == 0 && text.contains("the only member"), "{text}");
 
-    // All at the same moment.
+    // All nodes start at the same moment.
     cluster.start_all().await;
     let (new_cluster, new_ids) = settled(&cluster, 3, &NAMES).await;
     assert_ne!(new_cluster, old_cluster);
@@ -180,7 +184,7 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     let alice = cluster.client().await.with_token(&token).unwrap();
     assert_eq!(stored(&alice).await, kept);
 
-    // A retry of what was kept, and one of what was lost.
+    // Retries of a message that was kept, and of one that was lost.
     let again = alice.send_message_with_id(kept[0].client_id, "alice", "first").await.unwrap();
     assert!(again.repeated && again.message_id == kept[0].message_id, "{again:?}");
     let anew = alice.send_message_with_id(lost.client_id, "alice", "to be lost").await.unwrap();
@@ -189,9 +193,9 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     let newest = level_and_equal(&cluster, &token, anew.revision).await;
 
     assert_eq!(first_event(&alice, revision).await.unwrap(), anew.revision);
-    lost_cursors_are_refused(&alice, lost.message_id, newest).await;
+    lost_cursors_are_refused(&alice, &cluster.direct(0, &token), lost.message_id, newest).await;
 
-    // A node of the old cluster, with its old data, where a new one is expected.
+    // A node of the old cluster, with its old data, in the place of a new node.
     cluster[4].kill();
     let new_data = cluster[4].data_dir();
     cluster[4].set("CHAT_DATA_DIR", old_data.display().to_string()).start();
@@ -224,7 +228,7 @@ async fn a_backup_can_be_restored_without_its_sessions() {
     assert!(code == 0 && text.contains("All sessions of the backup have ended"), "{text}");
     cluster.start_all().await;
 
-    // Neither a read, nor a change, nor a stream.
+    // The old session can neither read, nor change anything, nor subscribe.
     let old = cluster.client().await.with_token(&token).unwrap();
     for refused in [
         old.read_conversation("alice", 0, 10, Consistency::Local).await.unwrap_err(),
@@ -235,7 +239,7 @@ async fn a_backup_can_be_restored_without_its_sessions() {
     }
     let client = cluster.client().await;
     client.keep_device("alice", &device);
-    // Strangers are held up; the device of the backup is not.
+    // Strangers are throttled; the device token from the backup is accepted.
     let stranger = cluster.client().await;
     let mut refusals = Vec::new();
     while !refusals.last().is_some_and(|error: &ClientError| error.has_reason("LOGIN_THROTTLED")) {
@@ -269,7 +273,7 @@ async fn the_last_node_becomes_a_cluster_and_the_others_join_it() {
         fs::remove_dir_all(cluster[node].data_dir()).unwrap();
     }
 
-    // Without a majority nobody knows what was acknowledged; what the node has can be saved nevertheless.
+    // Without a majority, the newest acknowledged state is unknown. The node's own state can be saved anyway.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("backup");
     eventually("no backup without a majority", async || {
@@ -288,12 +292,19 @@ async fn the_last_node_becomes_a_cluster_and_the_others_join_it() {
     cluster[3].kill();
     let (code, text) = cluster[4].chatd(&recover[..2]);
     assert!(code == 64 && text.contains("LOST") && text.contains("nothing was changed"), "{text}");
+    // A shell without the service's settings must not change the node's address.
+    let address = cluster[4].grpc.to_string();
+    cluster[4].set("CHAT_ADVERTISE", "elsewhere.invalid:1");
     let (code, text) = cluster[4].chatd(&recover);
     assert!(code == 0 && text.contains("the only member"), "{text}");
+    let survey = new_cluster::survey(&cluster[4].data_dir()).unwrap();
+    let recorded: Vec<_> = survey.membership.nodes.iter().map(|node| &node.client_address).collect();
+    assert_eq!(recorded, [&address]);
+    cluster[4].set("CHAT_ADVERTISE", address);
     let aside: Vec<_> = fs::read_dir(cluster[4].data_dir().join("aside")).unwrap().collect();
     assert!(aside[0].as_ref().unwrap().path().join("log.db").exists() && aside.len() == 1);
 
-    // The first of the initial nodes is one of the empty ones: it must not found another cluster.
+    // The first initial node is one of the empty ones. It must not bootstrap another cluster.
     for node in [0, 1, 2, 4] {
         cluster[node].start();
     }
@@ -310,7 +321,7 @@ async fn the_last_node_becomes_a_cluster_and_the_others_join_it() {
     let next = send(&alice, "and on").await;
     assert!(next.message_id > sent[29].message_id && next.seq == sent[29].seq + 1, "{next:?}");
 
-    // The other one that had its disk is of the old cluster, until it comes with an empty one.
+    // The other node that kept its disk belongs to the old cluster, until it starts with an empty one.
     cluster[3].start();
     assert_eq!(cluster[3].exit_code().await, 73);
     fs::remove_dir_all(cluster[3].data_dir()).unwrap();

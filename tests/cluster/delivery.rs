@@ -1,4 +1,4 @@
-//! What a message goes through on its way to whom it is for, with the two people on different nodes.
+//! The delivery of a message, with the two people on different nodes.
 
 use quorum_chat::client::{
     Client, Consistency, EventKind, EventStream, Options,
@@ -11,7 +11,7 @@ async fn next(events: &mut EventStream) -> EventKind {
     tokio::time::timeout(crate::support::PATIENCE, events.next()).await.expect("an event comes").unwrap().unwrap().kind
 }
 
-/// The next receipt of `member`: delivered and read up to where.
+/// The next receipt of `member`: its delivered and read watermarks.
 async fn receipt(events: &mut EventStream, member: &str) -> (u64, u64) {
     loop {
         if let EventKind::Receipt(receipt) = next(events).await
@@ -44,7 +44,7 @@ async fn what_was_undelivered_comes_first_and_receipts_reach_the_sender() {
     let conversation_id = sent[0].conversation_id;
     assert_eq!(statuses(&alice, "bob").await, [Sent; 3]);
 
-    // They come again as long as nobody acknowledges them, also through another leader.
+    // Messages are sent again until they are acknowledged, also by another leader.
     for _ in 0..2 {
         let mut events = by_hand.events(None);
         for expected in &sent {
@@ -65,12 +65,12 @@ async fn what_was_undelivered_comes_first_and_receipts_reach_the_sender() {
     assert_eq!(receipt(&mut receipts, "bob").await, (2, 1));
     assert_eq!(statuses(&alice, "bob").await, [Read, Delivered, Sent]);
 
-    // Neither goes back.
+    // Neither watermark goes back.
     by_hand.acknowledge_delivery(up_to(1)).await.unwrap();
     assert_eq!(by_hand.mark_read("alice", 1).await.unwrap().read_seq, 1);
     assert_eq!(statuses(&alice, "bob").await, [Read, Delivered, Sent]);
 
-    // Only the third is left; a client that acknowledges by itself does so.
+    // Only the third message is left. A client that acknowledges automatically does so.
     let bob = cluster.client().await;
     bob.login("bob", PASSWORD).await.unwrap();
     let mut events = bob.events(None);
@@ -97,7 +97,7 @@ async fn a_node_that_stood_still_does_not_tell_of_what_was_acknowledged_meanwhil
         let receipt = DeliveryReceipt { conversation_id: sent.conversation_id, up_to_seq: sent.seq };
         bob.acknowledge_delivery(vec![receipt]).await.unwrap();
         cluster[still].go_on();
-        let (ids, heartbeat) = cluster.direct(still, &token).undelivered(false).await.unwrap();
+        let (ids, heartbeat) = cluster.direct(still, &token).undelivered(Consistency::Linearizable).await.unwrap();
         assert!(ids.is_empty(), "{ids:?} were acknowledged");
         assert!(heartbeat.age_ms.is_some());
     }

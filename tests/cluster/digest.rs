@@ -1,4 +1,4 @@
-//! A node whose state is another one than that of the others finds out, stops, and stays stopped; the others go on.
+//! A node whose state differs from that of the others detects it, stops, and stays stopped; the others continue.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -9,7 +9,7 @@ use quorum_chat::{
 
 use crate::support::{Cluster, eventually};
 
-/// Five nodes that compare every second.
+/// Five nodes that compare digests every second.
 async fn five() -> Cluster {
     let mut cluster = Cluster::prepared(5);
     for node in 0..cluster.len() {
@@ -19,7 +19,7 @@ async fn five() -> Cluster {
     cluster
 }
 
-/// What a node says of all, to an operator.
+/// The list of nodes with their digests, as a node shows it to an operator.
 pub async fn listed(cluster: &Cluster, node: usize) -> Result<types::ListNodesResponse, String> {
     let address = format!("unix:{}", cluster[node].data_dir().join("admin.sock").display());
     let mut client = ClusterServiceClient::connect(address).await.map_err(|error| error.to_string())?;
@@ -27,7 +27,7 @@ pub async fn listed(cluster: &Cluster, node: usize) -> Result<types::ListNodesRe
     answer.map(|answer| answer.into_inner()).map_err(|status| status.to_string())
 }
 
-/// Waits until `node` knows of a comparison, of at least `revision`, in which `nodes` took part and all agreed.
+/// Waits until `node` knows of a comparison, at `revision` or later, in which `nodes` nodes took part and agreed.
 async fn agreed(cluster: &Cluster, node: usize, nodes: usize, revision: u64) {
     eventually("all nodes have the same digest", async || {
         let answer = listed(cluster, node).await?;
@@ -41,18 +41,18 @@ async fn agreed(cluster: &Cluster, node: usize, nodes: usize, revision: u64) {
 }
 
 fn change(cluster: &Cluster, node: usize, sql: &str) {
-    let conn = rusqlite::Connection::open(cluster[node].data_dir().join("chat.db")).unwrap();
+    let conn = quorum_chat::storage::open_file(&cluster[node].data_dir().join("chat.db")).unwrap();
     assert_eq!(conn.execute(sql, []).unwrap(), 1, "{sql}");
 }
 
-/// What a node has said about states that differ.
+/// The errors of a node about different states.
 fn accusations(cluster: &Cluster, node: usize) -> Vec<String> {
     let mut errors = cluster[node].errors();
     errors.retain(|line| line.contains("The state of ") || line.contains("have different states"));
     errors
 }
 
-/// Stops a node, changes its state by `sql`, and starts it again; it finds nothing wrong.
+/// Stops a node, changes its state by `sql`, and starts it again. It detects nothing yet.
 async fn restart_changed(cluster: &mut Cluster, node: usize, sql: &str) {
     cluster[node].terminate();
     assert_eq!(cluster[node].exit_code().await, 0);
@@ -60,7 +60,7 @@ async fn restart_changed(cluster: &mut Cluster, node: usize, sql: &str) {
     cluster.restart(node).await;
 }
 
-/// After something was applied that touches what was changed: the node stops, for good, and nobody else does.
+/// Waits until the changed node stops for good, after an entry touched the changed data. No other node stops.
 async fn convicted(cluster: &mut Cluster, wrong: usize, alice: &Client, token: &str) {
     assert_eq!(cluster[wrong].exit_code().await, 74, "{}", cluster[wrong].log());
     let errors = cluster[wrong].errors();
@@ -89,7 +89,7 @@ async fn convicted(cluster: &mut Cluster, wrong: usize, alice: &Client, token: &
         assert!(said.iter().all(|line| line.contains("The state of a node differs")), "{said:?}");
     }
 
-    // The next start does not use the files, and takes the place of the old self under another id.
+    // The next start does not use the files: the node takes its old place under another id.
     cluster.restart(wrong).await;
     let errors = cluster[wrong].errors();
     let moved = |line: &&String| line.contains("cannot be trusted") && line.contains(&text("digest_of_majority"));
@@ -106,7 +106,7 @@ async fn a_follower_with_another_state_stops_and_nobody_else() {
     agreed(&cluster, cluster.leader().await, 5, sent.revision).await;
     let wrong = cluster.follower().await;
     restart_changed(&mut cluster, wrong, "UPDATE account SET username = 'malice' WHERE username = 'alice'").await;
-    // Once after its start every node is compared. What was changed was not touched since.
+    // Every node is compared after its start. The changed data was not touched since.
     agreed(&cluster, wrong, 5, 0).await;
     alice.send_message("bob", "touches it").await.unwrap();
     convicted(&mut cluster, wrong, &alice, &token).await;
@@ -143,7 +143,7 @@ async fn equal_revisions_have_equal_digests_through_crashes() {
         cluster[crashed].kill();
         for message in 0..20 {
             alice.send_message("bob", &format!("{round} {message}")).await.unwrap();
-            // What changes nothing does not change the digest of the revision either.
+            // A command without effect does not change the digest of the revision either.
             alice.send_message("nobody", "?").await.unwrap_err();
         }
         cluster.restart(crashed).await;

@@ -1,4 +1,6 @@
-//! Without a majority nothing is acknowledged, and what is there can still be read.
+//! Without a majority nothing is acknowledged, and the local state can still be read.
+
+use std::time::{Duration, Instant};
 
 use quorum_chat::client::{Client, ClientError, Consistency};
 use tonic::Code;
@@ -20,7 +22,7 @@ async fn with_three_of_five_dead_writes_are_refused_and_local_reads_tell_their_a
         }
         victims.iter().for_each(|victim| cluster[*victim].kill());
 
-        // The first may have reached a leader that does not know yet that it is alone.
+        // The first send may reach a leader that did not detect its isolation yet.
         let first = hasty.send_message("alice", "into the void").await.unwrap_err();
         assert!(first.is_unavailable() || first.outcome_unknown, "{first:?}");
         let in_flight = u64::from(first.outcome_unknown) + refuses_changes(&hasty).await;
@@ -37,8 +39,50 @@ async fn with_three_of_five_dead_writes_are_refused_and_local_reads_tell_their_a
     }
 }
 
-/// Once the survivors know that they are too few, writes are refused with the promise that nothing was applied. How
-/// many got no such promise before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_stood_still_tells_how_old_its_state_is() {
+    const STANDS_STILL: Duration = Duration::from_millis(700);
+    // Both clocks count whole milliseconds.
+    const ROUNDING_MS: u64 = 3;
+    let mut cluster = Cluster::five().await;
+    let (alice, token) = cluster.register("alice").await;
+    let mut stale = 0;
+    for _ in 0..4 {
+        let before = alice.send_message("alice", "before").await.unwrap();
+        cluster.level(&token, before.revision).await;
+        let follower = cluster.follower().await;
+        let direct = cluster.direct(follower, &token);
+        direct.read("alice", Consistency::Local).await.unwrap();
+        cluster[follower].stop();
+        // The node receives these when it continues, in the order in which they were sent.
+        let (stopped, mut missed) = (Instant::now(), Vec::new());
+        while stopped.elapsed() < STANDS_STILL {
+            let sent = alice.send_message("alice", "while it stands still").await.unwrap();
+            missed.push((sent.seq, Instant::now()));
+        }
+        let reads: Vec<_> = (0..20)
+            .map(|_| {
+                let direct = direct.clone();
+                tokio::spawn(async move { direct.read("alice", Consistency::Local).await })
+            })
+            .collect();
+        let goes_on = Instant::now();
+        cluster[follower].go_on();
+        for read in reads {
+            let page = read.await.unwrap().unwrap();
+            let Some((_, acknowledged)) = missed.iter().find(|(seq, _)| *seq > page.last_seq) else { continue };
+            let age_ms = page.header.unwrap().age_ms.expect("the node has been level since it started");
+            let least = goes_on.duration_since(*acknowledged).as_millis() as u64;
+            assert!(age_ms + ROUNDING_MS >= least, "{age_ms} ms, and it lacks what was acknowledged {least} ms before");
+            stale += 1;
+        }
+    }
+    assert!(stale > 0, "no answer was of the time before");
+    println!("{stale} answers of a state that was behind");
+}
+
+/// Once the survivors have detected that they are too few, writes are rejected with the guarantee that nothing was
+/// applied. Returns how many earlier calls got no such guarantee.
 async fn refuses_changes(client: &Client) -> u64 {
     let mut unknown = 0;
     let refused = eventually("a clear refusal", async || {
@@ -52,7 +96,7 @@ async fn refuses_changes(client: &Client) -> u64 {
     unknown
 }
 
-/// Local reads say how old they may be; linearizable ones are refused.
+/// Asserts that local reads report their maximum age, and that linearizable reads are rejected.
 async fn answers_locally(cluster: &Cluster, node: usize, token: &str, last: u64) {
     let direct = cluster.direct(node, token);
     let mut ages = Vec::new();
@@ -68,11 +112,11 @@ async fn answers_locally(cluster: &Cluster, node: usize, token: &str, last: u64)
     .await;
     let error = direct.read("alice", Consistency::Linearizable).await.unwrap_err();
     assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
-    let error = direct.undelivered(false).await.unwrap_err();
+    let error = direct.undelivered(Consistency::Linearizable).await.unwrap_err();
     assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
-    let (_, heartbeat) = direct.undelivered(true).await.unwrap();
+    let (_, heartbeat) = direct.undelivered(Consistency::Local).await.unwrap();
     assert!(heartbeat.age_ms.is_some_and(|age| age >= 300), "{heartbeat:?}");
-    // Nor does it claim that there is a leader, or that it could serve.
+    // The node reports neither a leader nor that it could serve.
     let error = eventually("no leader", async || direct.leader().await.map_or_else(Ok, |leader| Err(leader.0))).await;
     assert_eq!((error.code, error.reason.as_deref()), (Code::Unavailable, Some("NO_LEADER")));
     eventually("not ready", async || match cluster[node].readiness().await {

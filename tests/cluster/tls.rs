@@ -1,4 +1,5 @@
-//! Certificates: with them everything works as without, without them nothing does, and they are renewed while all runs.
+//! Certificates: with them everything works as without, connections without them fail, and they can be renewed while
+//! the cluster runs.
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ use tokio::{
 
 use crate::support::{Cluster, PASSWORD, eventually};
 
-/// Runs `chatctl` with a home of its own; exit code and output.
+/// Runs `chatctl` with its own home directory. Returns its exit code and output.
 fn chatctl(home: &Path, words: &[&str], input: &str) -> (i32, String) {
     use std::io::Write as _;
     let mut process = Command::new(env!("CARGO_BIN_EXE_chatctl"))
@@ -34,7 +35,7 @@ fn chatctl(home: &Path, words: &[&str], input: &str) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-/// Has `chatctl` make certificates for some nodes; the authority's.
+/// Makes `chatctl` create certificates for some nodes. Returns the path of the authority's.
 fn issue(dir: &Path, names: &[&str]) -> PathBuf {
     let mut words = vec!["certs", dir.to_str().unwrap()];
     words.extend(names);
@@ -109,16 +110,16 @@ async fn with_certificates_everything_works_and_without_nothing_does() {
     client.send_message("alice", "after").await.unwrap();
     cluster.restart(leader).await;
 
-    // Who does not talk TLS, or trusts somebody else, does not get as far as a question.
+    // Clients without TLS, or with another authority, are rejected before any request.
     let options = Options { deadline: std::time::Duration::from_secs(1), ..Options::default() };
     let addresses = || NAMES.iter().enumerate().map(|(node, _)| cluster[node].grpc.to_string());
     let error = Client::connect(addresses(), options.clone()).await.err().unwrap();
-    assert!(error.is_unavailable() && error.message.contains("perhaps it talks TLS"), "{error:?}");
+    assert!(error.is_unavailable() && error.message.contains("it talks TLS, and this side does not"), "{error:?}");
     let mistrusting = options.with_tls(&elsewhere.path().join("ca.pem")).unwrap();
     let error = Client::connect(addresses(), mistrusting).await.err().unwrap();
     assert!(error.is_unavailable() && error.message.contains("UnknownIssuer"), "{error:?}");
 
-    // The command line; a session remembers whom to trust.
+    // The command line: a session remembers the authority.
     let nodes: Vec<String> = addresses().collect();
     let words = ["--nodes", &nodes.join(","), "--tls-ca", authority.to_str().unwrap(), "register", "bob"];
     let (code, text) = chatctl(home.path(), &words, PASSWORD);
@@ -129,12 +130,13 @@ async fn with_certificates_everything_works_and_without_nothing_does() {
         let (code, text) = chatctl(home.path(), words, "");
         assert_eq!(code, 0, "{words:?}: {text}");
     }
-    // Browsers.
+    // The web page, as browsers get it.
     let web = client.nodes().await.unwrap().nodes[0].web_address.clone();
     let text = page(&web, &authority).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
 
-    // A node with a certificate of somebody else, and one without any, get nowhere; one with a good one joins.
+    // A node with a certificate of another authority and one without a certificate cannot join; one with a valid
+    // certificate joins.
     let stranger = |ending: &str| elsewhere.path().join(format!("n6.{ending}")).display().to_string();
     cluster[5].set("CHAT_JOIN", &members).set("CHAT_PEER_TLS_CERT", stranger("pem"));
     cluster[5].set("CHAT_PEER_TLS_KEY", stranger("key"));
@@ -171,7 +173,7 @@ async fn with_certificates_everything_works_and_without_nothing_does() {
     .await;
 }
 
-/// Waits until each node has replaced the certificates of both of its ports so often.
+/// Waits until each node has replaced the certificates of both its ports this many times.
 async fn replaced(cluster: &Cluster, times: usize) {
     for node in 0..cluster.len() {
         eventually("the certificates are replaced", async || {
@@ -196,7 +198,7 @@ async fn certificates_are_replaced_while_the_nodes_run() {
     client.create_account("alice", PASSWORD).await.unwrap();
     client.login("alice", PASSWORD).await.unwrap();
 
-    // First everybody trusts both authorities, then everybody shows a new certificate, then nobody trusts the old one.
+    // First all nodes trust both authorities, then all present new certificates, then none trusts the old authority.
     fs::write(&authority, [fs::read(&old).unwrap(), fs::read(&new).unwrap()].concat()).unwrap();
     for name in NAMES {
         for ending in ["key", "pem"] {
@@ -212,14 +214,14 @@ async fn certificates_are_replaced_while_the_nodes_run() {
     })
     .await;
 
-    // Connections that are open go on; new ones see the new certificate.
+    // Open connections stay; new ones get the new certificate.
     client.send_message("alice", "over the old connection").await.unwrap();
     let renewed = trusting(&cluster, &new).await;
     renewed.login("alice", PASSWORD).await.unwrap();
     let options = Options { deadline: std::time::Duration::from_secs(1), ..Options::default() };
     let addresses = (0..5).map(|node| cluster[node].grpc.to_string());
     assert!(Client::connect(addresses, options.with_tls(&old).unwrap()).await.is_err());
-    // The nodes find each other again with it.
+    // The nodes reconnect to each other with it.
     for node in 0..5 {
         cluster[node].kill();
     }

@@ -1,4 +1,5 @@
-//! Volumes that are damaged, cut off, or put back to an earlier moment: the node comes back under a new id, with everything.
+//! Volumes that are damaged, truncated, or restored to an earlier moment: the node returns under a new id, with all
+//! data.
 
 use std::{
     fs::{self, File},
@@ -8,31 +9,31 @@ use std::{
 
 use quorum_chat::{
     client::{Client, Consistency},
-    storage::LogDb,
+    storage::{LogDb, open_file},
 };
 
 use crate::{
     members::{copy, five_and, voters},
-    support::{Cluster, eventually, wal},
+    support::{Cluster, eventually, rot, wal},
 };
 
 const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
-/// The exit code of a node whose files cannot be trusted.
+/// The exit code of a node that quarantines its files.
 const STORAGE: i32 = 74;
 
-/// What happens to a file.
+/// Damages a file.
 type Damage = fn(&Path);
 
 fn removed(path: &Path) {
     fs::remove_file(path).unwrap();
 }
 
-/// Only the first page, and a bit of the second, are left.
+/// Truncates the file to the first page and a bit of the second.
 fn cut_off(path: &Path) {
     File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
 }
 
-/// All but the first half are other bytes than they were.
+/// Overwrites everything after the first half.
 fn overwritten(path: &Path) {
     let file = File::options().write(true).open(path).unwrap();
     let length = file.metadata().unwrap().len();
@@ -40,15 +41,32 @@ fn overwritten(path: &Path) {
     file.write_all_at(&vec![0xa5; (length - from) as usize], from).unwrap();
 }
 
-/// Stops a node in order, so that the files themselves hold everything, and starts it again.
+/// Changes a letter of a message, which SQLite does not detect.
+fn letter_changed(path: &Path) {
+    assert!(rot::change_a_letter(path, 3));
+}
+
+/// Stores a value that is never written, in a page with a valid checksum.
+fn impossible(path: &Path) {
+    let conn = open_file(path).unwrap();
+    assert_eq!(conn.execute("UPDATE state SET revision = -revision", []).unwrap(), 1);
+}
+
+/// Does the same in a row that a start does not read.
+fn impossible_where_readers_look(path: &Path) {
+    let conn = open_file(path).unwrap();
+    assert_eq!(conn.execute("UPDATE conversation SET last_seq = -last_seq", []).unwrap(), 1);
+}
+
+/// Stops a node in order, so that the database files contain everything, and starts it again.
 async fn settle_files(cluster: &mut Cluster, node: usize) {
     cluster[node].terminate();
     assert_eq!(cluster[node].exit_code().await, 0);
     cluster.restart(node).await;
 }
 
-/// A node took the place of its old self and has everything: it alone has another id than in `known`, which is brought up
-/// to date.
+/// Asserts that a node has replaced its old self and has all data. Only its id differs from those in `known`, which is
+/// updated.
 async fn replaced(cluster: &Cluster, hurt: usize, known: &mut Vec<u64>, alice: &Client, token: &str) {
     let asked = (hurt + 1) % 5;
     eventually("another id", async || {
@@ -73,16 +91,18 @@ async fn damaged_files_are_moved_aside_and_the_node_takes_the_place_of_its_old_s
         alice.send_message("alice", &format!("message {number}").repeat(50)).await.unwrap();
     }
     let mut known = voters(&cluster, 0, &NAMES).await;
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 8] = [
         ("log.db-wal", removed),
         ("chat.db-wal", removed),
         ("log.db", cut_off),
         ("chat.db", cut_off),
         ("log.db", overwritten),
         ("chat.db", overwritten),
+        ("chat.db", letter_changed),
+        ("chat.db", impossible),
     ];
     for (number, (file, damage)) in damages.into_iter().enumerate() {
-        // The founder is one of them.
+        // One of them is the founder.
         let hurt = number % 5;
         settle_files(&mut cluster, hurt).await;
         cluster[hurt].kill();
@@ -104,23 +124,33 @@ async fn damage_that_is_met_while_the_node_runs_stops_it_and_it_comes_back_whole
     for _ in 0..100 {
         alice.send_message("alice", &body).await.unwrap();
     }
+    // The last page, which is the one that readers read.
+    for number in 0..12 {
+        alice.send_message("alice", &format!("{number} EUR")).await.unwrap();
+    }
     let mut known = voters(&cluster, 0, &NAMES).await;
 
-    // A reader meets it in chat.db.
-    let hurt = cluster.follower().await;
-    settle_files(&mut cluster, hurt).await;
-    overwritten(&cluster[hurt].data_dir().join("chat.db"));
-    eventually("the damage is met", async || {
-        // It may be answered from the half that is good, or not at all.
-        let _ = cluster.direct(hurt, &token).read("alice", Consistency::Local).await;
-        cluster[hurt].has_ended().then_some(()).ok_or_else(|| "it runs".to_owned())
-    })
-    .await;
-    assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
-    cluster.restart(hurt).await;
-    replaced(&cluster, hurt, &mut known, &alice, &token).await;
+    // A reader meets the damage in chat.db.
+    let damages: [Damage; 3] = [overwritten, letter_changed, impossible_where_readers_look];
+    for damage in damages {
+        let hurt = cluster.follower().await;
+        settle_files(&mut cluster, hurt).await;
+        damage(&cluster[hurt].data_dir().join("chat.db"));
+        eventually("the damage is met", async || {
+            // The call may be answered from the undamaged half, or fail.
+            if let Ok(page) = cluster.direct(hurt, &token).read("alice", Consistency::Local).await {
+                let known = |body: &str| body == "and on" || body.starts_with("xx") || body.ends_with(" EUR");
+                assert!(page.messages.iter().all(|message| known(&message.body)), "{page:?}");
+            }
+            cluster[hurt].has_ended().then_some(()).ok_or_else(|| "it runs".to_owned())
+        })
+        .await;
+        assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
+        cluster.restart(hurt).await;
+        replaced(&cluster, hurt, &mut known, &alice, &token).await;
+    }
 
-    // A leader meets it in log.db, when it has to send old entries to a follower that was away.
+    // A leader meets the damage in log.db, when it has to send old entries to a follower that was down.
     let behind = cluster.follower().await;
     cluster[behind].kill();
     for _ in 0..100 {
@@ -129,7 +159,7 @@ async fn damage_that_is_met_while_the_node_runs_stops_it_and_it_comes_back_whole
     let hurt = cluster.follower().await;
     settle_files(&mut cluster, hurt).await;
     overwritten(&cluster[hurt].data_dir().join("log.db"));
-    // It may end before it leads: its next write may meet it, too.
+    // It may exit before it leads, because its next write may also meet the damage.
     let _ = cluster[hurt].transfer_to_itself().await;
     cluster[behind].start();
     assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
@@ -138,7 +168,7 @@ async fn damage_that_is_met_while_the_node_runs_stops_it_and_it_comes_back_whole
     replaced(&cluster, hurt, &mut known, &alice, &token).await;
 }
 
-/// What a volume held when the node had just got its identity: nothing else.
+/// Resets a volume to the moment after the node got its identity: nothing else is left.
 fn back_to_the_beginning(data: &Path) {
     let open = || LogDb::open(data, Box::new(|_| {})).unwrap();
     let log = open();
@@ -161,7 +191,7 @@ async fn an_older_copy_of_a_nodes_own_volume_is_found_out_and_never_used() {
         let hurt = if leads { cluster.leader().await } else { cluster.follower().await };
         let data = cluster[hurt].data_dir();
         let old = data.with_extension("old");
-        // What a snapshot of the volume holds: all files at one moment, while the node runs.
+        // Simulates a snapshot of the volume: all files at one moment, while the node runs.
         cluster[hurt].stop();
         fs::remove_dir_all(&old).ok();
         copy(&data, &old);
@@ -180,7 +210,7 @@ async fn an_older_copy_of_a_nodes_own_volume_is_found_out_and_never_used() {
         assert_eq!(cluster[hurt].exit_code().await, STORAGE, "{}", cluster[hurt].log());
         let errors = cluster[hurt].errors();
         assert!(errors.last().unwrap().contains("the files are an older copy of this node's"), "{errors:?}");
-        // The next start moves them aside.
+        // The next start moves the files aside.
         cluster.restart(hurt).await;
         assert_eq!(fs::read_dir(data.join("aside")).unwrap().count(), 1);
         replaced(&cluster, hurt, &mut known, &alice, &token).await;
@@ -199,13 +229,13 @@ async fn one_flipped_bit_loses_nothing_that_was_acknowledged() {
     let [hurt, other, late, later] = followers[..] else { panic!("{followers:?}") };
     cluster[late].stop();
     cluster[later].stop();
-    // The leader and these two make the majority.
+    // The leader and these two are the majority.
     let sent = alice.send_message("alice", "acknowledged").await.unwrap();
     for node in 0..5 {
         cluster[node].kill();
     }
     assert!(wal::flip_a_bit(&cluster[hurt].data_dir().join("log.db-wal"), 0));
-    // Without what it has lost, these three could elect a leader that never had the message.
+    // Without the data that one of them has lost, these three could elect a leader that never had the message.
     for node in [hurt, late, later] {
         cluster[node].start();
     }

@@ -1,11 +1,13 @@
-//! Disks that are full, fail, or can only be read: the node stops, says why, and comes back when the disk is well.
+//! Disks that are full, faulty or read-only: the node stops, logs the reason, and recovers when the disk works again.
+
+use std::{path::Path, process::Command};
 
 use crate::{
-    support::{Cluster, Workload, eventually},
+    support::{Cluster, PATIENCE, Workload, eventually},
     volume::Volume,
 };
 
-/// Messages of each sender between two faults.
+/// Number of messages of each sender between two faults.
 const BETWEEN_FAULTS: u64 = 5;
 
 /// Exit codes of `chatd`.
@@ -17,7 +19,7 @@ const EIO: &str = "5";
 const ENOSPC: &str = "28";
 const EROFS: &str = "30";
 
-/// Why a node ended: the last line of its log, whatever openraft has to say of the same.
+/// The reason why a node ended: the last line of its log, ignoring openraft's messages about it.
 fn last_error(cluster: &Cluster, node: usize) -> String {
     let log = cluster[node].log();
     let last = log.lines().next_back().unwrap_or_default();
@@ -47,8 +49,8 @@ async fn a_node_on_a_full_volume_serves_what_it_has_and_goes_on_when_there_is_sp
         let victim = if leads { cluster.leader().await } else { cluster.follower().await };
         let already = cluster[victim].log().matches("The volume is full").count();
         volumes[victim].fill();
-        // A write fails, or the node stops taking entries before that. Started again without space, it gives up the
-        // reserve file.
+        // A write fails, or the node stops accepting entries before that. When it is started again without space, it
+        // releases the reserve file.
         workload.advance(BETWEEN_FAULTS).await;
         eventually("it serves what it has", async || {
             if cluster[victim].has_ended() {
@@ -67,7 +69,7 @@ async fn a_node_on_a_full_volume_serves_what_it_has_and_goes_on_when_there_is_sp
         cluster.level(&token, 0).await;
         cluster[victim].kill();
 
-        // A volume that was remounted read-only is found out at the start.
+        // A volume that was remounted read-only is detected at the start.
         volumes[victim].read_only(true);
         cluster[victim].start();
         assert_eq!(cluster[victim].exit_code().await, DATA_DIR, "{:?}", cluster[victim].errors());
@@ -125,7 +127,7 @@ async fn a_disk_that_fails_before_its_node_belongs_to_a_cluster_stops_it_too() {
     for node in (0..cluster.len()).filter(|node| *node != victim) {
         cluster[node].start();
     }
-    // Its identity is the first thing that it has to write.
+    // Its identity is the first data that it has to write.
     assert_eq!(cluster[victim].exit_code().await, STORAGE, "{:?}", cluster[victim].errors());
     assert!(last_error(&cluster, victim).contains("log.db"), "{:?}", cluster[victim].errors());
     faults[victim].heal();
@@ -136,7 +138,7 @@ async fn a_disk_that_fails_before_its_node_belongs_to_a_cluster_stops_it_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_behind_the_write_ahead_log_is_noticed_too() {
-    /// A node's pages move from the write-ahead log into the file after 16 MiB.
+    /// A checkpoint moves a node's pages from the write-ahead log into the file after 16 MiB.
     const BODY: usize = 16 * 1024;
     const MESSAGES_MAX: usize = 4000;
     let (mut cluster, faults, _) = Cluster::fragile().await;
@@ -182,4 +184,49 @@ async fn a_snapshot_that_cannot_be_written_stops_its_node() {
     faults[victim].heal();
     cluster.restart(victim).await;
     cluster.level(&token, 0).await;
+}
+
+/// An open transaction of another process, like that of an operator's `sqlite3`. Here it belongs to the test.
+fn lock(database: &Path) -> rusqlite::Connection {
+    let conn = rusqlite::Connection::open_with_flags(database, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    conn.busy_timeout(PATIENCE).unwrap();
+    conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    conn
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_another_process_is_waited_for_and_its_owner_named() {
+    let mut cluster = Cluster::five().await;
+    let (_, token) = cluster.register("witness").await;
+    let workload = Workload::start(&cluster, 2, true).await;
+    for name in ["log.db", "chat.db"] {
+        workload.advance(BETWEEN_FAULTS).await;
+        let victim = cluster.leader().await;
+        let locked = lock(&cluster[victim].data_dir().join(name));
+        cluster[victim].logged(&format!("{name} has been locked by ")).await;
+        cluster[victim].logged(&format!("(process {})", std::process::id())).await;
+        // Another node has become leader.
+        workload.advance(BETWEEN_FAULTS).await;
+        locked.execute_batch("ROLLBACK").unwrap();
+        drop(locked);
+        cluster[victim].logged(&format!("The disk goes on: a write to {name}")).await;
+        cluster.level(&token, 0).await;
+        assert!(!cluster[victim].has_ended(), "{name}");
+    }
+    let report = workload.finish().await;
+    assert_eq!(report.failures, [], "the library hides all of it");
+}
+
+#[test]
+fn too_few_open_files_are_no_failing_disk() {
+    let cluster = Cluster::prepared(1);
+    let node = cluster[0].command(&[]);
+    let environment = node.get_envs().filter_map(|(key, value)| Some((key, value?)));
+    let limited = "ulimit -n 24; exec \"$0\"";
+    let started =
+        Command::new("sh").arg("-c").arg(limited).arg(node.get_program()).env_clear().envs(environment).output();
+    let output = started.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(71), "{log}");
+    assert!(log.contains("may open only 24 files, and needs 800: raise the limit (ulimit -n"), "{log}");
 }

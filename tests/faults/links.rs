@@ -1,17 +1,18 @@
-//! Links that swallow, delay or lose: whoever is behind them holds up nobody, and comes back when they are well.
+//! Links that drop, delay or lose data: the nodes behind them delay no others, and recover when the links do.
 
 use std::time::{Duration, Instant};
 
 use quorum_chat::client::{Client, Consistency};
+use uuid::Uuid;
 
 use crate::support::{Cluster, Workload, eventually, links::Link};
 
-/// Messages of each sender that are looked at.
+/// Number of messages of each sender that are measured.
 const MESSAGES: u64 = 30;
-/// What is asked of a send while a follower is behind a bad link: no election, no time-out on its account.
+/// Limit for a send while a follower is behind a faulty link: without an election or a timeout caused by it.
 const LIMIT: Duration = Duration::from_millis(600);
 
-/// Indexes of the first and the last entry that a node's log has.
+/// Indexes of the first and the last entry of a node's log.
 fn log_range(cluster: &Cluster, node: usize) -> (u64, u64) {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let log = rusqlite::Connection::open_with_flags(cluster[node].data_dir().join("log.db"), flags).unwrap();
@@ -19,7 +20,7 @@ fn log_range(cluster: &Cluster, node: usize) -> (u64, u64) {
     log.query_row(range, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
-/// Sends so many bytes to the sender itself; the most memory that the leader had meanwhile.
+/// Sends this number of bytes to the sender itself. Returns the leader's peak memory meanwhile.
 async fn load(cluster: &Cluster, leader: usize, client: &Client, bytes: usize) -> u64 {
     const BODY_BYTES: usize = 16 * 1024;
     const AT_ONCE: usize = 64;
@@ -36,7 +37,7 @@ async fn load(cluster: &Cluster, leader: usize, client: &Client, bytes: usize) -
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_that_never_answer_hold_up_neither_sends_nor_the_log_nor_memory() {
     const SENT_BYTES: usize = 64 << 20;
-    /// Half of what is sent: a queue that nobody bounds would take all of it, for each of the two.
+    /// Half of the sent bytes. An unbounded queue would contain all of them, for each of the two followers.
     const MEMORY_GROWTH_MAX: u64 = 32 << 20;
     let (mut cluster, _, links) = Cluster::fragile().await;
     cluster.set_all("CHAT_SNAPSHOT_LOG_MB", "8");
@@ -45,13 +46,13 @@ async fn followers_that_never_answer_hold_up_neither_sends_nor_the_log_nor_memor
     let (alice, token) = cluster.register("alice").await;
     let leader = cluster.leader().await;
     let term = cluster[leader].metric("chat_raft_term").await;
-    // Caches fill, whatever the others do.
+    // Caches fill regardless of the other nodes.
     let healthy = load(&cluster, leader, &alice, SENT_BYTES).await;
     let workload = Workload::start(&cluster, 3, false).await;
     workload.advance(MESSAGES).await;
     let usual = workload.longest();
     let stuck: Vec<usize> = cluster.up().into_iter().filter(|node| *node != leader).take(2).collect();
-    // One hears everything and its answers get lost, the other hears nothing.
+    // One receives everything but its answers are lost, the other receives nothing.
     links.outgoing(stuck[0], Link::SILENT);
     links.around(stuck[1], Link::SILENT);
     let (_, last_before) = log_range(&cluster, leader);
@@ -60,12 +61,12 @@ async fn followers_that_never_answer_hold_up_neither_sends_nor_the_log_nor_memor
     println!("the slowest send took {longest:?}, before {usual:?}");
     assert!(longest < LIMIT + usual, "the slowest send took {longest:?}, before {usual:?}");
 
-    // What may wait for a stuck follower fills up once, and no further.
+    // The queues for a stuck follower fill up once, and grow no further.
     let filled = load(&cluster, leader, &alice, SENT_BYTES).await;
     let peak = load(&cluster, leader, &alice, SENT_BYTES).await;
     println!("the leader's memory: {} MiB without faults, then {}, {}", healthy >> 20, filled >> 20, peak >> 20);
     assert!(peak < filled + MEMORY_GROWTH_MAX, "the leader's memory grew from {filled} to {peak}");
-    // Of the many snapshots that this much has led to, the last ones cover what the two never got.
+    // This load triggered many snapshots. The last ones cover entries that the two never received.
     eventually("the log is cut", async || {
         workload.advance(5).await;
         let (first, last) = log_range(&cluster, leader);
@@ -125,7 +126,7 @@ async fn a_leader_behind_a_bad_link_serves_slowly_or_is_replaced_and_nothing_is_
         let mut newest = alice.send_message("alice", what).await.unwrap();
         let leader = cluster.leader().await;
         let pinned = cluster.direct(leader, &token);
-        // For the last one, only what the leader says gets lost: it still hears the others.
+        // In the last case only the leader's messages are lost: the node still receives those of the others.
         if bad == Link::SILENT {
             links.outgoing(leader, bad)
         } else {
@@ -173,4 +174,47 @@ async fn a_leader_that_is_heard_but_hears_nobody_is_replaced() {
     assert_eq!(after.seq, before.seq + 1);
     links.heal();
     cluster.level(&token, after.revision).await;
+}
+
+/// The time until each node has first acknowledged a send, counted from `healed`.
+async fn sends_again(cluster: &Cluster, token: &str, healed: Instant) -> Vec<Duration> {
+    let sends = cluster.directs(token).into_iter().enumerate().map(|(node, direct)| async move {
+        eventually(&format!("a send through n{}", node + 1), async || {
+            direct.send(Uuid::new_v4(), "alice", "after").await.map_err(|error| error.to_string())
+        })
+        .await;
+        healed.elapsed()
+    });
+    futures_util::future::join_all(sends).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_links_are_well_again_sends_go_through_all_nodes_soon() {
+    /// Long enough for every backoff to reach its maximum.
+    const HOLDS: Duration = Duration::from_secs(6);
+    /// Time from the repair to an acknowledged send: the guaranteed limit, and what unoptimized code can achieve.
+    const AGAIN_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3_000 } else { 1_500 });
+    let (mut cluster, _, links) = Cluster::fragile().await;
+    cluster.start_all().await;
+    let (_, token) = cluster.register("alice").await;
+    // Partitions of two, two and one nodes: none has a majority.
+    for (what, link) in [("silence", Link::SILENT), ("cuts", Link::CUT)] {
+        let leader = cluster.leader().await;
+        let part = |node: usize| (node + cluster.len() - leader) % cluster.len() / 2;
+        let pairs = (0..cluster.len()).flat_map(|from| (0..cluster.len()).map(move |to| (from, to)));
+        pairs.filter(|(from, to)| part(*from) != part(*to)).for_each(|(from, to)| links.set(from, to, link));
+        tokio::time::sleep(HOLDS).await;
+        links.heal();
+        let took = sends_again(&cluster, &token, Instant::now()).await;
+        println!("three parts by {what}: sends go through the nodes after {took:?}");
+        assert!(took.iter().all(|time| *time < AGAIN_MAX), "three parts by {what}: {took:?}");
+    }
+    for (what, link) in [("600 ms each", Link::delayed(600)), ("30 % loss", Link::lossy(0.3))] {
+        (0..cluster.len()).for_each(|node| links.around(node, link));
+        tokio::time::sleep(HOLDS).await;
+        links.heal();
+        let took = sends_again(&cluster, &token, Instant::now()).await;
+        println!("{what}: sends go through the nodes after {took:?}");
+        assert!(took.iter().all(|time| *time < AGAIN_MAX), "{what}: {took:?}");
+    }
 }

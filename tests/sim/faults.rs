@@ -1,12 +1,12 @@
-//! What goes wrong in a run, and when: chosen from the seed.
+//! Fault injection: the faults of a run and their times, chosen from the seed.
 //!
-//! Nothing chosen here is beyond what the cluster promises to survive: of the disks one at a time may be lost, until its node
-//! has been replaced, or its log damaged; every other crash keeps what was flushed. Power failures of all nodes at once
-//! are among it.
+//! No chosen fault exceeds what the cluster guarantees to survive. At most one disk at a time is lost (until its node
+//! has been replaced), has its log damaged, or has its state changed. Every other crash keeps what was flushed.
+//! Simultaneous power failures of all nodes are among the faults.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use quorum_chat::raft::Role;
+use quorum_chat::{raft::Role, storage::open_file};
 use tokio::time::Instant;
 
 use super::{
@@ -14,16 +14,16 @@ use super::{
     dice::Dice,
     disk::{self, Crash},
     member::{self, Contradictions},
-    wal,
+    rot, wal,
     world::{FOUNDERS, Standing, World},
 };
 
-/// The last node is back after a damage.
+/// Time after a damage by which the last node is back.
 const RETURN_MAX: Duration = Duration::from_millis(4000);
-/// Time that an operator gives a call.
+/// Time limit for an operator's call.
 const ORDER_MAX: Duration = Duration::from_secs(5);
 
-/// What is to come.
+/// A scheduled action.
 #[derive(Debug)]
 enum Later {
     Start(usize),
@@ -31,26 +31,31 @@ enum Later {
     Mend,
     /// A disk answers again.
     Unstall(usize),
-    /// All are killed, and the log of the first of these seats loses its end. It is back before all but the others of these.
+    /// All nodes are killed, and the log of the first of these seats loses its end. That seat is back before all nodes
+    /// except the others listed here.
     Damage([usize; 3]),
 }
 
 pub struct Faults {
     dice: Dice,
     next: Duration,
-    /// Set with the first act.
+    /// Set by the first action.
     end: Option<Duration>,
     lasts: Duration,
     later: BTreeMap<(Duration, u64), Later>,
     count: u64,
-    /// Seats whose end is expected: they were stopped, removed, or given a bad disk.
+    /// Seats whose end is expected, because they were stopped, removed, or given a bad disk.
     expected: Vec<usize>,
     /// A seat that lost its disk and has not been replaced yet, with its old id.
     lost: Option<(usize, u64)>,
     removed: Option<usize>,
-    /// When the log of a node is to be damaged, once in some runs.
+    /// Time at which a node's log is damaged, in some runs once.
     damage: Option<(Duration, Dice)>,
-    /// What the tasks of a dishonest member found.
+    /// Time at which a byte of a stopped node's state changes, in some runs once.
+    rot: Option<(Duration, Dice)>,
+    /// The seat that is being stopped for that.
+    rotting: Option<(usize, Dice)>,
+    /// Contradictions found by the tasks of a dishonest member.
     found: Contradictions,
     log: bool,
 }
@@ -61,6 +66,8 @@ impl Faults {
         let lasts = dice.ms(4000..12_000);
         let mut own = all.split("damage");
         let damage = own.chance(25).then(|| (own.ms(0..1500), own));
+        let mut own = all.split("rot");
+        let rot = own.chance(25).then(|| (own.ms(500..4000), own));
         let log = std::env::var_os("SIM_LOG").is_some();
         Self {
             dice,
@@ -73,6 +80,8 @@ impl Faults {
             lost: None,
             removed: None,
             damage,
+            rot,
+            rotting: None,
             found,
             log,
         }
@@ -82,12 +91,12 @@ impl Faults {
         self.count
     }
 
-    /// Whether there is more to come.
+    /// Whether there are more faults to come.
     pub fn more(&mut self, now: Duration) -> bool {
         now < *self.end.get_or_insert(now + self.lasts)
     }
 
-    /// Does what is due.
+    /// Executes the actions that are due.
     pub fn act(&mut self, world: &mut World<'_>) -> Result<(), String> {
         self.mind(world)?;
         let now = world.sim.elapsed();
@@ -99,14 +108,20 @@ impl Faults {
         if self.damage.as_ref().is_some_and(|(after, _)| began + *after <= now) {
             self.part_for_damage(world);
         }
+        if self.rot.as_ref().is_some_and(|(after, _)| began + *after <= now) {
+            self.stop_for_rot(world);
+        }
         Ok(())
     }
 
-    /// Does only what was begun: brings back what ended, says what ended against all expectations.
+    /// Completes only what was begun: restarts nodes that ended, and reports nodes that ended unexpectedly.
     pub fn mind(&mut self, world: &mut World<'_>) -> Result<(), String> {
         for (seat, result) in world.ended() {
             let expected = self.expected.iter().position(|expected| *expected == seat);
             self.say(world, &format!("n{} ended: {result:?}", seat + 1));
+            if self.rotting.as_ref().is_some_and(|(stopped, _)| *stopped == seat) {
+                self.rot_state(world, result.is_ok());
+            }
             match expected {
                 Some(at) => drop(self.expected.swap_remove(at)),
                 // It was down when it was removed.
@@ -141,7 +156,7 @@ impl Faults {
         Ok(())
     }
 
-    /// From now on nothing is broken.
+    /// Ends all faults.
     pub fn heal(&mut self, world: &mut World<'_>) {
         self.say(world, "heal");
         mend(world);
@@ -191,7 +206,7 @@ impl Faults {
         self.dice.pick(&[Crash::Process, Crash::Power, Crash::Torn])
     }
 
-    /// A running node, the leader as often as not.
+    /// Picks a running node: the leader in about half of the cases.
     fn victim(&mut self, world: &World<'_>) -> Option<usize> {
         let up = world.up();
         match leader(world) {
@@ -211,7 +226,7 @@ impl Faults {
 
     fn take_down(&mut self, world: &mut World<'_>, seat: usize, how: Crash, for_ms: std::ops::Range<u64>) {
         self.say(world, &format!("crash n{} {how:?}", seat + 1));
-        // Half of the time nobody hears of it: a machine without power sends no goodbye.
+        // In half of the cases the connections do not close, because a machine without power sends nothing.
         let silent = how != Crash::Process && self.dice.chance(50);
         let others: Vec<String> = world.hosts().into_iter().filter(|name| *name != world.seats[seat].name()).collect();
         if silent {
@@ -230,7 +245,7 @@ impl Faults {
         for seat in world.up() {
             self.take_down(world, seat, how, 50..1500);
         }
-        // All have other addresses when they come back: nobody is where another one knows it to be.
+        // All nodes return with other addresses, so no node is where the others expect it.
         if self.dice.chance(30) {
             for seat in world.down() {
                 self.relocate(world, seat);
@@ -320,7 +335,7 @@ impl Faults {
         self.lost = Some((seat, id));
     }
 
-    /// Two followers are cut off, so that what is acknowledged from now on is on three disks.
+    /// Partitions two followers away, so that entries acknowledged from now on are on three disks.
     fn part_for_damage(&mut self, world: &mut World<'_>) {
         let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
         let Some(leader) = leader(world).filter(|_| whole) else { return };
@@ -336,7 +351,7 @@ impl Faults {
             }
         }
         let at = world.sim.elapsed() + dice.ms(300..1500);
-        // Nothing else disturbs it.
+        // No other fault happens meanwhile.
         self.next = at + RETURN_MAX;
         self.end = self.end.max(Some(self.next));
         self.later.insert((at, dice.next()), Later::Damage([hurt, one, other]));
@@ -360,7 +375,37 @@ impl Faults {
         }
     }
 
-    /// A node that lost its disk is whole again when it votes under a new id.
+    /// Stops a node in order, so that its file contains everything.
+    fn stop_for_rot(&mut self, world: &mut World<'_>) {
+        let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none() && self.rotting.is_none();
+        let Some((_, mut dice)) = self.rot.take_if(|_| whole) else { return };
+        let seat = dice.range(0..FOUNDERS as u64) as usize;
+        let id = world.seats[seat].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
+        let Some(id) = id else { return };
+        self.say(world, &format!("stop n{}, whose state will rot", seat + 1));
+        if !self.expected.contains(&seat) {
+            self.expected.push(seat);
+        }
+        world.seats[seat].stop.borrow().send_replace(true);
+        // No other disk is lost until this one has been replaced.
+        self.lost = Some((seat, id));
+        self.rotting = Some((seat, dice));
+    }
+
+    /// Changes a letter of a message, which SQLite does not detect.
+    fn rot_state(&mut self, world: &mut World<'_>, stopped_in_order: bool) {
+        let Some((seat, mut dice)) = self.rotting.take() else { return };
+        let path = world.seats[seat].dir.join("chat.db");
+        match stopped_in_order && settle(&path) && rot::change_a_letter(&path, dice.next()) {
+            true => {
+                self.say(world, &format!("a letter in the state of n{} changes", seat + 1));
+                world.damaged.insert(seat);
+            }
+            false => self.lost = None,
+        }
+    }
+
+    /// Ends the loss of a disk when the node votes under a new id.
     fn note_replacement(&mut self, world: &World<'_>) {
         let Some((seat, old)) = self.lost else { return };
         let node = world.seats[seat].node.lock().expect("not poisoned");
@@ -390,7 +435,7 @@ impl Faults {
         self.expected.push(seat);
         world.seats[asked].order(move |node| {
             tokio::spawn(async move {
-                // It may fail: then the node stays.
+                // If it fails, the node stays.
                 let _ = node.remove_member(&name, Instant::now() + ORDER_MAX).await;
             });
         });
@@ -433,7 +478,7 @@ impl Faults {
     }
 }
 
-/// A node that takes itself for the leader.
+/// Finds a node that believes to be the leader.
 fn leader(world: &World<'_>) -> Option<usize> {
     let leads = |seat: &usize| {
         let node = world.seats[*seat].node.lock().expect("not poisoned");
@@ -442,7 +487,7 @@ fn leader(world: &World<'_>) -> Option<usize> {
     world.up().into_iter().find(leads)
 }
 
-/// All links work again, at the usual speed.
+/// Restores all links, at the usual speed.
 fn mend(world: &mut World<'_>) {
     let mut hosts = world.hosts();
     hosts.push("client".to_owned());
@@ -456,4 +501,12 @@ fn mend(world: &mut World<'_>) {
 
 fn stall(world: &World<'_>, seat: usize, stalled: bool) {
     world.seats[seat].latency.stalled.store(stalled, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Moves the content of the write-ahead log into the file. A stopped node does so when the last task on its host
+/// releases the files, which happens later in the simulation. False: the file is being read.
+fn settle(state: &Path) -> bool {
+    let file = open_file(state).expect("opens");
+    let busy = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i32>(0));
+    busy.expect("a checkpoint") == 0
 }

@@ -1,4 +1,4 @@
-//! One run: the cluster, its clients, the faults, and the verdict.
+//! One run: the cluster, its clients, the faults and the verdict.
 
 use std::{cell::RefCell, path::Path, rc::Rc, time::Duration};
 
@@ -7,7 +7,7 @@ use quorum_chat::{
         ClientError, Options,
         verify::{checker, history::History, workload},
     },
-    storage::Readers,
+    storage::{Readers, SharedState, StorageError, open_file},
 };
 use tempfile::TempDir;
 
@@ -22,35 +22,35 @@ use super::{
     world::World,
 };
 
-/// Between two looks at all nodes.
+/// Interval at which all nodes are checked, in ticks.
 const LOOK_TICKS: u64 = 10;
-/// Until the cluster is founded and people have registered.
+/// Time limit until the cluster is bootstrapped and the accounts are registered.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// Until the clients are done, once nothing is broken any more.
+/// Time limit for the clients to finish, once the faults have ended.
 const FINISH_MAX: Duration = Duration::from_secs(180);
-/// Until nothing of a deleted account is left to erase after that.
+/// Time limit after that until all deleted accounts are erased.
 const ERASED_MAX: Duration = Duration::from_secs(60);
-/// Until all nodes are level after that.
+/// Time limit after that until all nodes have caught up.
 const LEVEL_MAX: Duration = Duration::from_secs(60);
 
-/// How a run came out.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// What is wrong; empty for a good run.
+    /// The violations; empty for a good run.
     pub violations: Vec<String>,
-    /// A hash of everything that was looked at: the same for the same seed.
+    /// A hash of everything that was observed: the same for the same seed.
     pub trace: u64,
     pub acknowledged: u64,
     pub unknown: u64,
     pub reads: u64,
     pub events: u64,
     pub faults: u64,
-    /// Simulated time.
+    /// Duration in simulated time.
     pub took: Duration,
 }
 
 impl Verdict {
-    /// One line about the run.
+    /// A summary of the run in one line.
     pub fn line(&self) -> String {
         format!(
             "{} acknowledged, {} unknown, {} reads, {} events, {} faults in {:?}, trace {:016x}",
@@ -66,8 +66,8 @@ struct Run<'a> {
     ticks: u64,
 }
 
-/// Where a run may have its disks, in memory if that can be. Whoever starts a run in another process makes it there: a run that
-/// panics, or is killed, removes nothing.
+/// Creates the directory for a run's disks, in memory if possible. If a run is in another process, its parent creates
+/// the directory, because a run that panics or is killed cannot remove it.
 pub fn disks() -> TempDir {
     let root = tempfile::Builder::new().prefix("quorum-sim-").tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     root.expect("a directory for the simulated disks")
@@ -83,7 +83,7 @@ pub fn run(seed: u64, disks: &Path) -> Verdict {
         run.verdict.violations.push(violation);
     }
     run.verdict.took = run.world.sim.elapsed();
-    // The nodes' files are closed before they are removed.
+    // The nodes' files have to be closed before they are removed.
     let Run { world, verdict, .. } = run;
     drop(world);
     verdict
@@ -118,6 +118,7 @@ impl Run<'_> {
         self.verdict.faults = faults.count();
         self.until("deleted accounts are erased", ERASED_MAX, &mut faults, erased)?;
         self.until("all nodes are level", LEVEL_MAX, &mut faults, level)?;
+        same_messages(&self.look()?)?;
         self.judge(history)
     }
 
@@ -138,7 +139,7 @@ impl Run<'_> {
         told
     }
 
-    /// One tick, and now and then a look.
+    /// Runs one tick, and a check at every interval.
     fn tick(&mut self) -> Result<(), String> {
         self.world.step()?;
         self.ticks += 1;
@@ -209,7 +210,7 @@ impl Run<'_> {
         report.proved_nothing().map_or(Ok(()), |why| Err(format!("nothing was proven: {why}")))
     }
 
-    /// Where everybody stands, for who reads of a failure.
+    /// Describes the state of all nodes, for the report of a failure.
     fn describe(&mut self) -> String {
         let Ok(look) = self.world.look() else { return String::new() };
         let line = |sight: &invariants::Sight| {
@@ -233,7 +234,7 @@ impl Run<'_> {
     }
 }
 
-/// All nodes that should run do, and have applied all that there is.
+/// Whether all nodes run that should, and have applied all entries.
 fn level(world: &World<'_>, look: &Look) -> bool {
     let up = world.up();
     let mut states = look.sights.iter().map(|sight| (sight.applied.revision, sight.status.applied_index));
@@ -244,7 +245,7 @@ fn level(world: &World<'_>, look: &Look) -> bool {
         && look.sights.iter().all(|sight| sight.status.last_log_index == sight.status.applied_index)
 }
 
-/// No node that runs has a deletion with work left.
+/// Whether no running node has a deletion with work left.
 fn erased(_: &World<'_>, look: &Look) -> bool {
     let left = |sight: &invariants::Sight| {
         let (_, state) = sight.node.files();
@@ -252,4 +253,33 @@ fn erased(_: &World<'_>, look: &Look) -> bool {
         !matches!(next, Ok(None))
     };
     !look.sights.is_empty() && !look.sights.iter().any(left)
+}
+
+/// Checks that all nodes have the same messages. The digest does not detect corruption on disk.
+fn same_messages(look: &Look) -> Result<(), String> {
+    let mut first: Option<(usize, Vec<Message>)> = None;
+    for sight in &look.sights {
+        let (_, state) = sight.node.files();
+        let messages = messages(state).map_err(|error| format!("n{} cannot be read: {error}", sight.seat + 1))?;
+        let (seat, known) = first.get_or_insert_with(|| (sight.seat, messages.clone()));
+        if let Some((one, other)) = known.iter().zip(&messages).find(|(one, other)| one != other) {
+            return Err(format!("n{} has the message {one:?}, and n{} {other:?}", *seat + 1, sight.seat + 1));
+        }
+        if known.len() != messages.len() {
+            return Err(format!("n{} and n{} have different numbers of messages", *seat + 1, sight.seat + 1));
+        }
+    }
+    Ok(())
+}
+
+/// Revision and body.
+type Message = (u64, String);
+
+fn messages(state: &SharedState) -> Result<Vec<Message>, StorageError> {
+    state.settle()?;
+    let file = open_file(&state.directory().join("chat.db"))?;
+    let mut statement =
+        file.prepare("SELECT revision, body FROM message ORDER BY revision").expect("there is the table");
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("no parameters");
+    Ok(rows.collect::<rusqlite::Result<_>>().expect("readable"))
 }

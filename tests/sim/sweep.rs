@@ -1,4 +1,4 @@
-//! Many seeds, each in a process of its own, a few at a time; and the proof that they would find a bug.
+//! Many seeds, each in its own process, a few at a time; and the check that they find seeded bugs.
 
 use std::{
     process::{Command, ExitCode, Output, Stdio},
@@ -12,24 +12,24 @@ use std::{
 
 use super::run;
 
-/// Seeds of a plain `cargo test`.
+/// Number of seeds of a plain `cargo test`.
 const SEEDS: u64 = 6;
-/// Runs at a time: as many as the machine has cores.
+/// Maximum number of concurrent runs. The default is the number of cores.
 const JOBS_MAX: usize = 64;
-/// A run that takes so long of the machine's time stands still: no simulated time passes any more.
+/// Real time after which a run counts as hung, because no simulated time passes any more.
 const RUN_SECONDS_MAX: u64 = 300;
 
-/// The environment variable that tells a run where its disks are.
+/// The environment variable with the directory for a run's disks.
 pub const DISKS: &str = "SIM_DISKS";
 
-/// What the arguments ask for.
+/// The task that the arguments request.
 pub enum Task {
-    /// Another test was asked for.
+    /// Nothing, because another test was requested.
     Nothing,
     /// One seed, in this process.
     One(u64),
     Sweep(Plan),
-    /// Each planted bug has to be found.
+    /// Check that each seeded bug is found.
     Teeth(Plan),
 }
 
@@ -37,7 +37,7 @@ pub struct Plan {
     first: u64,
     seeds: u64,
     jobs: usize,
-    /// Only this planted bug.
+    /// Check only this seeded bug.
     bug: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Task {
                 "--jobs" => plan.jobs = usize::try_from(number()?).unwrap_or(JOBS_MAX).clamp(1, JOBS_MAX),
                 "--teeth" => teeth = true,
                 "--bug" => plan.bug = Some(rest.next().ok_or("--bug needs a name")?.clone()),
-                // What `cargo test` hands to all tests: the name of one, or options of the usual harness.
+                // Arguments that `cargo test` passes to all tests: a test's name, or options of the usual harness.
                 name if !name.starts_with('-') => other = !"sim".contains(name),
                 _ => {}
             }
@@ -74,13 +74,13 @@ impl Task {
     }
 }
 
-/// Somewhere to begin, small enough to type.
+/// A random first seed, short enough to type.
 fn random() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(0) % 1_000_000
 }
 
-/// Runs the seeds; every one has to be good.
+/// Runs the seeds; all of them have to pass.
 pub fn sweep(plan: &Plan) -> ExitCode {
     println!("simulating {} seeds from {} on, {} at a time", plan.seeds, plan.first, plan.jobs);
     let started = Instant::now();
@@ -100,11 +100,11 @@ pub fn sweep(plan: &Plan) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs the seeds with each planted bug until one finds it.
+/// Runs the seeds with each seeded bug until one of them finds it.
 pub fn teeth(plan: &Plan) -> ExitCode {
     let bugs = quorum_chat::planted::NAMES;
     if bugs.is_empty() {
-        eprintln!("no bugs are planted: build with --features planted-bugs");
+        eprintln!("no bugs are planted: `cargo sim` builds with some");
         return ExitCode::from(2);
     }
     let (mut found, mut missed) = (0, 0);
@@ -112,7 +112,7 @@ pub fn teeth(plan: &Plan) -> ExitCode {
         let (started, tried, told) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));
         each_seed(plan, Some(bug), |seed, output| {
             tried.fetch_add(1, Ordering::Relaxed);
-            // A seed that fails anyway proves nothing.
+            // A seed that fails without the bug proves nothing.
             if output.status.success() || !start(seed, None).status.success() {
                 return true;
             }
@@ -136,7 +136,7 @@ pub fn teeth(plan: &Plan) -> ExitCode {
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs each seed, until `judge` says that it is enough.
+/// Runs each seed until `judge` returns that it is enough.
 fn each_seed(plan: &Plan, bug: Option<&str>, judge: impl Fn(u64, &Output) -> bool + Sync) {
     let (next, enough) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -159,7 +159,7 @@ fn each_seed(plan: &Plan, bug: Option<&str>, judge: impl Fn(u64, &Output) -> boo
 
 fn start(seed: u64, bug: Option<&str>) -> Output {
     let program = std::env::current_exe().expect("this program has a path");
-    // `timeout` is part of every Linux: a run that stands still is ended, and fails.
+    // `timeout`, which every Linux has, ends a hung run and makes it fail.
     let mut command = Command::new("timeout");
     command.arg(RUN_SECONDS_MAX.to_string()).arg(program).args(["--seed", &seed.to_string()]);
     let disks = run::disks();
@@ -170,7 +170,7 @@ fn start(seed: u64, bug: Option<&str>) -> Output {
     command.output().expect("a process can be started")
 }
 
-/// What gave a run away, in a line.
+/// Summarizes the cause of a failure in one line.
 fn cause(output: &Output) -> String {
     let told = String::from_utf8_lossy(&output.stdout);
     if let Some(violation) = told.lines().find_map(|line| line.strip_prefix("VIOLATION ")) {
@@ -192,5 +192,5 @@ fn report(seed: u64, output: &Output) {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| println!("  {line}"));
     }
-    println!("  again: SIM_LOG=warn cargo test --profile sim --test sim -- --seed {seed}");
+    println!("  again: SIM_LOG=warn cargo sim -- --seed {seed}");
 }

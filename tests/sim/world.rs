@@ -1,4 +1,4 @@
-//! The simulated cluster: seven hosts, of which five found it, and what whoever drives it can do to them.
+//! The simulated cluster: seven hosts, five of which found it, and the driver's operations on them.
 
 use std::{
     cell::RefCell,
@@ -24,23 +24,23 @@ use super::{
 
 /// Nodes that found the cluster.
 pub const FOUNDERS: usize = 5;
-/// Nodes that may come later.
+/// Nodes that may join later.
 pub const GUESTS: usize = 2;
 const SEATS: usize = FOUNDERS + GUESTS;
-/// Where nodes listen for peers until they move.
+/// The peer port of nodes until they move.
 const PEER_PORT: u16 = 50_052;
 const TICK: Duration = Duration::from_millis(1);
-/// Entries looked at, at most, of each node at a time.
+/// Maximum number of entries checked per node at a time.
 const ENTRIES_MAX: u64 = 500;
 
-/// What is known of a node that is not in it.
+/// The state of a node as the driver knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It runs, or is about to.
+    /// The node runs, or is about to.
     Up,
-    /// It was taken down, and will be brought up by whoever did it.
+    /// The node was taken down, and will be restarted.
     Down,
-    /// It never came, or was removed.
+    /// The node never joined, or was removed.
     Out,
 }
 
@@ -48,15 +48,15 @@ pub struct World<'a> {
     pub sim: Sim<'a>,
     pub seats: Vec<Rc<Seat>>,
     pub standing: Vec<Standing>,
-    /// Seats whose files were damaged: they are to be doubted.
+    /// Seats whose files were damaged: the nodes are expected to quarantine them.
     pub damaged: BTreeSet<usize>,
     dice: Dice,
-    /// How far each life of each seat was looked at.
+    /// The index up to which each life of each seat was checked.
     looked: BTreeMap<(usize, u64), u64>,
 }
 
 impl World<'_> {
-    /// Founders are started with the first step.
+    /// Creates the cluster. The founders start with the first step.
     pub fn new(seed: u64, root: &Path, dice: &mut Dice) -> Self {
         clock::start(SEATS);
         disk::start(root, SEATS);
@@ -89,7 +89,7 @@ impl World<'_> {
         Self { sim, seats, standing, damaged: BTreeSet::new(), dice: dice.split("world"), looked: BTreeMap::new() }
     }
 
-    /// One tick. Returns whether the clients are done.
+    /// Runs one tick. Returns whether the clients are done.
     pub fn step(&mut self) -> Result<bool, String> {
         clock::advance(self.sim.elapsed());
         self.sim.step().map_err(|error| error.to_string())
@@ -103,15 +103,15 @@ impl World<'_> {
         (0..SEATS).filter(|seat| self.standing[*seat] == Standing::Down).collect()
     }
 
-    /// A guest that never came.
+    /// Returns a guest that never joined.
     pub fn guest(&self) -> Option<usize> {
         (FOUNDERS..SEATS).find(|seat| self.standing[*seat] == Standing::Out && *self.seats[*seat].starts.borrow() == 0)
     }
 
-    /// Takes a node down as `how` says. What it had in memory is gone.
+    /// Takes a node down as `how` says. It loses its memory.
     pub fn crash(&mut self, seat: usize, how: Crash) {
         let name = self.seats[seat].name();
-        // The node's files are closed with what runs on its host; nobody else may hold them.
+        // The node's files close with the tasks on its host, so no other task may hold them.
         self.seats[seat].node.lock().expect("not poisoned").take();
         self.seats[seat].orders.take();
         self.seats[seat].latency.stalled.store(false, Ordering::Relaxed);
@@ -138,13 +138,13 @@ impl World<'_> {
         }
     }
 
-    /// Has a node that is down listen elsewhere from its next start on.
+    /// Makes a stopped node listen on another port from its next start on.
     pub fn relocate(&mut self, seat: usize) {
         let seat = &self.seats[seat];
         seat.ports.borrow_mut()[seat.number] += 1;
     }
 
-    /// Nodes that have ended by themselves, and how. They are taken off their hosts.
+    /// Returns the nodes that ended on their own, and their results. Removes them from their hosts.
     pub fn ended(&mut self) -> Vec<(usize, Result<(), String>)> {
         let mut ended = Vec::new();
         for seat in self.up() {
@@ -157,20 +157,20 @@ impl World<'_> {
         ended
     }
 
-    /// Every name of a host that a link may be to.
+    /// Returns the names of all hosts that links may lead to.
     pub fn hosts(&self) -> Vec<String> {
         let known = |seat: &&Rc<Seat>| seat.number < FOUNDERS || *seat.starts.borrow() > 0;
         self.seats.iter().filter(known).map(|seat| seat.name()).collect()
     }
 
-    /// Looks at all running nodes.
+    /// Observes all running nodes.
     pub fn look(&mut self) -> Result<Look, String> {
         let mut sights = Vec::new();
         for seat in &self.seats {
             let Some(node) = seat.node.lock().expect("not poisoned").clone() else { continue };
             let (status, start) = (node.status(), *seat.starts.borrow());
             let (log, state) = node.files();
-            // A node that is stopping because of its disk is of no interest any more.
+            // A node that is stopping because of its disk is not checked any more.
             let Ok(applied) = state.applied() else { continue };
             let from = self.looked.entry((seat.number, start)).or_default();
             let end = (status.committed_index + 1).min(from.saturating_add(ENTRIES_MAX));
@@ -190,11 +190,13 @@ fn seat(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports,
     let config = vec![
         ("CHAT_NAME".to_owned(), name.clone()),
         ("CHAT_DATA_DIR".into(), dir.display().to_string()),
-        // The simulated network is without TLS.
+        // The simulated network has IPv4 alone.
+        ("CHAT_LISTEN".into(), "0.0.0.0:50051".into()),
+        // The simulated network has no TLS.
         ("CHAT_INSECURE_PEERS".into(), "1".into()),
         ("CHAT_EXPECTED_NODES".into(), "n*".into()),
         ("CHAT_DIGEST_INTERVAL_S".into(), "2".into()),
-        // The space of the machine that simulates is no part of the simulation.
+        // The free space of the simulating machine must not influence the simulation.
         ("CHAT_SPACE_RESERVE_MB".into(), "0".into()),
         ("CHAT_ACCOUNT_MIB_MAX".into(), QUOTA_MIB.to_string()),
         ("CHAT_LOG_ENTRIES_KEPT".into(), kept.to_string()),

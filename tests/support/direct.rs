@@ -1,11 +1,11 @@
-//! Calls to one node, without retries: what the client library hides is what some tests are about.
+//! Calls to one node without retries, for tests of behaviour that the client library hides.
 
 use std::{net::SocketAddr, time::Duration};
 
 use quorum_chat::{
     client::{
         ClientError, Consistency,
-        types::{self, read_consistency::Level, subscribe_response::Event},
+        types::{self, subscribe_response::Event},
     },
     proto::chat::v1::{chat_service_client::ChatServiceClient, cluster_service_client::ClusterServiceClient},
 };
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 type Answer<T> = Result<T, ClientError>;
 
-/// A connection to one node, made with the first call and again when it breaks.
+/// A connection to one node, opened with the first call and reopened when it breaks.
 #[derive(Clone)]
 pub struct Direct {
     channel: Channel,
@@ -26,7 +26,7 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Longest wait for an answer. A node that has no leader answers before.
+    /// Time limit for an answer. A node without a leader answers earlier.
     const LIMIT: Duration = Duration::from_secs(5);
 
     pub fn new(address: SocketAddr, token: &str) -> Self {
@@ -66,10 +66,9 @@ impl Direct {
         Ok(self.chat().read_conversation(request).await?.into_inner())
     }
 
-    /// Deletes messages, for everyone or for the caller; how many that were.
-    /// What a stream without a cursor begins with: the messages that were not acknowledged, and the heartbeat behind them.
-    pub async fn undelivered(&self, local: bool) -> Answer<(Vec<u64>, types::Heartbeat)> {
-        let consistency = local.then_some(types::ReadConsistency { level: Some(Level::Local(true)) });
+    /// Reads the start of a stream without a cursor: the unacknowledged messages, and the heartbeat after them.
+    pub async fn undelivered(&self, consistency: Consistency) -> Answer<(Vec<u64>, types::Heartbeat)> {
+        let consistency = Some(consistency.into());
         let request = self.request(types::SubscribeRequest { after_revision: None, consistency });
         let mut stream = self.chat().subscribe(request).await?.into_inner();
         let mut ids = Vec::new();
@@ -82,12 +81,13 @@ impl Direct {
         }
     }
 
+    /// Deletes messages, for everyone or for the caller. Returns how many were deleted.
     pub async fn delete(&self, message_ids: Vec<u64>, for_everyone: bool) -> Answer<u32> {
         let request = self.request(types::DeleteMessagesRequest { message_ids, for_everyone });
         Ok(self.chat().delete_messages(request).await?.into_inner().deleted_count)
     }
 
-    /// Says that the first message of each of so many conversations was received, and of none that is the caller's.
+    /// Acknowledges the first message in each of this many conversations, none of which is the caller's.
     pub async fn acknowledge(&self, conversations: u64) -> Answer<u64> {
         let receipts =
             (1..=conversations).map(|conversation_id| types::DeliveryReceipt { conversation_id, up_to_seq: 1 });
@@ -95,13 +95,13 @@ impl Direct {
         Ok(self.chat().acknowledge_delivery(request).await?.into_inner().revision)
     }
 
-    /// Deletes the account; how many messages became tombstones.
+    /// Deletes the account. Returns how many messages became tombstones.
     pub async fn delete_account(&self) -> Answer<u64> {
         let request = self.request(types::DeleteAccountRequest { password: super::PASSWORD.to_owned() });
         Ok(self.chat().delete_account(request).await?.into_inner().deleted_messages)
     }
 
-    /// What a local read says about this node's state.
+    /// The header of a local read, which describes this node's state.
     pub async fn local(&self) -> Answer<types::ReadHeader> {
         let consistency = Some(Consistency::Local.into());
         let request = self.request(types::ListChatPartnersRequest { page_size: 1, consistency, ..Default::default() });

@@ -1,13 +1,12 @@
-//! Links between the nodes that a test can spoil: a TCP proxy before each node's peer port.
+//! Fault injection for links between nodes: a TCP proxy before each node's peer port.
 //!
-//! All nodes know each other by the proxies' addresses. Who calls is told by the address that a call comes from (see
-//! `preload.c`), so each direction between two nodes has a state of its own: what node A sends to node B travels on A's
-//! connections to B as requests and on B's connections to A as answers, and both obey the state of A -> B.
+//! All nodes know each other by the proxies' addresses. The source address identifies the caller (see `preload.c`), so
+//! each direction between two nodes has its own state. Data from node A to node B travels as requests on A's
+//! connections to B and as answers on B's connections to A. Both follow the state of A -> B.
 //!
-//! A proxy holds a bounded amount and then stops reading, as a full TCP window would. It accepts connections whatever
-//! the state is: a link that does not answer looks like a host that hangs. Loss is modelled, not made: a TCP stream
-//! over a link that loses packets is one that stalls for a retransmission time-out, and for twice as long when the
-//! retransmission is lost, too, with everything behind it waiting.
+//! A proxy buffers a bounded amount and then stops reading, like a full TCP window. It accepts connections in every
+//! state, so a silent link looks like a hung host. Loss is modelled: on a TCP stream, a lost packet causes a stall of
+//! one retransmission timeout, or of twice as long when the retransmission is lost too, and everything behind it waits.
 
 use std::{
     collections::HashMap,
@@ -23,23 +22,23 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// What is read at once: the most that one loss holds up.
+/// Size of a read: the amount of data that one loss delays.
 const SEGMENT: usize = 16 * 1024;
-/// Segments on their way in one direction of a connection.
+/// Maximum number of segments in flight in one direction of a connection.
 const SEGMENTS_MAX: usize = 32;
-/// TCP's shortest retransmission time-out on Linux.
+/// TCP's minimum retransmission timeout on Linux.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
-/// One direction between two nodes.
+/// The state of one direction between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Link {
-    /// Added to the time that everything takes.
+    /// Additional delay of all data.
     pub delay: Duration,
-    /// The share of segments that are lost and sent again.
+    /// Share of segments that are lost and retransmitted.
     pub loss: f64,
-    /// Nothing arrives, and nobody is told.
+    /// Whether data is silently dropped.
     pub silent: bool,
-    /// Connections are closed, and new ones too.
+    /// Whether connections are closed, including new ones.
     pub cut: bool,
 }
 
@@ -56,7 +55,7 @@ impl Link {
         Self { loss, ..Self::HEALTHY }
     }
 
-    /// How much later than usual the next segment arrives.
+    /// The additional delay of the next segment.
     fn lateness(&self) -> Duration {
         let mut late = self.delay;
         let mut timeout = RETRANSMISSION;
@@ -76,7 +75,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// Proxies before the peer ports `targets`; and their addresses.
+    /// Starts proxies before the peer ports `targets`. Returns them and their addresses.
     pub async fn before(targets: &[SocketAddr]) -> (Self, Vec<SocketAddr>) {
         let count = targets.len();
         let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
@@ -91,7 +90,7 @@ impl Links {
         (links, addresses)
     }
 
-    /// The address that calls of a node come from.
+    /// The source address of a node's calls.
     pub fn source(node: usize) -> Ipv4Addr {
         Ipv4Addr::new(127, 0, 0, 11 + u8::try_from(node).unwrap())
     }
@@ -101,7 +100,7 @@ impl Links {
         self.states[&(from, to)].send_replace(link);
     }
 
-    /// What a node sends to all others.
+    /// Sets the direction from a node to all others.
     pub fn outgoing(&self, node: usize, link: Link) {
         (0..self.count).for_each(|other| self.set(node, other, link));
     }
@@ -114,7 +113,7 @@ impl Links {
         });
     }
 
-    /// Everything is well again.
+    /// Restores all links.
     pub fn heal(&self) {
         for state in self.states.values() {
             state.send_replace(Link::HEALTHY);
@@ -137,7 +136,7 @@ async fn connection(caller: TcpStream, target: SocketAddr, there: watch::Receive
     if there.borrow().cut || back.borrow().cut {
         return;
     }
-    // A node that is down: its proxy hangs up.
+    // The node is down, so its proxy closes the connection.
     let Ok(callee) = TcpStream::connect(target).await else { return };
     let (_, _) = (caller.set_nodelay(true), callee.set_nodelay(true));
     let (caller_read, caller_write) = caller.into_split();
@@ -151,11 +150,11 @@ async fn connection(caller: TcpStream, target: SocketAddr, there: watch::Receive
 }
 
 async fn cut(mut link: watch::Receiver<Link>) {
-    // The sender stays as long as the test runs, or all ends.
+    // Fails only when the test ends and drops the sender.
     let _ = link.wait_for(|link| link.cut).await;
 }
 
-/// Passes bytes on in their order, each when it is due, until either side closes.
+/// Forwards bytes in order, each when it is due, until either side closes.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: watch::Receiver<Link>) {
     let (sender, mut segments) = mpsc::channel::<(Instant, Vec<u8>)>(SEGMENTS_MAX);
     let state = link.clone();
@@ -172,12 +171,16 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: watch::
     };
     let writing = async move {
         while let Some((due, segment)) = segments.recv().await {
-            sleep_until(due).await;
+            // When the link is restored, delayed and lost data is sent immediately.
+            tokio::select! {
+                () = sleep_until(due) => {}
+                _ = link.wait_for(|link| *link == Link::HEALTHY) => {}
+            }
             if link.wait_for(|link| !link.silent).await.is_err() || to.write_all(&segment).await.is_err() {
                 return;
             }
         }
     };
-    // What was read before the end of the stream still arrives.
+    // Data that was read before the end of the stream still arrives.
     tokio::join!(reading, writing);
 }

@@ -1,9 +1,9 @@
-//! A cluster of real `chatd` processes for tests: started, killed, stopped, continued and restarted at will.
+//! A cluster of real `chatd` processes for tests, which can start, kill, stop, continue and restart them.
 //!
-//! [`Cluster`] owns the processes, their addresses, data and logs; [`Direct`] talks to one node and no other, where the
-//! client library would go to the leader; [`Workload`] sends under faults and checks afterwards that the service kept
-//! its promises; [`eventually`] waits for a condition. Nothing here outlives its test: processes are killed when the
-//! cluster is dropped, and stop by themselves when the test's process is gone.
+//! [`Cluster`] owns the processes, their addresses, data and logs. [`Direct`] calls one node and no other, where the
+//! client library would go to the leader. [`Workload`] sends during faults and then checks the service's guarantees.
+//! [`eventually`] waits for a condition. Processes do not outlive their test: they are killed when the cluster is
+//! dropped, and stop when the test's process ends.
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
@@ -15,6 +15,7 @@ pub mod links;
 mod node;
 mod ports;
 pub mod preload;
+pub mod rot;
 mod slots;
 pub mod wal;
 mod workload;
@@ -28,16 +29,16 @@ pub use history::{Listener, history};
 pub use node::Node;
 pub use workload::Workload;
 
-/// Everybody's password.
+/// The password of all accounts.
 pub const PASSWORD: &str = "correct horse";
 
-/// What all nodes share, unless a test says otherwise.
+/// The secret that all nodes share, unless a test sets another.
 pub const PEER_SECRET: &str = "the-secret-of-the-nodes-in-tests";
 
-/// Long enough for whatever has to happen by itself on a busy machine; a test that waits so long has failed.
+/// Time limit for everything that has to happen on a busy machine. A test that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Looks until `look` finds what it looks for, for at most [`PATIENCE`].
+/// Polls until `look` succeeds, for at most [`PATIENCE`].
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     const BETWEEN_LOOKS: Duration = Duration::from_millis(15);
     let started = Instant::now();

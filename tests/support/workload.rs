@@ -1,4 +1,4 @@
-//! Clients that keep sending while nodes come and go, and the check that nothing went wrong with what they sent.
+//! Clients that keep sending while nodes fail and restart, and a check of the messages that they sent.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Cluster, Direct, Listener, eventually, history};
 
-/// The one whom all others write to, and who listens.
+/// The account that all others write to, and that listens.
 const HUB: &str = "hub";
 
 /// Senders, each with one message in flight, and a listener.
@@ -35,7 +35,7 @@ struct Sender {
     task: JoinHandle<Vec<Acknowledged>>,
 }
 
-/// One message that was sent until it was acknowledged.
+/// A message that was sent until it was acknowledged.
 struct Acknowledged {
     body: String,
     id: Uuid,
@@ -44,11 +44,11 @@ struct Acknowledged {
     failures: Vec<ClientError>,
 }
 
-/// How a sender sends.
+/// The route of a sender's messages.
 enum Way {
-    /// By the library, which goes to the leader.
+    /// Through the library, which goes to the leader.
     Library(Client),
-    /// Through one node after the other: the next one when a call fails.
+    /// Through one node at a time. A failed call moves on to the next one.
     Nodes(Vec<Direct>, usize),
 }
 
@@ -71,8 +71,8 @@ impl Way {
 }
 
 impl Workload {
-    /// Starts `by_library` senders that use the library and one for each node of the cluster that sends through that
-    /// node; all write to one person, who writes back to the first and listens.
+    /// Starts `by_library` senders that use the library and, if `by_node`, one sender for each node of the cluster,
+    /// which sends through that node. All write to one account, which writes back to the first sender and listens.
     pub async fn start(cluster: &Cluster, by_library: usize, by_node: bool) -> Self {
         let (hub, _) = cluster.register(HUB).await;
         let mut ways = Vec::new();
@@ -97,12 +97,12 @@ impl Workload {
         Self { hub, listener, senders, stop, longest_us }
     }
 
-    /// The longest that any message has taken so far until it was acknowledged.
+    /// The longest time that any message has taken to be acknowledged.
     pub fn longest(&self) -> Duration {
         Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 
-    /// Waits until every sender has had `count` more messages acknowledged.
+    /// Waits until every sender has had `count` further messages acknowledged.
     pub async fn advance(&self, count: u64) {
         let acknowledged = || self.senders.iter().map(|sender| sender.acknowledged.load(Ordering::Relaxed));
         let goals: Vec<u64> = acknowledged().map(|had| had + count).collect();
@@ -116,7 +116,7 @@ impl Workload {
         .await;
     }
 
-    /// Ends the sending, and checks that every promise about the messages was kept.
+    /// Stops sending, and checks all guarantees about the messages.
     pub async fn finish(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         let mut report = Report::default();
@@ -130,7 +130,8 @@ impl Workload {
             let order: Vec<u64> = messages.iter().map(|message| message.message_id).collect();
             assert!(order.is_sorted_by(|a, b| a < b), "ids and seqs of {} disagree: {order:?}", sender.name);
             stored.extend(order);
-            // Its own, in the order of the conversation: all that was acknowledged, once each, in the order of sending.
+            // The sender's messages, in conversation order: all that were acknowledged, once each, in the order of
+            // sending.
             let own: Vec<_> = messages.iter().filter(|message| message.sender == sender.name).collect();
             for (message, sent) in own.iter().zip(&acknowledged) {
                 let found = (&message.body, message.client_message_id.as_str(), message.message_id, message.seq);
@@ -140,9 +141,9 @@ impl Workload {
             assert_eq!(own.len(), acknowledged.len(), "{} has another number of messages than it sent", sender.name);
             for sent in acknowledged {
                 report.acknowledged += 1;
-                if sender.name.starts_with("library") || sender.name == HUB {
-                    report.failures.extend(sent.failures);
-                }
+                let by_library = sender.name.starts_with("library") || sender.name == HUB;
+                let failures = if by_library { &mut report.failures } else { &mut report.direct_failures };
+                failures.extend(sent.failures);
             }
         }
         let stored: Vec<u64> = stored.into_iter().collect();
@@ -153,15 +154,17 @@ impl Workload {
     }
 }
 
-/// What a workload came to.
+/// The result of a workload.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Messages that were acknowledged, and found again.
+    /// Number of messages that were acknowledged and found again.
     pub acknowledged: usize,
-    /// The longest that any message took until it was acknowledged.
+    /// The longest time that any message took to be acknowledged.
     pub longest: Duration,
-    /// What the library did not hide.
+    /// Errors that the library did not hide.
     pub failures: Vec<ClientError>,
+    /// Errors of single calls to single nodes.
+    pub direct_failures: Vec<ClientError>,
 }
 
 impl Sender {
