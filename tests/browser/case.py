@@ -1,7 +1,11 @@
-"""What all tests of the page have: a cluster and a browser for the class, people for each test."""
+"""Base class for tests of the page, with a cluster and a browser for each class and people for each test."""
 
+import http.client
+import json
 import os
 import unittest
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from playwright.sync_api import expect, sync_playwright
 
@@ -9,14 +13,14 @@ from cluster import Cluster
 from person import Person
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-#: Pictures go here, if it is set.
+#: Directory for pictures, if set.
 PICTURES = os.environ.get("PICTURES")
 
 expect.set_options(timeout=15_000)
 
 
 class Case(unittest.TestCase):
-    """`self.join("alice")` is a new person with a new account and a browser of their own."""
+    """`self.join("alice")` returns a new person with a new account and a separate browser."""
 
     nodes = 5
 
@@ -30,7 +34,7 @@ class Case(unittest.TestCase):
         cls.addClassCleanup(cls.cluster.stop)
         playwright = sync_playwright().start()
         cls.addClassCleanup(playwright.stop)
-        # Chromium's own sandbox does not work for root, as which containers are often run.
+        # Chromium's own sandbox does not work for root, and containers often run as root.
         cls.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
         cls.addClassCleanup(cls.browser.close)
 
@@ -45,7 +49,7 @@ class Case(unittest.TestCase):
         self.assertEqual(faults, {}, "something went wrong in a page")
 
     def visitor(self, name, node="n1", context=None, **options):
-        """Somebody whose browser is at the page, and who is not logged in. Names are made different for each test."""
+        """A person with the page open in a browser, not logged in. Each test gets different names."""
         options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **options}
         person = Person(context or self.browser.new_context(**options), self.called(name))
         self.people.append(person)
@@ -58,14 +62,14 @@ class Case(unittest.TestCase):
         return self.visitor(name, node, **options).sign_up()
 
     def account(self, name):
-        """An account without a browser: its name and a token."""
+        """Creates an account without a browser. Returns its name and a token."""
         name = self.called(name)
         who = {"username": name, "password": "correct horse battery"}
         self.cluster.call(self.alive(), "ChatService/CreateAccount", who)
         return name, self.cluster.call(self.alive(), "ChatService/Login", who)["token"]
 
     def history(self, token, partner):
-        """All of a conversation, oldest first."""
+        """All messages of a conversation, oldest first."""
         messages, before = [], "0"
         while True:
             ask = {"partner": partner, "limit": 200, "beforeSeq": before}
@@ -74,6 +78,24 @@ class Case(unittest.TestCase):
             if not page.get("hasMore"):
                 return messages[::-1]
             before = messages[-1]["seq"]
+
+    def write_all(self, token, to, bodies):
+        """Sends messages of an account without a browser to a cluster of one node. Up to 16 are sent at once, so their
+        order is arbitrary."""
+
+        def send(some):
+            connection = http.client.HTTPConnection(self.cluster.nodes["n1"]["web"])
+            for body in some:
+                message = json.dumps({"recipient": to, "body": body, "clientMessageId": str(uuid.uuid4())})
+                headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+                connection.request("POST", "/chat.v1.ChatService/SendMessage", message, headers)
+                answer = connection.getresponse()
+                assert answer.status == 200, answer.read()
+                answer.read()
+            connection.close()
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(send, [bodies[at::16] for at in range(16)]))
 
     def alive(self):
         return self.cluster.leader()

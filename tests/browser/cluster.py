@@ -1,4 +1,4 @@
-"""Five nodes on this machine, which can be killed, stopped for a while, and brought back."""
+"""Five nodes on this machine that can be killed, paused and started again."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import urllib.request
 from pathlib import Path
 
 PROGRAMS = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target")) / "debug"
-#: Only a fault takes this long.
+#: Time limit in seconds for every wait. It is reached only in case of a fault.
 PATIENCE = 60
 
 
 def until(what, check, patience=PATIENCE):
-    """Waits until `check` returns something true, and returns that."""
+    """Waits until `check` returns a true value, and returns that value."""
     deadline = time.monotonic() + patience
     while True:
         found = check()
@@ -30,7 +30,7 @@ def until(what, check, patience=PATIENCE):
 
 
 class Cluster:
-    """Owns the processes and their data: both end with `stop`."""
+    """Owns the processes and their data. `stop` removes both."""
 
     scheme = "http"
 
@@ -56,7 +56,7 @@ class Cluster:
         return f"{self.scheme}://{self.nodes[name]['web']}"
 
     def call(self, name, method, message=None, token=None):
-        """A call of the JSON API, to a node. It is made again while there is no leader: then nothing was applied."""
+        """Calls the JSON API of a node. Retries while there is no leader, because nothing was applied in that case."""
 
         def attempt():
             try:
@@ -69,16 +69,16 @@ class Cluster:
         return until(f"answer to {method}", attempt)[0]
 
     def ask(self, name, method, message=None, token=None, timeout=10):
-        """The same, once."""
+        """Like `call`, but without retries."""
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
         request = urllib.request.Request(f"{self.web(name)}/chat.v1.{method}", json.dumps(message or {}).encode(), headers)
-        # The authority of the tests' certificates is nobody's but theirs.
+        # The certificate authority exists only for the tests.
         trust = ssl._create_unverified_context() if self.scheme == "https" else None
         with urllib.request.urlopen(request, timeout=timeout, context=trust) as answer:
             return json.load(answer)
 
     def leader(self):
-        """Name of the node that leads, as the first that answers knows it."""
+        """Name of the leader, as reported by the first node that answers."""
 
         def ask():
             for name in self.nodes:
@@ -98,12 +98,12 @@ class Cluster:
             self.signal(name, signal.SIGKILL)
 
     def launch(self, *names):
-        """The same, but does not wait until they answer."""
+        """Like `start`, but does not wait until the nodes answer."""
         for name in names:
             self.nodes[name]["pid"] = self._run("--start", name).pid
 
     def start(self, *names):
-        """Brings nodes back that were killed."""
+        """Starts nodes that were killed."""
         self.launch(*names)
         for name in names:
             until(f"answer of {name}", lambda name=name: self._answers(name))
@@ -133,7 +133,7 @@ def free_port(host):
 
 
 class Spread(Cluster):
-    """Nodes on hosts of their own, as far as a browser can tell: each has another address of this machine for its page."""
+    """Nodes that a browser sees on separate hosts. Each serves its page at another address of this machine."""
 
     def __init__(self, hosts, tls=False):
         self.begin()

@@ -1,4 +1,4 @@
-"""Somebody in front of a browser: what they do and what they see, in the words of the page."""
+"""A person who uses the page in a browser. Actions and observations use the page's wording."""
 
 from playwright.sync_api import Error, expect
 
@@ -6,7 +6,8 @@ PASSWORD = "correct horse battery"
 
 
 class Person:
-    """A person has a page of their own. What goes wrong in it, errors and refusals of the policy among it, is kept in `faults`."""
+    """A person with a separate page. `faults` collects everything that goes wrong in it, including errors and
+    violations of the content security policy."""
 
     def __init__(self, context, name):
         self.context = context
@@ -17,10 +18,11 @@ class Person:
         self.page.on("console", self._heard)
 
     def _heard(self, message):
-        # Nodes that are down and refusals are logged by the browser itself.
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):
-            if "net::ERR" not in message.text and "blocked by CORS policy" not in message.text:
-                self.faults.append(message.text)
+        # The browser itself logs failed requests and refusals. It also logs that it accepts no worker from a node with
+        # an untrusted certificate. In that case the page works, but is not kept.
+        own = ("Failed to load resource", "net::ERR", "blocked by CORS policy", "An SSL certificate error occurred when")
+        if message.type == "error" and not any(part in message.text for part in own):
+            self.faults.append(message.text)
 
     def goto(self, address):
         self.page.goto(address)
@@ -36,20 +38,20 @@ class Person:
 
     def sign_up(self, password=PASSWORD):
         self.button("Create an account").click()
-        self.fill("Name", self.name)
+        self.fill("Username", self.name)
         self.fill("Password", password)
-        self.fill("Password, once more", password)
+        self.fill("Confirm password", password)
         self.button("Create account").click()
         self.is_in()
         return self
 
     def log_in(self, password=PASSWORD):
-        self.fill("Name", self.name)
+        self.fill("Username", self.name)
         self.fill("Password", password)
         self.button("Log in").click()
 
     def is_in(self):
-        # The name of a session that ended stays there, behind the form.
+        # The name of an ended session stays behind the form.
         expect(self.page.locator("#auth")).to_be_hidden()
         expect(self.page.locator("#me")).to_have_text(self.name)
 
@@ -61,13 +63,13 @@ class Person:
         return self.page.get_by_role("dialog", name="Account and settings")
 
     def sessions(self):
-        """The cookies of sessions. The one by which a node knows the browser stays after a logout."""
+        """The session cookies. The cookie that identifies the browser to a node stays after a logout."""
         return [cookie for cookie in self.context.cookies() if "chat_session." in cookie["name"]]
 
     # Conversations
 
     def open(self, name):
-        """Opens a conversation from the list, or finds the person first."""
+        """Opens a conversation from the list, or searches for the person first."""
         link = self.row(name)
         if not link.count():
             self.page.get_by_role("searchbox").fill(name)
@@ -97,7 +99,7 @@ class Person:
         expect(self.message(text).locator(".mark")).to_have_text(mark)
 
     def bodies(self):
-        """The texts of the messages that are in the document, in their order."""
+        """The texts of the messages in the document, in order."""
         return self.page.locator("#messages .message .body").all_inner_texts()
 
     def keys(self):
@@ -113,7 +115,7 @@ class Person:
     def pick(self, *texts):
         self.button("Select messages").click()
         for text in texts:
-            # What is not stored yet cannot be picked.
+            # A message that is not stored yet cannot be selected.
             expect(self.message(text).locator("input.pick")).to_have_count(1)
             self.message(text).locator(".bubble").click()
             expect(self.message(text).locator("input.pick")).to_be_checked()

@@ -1,4 +1,5 @@
-"""Makes the pictures of the README: `tests/browser/run --pictures docs` runs it. A conversation of some people, light and dark, as it is."""
+"""Makes the pictures of the README with `tests/browser/run --pictures docs`. They show a real conversation in the light
+and the dark theme."""
 
 import sys
 import uuid

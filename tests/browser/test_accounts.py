@@ -1,4 +1,4 @@
-"""Signing up, logging in and out, staying logged in, and what of it a script could see."""
+"""Signing up, logging in and out, staying logged in, and the exposure of sessions to scripts."""
 
 import re
 import unittest
@@ -15,20 +15,24 @@ class Accounts(Case):
     def test_mistakes_are_said_before_a_node_is_asked(self):
         person = self.visitor("alice")
         asked = []
-        # What is needed to show the form is no question about what was typed.
-        shown = ("/assets/", "/GetRegistration")
+        # Requests that only load the form do not count.
+        shown = ("/assets/", "/GetRegistration", "/worker.html", "/register.js")
         person.page.on("request", lambda request: asked.append(request.url) if not any(part in request.url for part in shown) else None)
         person.button("Create an account").click()
-        expect(person.page.locator("#auth-password-hint")).to_contain_text("At least 8 characters, at most 256 bytes.")
-        person.fill("Name", "Al ice!")
+        hint = person.page.locator("#auth-password-hint")
+        expect(hint).to_have_text("At least 8 characters. A few random words work well.")
+        person.fill("Username", "Al ice!")
         person.fill("Password", "short")
-        person.fill("Password, once more", "shorn")
+        person.fill("Confirm password", "shorn")
         expect(person.page.locator("#auth-strength-text")).to_have_text("Too short")
+        bars = person.page.locator("#auth-strength .bar")
+        bar = lambda: bars.evaluate("bar => getComputedStyle(bar).backgroundImage")
+        too_short = bar()
         person.button("Create account").click()
-        expect(person.page.locator("#auth-name-hint")).to_contain_text("1 to 32 of the characters")
-        expect(person.page.get_by_label("Name", exact=True)).to_be_focused()
-        expect(person.page.locator("#auth-password-hint")).to_have_text("At least 8 characters.")
-        expect(person.page.locator("#auth-again-hint")).to_have_text("The two passwords differ.")
+        expect(person.page.locator("#auth-name-hint")).to_contain_text("Use 1-32 characters")
+        expect(person.page.get_by_label("Username", exact=True)).to_be_focused()
+        expect(person.page.locator("#auth-password-hint")).to_have_text("Use at least 8 characters.")
+        expect(person.page.locator("#auth-again-hint")).to_have_text("Passwords don't match.")
         person.fill("Password", PASSWORD)
         colours = [person.page.locator(f"#auth-{field}-hint").evaluate("hint => getComputedStyle(hint).color") for field in ("name", "password", "again")]
         self.assertEqual(colours[0], colours[2], "both are wrong")
@@ -36,8 +40,9 @@ class Accounts(Case):
         for password, strength in [("password1", "Weak"), ("kangaroo5", "Fair"), ("kangaroo-lamp", "Good"), (PASSWORD, "Strong")]:
             person.fill("Password", password)
             expect(person.page.locator("#auth-strength-text")).to_have_text(strength)
+        self.assertNotEqual(bar(), too_short, "what is too short looks good")
         person.fill("Password", "ü" * 129)
-        expect(person.page.locator("#auth-password-hint")).to_have_text("At most 256 bytes; this has 258.")
+        expect(person.page.locator("#auth-password-hint")).to_have_text("Too long by 1 character.")
         self.assertEqual(asked, [])
 
     def test_what_a_node_refuses_is_said_in_words(self):
@@ -45,17 +50,17 @@ class Accounts(Case):
         second = self.visitor("alice", "n2")
         second.log_in("wrong password")
         notice = second.page.locator("#auth-notice")
-        expect(notice).to_have_text("The password is wrong.")
+        expect(notice).to_have_text("Wrong password.")
         second.name += ".x"
         second.log_in()
-        expect(notice).to_contain_text(f"Nobody is called {second.name}.")
+        expect(notice).to_contain_text(f"No account named {second.name}.")
         second.name = first.name
         second.button("Create an account").click()
-        second.fill("Password, once more", PASSWORD)
+        second.fill("Confirm password", PASSWORD)
         second.fill("Password", PASSWORD)
-        second.fill("Name", f"{first.name.upper()} ")
+        second.fill("Username", f"{first.name.upper()} ")
         second.button("Create account").click()
-        expect(notice).to_have_text(f"The name {first.name} is taken. Please choose another one.")
+        expect(notice).to_have_text(f"The name {first.name} is already taken. Choose another one.")
         second.button("Log in").click()
         second.log_in()
         second.is_in()
@@ -71,7 +76,7 @@ class Accounts(Case):
         self.assertTrue(cookie["httpOnly"])
         self.assertEqual((cookie["sameSite"], cookie["path"]), ("Strict", "/chat.v1.ChatService/"))
         person.settings().get_by_role("button", name="Log out").click()
-        expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+        expect(person.page.locator("#auth-notice")).to_have_text("You've been logged out.")
         self.assertEqual(person.sessions(), [])
         person.page.reload()
         person.is_out()
@@ -85,8 +90,8 @@ class Accounts(Case):
         token = self.cluster.call("n3", "ChatService/Login", {"username": alice.name, "password": PASSWORD})["token"]
         self.cluster.call("n3", "ChatService/Logout", {"allSessions": True}, token)
         for person in (alice, other):
-            expect(person.page.locator("#auth-notice")).to_contain_text("Your session has ended.")
-            expect(person.page.get_by_label("Name", exact=True)).to_have_value(alice.name)
+            expect(person.page.locator("#auth-notice")).to_contain_text("Your session has expired.")
+            expect(person.page.get_by_label("Username", exact=True)).to_have_value(alice.name)
         alice.fill("Password", PASSWORD)
         alice.button("Log in").click()
         alice.is_in()
@@ -100,13 +105,13 @@ class Accounts(Case):
         other.open(alice.name).input.fill("half a sentence")
         alice.settings().get_by_role("button", name="Log out").click()
         dialog = alice.page.get_by_role("dialog", name="Log out?")
-        expect(dialog).to_contain_text("Not sent yet, and thrown away: 1 draft.")
+        expect(dialog).to_contain_text("1 draft will be discarded.")
         dialog.get_by_role("button", name="Cancel").click()
         expect(other.input).to_have_value("half a sentence")
         alice.settings().get_by_role("button", name="Log out").click()
         alice.confirm("Log out")
         for person in (alice, other):
-            expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+            expect(person.page.locator("#auth-notice")).to_have_text("You've been logged out.")
         other.log_in()
         other.is_in()
         expect(other.input).to_have_value("")
@@ -114,24 +119,25 @@ class Accounts(Case):
     def test_what_was_not_sent_survives_that_the_browser_forgets_everything(self):
         alice = self.join("alice")
         alice.open(alice.name).send("before")
-        alice.has_mark("before", "Saved")
+        alice.has_mark("before", "Sent")
         alice.context.set_offline(True)
         alice.send("waits")
         alice.input.fill("half a sentence")
         alice.page.evaluate("localStorage.clear()")
         alice.context.clear_cookies()
         alice.context.set_offline(False)
-        expect(alice.page.locator("#auth-notice")).to_contain_text("what you have not sent yet is kept")
+        expect(alice.page.locator("#auth-notice")).to_contain_text("unsent messages are kept")
         alice.log_in()
         alice.is_in()
-        alice.has_mark("waits", "Saved")
+        alice.has_mark("waits", "Sent")
         expect(alice.input).to_have_value("half a sentence")
 
     def test_nobody_is_told_of_a_deletion_that_did_not_happen(self):
         alice = self.join("alice")
         alice.settings().get_by_role("button", name="Delete account").click()
         alice.page.get_by_role("dialog").get_by_label("Your password").fill(PASSWORD)
-        # The nodes are on one host, and share the cookies: the session of another page takes the place of this one's, and then ends.
+        # The nodes are on one host and share the cookies. The session of another page replaces that of this page and
+        # then ends.
         other = self.visitor("alice", "n2", context=alice.context)
         other.log_in()
         other.is_in()
@@ -147,10 +153,11 @@ class Accounts(Case):
         for _ in range(2):
             self.delete(alice)
             alice.button("Create an account").click()
+            alice.fill("Username", alice.name)
             alice.fill("Password", PASSWORD)
-            alice.fill("Password, once more", PASSWORD)
+            alice.fill("Confirm password", PASSWORD)
             alice.button("Create account").click()
-            expect(alice.page.locator("#auth-notice")).to_contain_text("is taken")
+            expect(alice.page.locator("#auth-notice")).to_contain_text("is already taken")
             alice.name += ".x"
             alice.button("Log in").click()
             alice.sign_up()
@@ -159,7 +166,8 @@ class Accounts(Case):
         person.settings().get_by_role("button", name="Delete account").click()
         person.page.get_by_role("dialog").get_by_label("Your password").fill(PASSWORD)
         person.confirm("Delete my account")
-        expect(person.page.locator("#auth-notice")).to_have_text("Your account is deleted.")
+        expect(person.page.locator("#auth-notice")).to_have_text("Your account has been deleted.")
+        expect(person.page.get_by_label("Username", exact=True)).to_have_value("")
 
     def test_a_changed_password_logs_out_the_other_browsers(self):
         alice = self.join("alice")
@@ -172,14 +180,23 @@ class Accounts(Case):
         dialog.get_by_label("New password", exact=True).fill("kangaroo-lamp")
         dialog.get_by_label("Confirm new password").fill("kangaroo-lamp")
         dialog.get_by_role("button", name="Change password").click()
-        expect(other.page.locator("#auth-notice")).to_contain_text("session has ended")
+        expect(other.page.locator("#auth-notice")).to_contain_text("session has expired")
         alice.is_in()
         other.log_in("kangaroo-lamp")
         other.is_in()
         alice.settings().get_by_role("button", name="Sessions").click()
-        alice.page.get_by_role("dialog", name="Your sessions").get_by_role("button", name="Log out").click()
-        expect(other.page.locator("#auth-notice")).to_contain_text("session has ended")
+        dialog = alice.page.get_by_role("dialog", name="Your sessions")
+        dialog.get_by_role("button", name="Log out", exact=True).click()
+        other.is_out()
+        expect(other.page.locator("#auth-notice")).to_contain_text("session has expired")
         alice.is_in()
+        other.log_in("kangaroo-lamp")
+        other.is_in()
+        dialog.get_by_role("button", name="Log out everywhere").click()
+        # The earlier notice is still present, but hidden.
+        other.is_out()
+        expect(other.page.locator("#auth-notice")).to_contain_text("session has expired")
+        expect(alice.page.locator("#auth-notice")).to_have_text("You've been logged out everywhere.")
 
     def test_a_person_keeps_reads_and_the_use_of_sessions_to_itself(self):
         alice, bob = self.join("alice"), self.join("bob", "n2")
@@ -207,7 +224,7 @@ class Accounts(Case):
     def test_two_accounts_in_two_tabs_do_not_mix(self):
         alice = self.join("alice")
         bob = self.visitor("bob", context=alice.context)
-        # The second tab begins with the account that logged in last.
+        # The second tab starts with the account that logged in last.
         bob.settings().get_by_role("button", name="Log out")
         bob.page.keyboard.press("Escape")
         bob.page.evaluate("sessionStorage.clear(); localStorage.removeItem('quorum-chat/account')")
@@ -232,11 +249,11 @@ class Accounts(Case):
         expect(delete).to_be_disabled()
         dialog.get_by_label("Your password").fill("wrong horse")
         delete.click()
-        expect(alice.page.locator("#toasts")).to_contain_text("The password is wrong. Nothing was deleted.")
+        expect(alice.page.locator("#toasts")).to_contain_text("Wrong password. Nothing was deleted.")
         alice.settings().get_by_role("button", name="Delete account").click()
         dialog.get_by_label("Your password").fill(PASSWORD)
         delete.click()
-        expect(alice.page.locator("#auth-notice")).to_have_text("Your account is deleted.")
+        expect(alice.page.locator("#auth-notice")).to_have_text("Your account has been deleted.")
         expect(bob.page.locator("#chat-sub")).to_have_text("This account was deleted")
         bob.sees("This message was deleted")
         # He can still copy it.
@@ -245,7 +262,7 @@ class Accounts(Case):
         expect(bob.button("Send")).to_be_disabled()
         expect(bob.row(alice.name)).to_contain_text("This message was deleted")
         alice.log_in()
-        expect(alice.page.locator("#auth-notice")).to_contain_text("Nobody is called")
+        expect(alice.page.locator("#auth-notice")).to_contain_text("No account named")
 
 
 if __name__ == "__main__":

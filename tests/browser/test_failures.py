@@ -1,4 +1,4 @@
-"""Nodes die while people type, send and read. Nothing is lost, nothing comes twice, and the page goes on by itself."""
+"""Nodes die while people type, send and read. Nothing is lost or duplicated, and the page recovers by itself."""
 
 import re
 import signal
@@ -10,7 +10,14 @@ from case import Case
 from cluster import until
 from person import PASSWORD
 
-NOTHING_LOST = "What you send waits here"
+#: The paths of everything that is kept.
+KEPT_PATHS = """async () => {
+    const caught = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));
+    return caught.flat().map(({ url }) => new URL(url).pathname);
+}"""
+#: The document is stored last.
+IS_KEPT = "caches.match('/', { ignoreVary: true }).then(Boolean)"
+NOTHING_LOST = "New messages will be sent automatically"
 
 
 class Failures(Case):
@@ -24,7 +31,7 @@ class Failures(Case):
         self.down += names
 
     def mend(self):
-        """All five are up again for the next test."""
+        """Starts all five nodes again for the next test."""
         self.cluster.start(*self.down)
         self.down = []
 
@@ -33,7 +40,7 @@ class Failures(Case):
         return [name for name in self.cluster.nodes if name != leader]
 
     def stored(self, person, partner):
-        """What the cluster has of a conversation, in its order."""
+        """The stored messages of a conversation, in order."""
         who = {"username": person.name, "password": PASSWORD}
         token = self.cluster.call(self.alive(), "ChatService/Login", who)["token"]
         return [message["body"] for message in self.history(token, partner.name)]
@@ -58,6 +65,35 @@ class Failures(Case):
         for person in (alice, bob):
             self.assertEqual(person.bodies(), expected)
 
+    def test_a_page_is_loaded_while_its_node_is_dead(self):
+        near, far = self.followers()[:2]
+        alice, bob = self.join("alice", near), self.join("bob", far)
+        alice.open(bob.name).send("before")
+        bob.open(alice.name).sees("before")
+        until("kept page", lambda: alice.page.evaluate(IS_KEPT))
+        self.kill(near)
+        alice.page.reload()
+        alice.is_in()
+        alice.sees("before")
+        alice.status(re.compile(rf"Connected to (?!{near}\b)"))
+        alice.send("after the reload")
+        alice.has_mark("after the reload", "Read")
+        # Open the page as from a bookmark.
+        other = self.visitor("alice", near, context=alice.context)
+        other.is_in()
+        other.open(bob.name).sees("after the reload")
+        # Nothing that belongs to the account is kept with the page, and no session is left behind.
+        kept = alice.page.evaluate(KEPT_PATHS)
+        self.assertEqual({path for path in kept if not path.startswith("/assets/")}, {"/"})
+        other.settings().get_by_role("button", name="Log out").click()
+        for person in (alice, other):
+            expect(person.page.locator("#auth-notice")).to_have_text("You've been logged out.")
+        self.assertEqual(alice.sessions(), [])
+        alice.page.reload()
+        alice.log_in()
+        alice.is_in()
+        self.assertEqual(self.stored(alice, bob), ["before", "after the reload"])
+
     def test_a_node_dies_and_the_others_are_far_away(self):
         near = self.followers()[0]
         alice, bob = self.join("alice", near), self.join("bob", self.followers()[1])
@@ -76,7 +112,7 @@ class Failures(Case):
     def test_a_node_dies_while_messages_are_sent(self):
         for number, victim in enumerate([self.followers()[0], self.cluster.leader()]):
             with self.subTest(victim=victim):
-                # So high that all of the messages are in the document.
+                # The viewport is high enough for the document to contain all messages.
                 tall = {"viewport": {"width": 1200, "height": 3000}}
                 alice, bob = self.join(f"alice{number}", victim, **tall), self.join(f"bob{number}", self.followers()[-1], **tall)
                 bob.page.get_by_role("searchbox").fill(alice.name)
@@ -124,23 +160,32 @@ class Failures(Case):
         self.kill(leader, *followers[2:])
         for person in (alice, bob):
             banner = person.page.locator("#banner")
-            expect(banner).to_contain_text("The cluster has no majority at the moment. You see what was known", timeout=30_000)
+            expect(banner).to_contain_text("Most servers are down. Showing messages as of", timeout=30_000)
             expect(banner).to_contain_text(NOTHING_LOST)
             person.status("No majority")
-        age = lambda: int(re.search(r"known (\d+) s ago", alice.page.locator("#banner").inner_text())[1])
+        age = lambda: int(re.search(r"as of (\d+) seconds? ago", alice.page.locator("#banner").inner_text())[1])
         first = age()
         until("greater age", lambda: age() > first + 1)
-        # What was not open yet can be read all the same.
+        # The node that answers is up, regardless of the state of the others.
+        alice.button("show the cluster", exact=False).click()
+        expect(alice.page.locator("#cluster-nodes .here")).to_contain_text("up")
+        alice.page.keyboard.press("Escape")
+        # The banner has two lines on a phone.
+        alice.page.set_viewport_size({"width": 360, "height": 740})
+        self.assertLess(alice.page.locator("#banner").bounding_box()["height"], 60)
+        self.picture(alice, "minority-360")
+        alice.page.set_viewport_size({"width": 1200, "height": 800})
+        # A conversation that was not open yet can still be read.
         alice.open(carol).sees("from carol")
         alice.open(bob.name).send("waits 1")
         alice.send("waits 2")
-        alice.has_mark("waits 1", "Waiting to be sent")
+        alice.has_mark("waits 1", "Sending…")
         expect(alice.row(bob.name)).to_contain_text("waits 2")
         alice.input.fill("not finished")
-        # The page can go, too: what waits is kept.
+        # Waiting messages also survive a reload of the page.
         alice.page.reload()
         alice.is_in()
-        alice.has_mark("waits 2", "Waiting to be sent")
+        alice.has_mark("waits 2", "Sending…")
         alice.sees("before")
         expect(alice.input).to_have_value("not finished")
         self.picture(alice, "minority")
@@ -161,8 +206,8 @@ class Failures(Case):
         self.kill(*self.cluster.nodes)
         alice.status("No connection")
         alice.send("to nobody")
-        alice.has_mark("to nobody", "Waiting to be sent")
-        expect(alice.page.locator("#banner")).to_contain_text("No node can be reached.")
+        alice.has_mark("to nobody", "Sending…")
+        expect(alice.page.locator("#banner")).to_contain_text("You're offline.")
         self.mend()
         bob.sees("to nobody")
         alice.has_mark("to nobody", "Read")
@@ -174,7 +219,7 @@ class Failures(Case):
         alice, bob = self.join("alice", near), self.join("bob", leader)
         bob.open(alice.name).send("1")
         bob.has_mark("1", "Delivered")
-        # So that there is more in the conversation than this page has seen come.
+        # Reload, so that the conversation has a message that this page did not receive as an event.
         alice.page.reload()
         expect(alice.row(bob.name)).to_contain_text("1")
         self.kill(behind)
@@ -186,7 +231,7 @@ class Failures(Case):
         self.cluster.launch(behind)
         self.down.remove(behind)
         alice.status("No majority")
-        # What this node has is better than nothing.
+        # The page shows the data of this node, although it is out of date.
         alice.open(bob.name).sees("1")
         alice.send("from the minority")
         self.assertEqual(alice.bodies(), ["1", "from the minority"])
@@ -205,7 +250,7 @@ class Failures(Case):
                 alice = self.visitor("alice", "n1", context=context)
                 boot = alice.page.locator("#boot")
                 expect(boot).to_have_text(re.compile("Trying again"))
-                # The next try comes to nothing, too.
+                # The next attempt fails, too.
                 with alice.page.expect_navigation():
                     pass
                 expect(boot).to_have_text(re.compile("Trying again"))
@@ -242,13 +287,13 @@ class Failures(Case):
                 self.kill(node)
 
         context.on("requestfinished", die)
-        # What else it asked for may have been on its way already.
+        # The page may already have received its other requested files.
         context.route("**/assets/*/main.js", lambda route: route.abort(), times=1)
         alice = self.visitor("alice", node, context=context)
         boot = alice.page.locator("#boot")
         expect(boot).to_have_text(re.compile("Trying again"))
         self.assertEqual(self.down, [node])
-        # It asks again before it leaves what it has: the browser would show a page of its own.
+        # The page probes the node before it reloads, because the browser would replace it with an error page.
         for _ in range(2):
             with alice.page.expect_event("requestfailed", lambda request: request.url == f"{self.cluster.web(node)}/"):
                 pass
@@ -275,7 +320,8 @@ class Failures(Case):
         alice.confirm("Log out")
         alice.confirm("Log out here")
         for person in (alice, other):
-            expect(person.page.locator("#auth-notice")).to_contain_text("only one can have the browser forget your session")
+            notice = person.page.locator("#auth-notice")
+            expect(notice).to_contain_text("no server could be reached to remove the session cookie")
         self.mend()
         alice.page.reload()
         alice.is_out()
@@ -290,15 +336,15 @@ class Failures(Case):
         other.is_in()
         [cookie] = alice.sessions()
         self.kill("n3", "n4", "n5")
-        # A page that does nothing looks at the cluster every 30 s.
+        # An idle page checks the cluster every 30 s.
         expect(alice.page.locator("#status-text")).to_have_text("No majority", timeout=60_000)
         alice.settings().get_by_role("button", name="Log out").click()
         alice.confirm("Log out here")
         for person in (alice, other):
-            expect(person.page.locator("#auth-notice")).to_have_text("You are logged out.")
+            expect(person.page.locator("#auth-notice")).to_have_text("You've been logged out.")
         self.assertEqual(alice.sessions(), [])
         self.mend()
-        # It is open all the same, for who has its token.
+        # The session is still valid for a caller with its token.
         self.cluster.call("n1", "ChatService/ListChatPartners", {}, cookie["value"])
 
     def test_who_closes_a_page_that_could_not_keep_what_waits_is_warned(self):
@@ -315,14 +361,14 @@ class Failures(Case):
         )
         alice.context.set_offline(True)
         alice.send("long " * 1000)
-        expect(alice.page.locator(".toast")).to_contain_text("This browser does not keep what waits")
+        expect(alice.page.locator(".toast")).to_contain_text("This browser can't store unsent messages")
         alice.send("short")
         with alice.page.expect_event("dialog") as asked:
             alice.page.close(run_before_unload=True)
         self.assertEqual(asked.value.type, "beforeunload")
         asked.value.dismiss()
         alice.context.set_offline(False)
-        alice.has_mark("short", "Saved")
+        alice.has_mark("short", "Sent")
         expect(alice.page.locator("#messages .mark.pending")).to_have_count(0)
 
     def test_the_panel_tells_of_the_cluster(self):
@@ -330,16 +376,16 @@ class Failures(Case):
         alice = self.join("alice", followers[0])
         alice.button("show the cluster", exact=False).click()
         panel = alice.page.get_by_role("dialog", name="The cluster")
-        expect(panel.locator("#cluster-bears")).to_have_text("2 more nodes may fail, and nothing is lost.")
+        expect(panel.locator("#cluster-bears")).to_have_text("Can lose 2 more nodes without losing data.")
         expect(panel.locator("tbody tr")).to_have_count(5)
         row = lambda name: panel.locator("tbody tr").filter(has=alice.page.get_by_role("rowheader", name=name))
         expect(row(leader)).to_contain_text("leader")
         expect(row(followers[0])).to_contain_text("this page")
         self.kill(followers[2], followers[3])
         expect(row(followers[2])).to_contain_text("down")
-        expect(panel.locator("#cluster-bears")).to_have_text("No further node may fail.")
+        expect(panel.locator("#cluster-bears")).to_have_text("Can't lose another node.")
         self.mend()
-        expect(panel.locator("#cluster-bears")).to_have_text("2 more nodes may fail, and nothing is lost.")
+        expect(panel.locator("#cluster-bears")).to_have_text("Can lose 2 more nodes without losing data.")
         self.kill(followers[0])
         expect(panel.locator("tbody .here")).to_have_count(1)
         expect(panel.locator("tbody .here")).not_to_contain_text(followers[0])

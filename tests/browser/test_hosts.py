@@ -1,4 +1,4 @@
-"""Nodes on several hosts, with and without TLS, and pages of others."""
+"""Nodes on several hosts, with and without TLS, and pages of other origins."""
 
 import http.server
 import re
@@ -12,7 +12,7 @@ from cluster import Spread, until
 
 
 class SeveralHosts(Case):
-    """No cookie gets from one host to another."""
+    """Cookies are not shared between hosts."""
 
     @classmethod
     def make_cluster(cls):
@@ -23,12 +23,17 @@ class SeveralHosts(Case):
         alice.open(bob.name).send("before")
         bob.open(alice.name).sees("before")
         self.assertEqual(alice.context.cookies(), [], "a cookie would not be sent there")
+        until("kept page", lambda: alice.page.evaluate("caches.match('/', { ignoreVary: true }).then(Boolean)"))
         self.cluster.kill("n1")
         alice.send("from the other host")
         bob.sees("from the other host")
         alice.has_mark("from the other host", "Read")
         alice.status(re.compile("Connected to n[23]"))
         self.assertEqual(bob.bodies(), ["before", "from the other host"])
+        alice.page.reload()
+        alice.is_in()
+        alice.send("after a reload")
+        bob.sees("after a reload")
         self.cluster.start("n1")
         alice.page.reload()
         alice.is_in()
@@ -150,11 +155,11 @@ class ManyTabs(Case):
 
         write("one", 1)
         expect(tabs[-1].row(bob)).to_contain_text("one")
-        # One that is looked at again has missed nothing, and its rest was no trouble.
+        # A tab that becomes visible again has missed nothing, and shows no warning.
         expect(tabs[0].page.locator("#banner")).to_be_hidden()
         tabs[0].page.evaluate("look(true)")
         expect(tabs[0].row(bob)).to_contain_text("one")
-        # When the one that goes on is closed, another one takes its place.
+        # When the active tab is closed, another tab takes its place.
         tabs[0].page.evaluate("look(false)")
         tabs[0].page.close()
         write("two", 2)

@@ -1,50 +1,30 @@
 """A conversation of ten thousand messages."""
 
-import http.client
-import json
 import unittest
-import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 from playwright.sync_api import expect
 
 from case import Case
 
-#: Rows that may be in the document at once, whatever there is to be seen.
+#: Maximum number of rows in the document at any time.
 DRAWN_MAX = 80
 
 
 class Long(Case):
-    # The page sees no difference, and the messages are there five times as fast.
+    # The number of nodes makes no difference to the page, and one node stores the messages five times as fast.
     nodes = 1
-
-    def fill_conversation(self, token, to, bodies):
-        """Messages of an account without a browser. Up to 16 are sent at once, so their order is any."""
-
-        def send(some):
-            connection = http.client.HTTPConnection(self.cluster.nodes["n1"]["web"])
-            for body in some:
-                message = json.dumps({"recipient": to, "body": body, "clientMessageId": str(uuid.uuid4())})
-                headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-                connection.request("POST", "/chat.v1.ChatService/SendMessage", message, headers)
-                answer = connection.getresponse()
-                assert answer.status == 200, answer.read()
-                answer.read()
-            connection.close()
-
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(send, [bodies[at::16] for at in range(16)]))
 
     def test_ten_thousand_messages_scroll_and_older_ones_come_without_a_jump(self):
         total = 10_000
         bob, token = self.account("bob")
         alice = self.join("alice")
-        self.fill_conversation(token, alice.name, [f"message {number} " + "and more " * (number % 23) for number in range(total)])
+        bodies = [f"message {number} " + "and more " * (number % 23) for number in range(total)]
+        self.write_all(token, alice.name, bodies)
         expect(alice.row(bob).locator(".badge")).to_have_text("99+ unread", timeout=60_000)
         alice.page.reload()
         alice.open(bob)
         box = alice.page.locator("#messages")
-        # One scrolls up for as long as there is anything, slowly at first: what is on the screen moves by what was scrolled.
+        # Scroll up to the first message, slowly at first. The rows on the screen must move by the scrolled distance.
         report = box.evaluate(
             """async (box) => {
                 const frame = () => new Promise((done) => requestAnimationFrame(done));
@@ -78,7 +58,7 @@ class Long(Case):
         self.assertEqual(alice.keys()[:3][-1], "seq/1", "all of them were loaded")
         self.assertLessEqual(report["drawn"], DRAWN_MAX)
         print(f"10,000 messages: {report['steps']} steps, two frames took at most {report['frames']:.0f} ms in 95 % of them")
-        alice.button("Go to the newest message", exact=False).click()
+        alice.button("Jump to latest", exact=False).click()
         expect(alice.page.locator("#jump")).to_be_hidden()
         alice.send("and one more")
         alice.sees("and one more")

@@ -1,4 +1,5 @@
-"""The modules of the page by themselves, in the browser that they run in: what can happen in any order is tried in many."""
+"""Tests the modules of the page separately, in the browser. Events that can happen in any order are tried in many
+orders."""
 
 import os
 import random
@@ -8,8 +9,9 @@ from case import Case
 
 SEED = int(os.environ.get("SEED", random.randrange(2**32)))
 
-#: Alice's browser, in front of a cluster that is made up. What happens there, happens in one order; what the page hears of it (the list, pages, the
-#: stream, the answers to what it sent) comes in any order that the API allows. In the end the page must show what is there.
+#: Alice's browser in front of a simulated cluster. The cluster applies events in one order. The page receives the
+#: results (the list, pages, the stream, the answers to its own messages) in any order that the API allows. In the end
+#: the page must show the state of the cluster.
 STORY = """
 async ({ base, seed }) => {
     const { Store } = await import(`${base}/store.js`);
@@ -214,7 +216,8 @@ class Modules(Case):
     def test_what_is_new_is_only_marked_where_it_begins(self):
         kinds = self.evaluate(
             """async (base) => {
-                const { Picks, rowsOf } = await import(`${base}/messages.js`);
+                const { rowsOf } = await import(`${base}/messages.js`);
+                const { Picks } = await import(`${base}/picks.js`);
                 const messages = [60, 61].map((seq) => ({ seq, sender: "bob", body: "", time: 1795564800000 + seq, deleted: false, clientId: "" }));
                 const kinds = (hasOlder, marker) => rowsOf({ hasOlder, floor: 60, messages }, [], marker, new Picks(() => {}), "alice").map((row) => row.kind).join();
                 return [kinds(true, 10), kinds(false, 10), kinds(true, 59), kinds(true, 60), kinds(true, null)];
@@ -223,6 +226,24 @@ class Modules(Case):
         )
         all_of_it = "day,new,message,message"
         self.assertEqual(kinds, ["older,day,message,message", all_of_it, "older," + all_of_it, "older,day,message,new,message", "older,day,message,message"])
+
+    def test_numbers_are_said_with_the_right_form_of_the_word(self):
+        said = self.evaluate(
+            """async (base) => {
+                const { charactersLeft, count, duration } = await import(`${base}/text.js`);
+                const left = (text, max) => charactersLeft(text, max);
+                return [
+                    count(0, "message"), count(1, "message"), count(2, "message"), count(1234, "person", "people"),
+                    duration(999), duration(59_000), duration(90_000), duration(5_400_000), duration(3_600_000 * 3),
+                    left("", 10), left("abc", 10), left("你好", 12), left("abcdefghijk", 10),
+                    left("你好", 5), left("x".repeat(3e6), 10),
+                ];
+            }""",
+            self.base,
+        )
+        counts = ["0 messages", "1 message", "2 messages", "1,234 people"]
+        durations = ["1 second", "59 seconds", "2 minutes", "2 hours", "3 hours"]
+        self.assertEqual(said, [*counts, *durations, 10, 7, 2, -1, -1, 10 - 3_000_000])
 
     def test_ids_are_uuids_of_version_7_in_the_order_of_their_making(self):
         ids = self.evaluate(
@@ -233,6 +254,19 @@ class Modules(Case):
             self.assertRegex(made, r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
         self.assertEqual(ids, sorted(ids))
         self.assertEqual(ids[4].replace("-", "")[:12], f"{1795564800000:012x}")
+
+    def test_a_proxy_says_how_long_to_wait_within_bounds(self):
+        waits = self.evaluate(
+            """async (base) => {
+                const { retryAfterMs } = await import(`${base}/api.js`);
+                const now = Date.UTC(2026, 10, 29);
+                const dates = ["29 Nov 2026 00:00:07", "29 Nov 2020 00:00:00", "01 Jan 2100 00:00:00"].map((date) => `${date} GMT`);
+                const texts = [null, "", "2", " 2 ", "-5", "1e9", "999999999", "soon", ...dates];
+                return texts.map((text) => retryAfterMs(text, now));
+            }""",
+            self.base,
+        )
+        self.assertEqual(waits, [0, 0, 2000, 2000, 0, 0, 30_000, 0, 7000, 0, 30_000])
 
     def test_nodes_are_found_where_the_page_can_reach_them(self):
         found = self.evaluate(
@@ -270,7 +304,7 @@ class Modules(Case):
             "(https://example.com/a_(b), 'https://example.com/c's').": ["https://example.com/a_(b)", "https://example.com/c's"],
             "HTTPS://EXAMPLE.COM/A [https://example.com/]": ["HTTPS://EXAMPLE.COM/A", "https://example.com/"],
             "https://bücher.example/straße": ["https://xn--bcher-kva.example/straße"],
-            # What looks like another host is shown as what it is, or is no link.
+            # An address that imitates another host is shown as it is, or is not a link.
             "https://bank.example@evil.example/": [],
             "https://bank.example:443@evil.example/": [],
             "https://\u0430pple.example/": ["https://xn--pple-43d.example/"],
@@ -281,6 +315,13 @@ class Modules(Case):
             "javascript:alert(1) ftp://x data:text/html,x": [],
             'http://a.example/"onclick="x': ["http://a.example/"],
             "http://[bad https://good.example!": ["https://good.example"],
+            "see www.example.com/a?b, (WWW.example.org) or www.": ["www.example.com/a?b", "WWW.example.org"],
+            "awww.example.com www.example www.bank.example@evil.example": [],
+            "www.\u0430pple.example www.example.com\u4f60\u597d": ["www.xn--pple-43d.example", "www.example.com"],
+            "write to a.b+c@example.com, or <d@mail.example.org>.": ["a.b+c@example.com", "d@mail.example.org"],
+            "a@b @example.com a@.com a@example.c a@@b.com": [],
+            "a@exampl\u0435.com a@example.com\u0430 \u0430b@example.com": [],
+            "d@example.com\u4f60\u597d https://example.com/@user": ["d@example.com", "https://example.com/@user"],
         }
         for text, links in texts.items():
             found = self.evaluate(
@@ -292,7 +333,8 @@ class Modules(Case):
                 }""",
                 [self.base, text],
             )
-            self.assertEqual(found[1], [[link, "noopener noreferrer nofollow", "_blank"] for link in links], text)
+            target = lambda link: "" if "@" in link and "/" not in link else "_blank"
+            self.assertEqual(found[1], [[link, "noopener noreferrer nofollow", target(link)] for link in links], text)
             if all(link in text for link in links) and "\u202e" not in text:
                 self.assertEqual(found[0], text)
 
@@ -309,6 +351,10 @@ class Modules(Case):
                     trailing: (n) => `https://a${".".repeat(n)}`,
                     brackets: (n) => `https://a${")".repeat(n)}a`,
                     opened: (n) => `https://a${"(".repeat(n)}${")".repeat(n)}`,
+                    mails: (n) => "a@a.a".repeat(n / 5),
+                    locals: (n) => `${"a.".repeat(n / 2)}@`,
+                    domains: (n) => `a@${"a.".repeat(n / 2)}`,
+                    wide: (n) => "www.a".repeat(n / 5),
                     stops: (n) => "https://a...".repeat(n / 12),
                     hosts: (n) => `https://${"\u0430".repeat(n / 2)}`,
                     overrides: (n) => "a\u202e".repeat(n / 4),
@@ -341,7 +387,7 @@ class Modules(Case):
                 document.body.append(list);
                 const drawn = (body) => {
                     list.replaceChildren(draw({ message: { body, time: 1795564800000, sender: "bob" }, state: "", isFirst: true }, {}));
-                    return list.querySelector(".body");
+                    return list.querySelector(".text");
                 };
                 const [plain, tower] = [drawn("a"), `a${"\u0300".repeat(300)}`];
                 const height = plain.offsetHeight;
@@ -352,7 +398,8 @@ class Modules(Case):
                 facts.push(body.textContent.match(/\\p{M}/gu).length);
                 facts.push(drawn(`https://a/a${"\u0300".repeat(8000)}`).textContent.match(/\\p{M}/gu).length);
                 const override = drawn("photo_\u202egpj.exe");
-                facts.push(override.textContent, getComputedStyle(drawn("see https://a.example").querySelector("a")).unicodeBidi);
+                facts.push(override.querySelector(".body").textContent);
+                facts.push(getComputedStyle(drawn("see https://a.example").querySelector("a")).unicodeBidi);
                 facts.push(drawn("a\u202e".repeat(4000)).querySelectorAll(".control").length <= 202);
                 facts.push(drawn('http://a"'.repeat(1800)).querySelectorAll("a").length <= 202);
                 facts.push(oneLine("a\u202eb\u2067c\u202a\\n d"));
@@ -362,6 +409,66 @@ class Modules(Case):
             self.base,
         )
         self.assertEqual(found, [True, "clip", "plaintext", 30, 30, "photo_[right-to-left]gpj.exe", "isolate", True, True, "abc d"])
+
+    def test_times_are_in_the_language_of_the_page_and_in_the_way_of_the_person(self):
+        told = {}
+        for locale in ("en-US", "en-GB", "de-DE", "ja-JP"):
+            page = self.visitor(locale.lower(), locale=locale, timezone_id="UTC").page
+            told[locale] = page.evaluate(
+                """async (base) => {
+                    const { dayName, exactly, timeOf, when } = await import(`${base}/text.js`);
+                    const [then, now] = [Date.UTC(2026, 2, 4, 8, 35), Date.UTC(2026, 7, 1)];
+                    const days = [dayName(then, now), dayName(then, then + 3 * 86_400_000), when(then, now)];
+                    return [timeOf(then), ...days, exactly(then)].join(" | ").replace(/\u202f/g, " ");
+                }""",
+                self.base,
+            )
+        self.assertEqual(
+            told,
+            {
+                "en-US": "8:35 AM | March 4, 2026 | Wednesday | 03/04/26 | Wednesday, March 4, 2026 at 8:35:00 AM",
+                "en-GB": "08:35 | 4 March 2026 | Wednesday | 04/03/26 | Wednesday, 4 March 2026 at 08:35:00",
+                "de-DE": "08:35 | 4 March 2026 | Wednesday | 04/03/26 | Wednesday, 4 March 2026 at 08:35:00",
+                "ja-JP": "08:35 | March 4, 2026 | Wednesday | 26/03/04 | Wednesday, March 4, 2026 at 8:35:00",
+            },
+        )
+
+    def test_no_character_of_a_preview_is_cut_in_half(self):
+        family = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
+        smile, accent, tower = "\U0001f642", "e\u0301", "a" + "\u0300" * 16_000
+        texts = ["short", "x" * 199 + smile * 3, family * 300, accent * 300, "x" * 199 + family, tower]
+        previews = self.evaluate(
+            """async ([base, texts]) => {
+                const { oneLine } = await import(`${base}/text.js`);
+                return texts.map((text) => oneLine(text));
+            }""",
+            [self.base, texts],
+        )
+        whole = ["short", "x" * 199 + smile, family * 200, accent * 200, "x" * 199 + family, tower[:31]]
+        self.assertEqual(previews, whole)
+
+    def test_the_time_stands_on_the_last_line_where_it_fits(self):
+        """Pixels from the lower edge of the text to that of the time: a line, where the text leaves no room."""
+        below = self.evaluate(
+            """async (base) => {
+                const { draw } = await import(`${base}/messages.js`);
+                const list = document.createElement("ol");
+                list.style.width = "500px";
+                document.body.append(list);
+                const below = (body) => {
+                    const message = { body, time: 1795564800000, sender: "bob" };
+                    list.replaceChildren(draw({ message, state: "read", isFirst: true }, {}));
+                    const bottom = (part) => list.querySelector(part).getBoundingClientRect().bottom;
+                    return bottom(".meta") - bottom(".body");
+                };
+                const found = ["short", "several words ".repeat(5) + "end", "first line, which is the longer one\\nend",
+                    "x".repeat(38), "\u05e9\u05dc\u05d5\u05dd"].map(below);
+                list.remove();
+                return found.map((pixels) => pixels > 12);
+            }""",
+            self.base,
+        )
+        self.assertEqual(below, [False, False, False, True, False])
 
 
 if __name__ == "__main__":
