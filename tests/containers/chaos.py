@@ -1,8 +1,9 @@
 """Breaks the five containers of docker-compose.yml in every way that is promised to be survived, under load, and checks after
 each that every promise was kept. See `tests/containers/chaos --help`.
 
-Needs an engine, Compose (v2, or 1.28 and later), and Python. With root on the engine's own machine, and `nsenter` and
-`iptables`, networks are broken from inside; else as far as the engine's commands go: each scenario says what it did.
+Needs an engine, Compose (v2, or 1.28 and later), and Python. With root on the engine's own machine, `nsenter` and
+`iptables`, network faults are injected inside the containers. Otherwise only the engine's commands are used. Each
+scenario reports what it did.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import settings
 from cluster import FIRST, ROOT, Broken, Cluster, Load
 
 NAMES = {scenario.__name__: scenario for scenario in scenarios.ALL + scenarios.WITH_TLS}
-# Not under load: what the image is, and settings that are wrong.
+# Checks that run without load, of the image and of invalid settings.
 BESIDE = ["image", "settings"]
 
 
@@ -36,7 +37,7 @@ def arguments():
     parser.add_argument("--keep", action="store_true", help="leaves the containers there when something is wrong")
     given = parser.parse_args()
     with_tls = {scenario.__name__ for scenario in scenarios.WITH_TLS}
-    # The nodes of the settings have no certificates.
+    # The nodes of the settings check have no certificates.
     able = [name for name in [*BESIDE, *NAMES] if name not in (["settings"] if given.tls else with_tls)]
     given.only = given.only.split(",") if given.only else able
     unknown = [name for name in given.only if name not in able]
@@ -50,10 +51,10 @@ def tell(line):
 
 
 def run_scenario(cluster, name, choices, inside):
-    """One scenario under load, and what has to hold after it. Returns what there is to say."""
+    """Runs one scenario under load, and checks the invariants after it. Returns a summary."""
     load = Load(cluster, choices.getrandbits(48), FIRST)
     stage = scenarios.Stage(cluster, load, choices, inside)
-    # Under way, before anything is broken.
+    # The load must make progress before the first fault.
     cluster.advance()
     told = NAMES[name](stage)
     cluster.advance()
@@ -81,7 +82,7 @@ def run_one(cluster, name, choices, inside):
 
 
 def plan(given, choices):
-    """The names of what is to be done, one after the other: all once, then, in a soak, again in random order."""
+    """The names of the scenarios to run, in order. Each runs once. A soak then repeats them in random order."""
     began = time.monotonic()
     yield from given.only
     again = [name for name in given.only if name in NAMES]
@@ -91,7 +92,7 @@ def plan(given, choices):
 
 def main():
     given = arguments()
-    # So that everything is cleared away in any case.
+    # Ensures that cleanup runs in every case.
     for ending in [signal.SIGTERM, signal.SIGHUP]:
         signal.signal(ending, lambda *_: sys.exit(143))
     seed = given.seed if given.seed is not None else random.SystemRandom().getrandbits(32)

@@ -1,4 +1,4 @@
-"""The cluster of docker-compose.yml, as an operator has it, and the load that is on it while it is broken."""
+"""The cluster of docker-compose.yml, as an operator runs it, and the load on it during fault injection."""
 
 import json
 import os
@@ -13,17 +13,17 @@ from engine import Container, EngineError, Not, docker, run, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ["n1", "n2", "n3", "n4", "n5"]
 LATER = ["n6", "n7"]
-# On everything that is made beside the compose file, so that it is found when it has to go.
+# Marks everything that is created outside the compose file, so that cleanup finds it.
 LABEL = "quorum-chat.test"
 SOCKET = "/data/admin.sock"
-# Often, so that the faults meet them: comparisons of the states, snapshots, and a log that is cut.
+# Makes digest comparisons, snapshots and log truncation frequent, so that faults coincide with them.
 SETTINGS = {"CHAT_DIGEST_INTERVAL_S": "1", "CHAT_SNAPSHOT_LOG_MB": "1", "CHAT_LOG_ENTRIES_KEPT": "200"}
-# For a node or the cluster to become what it has to. Generous: what is tested is that it does, on a machine of any speed.
+# Time limit for a node or the cluster to reach a state. It is generous so that the tests pass on slow machines.
 PATIENCE_S = 90
 
 
 class Broken(Exception):
-    """Something is not as it has to be."""
+    """The cluster violates a requirement of the test."""
 
 
 def expect(what, found, wanted):
@@ -32,18 +32,18 @@ def expect(what, found, wanted):
 
 
 def compose_command():
-    """`docker compose` (v2) where it is, else `docker-compose` (1.29 or later)."""
+    """`docker compose` (v2) where it is installed, otherwise `docker-compose` (1.29 or later)."""
     if run("docker", "compose", "version", check=False).returncode == 0:
         return ["docker", "compose"]
     return ["docker-compose"]
 
 
 class Cluster:
-    """Five nodes, and two more that may join. `project` is in the name of all that belongs to it."""
+    """Five nodes, and two more that may join. The names of all its resources contain `project`."""
 
     def __init__(self, project, image, tls=False):
         self.project, self.image = project, image
-        # The words with which chatctl speaks to the nodes.
+        # Options that chatctl needs to connect to the nodes.
         self.tls_words = ["--tls-ca", "/certs/ca.pem"] if tls else []
         self.command = compose_command()
         self.secret = secrets.token_hex(16)
@@ -58,20 +58,20 @@ class Cluster:
         for number, name in enumerate(names, 1):
             self.environment[f"CHAT_PORT_{number}"] = str(self.grpc[name])
             self.environment[f"CHAT_WEB_PORT_{number}"] = str(ports[len(names) + number - 1])
-        # Names of the containers that ought to run.
+        # Names of the containers that should be running.
         self.up_names = []
         if tls:
             self.files.append(ROOT / "docker-compose.tls.yml")
             self.certs = self.folder / "certs"
             self.certs.mkdir()
-            # The user of the image writes there.
+            # The user of the image writes to this folder.
             self.folder.chmod(0o755)
             self.certs.chmod(0o777)
             self.environment["CHAT_CERTS"] = str(self.certs)
             self.issue_certificates()
 
     def issue_certificates(self):
-        """New certificates for all nodes, of the authority that is there, or of a new one."""
+        """Issues new certificates for all nodes, from the existing authority or from a new one."""
         options = ["--rm", "--network", "none", "--volume", f"{self.certs}:/certs", "--entrypoint", "/usr/local/bin/chatctl"]
         docker("run", *options, self.image, "certs", "/certs", *FIRST, *LATER)
 
@@ -84,21 +84,21 @@ class Cluster:
 
     def compose(self, *words, more_files=()):
         files = [word for file in [*self.files, *more_files] for word in ["--file", str(file)]]
-        # v2 would take the directory of the first file, 1.29 that of the caller for paths.
+        # Without this, v2 resolves paths in the directory of the first file, and 1.29 in that of the caller.
         place = ["--project-directory", str(ROOT), "--project-name", self.project]
         return run(*self.command, *files, *place, "--profile", "seven", *words, env=self.environment, timeout=300)
 
     def up(self, names, more_files=(), recreate=False):
         """Creates and starts these nodes, as `docker compose up` does."""
         if not self.up_names:
-            # The one that the nodes depend on. It ends by itself.
+            # The service that the nodes depend on. It ends by itself.
             self.compose("up", "--no-build", "--no-deps", "secret", more_files=more_files)
         words = ["--force-recreate"] if recreate else []
         self.compose("up", "--detach", "--no-build", "--no-deps", *words, *names, more_files=more_files)
         self.up_names += [name for name in names if name not in self.up_names]
 
     def container(self, name):
-        """The container of a node. A new one each time that compose makes it anew."""
+        """The container of a node. It changes each time that compose recreates it."""
         filters = [f"label=com.docker.compose.project={self.project}", f"label=com.docker.compose.service={name}"]
         words = [word for one in filters for word in ["--filter", one]]
         ids = docker("ps", "--all", "--quiet", "--no-trunc", *words).split()
@@ -107,23 +107,23 @@ class Cluster:
         return Container(ids[0])
 
     def address_list(self, names):
-        """Where clients on this machine find these nodes."""
+        """The addresses of these nodes for clients on this machine."""
         return ",".join(f"localhost:{self.grpc[name]}" for name in names)
 
     def addresses(self):
-        """Where the nodes of `up_names` that run find each other."""
+        """The addresses that the nodes of `up_names` use for each other."""
         return {name: self.container(name).networks()[self.network] for name in self.up_names}
 
     def remove_node(self, name):
-        """The container and the volume, whatever is on it."""
+        """Removes the container and the volume of a node."""
         self.container(name).remove()
         docker("volume", "rm", self.volume(name))
         self.up_names.remove(name)
 
-    # What it says of itself.
+    # State of the cluster
 
     def running(self):
-        """The nodes that run and are on the network, so that they can be asked for the others."""
+        """The nodes that run and are on the network, and can therefore report about the others."""
 
         def can_be_asked(name):
             record = self.container(name).inspect()
@@ -132,13 +132,13 @@ class Cluster:
         return [name for name in self.up_names if can_be_asked(name)]
 
     def chatctl(self, name, *words, check=True):
-        """Runs chatctl in the container of a node, with all nodes of this network at hand."""
+        """Runs chatctl in the container of a node, with the addresses of all nodes on this network."""
         nodes = ",".join(f"{one}:50051" for one in self.up_names)
         options = ["--nodes", nodes, "--output", "json", "--timeout", "5", *self.tls_words]
         return self.container(name).exec("/usr/local/bin/chatctl", *options, *words, check=check, timeout=30)
 
     def status(self, through=None):
-        """What `chatctl status` tells an operator: `through` one node, or the first that runs and knows a leader."""
+        """The output of `chatctl status` from the node `through`, or from the first running node that has a leader."""
         running = self.running() if through is None else [through]
         told, why = None, "no node runs"
         for name in running:
@@ -157,7 +157,7 @@ class Cluster:
         return {node["name"]: node for node in self.status()["nodes"]}
 
     def leader(self):
-        """The name of the leader, when there is one that runs."""
+        """The name of the leader, if there is one and it runs."""
 
         def found():
             running = self.running()
@@ -172,7 +172,7 @@ class Cluster:
         return self.status()["revision"]
 
     def advance(self, count=30, seconds=PATIENCE_S):
-        """Waits until so many changes more were stored."""
+        """Waits until this many further changes have been stored."""
         began = wait_until("somebody tells the revision", lambda: {"at": self.revision()}, seconds)["at"]
 
         def grown():
@@ -182,12 +182,12 @@ class Cluster:
         wait_until(f"{count} changes are stored", grown, seconds)
 
     def health(self, name, ready=True):
-        """What `chatd health` says in the container of a node: its exit code, and its line."""
+        """The exit code and the output line of `chatd health` in the container of a node."""
         done = self.container(name).exec("/usr/local/bin/chatd", "health", *(["--ready"] if ready else []), check=False)
         return done.returncode, (done.stdout + done.stderr).strip()
 
     def ready(self, names, seconds=PATIENCE_S):
-        """Waits until these nodes say that they can be sent requests."""
+        """Waits until these nodes report that they are ready for requests."""
         for name in names:
 
             def is_ready():
@@ -197,7 +197,7 @@ class Cluster:
             wait_until(f"{name} is ready", is_ready, seconds)
 
     def tolerates(self, failures, seconds=PATIENCE_S):
-        """Waits until so many more nodes may fail."""
+        """Waits until this many more nodes may fail."""
 
         def does():
             now = self.status()["failures_tolerated"]
@@ -206,8 +206,8 @@ class Cluster:
         wait_until(f"{failures} more nodes may fail", does, seconds)
 
     def level(self, seconds=PATIENCE_S):
-        """Waits until all nodes are voters, healthy and have everything, and all told the same digest of the newest
-        revision. Two digests at one revision are an error at once. Returns the revision."""
+        """Waits until all nodes are healthy voters that have caught up, and have reported the same digest of the newest
+        revision. Different digests at one revision fail at once. Returns the revision."""
 
         def is_level():
             status = self.status()
@@ -226,10 +226,10 @@ class Cluster:
 
         return wait_until("all nodes are level and have told equal digests", is_level, seconds)
 
-    # The end.
+    # Cleanup
 
     def tails(self, lines):
-        """What each node wrote last."""
+        """The last log lines of each node."""
         told = []
         for name in FIRST + LATER:
             try:
@@ -237,14 +237,14 @@ class Cluster:
                 state = container.state()
                 told.append(f"--- {name}: {state['Status']}, exit code {state['ExitCode']}\n{container.logs(tail=lines)}")
             except EngineError:
-                # It was never made, or is being made anew.
+                # The container was never created, or is being recreated.
                 continue
         return "\n".join(told)
 
     def sweep(self):
-        """Removes all that has the name of this project: containers, networks, volumes."""
+        """Removes all containers, networks and volumes of this project."""
         labels = [f"com.docker.compose.project={self.project}", f"{LABEL}={self.project}"]
-        # In this order: each kind uses the next.
+        # The order matters because each kind uses the next.
         for container in [one for label in labels for one in engine.containers_of(label)]:
             Container(container).remove()
         for label in labels:
@@ -257,9 +257,9 @@ class Cluster:
 
 
 class Load:
-    """`chatctl verify`, from the image, on the network of this machine, as clients of the published ports are."""
+    """`chatctl verify` from the image. It uses the published ports, like any client on this machine."""
 
-    # It is ended when the scenario is over. Below this time its pace does not depend on it.
+    # The load ends with the scenario. Below this limit, the pace of the load does not depend on it.
     SECONDS_MAX = 600
     CLIENTS = 4
     HISTORY = "/data/history.jsonl"
@@ -278,13 +278,13 @@ class Load:
         engine.run_container(self.container.name, cluster.image, *words, options=options)
 
     def finish(self, read_back=None):
-        """Ends the load, lets it read everything back, and returns its report. `read_back`: through how many nodes."""
+        """Ends the load, lets it read everything back through `read_back` nodes, and returns its report."""
         if self.container.running():
             self.container.kill("INT")
         code = self.container.wait(PATIENCE_S)
         said = self.container.logs()
         try:
-            # The report is the last thing on standard output; complaints of the program are on the other.
+            # The report is the last output on stdout. Error messages go to stderr.
             report = json.loads(run("docker", "logs", self.container.name).stdout)
         except ValueError:
             raise Broken(f"chatctl verify: exit code {code}, no report: {said}") from None
@@ -297,7 +297,7 @@ class Load:
         return report
 
     def history(self):
-        """All operations, with their times by the clock of this machine. Only after `finish`."""
+        """All operations, with their times by the clock of this machine. Available only after `finish`."""
         lines = self.container.read_file(self.HISTORY)[0].decode().splitlines()
         return History(json.loads(lines[0]), [json.loads(line) for line in lines[1:]])
 
@@ -306,12 +306,13 @@ class Load:
 
 
 class History:
-    """What clients saw. Times of a record count from the start of the run; `began` and `ended` are seconds of the epoch."""
+    """The operations that clients observed. Times in a record are relative to the start of the run. `began` and `ended`
+    return seconds since the epoch."""
 
     def __init__(self, header, records):
         self.nodes, self.records = header["nodes"], records
-        # A message was stored, at a time that its answer tells to the millisecond, while its send was under way: that
-        # bounds the start of the run from both sides.
+        # A message is stored while its send is in flight, and the answer contains the time in milliseconds. That bounds
+        # the start of the run from both sides.
         least, most = float("-inf"), float("inf")
         for record in records:
             sent = record.get("send", {}).get("outcome")
@@ -330,13 +331,14 @@ class History:
         return self.start + record["ended_us"] / 1e6
 
     def calls(self):
-        """Each call with an outcome: the record, the kind of call, the outcome (`{"ok": ...}`, "refused", "unknown")."""
+        """Each call that has an outcome, as the record, the kind of call and the outcome (`{"ok": ...}`, "refused" or
+        "unknown")."""
         for record in self.records:
             for kind in ["send", "read", "mark_read", "deliver", "delete"]:
                 if kind in record:
                     yield record, kind, record[kind]["outcome"]
 
     def acknowledged_between(self, since, until):
-        """Sends that were begun and acknowledged in this time."""
+        """Sends that started and were acknowledged within this interval."""
         calls = ((record, outcome) for record, kind, outcome in self.calls() if kind == "send" and isinstance(outcome, dict))
         return [record for record, _ in calls if since <= self.began(record) and self.ended(record) <= until]

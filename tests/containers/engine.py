@@ -1,9 +1,10 @@
-"""Thin wrappers around the docker command: containers, networks, volumes, images, and faults of a container's network.
+"""Thin wrappers around the docker command for containers, networks, volumes, images, and network faults of a container.
 
-Needs Python 3.9, the standard library, and `docker` on the PATH. Everything goes through the command line, so that any engine
-does that has it; only `Netns` needs root on the engine's own machine, and says so when it cannot be had.
+Needs Python 3.9, the standard library, and `docker` on the PATH. Everything goes through the command line, so any
+engine with a compatible command works. Only `Netns` needs root on the engine's own machine. `Netns.why_not` reports why
+it is unavailable.
 
-A failed command raises `EngineError` with what was run and what it said. Nothing is retried.
+A failed command raises `EngineError` with the command and its output. Nothing is retried.
 """
 
 import io
@@ -16,20 +17,20 @@ import subprocess
 import tarfile
 import time
 
-# Longest time for one command. A stop waits for the container's own grace period, hence so much.
+# Time limit for one command. It has to cover the grace period of a container that is stopped.
 COMMAND_S = 120
 
 
 class EngineError(Exception):
-    """A command failed, or took too long."""
+    """A command failed or timed out."""
 
 
 class Timeout(Exception):
-    """A condition did not come about in time."""
+    """A condition did not become true in time."""
 
 
 def run(*words, check=True, timeout=COMMAND_S, input=None, env=None, cwd=None):
-    """Runs a command and returns what became of it, with its output as text (bytes when `input` is bytes)."""
+    """Runs a command and returns its result, with the output as text (bytes when `input` is bytes)."""
     text = not isinstance(input, (bytes, bytearray))
     try:
         done = subprocess.run(
@@ -46,14 +47,14 @@ def run(*words, check=True, timeout=COMMAND_S, input=None, env=None, cwd=None):
 
 
 def docker(*words, **options):
-    """Runs `docker` and returns its standard output without the white space around it."""
+    """Runs `docker` and returns its standard output without surrounding white space."""
     return run("docker", *words, **options).stdout.strip()
 
 
 def wait_until(what, condition, seconds=30, every=0.1):
-    """Waits until `condition()` is true and returns what it returned. A condition that raises `EngineError` is not true yet.
+    """Waits until `condition()` is true and returns its result. A condition that raises `EngineError` is not true yet.
 
-    The condition may say why it is not true by returning `Not(reason)`: the last reason is in the error."""
+    The condition may return `Not(reason)` to explain why it is not true. The error contains the last reason."""
     deadline = time.monotonic() + seconds
     reason = ""
     while True:
@@ -71,7 +72,7 @@ def wait_until(what, condition, seconds=30, every=0.1):
 
 
 class Not:
-    """A condition that is not true, and why."""
+    """The result of a condition that is not true, with the reason."""
 
     def __init__(self, reason):
         self.reason = str(reason)
@@ -81,8 +82,8 @@ class Not:
 
 
 def free_ports(count):
-    """So many ports that nobody listens on at the moment, all of them different. They are below those that the system gives to
-    outgoing connections, one of which could take a port while the container that had it is down."""
+    """This many different ports that are currently free. They are below the ephemeral port range, because an outgoing
+    connection could otherwise take the port of a container that is down."""
     found = []
     for port in random.SystemRandom().sample(range(20_000, 32_000), 12_000):
         if len(found) == count:
@@ -92,16 +93,16 @@ def free_ports(count):
                 one.bind(("127.0.0.1", port))
                 found.append(port)
             except OSError:
-                # Somebody has it.
+                # The port is in use.
                 continue
     raise EngineError("no free ports")
 
 
-# --- images -----------------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def build_image(tag, directory, timeout=3600):
-    """Builds the Dockerfile of a directory with whatever builder the client has. Its output is the caller's to see."""
+    """Builds the Dockerfile of a directory with the client's default builder. The output goes to that of the caller."""
     done = subprocess.run(["docker", "build", "--tag", tag, directory], timeout=timeout)
     if done.returncode != 0:
         raise EngineError(f"docker build of {directory}: exit code {done.returncode}")
@@ -115,11 +116,12 @@ def inspect_image(tag):
     return json.loads(docker("image", "inspect", tag))[0]
 
 
-# --- containers -------------------------------------------------------------------------------------------------------------
+# --- containers -------------------------------------------------------------------------------------------------------
 
 
 def run_container(name, image, *command, env=None, options=(), detach=True):
-    """`docker run`: a container called `name` with this environment; `options` are further words before the image."""
+    """Runs `docker run` for a container called `name` with this environment. `options` are further arguments before the
+    image."""
     words = ["run", "--name", name]
     if detach:
         words.append("--detach")
@@ -129,7 +131,7 @@ def run_container(name, image, *command, env=None, options=(), detach=True):
 
 
 class Container:
-    """A container, by its name or id. It need not exist (any more): then asking for it is an error."""
+    """A container, by its name or id. It does not have to exist. Queries fail if it does not."""
 
     def __init__(self, name):
         self.name = name
@@ -137,7 +139,7 @@ class Container:
     def __repr__(self):
         return f"Container({self.name!r})"
 
-    # What it is.
+    # Queries
 
     def inspect(self):
         return json.loads(docker("container", "inspect", self.name))[0]
@@ -146,45 +148,46 @@ class Container:
         return run("docker", "container", "inspect", self.name, check=False).returncode == 0
 
     def state(self):
-        """The engine's record: Status (`running`, `exited`, `restarting`, `paused`, ...), Running, ExitCode, Pid, ..."""
+        """The engine's record: Status (`running`, `exited`, `restarting`, `paused`, ...), Running, ExitCode, Pid,
+        ..."""
         return self.inspect()["State"]
 
     def running(self):
         return self.state()["Running"]
 
     def exit_code(self):
-        """What its last process ended with."""
+        """The exit code of its last process."""
         return self.state()["ExitCode"]
 
     def pid(self):
-        """Its main process, in the engine's own machine."""
+        """The id of its main process on the engine's own machine."""
         return self.state()["Pid"]
 
     def health(self):
-        """`starting`, `healthy`, `unhealthy`, or `none` when there is no health check."""
+        """`starting`, `healthy`, `unhealthy`, or `none` if there is no health check."""
         return self.state().get("Health", {}).get("Status", "none")
 
     def networks(self):
-        """Addresses, by the names of the networks."""
+        """Addresses by network name."""
         return {name: one["IPAddress"] for name, one in self.inspect()["NetworkSettings"]["Networks"].items()}
 
     def address(self):
-        """An address of it, of whatever network it is on; None when it is on none."""
+        """Its address on any of its networks, or None if it has none."""
         return next((address for address in self.networks().values() if address), None)
 
     def volume_at(self, path):
-        """The name of the volume that is mounted there."""
+        """The name of the volume that is mounted at this path."""
         return next(mount["Name"] for mount in self.inspect()["Mounts"] if mount["Destination"] == path)
 
     def logs(self, tail=None, since=None):
-        """What it wrote, on both outputs; since its creation, or since this time (seconds since the epoch)."""
+        """Its stdout and stderr since its creation, or since this time (seconds since the epoch)."""
         words = ["logs"]
         words += ["--tail", str(tail)] if tail is not None else []
         words += ["--since", f"{since:.3f}"] if since is not None else []
         done = run("docker", *words, self.name)
         return done.stdout + done.stderr
 
-    # What is done to it. A container that was killed or stopped is not restarted by its policy: start it again.
+    # Actions. The restart policy does not restart a container that was killed or stopped. It has to be started again.
 
     def start(self):
         docker("start", self.name)
@@ -193,7 +196,7 @@ class Container:
         docker("kill", "--signal", signal, self.name)
 
     def stop(self, seconds=30):
-        """SIGTERM (or what the image says), then SIGKILL after so many seconds."""
+        """Sends SIGTERM (or the image's stop signal), and SIGKILL after this many seconds."""
         docker("stop", "--time", str(seconds), self.name, timeout=seconds + 30)
 
     def pause(self):
@@ -210,21 +213,21 @@ class Container:
         docker("update", "--cpus", str(cpus), self.name)
 
     def remove(self):
-        """Removes it and its anonymous volumes, in whatever state it is. It is no error when it is not there."""
+        """Removes it and its anonymous volumes in any state. A missing container is not an error."""
         run("docker", "rm", "--force", "--volumes", self.name, check=False)
 
     def exit_codes(self, since):
-        """What its processes ended with since that time (seconds since the epoch), the oldest first. Also what a restart
-        policy has covered by the next start."""
+        """The exit codes of its processes since that time (seconds since the epoch), oldest first. Includes exits that
+        were followed by a start of the restart policy."""
         words = ["--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", "event=die"]
         form = ["--filter", f"container={self.name}", "--format", '{{index .Actor.Attributes "exitCode"}}']
         return [int(code) for code in docker("events", *words, *form).split()]
 
     def exec(self, *command, check=True, timeout=COMMAND_S):
-        """Runs a program in it. Returns what became of it (`returncode`, `stdout`, `stderr`)."""
+        """Runs a program in it and returns the result (`returncode`, `stdout`, `stderr`)."""
         return run("docker", "exec", self.name, *command, check=check, timeout=timeout)
 
-    # Files. These work in images without a shell, and in containers that are stopped.
+    # Files. These functions work in images without a shell, and in stopped containers.
 
     def read_file(self, path):
         """The content of a file in it, as bytes, and the file's record in the archive (owner, mode, ...)."""
@@ -234,7 +237,7 @@ class Container:
             return archive.extractfile(member).read(), member
 
     def write_file(self, path, content, like=None, owner=65532):
-        """Writes a file in it. Owner and mode are those of `like` (see `read_file`), or `owner` and 0600."""
+        """Writes a file in it. Owner and mode are those of the record `like` (see `read_file`), or `owner` and 0600."""
         folder, name = os.path.split(path)
         member = tarfile.TarInfo(name)
         member.size, member.mtime = len(content), int(time.time())
@@ -246,11 +249,11 @@ class Container:
 
 
 def containers_of(label):
-    """Ids of all containers with a label (`key` or `key=value`), whatever their state."""
+    """Ids of all containers with a label (`key` or `key=value`), in any state."""
     return docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}").split()
 
 
-# --- networks and volumes ---------------------------------------------------------------------------------------------------
+# --- networks and volumes ---------------------------------------------------------------------------------------------
 
 
 def create_network(name, *options):
@@ -262,7 +265,7 @@ def remove_network(name):
 
 
 def connect(network, container, aliases=(), address=None):
-    """Puts a container on a network, under these further names, and with this address when one is asked for."""
+    """Connects a container to a network, with these additional names and, if given, this address."""
     words = ["network", "connect"]
     for alias in aliases:
         words += ["--alias", alias]
@@ -282,13 +285,14 @@ def remove_volume(name):
     run("docker", "volume", "rm", "--force", name, check=False)
 
 
-# --- a container's network, from inside -------------------------------------------------------------------------------------
+# --- a container's network, from inside -------------------------------------------------------------------------------
 
 
 class Netns:
-    """The network of a running container, seen from inside, with the tools of the machine (the image has none).
+    """Runs the machine's tools inside the network of a running container. The image has no such tools.
 
-    What is changed here is gone when the container ends. Use it while the container runs, and make a new one after a start."""
+    All changes are lost when the container ends. Use an object only while the container runs, and make a new one after
+    a start."""
 
     def __init__(self, container):
         self.prefix = ["nsenter", "--target", str(container.pid()), "--net"]
@@ -298,7 +302,7 @@ class Netns:
 
     @staticmethod
     def why_not(container):
-        """Why networks cannot be changed from inside here; None when they can."""
+        """The reason why networks cannot be changed from inside on this machine, or None if they can."""
         missing = [tool for tool in ["nsenter", "iptables"] if shutil.which(tool) is None]
         if missing:
             return f"{', '.join(missing)} not found"
@@ -308,20 +312,20 @@ class Netns:
         return done.stderr.strip() or None if done.returncode != 0 else None
 
     def drop(self, addresses):
-        """Loses, without a word, all that comes from or goes to these addresses."""
+        """Silently drops all packets from and to these addresses."""
         for address in addresses:
             self.run("iptables", "--insert", "INPUT", "--source", address, "--jump", "DROP")
             self.run("iptables", "--insert", "OUTPUT", "--destination", address, "--jump", "DROP")
 
     def lose(self, probability):
-        """Loses packets in both directions, each with this probability."""
+        """Drops packets in both directions, each with this probability."""
         for chain in ["INPUT", "OUTPUT"]:
             some = ["--match", "statistic", "--mode", "random", "--probability", str(probability)]
-            # What a container says to itself is not on the network.
+            # Loopback traffic is not on the network.
             self.run("iptables", "--append", chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *some, "--jump", "DROP")
 
     def delay(self, milliseconds, jitter, loss_percent):
-        """Holds up what leaves the container; needs netem in the kernel. Whether that could be done."""
+        """Delays outgoing packets. Needs netem in the kernel. Returns whether that was possible."""
         for device in self.devices():
             words = ["netem", "delay", f"{milliseconds}ms", f"{jitter}ms", "loss", f"{loss_percent}%"]
             if self.run("tc", "qdisc", "add", "dev", device, "root", *words, check=False).returncode != 0:
@@ -333,7 +337,7 @@ class Netns:
         return [device["ifname"] for device in done if device["ifname"] != "lo"]
 
     def heal(self):
-        """Takes back `drop`, `lose` and `delay`."""
+        """Reverts `drop`, `lose` and `delay`."""
         for chain in ["INPUT", "OUTPUT"]:
             self.run("iptables", "--flush", chain)
         for device in self.devices():

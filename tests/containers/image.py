@@ -1,4 +1,4 @@
-"""What the image has to be, and that a node writes nowhere but to its data directory."""
+"""Checks the image, and that a node writes only to its data directory."""
 
 import json
 import tomllib
@@ -13,7 +13,7 @@ OWN_BYTES_MAX = 60_000_000
 
 
 def check(cluster):
-    """Looks at the image, and lets a node of it do all that writes files. Returns what there is to say."""
+    """Checks the image, and runs every operation that writes files on a node of it. Returns a summary."""
     image = engine.inspect_image(cluster.image)
     config = image["Config"]
     expect("user", config["User"], USER)
@@ -33,7 +33,7 @@ def check(cluster):
 
 
 def check_sbom(cluster, version):
-    """The image says what it is made of, and that is what Cargo.lock names. Returns how many crates that are."""
+    """The image contains its list of crates, and the list matches Cargo.lock. Returns the number of crates."""
     name = f"{cluster.project}-sbom"
     engine.docker("create", "--name", name, "--label", f"{LABEL}={cluster.project}", cluster.image)
     container = Container(name)
@@ -58,13 +58,13 @@ def check_sbom(cluster, version):
 
 
 def once(cluster, program, *words):
-    """Runs a program of the image; its exit code and output are the caller's to judge."""
+    """Runs a program of the image. The caller checks its exit code and output."""
     options = ["--rm", "--network", "none", "--label", f"{LABEL}={cluster.project}", "--entrypoint", program]
     return run("docker", "run", *options, cluster.image, *words, check=False)
 
 
 def own_bytes(cluster):
-    """What the image has beyond the one it is made from. The programs are stripped."""
+    """The files that the image adds to its base image. The programs are stripped."""
     name = f"{cluster.project}-look"
     engine.docker("create", "--name", name, "--label", f"{LABEL}={cluster.project}", cluster.image)
     container = Container(name)
@@ -73,7 +73,7 @@ def own_bytes(cluster):
     finally:
         container.remove()
     for content in contents:
-        # The name of the section that has the symbols.
+        # The name of the section that holds the symbols.
         if b".symtab\0" in content:
             raise Broken("the programs are not stripped")
     size = sum(len(content) for content in contents)
@@ -83,10 +83,10 @@ def own_bytes(cluster):
 
 
 def writes(cluster):
-    """A node that may write anywhere is asked for all that writes files: it writes to its volume alone."""
+    """Runs every operation that writes files on a node with a writable root. It writes only to its volume."""
     container = Container(f"{cluster.project}-writer")
     options = ["--cap-drop", "ALL", "--network", "none", "--label", f"{LABEL}={cluster.project}"]
-    # Comparisons of the states, too. Looked at every second by the engine, to see that in this test.
+    # The node also compares state digests. The engine checks its health every second, so that the test sees the result.
     options += ["--health-interval", "1s"]
     environment = {"CHAT_NAME": "writer", "CHAT_ADVERTISE": "localhost:50051", "CHAT_DIGEST_INTERVAL_S": "1"}
     engine.run_container(container.name, cluster.image, env=environment, options=options)
@@ -101,7 +101,7 @@ def writes(cluster):
         size = len(container.read_file("/data/backup")[0])
         container.stop()
         expect("exit code", container.exit_code(), 0)
-        # Then once more, from what is there.
+        # Start again from the existing files.
         container.start()
         wait_until("it is ready again", lambda: container.exec(*ready, check=False).returncode == 0, PATIENCE_S)
         changed = engine.docker("diff", container.name)

@@ -1,6 +1,6 @@
-"""Checks k8s/ and docs/examples/kubernetes/, and runs them: see the package `kube`.
+"""Checks k8s/ and docs/examples/kubernetes/, and runs them with the package `kube`.
 
-Needs root, as the kubelet does, and the image.
+Needs the image, and root, as the kubelet does.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from kube.statefulset import Cluster
 import engine
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-# The oldest that is known to the validator, and each from there on.
+# From the oldest version that the validator supports.
 VERSIONS = [f"1.{minor}" for minor in range(25, 38)]
 
 
@@ -34,7 +34,7 @@ def texts(pattern):
 
 
 def check_files():
-    """Schemas of many versions, and the traps."""
+    """Validates against the schemas of several Kubernetes versions, and runs the traps."""
     others = [name for name in os.listdir(os.path.join(ROOT, "k8s")) if not name.endswith(".yaml") or name.startswith("kustomization")]
     if others:
         raise AssertionError(f"k8s/ is for `kubectl apply -f k8s/`: {others} do not belong there")
@@ -59,7 +59,7 @@ def check_files():
 
 
 def check_versions():
-    """All images are of the version that is built."""
+    """All images have the version of this build."""
     with open(os.path.join(ROOT, "Cargo.toml"), encoding="utf-8") as file:
         version = re.search(r'^version = "(.*)"', file.read(), re.MULTILINE)[1]
     for name, text in [*texts("k8s/*.yaml"), *texts("docs/examples/kubernetes/*.yaml"), *texts("README.md")]:
@@ -80,7 +80,7 @@ def main():
     image = check_versions()
     if options.only_check:
         return
-    # As the README says.
+    # As the README describes.
     engine.docker("tag", options.image, image)
     remove_all()
     documents = [document for _, text in texts("k8s/*.yaml") for document in yaml.safe_load_all(text)]

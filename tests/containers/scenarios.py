@@ -1,8 +1,8 @@
-"""What is done to the cluster, one scenario each, under load. Each leaves five nodes behind that are in order.
+"""The faults that are injected into the cluster under load, one scenario each. Each scenario leaves five healthy nodes.
 
-A scenario is a function of a `Stage`. It returns a line that says what it did, and raises when something is not as it has to
-be. What has to hold after every scenario (the load's verdict, equal states) is the caller's to check; see `chaos.py`. Waits
-are for conditions; where a fault has a duration, that is written down as one.
+A scenario is a function that takes a `Stage`. It returns a one-line summary, and raises when the cluster does not
+behave as required. The caller checks the invariants of every scenario (the load's verdict, equal states); see
+`chaos.py`. All waits are for conditions. A fault that has a duration names it in a constant.
 """
 
 import itertools
@@ -12,23 +12,23 @@ import engine
 from cluster import FIRST, LABEL, LATER, PATIENCE_S, SOCKET, Broken, expect
 from engine import Container, EngineError, Netns, Not, wait_until
 
-# Longer than any election (CHAT_ELECTION_MAX_MS is 600 ms), and than the time after which a leader without followers
-# is not believed any more.
+# Longer than any election (CHAT_ELECTION_MAX_MS is 600 ms), and than the time after which a leader without a quorum
+# is no longer reported as leader.
 PAUSE_S = 4
-# How long a cut lasts, once all have noticed.
+# Duration of a partition, after all nodes have detected it.
 CUT_S = 4
-# How long a bad network is looked at.
+# How long the cluster is observed on a bad network.
 SLOW_S = 8
 
 
 class Stage:
-    """The cluster, the load on it, and where choices come from."""
+    """The cluster, the load on it, and the source of random choices."""
 
     def __init__(self, cluster, load, random, inside=True):
         self.cluster, self.load, self.random = cluster, load, random
-        # Whether networks may be changed from inside; else as far as the engine's commands go.
+        # Whether faults may be injected inside the containers' networks. Otherwise only the engine's commands are used.
         self.inside = inside
-        # Judges the history of the load, when that is over.
+        # Checks the history of the load after it has ended.
         self.after = None
 
     def followers(self, count):
@@ -40,7 +40,7 @@ class Stage:
 
 
 def bring_back(cluster, names):
-    """Starts containers that were killed or stopped, and waits until all is well again."""
+    """Starts containers that were killed or stopped, and waits until the cluster is healthy again."""
     for name in names:
         cluster.container(name).start()
     cluster.ready(names)
@@ -48,7 +48,7 @@ def bring_back(cluster, names):
 
 
 def kills(stage):
-    """Kills one or two at a time, the leader among them, and starts them again."""
+    """Kills one or two nodes at a time, including the leader, and starts them again."""
     cluster, done = stage.cluster, []
     for round in range(4):
         victims = stage.followers(2) if round % 2 else [cluster.leader(), *stage.followers(1)]
@@ -64,7 +64,7 @@ def kills(stage):
 
 
 def paused_leader(stage):
-    """The leader stands still for longer than an election takes, and goes on as if nothing had been."""
+    """Pauses the leader for longer than an election takes, and then resumes it."""
     cluster, done = stage.cluster, []
     for _ in range(2):
         leader = cluster.leader()
@@ -80,7 +80,7 @@ def paused_leader(stage):
 
 
 def cut_off(stage):
-    """Takes nodes off the network: a follower, then the leader and another. They come back at other addresses."""
+    """Disconnects a follower, then the leader and another node. They come back at other addresses."""
     cluster, done = stage.cluster, []
     for victims in [stage.followers(1), [cluster.leader(), *stage.followers(1)]]:
         for victim in victims:
@@ -97,10 +97,10 @@ def cut_off(stage):
 
 
 def split(stage):
-    """2, 2 and 1 that do not hear each other, while clients reach them all: nobody may store anything.
+    """Splits the nodes into groups of 2, 2 and 1 that clients can all reach. No group may store anything.
 
-    From inside of the containers' networks packets vanish without a word, as they do in real splits. Where that cannot be
-    had, each group gets a network of its own: then names vanish, too, and connections break at once."""
+    Inside the containers' networks, packets are dropped silently, as in a real partition. Where that is not possible,
+    each group gets a network of its own. In that case names also stop resolving, and connections break at once."""
     cluster, order = stage.cluster, list(FIRST)
     stage.random.shuffle(order)
     groups = [order[:2], order[2:4], order[4:]]
@@ -167,7 +167,8 @@ def split_by_networks(stage, groups):
 
 
 def move(cluster, names, old, new):
-    """From one network to another. In this order: published ports go with the first network that a container has."""
+    """Moves containers from one network to another. The order matters because published ports belong to a container's
+    first network."""
     for name in names:
         container = cluster.container(name)
         engine.disconnect(old, container)
@@ -175,8 +176,8 @@ def move(cluster, names, old, new):
 
 
 def slow_network(stage):
-    """A bad network for a follower, then for the leader. Delay where the kernel has it; else lost packets, which TCP turns
-    into delays; else a processor that has no time."""
+    """Gives a follower and then the leader a bad network. Uses delay where the kernel supports it, otherwise packet
+    loss, which TCP turns into delays, and otherwise a limited processor."""
     cluster, done = stage.cluster, []
     for name in [*stage.followers(1), cluster.leader()]:
         container = cluster.container(name)
@@ -191,7 +192,7 @@ def slow_network(stage):
                 how = "10 % loss in each direction (no netem)"
                 inside.lose(0.1)
         began = time.monotonic()
-        # Slower, but it goes on.
+        # The cluster is slower, but makes progress.
         cluster.advance(10)
         time.sleep(max(0, SLOW_S - (time.monotonic() - began)))
         heal()
@@ -206,7 +207,7 @@ def node_id(cluster, name):
 
 
 def comes_back_anew(cluster, name, old_id):
-    """Waits until a node has its place again, under a new id, with a vote."""
+    """Waits until a node is a voter again, under a new id."""
     cluster.ready([name])
 
     def is_anew():
@@ -218,7 +219,7 @@ def comes_back_anew(cluster, name, old_id):
 
 
 def wiped_volumes(stage):
-    """A node loses its volume while it is down; then another, when the first has caught up."""
+    """A node loses its volume while it is down. After it has caught up, another node does the same."""
     cluster, names = stage.cluster, stage.followers(2)
     if stage.random.random() < 0.5:
         names[0] = cluster.leader()
@@ -233,7 +234,7 @@ def wiped_volumes(stage):
 
 
 def damaged_files(stage):
-    """Bytes in the middle of one node's database are changed, another's is cut off, while they are stopped."""
+    """While two nodes are stopped, changes bytes in the middle of one's database and truncates the other's."""
     cluster, random = stage.cluster, stage.random
     changed, cut = stage.followers(2)
     file = random.choice(["chat.db", "log.db"])
@@ -250,7 +251,7 @@ def damaged_files(stage):
 def damage(cluster, name, file, change):
     old_id = node_id(cluster, name)
     container = cluster.container(name)
-    # In order, so that the file has everything and not the write-ahead log beside it.
+    # A clean stop moves everything from the write-ahead log into the file.
     container.stop()
     expect(f"exit code of {name}", container.exit_code(), 0)
     content, record = container.read_file(f"/data/{file}")
@@ -264,11 +265,11 @@ def damage(cluster, name, file, change):
 
 
 def full_disk(stage):
-    """The volume of a node is full: it ends with exit code 75 at most until it has given up its reserve file, then it takes no
-    entries and serves what it has, and it catches up when there is space.
+    """Fills the volume of a node. The node exits with code 75, if at all, only until it has released its reserve file.
+    After that it accepts no entries and serves its existing data. It catches up when there is space again.
 
-    The volume is in memory and small. Another container keeps it while the node does not run, and is where the files that
-    fill it are put from: the images have no shell."""
+    The volume is small and in memory. Another container holds it while the node does not run. The files that fill the
+    volume are written through that container because the images have no shell."""
     cluster, (name,) = stage.cluster, stage.followers(1)
     size = cluster.folder / "small.yml"
     megabytes = 64
@@ -296,7 +297,7 @@ def full_disk(stage):
     pieces, steady = itertools.count(), [None, 0]
 
     def goes_on():
-        """Whether the node has run for some looks: what a start needs is not to be taken from it."""
+        """Whether the node has been running for several checks. Space that a start needs must not be taken away."""
         state = node.state()
         started = state["StartedAt"] if state["Running"] else None
         steady[:] = [started, steady[1] + 1] if started and started == steady[0] else [started, 0]
@@ -308,14 +309,14 @@ def full_disk(stage):
             raise Broken(f"{name} ended with {codes}:\n{node.logs(since=since)}")
         if "The volume is full" in node.logs(since=since):
             return True
-        # A start cuts write-ahead logs, which can give back so much that the node goes on.
+        # A start truncates write-ahead logs, which can free enough space for the node to keep running.
         if goes_on():
             take_all_but_a_little(keeper, pieces)
         return Not(f"it ended with {codes}")
 
     wait_until(f"{name} notices that its volume is full", noticed, PATIENCE_S)
     cluster.advance()
-    # The restart policy may wait for up to a minute.
+    # The backoff of the restart policy can be up to a minute.
     for filler in ["filler", *(f"filler-{piece}" for piece in range(next(pieces)))]:
         keeper.write_file(f"/kept/{filler}", b"")
     cluster.ready([name], 2 * PATIENCE_S)
@@ -330,7 +331,7 @@ def full_disk(stage):
         return len(reserve) == megabytes * 1024 * 1024 // 64 or Not(f"it has {len(reserve)} bytes")
 
     wait_until(f"the reserve file of {name} is made again", ready_for_the_next_time, PATIENCE_S)
-    # A volume on a disk again.
+    # Return to a volume on disk.
     node.stop()
     keeper.remove()
     cluster.remove_node(name)
@@ -340,7 +341,8 @@ def full_disk(stage):
 
 
 def take_all_but_a_little(keeper, pieces):
-    """Fills a volume again, up to a quarter to half a MiB: less than a node of 64 MiB goes on with, and enough for a start."""
+    """Fills a volume again, except for a quarter to half a MiB. That is too little for a node of 64 MiB to keep
+    running, and enough for a start."""
     size, before = 256 * 1024, None
     while True:
         piece = f"/kept/filler-{next(pieces)}"
@@ -356,8 +358,8 @@ def take_all_but_a_little(keeper, pieces):
 
 
 def rolling_updates(stage):
-    """All nodes are made anew, one after the other, as an update does: the leader last, and the leader first. No call
-    fails, but those that went to the very node that was down."""
+    """Recreates all nodes one after the other, as an update does, once with the leader last and once with the leader
+    first. No call fails, except calls to the node that is down."""
     cluster, away = stage.cluster, []
     for leader_last in [True, False]:
         leader = cluster.leader()
@@ -374,10 +376,10 @@ def rolling_updates(stage):
 
 
 def nothing_failed(cluster, history, away):
-    """Calls by the client library all succeed; those through one node and no other do while it is not away."""
+    """All calls of the client library succeed. Calls that are bound to one node succeed unless it is away."""
     numbers = {f"localhost:{cluster.grpc[name]}": name for name in FIRST}
     names = [numbers[address] for address in history.nodes]
-    # The clocks of the history and of this test are joined to within some milliseconds.
+    # The clocks of the history and of this test agree to within a few milliseconds.
     slack = 0.1
     calls = excused = 0
     for record, kind, outcome in history.calls():
@@ -398,7 +400,7 @@ def nothing_failed(cluster, history, away):
 
 
 def all_at_once(stage):
-    """All five are stopped, and started again; then all are killed."""
+    """Stops all five nodes and starts them again, then kills all of them."""
     cluster = stage.cluster
     for way in ["stop", "kill"]:
         containers = [cluster.container(name) for name in FIRST]
@@ -415,7 +417,8 @@ def all_at_once(stage):
 
 
 def other_members(stage):
-    """A sixth and a seventh node join; two of the first five are removed. Then those come back, and the new ones go."""
+    """A sixth and a seventh node join, and two of the first five are removed. Then those come back, and the new ones
+    go."""
     cluster = stage.cluster
     gone = stage.random.sample(FIRST, 2)
     cluster.up(LATER)
@@ -441,7 +444,7 @@ def voters(cluster, names):
 
 
 def remove(cluster, names):
-    """Takes members out, as an operator does, and then their containers and volumes."""
+    """Removes members as an operator does, and then removes their containers and volumes."""
     for name in names:
         through = next(one for one in cluster.up_names if one not in names)
         node, since = cluster.container(name), time.time()
@@ -460,7 +463,7 @@ def remove(cluster, names):
 
 
 def renewed_certificates(stage):
-    """All nodes are given new certificates while they run. No call fails, though connections are made all the time."""
+    """Replaces the certificates of all running nodes. No call fails, although connections are opened all the time."""
     cluster, since = stage.cluster, time.time()
     cluster.issue_certificates()
     for name in FIRST:
@@ -472,7 +475,7 @@ def renewed_certificates(stage):
         wait_until(f"{name} says that it has replaced both of its certificates", has_replaced, PATIENCE_S)
     cluster.advance()
     until = time.time()
-    # Connections that were there stay; a node that is made anew has none.
+    # Existing connections stay open. A recreated node has none.
     (name,) = stage.followers(1)
     cluster.up([name], recreate=True)
     cluster.ready([name])
@@ -496,5 +499,5 @@ ALL = [
     other_members,
 ]
 
-# With TLS only.
+# Scenarios that need TLS.
 WITH_TLS = [renewed_certificates]

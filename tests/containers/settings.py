@@ -1,6 +1,6 @@
-"""Settings that are wrong: each ends in one clear line and the right exit code, or in a node that says why it is not ready.
+"""Invalid settings. Each must produce one clear line and the right exit code, or a node that logs why it is not ready.
 
-The containers here are beside those of the compose file, on the same network, with the rights that those have. Exit codes are
+These containers run beside those of the compose file, on the same network and with the same rights. The exit codes are
 those of docs/operations.md.
 """
 
@@ -14,13 +14,14 @@ RIGHTS = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileg
 
 
 class Bench:
-    """Makes containers that are gone in the end, and volumes for them."""
+    """Creates containers and their volumes, and removes them at the end."""
 
     def __init__(self, cluster):
         self.cluster, self.made, self.volumes = cluster, [], []
 
     def node(self, alias, environment, volume=None, options=()):
-        """A node beside the cluster, found as `alias`. With a volume of its own unless one is named, or options make one."""
+        """A node beside the cluster, reachable as `alias`. It gets a volume of its own unless one is given or the
+        options create one."""
         name = f"{self.cluster.project}-{alias}"
         container = Container(name)
         words = [*RIGHTS, "--network", self.cluster.network, "--network-alias", alias, "--label", self.label()]
@@ -30,7 +31,7 @@ class Bench:
         return container
 
     def member(self, alias, name, volume=None, secret=None):
-        """A node that takes itself for the member `name` of the cluster."""
+        """A node that is configured as the member `name` of the cluster."""
         initial = ",".join(f"{one}={one}:50052" for one in FIRST)
         return self.node(
             alias,
@@ -56,13 +57,13 @@ class Bench:
 
 
 def ends(container, code, *words):
-    """Waits until a container has ended by itself, and looks at its exit code and its last words: one line with all of `words`,
-    and the only one that is an error."""
+    """Waits until a container has ended by itself, and checks its exit code and log. The log must contain exactly one
+    error line, with all of `words`."""
     found = container.wait(PATIENCE_S)
     lines = container.logs().strip().splitlines()
     expect(f"exit code, after {lines}", found, code)
     errors = [line for line in lines if " - ERROR - " in line] or lines
-    # Mistakes in the settings are told before there is a log: what they are follows a line that counts them.
+    # Invalid settings are printed before logging starts. The list follows a line with their number.
     last = errors[-1] if len(errors) == 1 else " ".join(errors)
     if code != 64 and len(errors) != 1 or not all(word in last for word in words):
         raise Broken(f"one line with {words} was wanted, and not {lines}")
@@ -70,7 +71,7 @@ def ends(container, code, *words):
 
 
 def waits(container, *words, ready=()):
-    """Waits until a node says in one line of its log why it waits, and looks that it is alive and not ready."""
+    """Waits until a node logs in one line why it waits, and checks that it is alive and not ready."""
 
     def says():
         lines = container.logs().splitlines()
@@ -178,7 +179,7 @@ ALL = [
 
 
 def check(cluster, tell):
-    """All of them, beside a cluster that runs and must not mind."""
+    """Runs all of them beside a running cluster, which must not be affected."""
     bench = Bench(cluster)
     for one in ALL:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Shows that what judges a run can fail: histories that are made up, with one thing wrong in each."""
+"""Shows that the checks of a run can fail, with made-up histories that contain one error each."""
 
 import unittest
 
@@ -6,7 +6,7 @@ from cluster import Broken, History
 from scenarios import nothing_failed, nothing_was_stored
 
 HEADER = {"nodes": ["localhost:1", "localhost:2"]}
-# When the run began, by the clock of the machine.
+# Start of the run, by the clock of the machine.
 START = 1_000_000.0
 
 
@@ -15,7 +15,7 @@ class Ports:
 
 
 def send(began, ended, outcome="ok", node=None):
-    """A send from and to these seconds of the run."""
+    """A send between these two seconds of the run."""
     if outcome == "ok":
         outcome = {"ok": {"time_ms": int((START + (began + ended) / 2) * 1000), "repeated": False}}
     record = {"began_us": began * 1e6, "ended_us": ended * 1e6, "send": {"outcome": outcome}}

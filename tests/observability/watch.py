@@ -1,7 +1,7 @@
-"""A real Prometheus scrapes a cluster of five under load: every metric that is documented, every query of every panel and of every
-alert has data, and the alerts of lost nodes come and go.
+"""A real Prometheus scrapes a cluster of five nodes under load. Every documented metric and every query of every panel
+and alert must have data. The alerts for lost nodes must fire and resolve.
 
-The alerts wait for minutes before they fire; here for seconds (`WAITS`), and nothing else of the rules is changed.
+The alerts wait for minutes before they fire. Here they wait for seconds (`WAITS`). The rules are otherwise unchanged.
 """
 
 import glob
@@ -21,7 +21,7 @@ import urllib.request
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BINARIES = os.path.abspath(sys.argv[1])
-# Longest time for something to be seen: far more than it takes, as the machine may be busy.
+# Time limit for an expected observation. It is generous because the machine may be busy.
 PATIENCE_S = 90
 WAITS = "3s"
 
@@ -33,7 +33,7 @@ def free_port():
 
 
 def wait_until(what, condition, seconds=PATIENCE_S):
-    """Waits until `condition()` is true; it may say why it is not by returning text."""
+    """Waits until `condition()` is true. The condition may return a text that explains why it is not."""
     deadline = time.monotonic() + seconds
     while True:
         result = condition()
@@ -45,7 +45,7 @@ def wait_until(what, condition, seconds=PATIENCE_S):
 
 
 class Cluster:
-    """`chatd local`, and what kills its nodes and brings them back."""
+    """`chatd local`, with operations that kill its nodes and start them again."""
 
     def __init__(self, directory):
         self.data = os.path.join(directory, "cluster")
@@ -97,7 +97,7 @@ class Cluster:
 
 class Prometheus:
     def __init__(self, directory, scraped):
-        """Works in `directory`, on what `data` there holds already, and scrapes as `scraped` says."""
+        """Works in `directory`, on the existing content of its `data`, and scrapes according to `scraped`."""
         self.directory = directory
         self.port = free_port()
         with open(os.path.join(ROOT, "observability/prometheus/rules.yml"), encoding="utf-8") as file:
@@ -133,7 +133,7 @@ class Prometheus:
         return self.get("query", query=text)["result"]
 
     def alerts(self):
-        """State of every alert that is pending or fires."""
+        """State of every pending or firing alert."""
         return {alert["labels"]["alertname"]: alert["state"] for alert in self.get("alerts")["alerts"]}
 
     def rules(self):
@@ -146,11 +146,12 @@ class Prometheus:
 
 
 def scrapes(nodes):
+    # In Kubernetes a scrape often sets `node` to the machine's name. That must not replace the node's own label.
     targets = json.dumps([node["metrics"] for node in nodes])
     return f"""
 scrape_configs:
   - job_name: quorum-chat
-    static_configs: [{{ targets: {targets}, labels: {{ cluster: local }} }}]
+    static_configs: [{{ targets: {targets}, labels: {{ cluster: local, node: machine-1 }} }}]
 """
 
 
@@ -161,14 +162,14 @@ def documented():
 
 
 def selectors(query):
-    """The series that a query is made of: each must be there, although an alert's query is empty while all is well. What has not
-    happened (a status code, an outcome) need not be."""
+    """The series that a query consists of. Each must exist, although an alert's query is empty in a healthy cluster.
+    Series for events that have not happened (a status code, an outcome) may be missing."""
     found = re.findall(r"\b((?:chat|process)[\w:]*)(?:\{[^}]*\})?", query)
-    return [name for name in found if not name.endswith("_") and name not in ("chat", "process")]
+    return [name for name in found if not name.endswith("_") and name not in ("chat", "process", "chat_node")]
 
 
 def runbooks():
-    """Every alert has a section in the operator's manual, and no section is left of an alert that is gone."""
+    """Every alert has a section in the operator's manual, and no section describes a removed alert."""
     with open(os.path.join(ROOT, "observability/prometheus/rules.yml"), encoding="utf-8") as file:
         alerts = re.findall(r"^\s+- alert: (\w+)$", file.read(), flags=re.MULTILINE)
     with open(os.path.join(ROOT, "docs/operations.md"), encoding="utf-8") as file:
@@ -181,7 +182,7 @@ def runbooks():
 
 
 def linked_spans():
-    """The dashboards link to spans that there are."""
+    """The dashboards link only to existing spans."""
     sources = glob.glob(os.path.join(ROOT, "src/**/*.rs"), recursive=True) + glob.glob(os.path.join(ROOT, "proto/**/*.proto"), recursive=True)
     text = ""
     for path in sources:
@@ -199,7 +200,7 @@ def linked_spans():
 
 
 def scrape_is_clean(node):
-    """What a node is scraped for passes Prometheus' own check."""
+    """The metrics of a node pass Prometheus' own check."""
     with urllib.request.urlopen(f"http://{node['metrics']}/metrics", timeout=10) as answer:
         checked = subprocess.run(["promtool", "check", "metrics"], input=answer.read(), capture_output=True)
     complaints = (checked.stdout + checked.stderr).decode()
@@ -213,6 +214,12 @@ def panels(dashboard):
         yield from panel.get("panels", [])
 
 
+def names_no_machine(where, text):
+    """`node` is the scrape's label for a machine. The node's own label is `chat_node`."""
+    if re.search(r"(?<![$\w])node(?!\w)", text):
+        raise AssertionError(f"{where}: the label `node` is not the node's: {text}")
+
+
 def dashboard_queries():
     for path in sorted(glob.glob(os.path.join(ROOT, "observability/grafana/dashboards/*.json"))):
         with open(path, encoding="utf-8") as file:
@@ -220,6 +227,7 @@ def dashboard_queries():
         name = os.path.basename(path)
         for panel in panels(dashboard):
             for target in panel.get("targets", []):
+                names_no_machine(f"{name}: {panel['title']}", target["expr"] + target.get("legendFormat", ""))
                 yield f"{name}: {panel['title']}", panel["type"], target["expr"]
         for annotation in dashboard["annotations"]["list"]:
             if "expr" in annotation:
@@ -231,7 +239,7 @@ def dashboard_queries():
 
 
 def resolved(query, scrape_interval_s=1):
-    # Grafana's own default: four intervals.
+    # Grafana's own default is four intervals.
     rate_interval = f"{max(4 * scrape_interval_s, 15)}s"
     for name, value in (("$__rate_interval", rate_interval), ("$__interval", "15s"), ("$__range", "5m"), ("$cluster", ".*"), ("$node", ".*")):
         query = query.replace(name, value)
@@ -241,7 +249,7 @@ def resolved(query, scrape_interval_s=1):
 
 
 def no_data(prometheus, query):
-    """Why a query has no data of the expected shape, or nothing."""
+    """The reason why a query has no data of the expected shape, or nothing."""
     result = prometheus.query(query)
     if not result:
         return "no data"
@@ -251,7 +259,7 @@ def no_data(prometheus, query):
 
 
 def everything_has_data(prometheus):
-    """Every metric, every series of every rule, every query of every panel."""
+    """Checks every metric, every series of every rule, and every query of every panel."""
     missing = [name for name in documented() if not prometheus.query(name)]
     for rule in prometheus.rules():
         if rule["health"] != "ok":
@@ -275,13 +283,14 @@ def panels_without_data(prometheus, scrape_interval_s=1):
 
 
 def history(nodes, scrape_interval_s):
-    """What a Prometheus that scrapes seldom has of the nodes: what they say now, some times over. What is counted grows."""
+    """The data of a Prometheus that scrapes rarely, made from several copies of the nodes' current metrics. Counters
+    grow."""
     now, count = int(time.time()), 20
     lines = []
     for node in nodes:
         with urllib.request.urlopen(f"http://{node['metrics']}/metrics", timeout=10) as answer:
             said = [line for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
-        labels = f'cluster="local",job="quorum-chat",instance="{node["metrics"]}"'
+        labels = f'cluster="local",node="machine-1",job="quorum-chat",instance="{node["metrics"]}"'
         for line in [*said, "up 1", "scrape_duration_seconds 0.1"]:
             series, value = line.rsplit(" ", 1)
             name, own = re.fullmatch(r"(\w+)(?:\{(.*)\})?", series).groups()
@@ -293,7 +302,7 @@ def history(nodes, scrape_interval_s):
 
 
 def scraped_seldom(directory, nodes, scrape_interval_s):
-    """The dashboards show something at a scrape interval that is usual elsewhere."""
+    """The dashboards show data at a scrape interval that is common elsewhere."""
     directory = os.path.join(directory, f"every-{scrape_interval_s}-s")
     os.mkdir(directory)
     path = os.path.join(directory, "history")
@@ -303,7 +312,7 @@ def scraped_seldom(directory, nodes, scrape_interval_s):
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     prometheus = Prometheus(directory, "")
     try:
-        # Some of it is recorded by rules, at their next turn.
+        # Some series are recorded by rules at their next evaluation.
         what = f"everything has data, scraped every {scrape_interval_s} s"
         wait_until(what, lambda: "\n".join(panels_without_data(prometheus, scrape_interval_s)) or True)
     finally:
@@ -337,7 +346,7 @@ def play(directory):
         print("they have data when Prometheus scrapes every 15 s or 60 s, too")
         wait_until("no alert", lambda: not prometheus.alerts() or f"{prometheus.alerts()}")
 
-        leader = prometheus.query("chat_raft_is_leader == 1")[0]["metric"]["node"]
+        leader = prometheus.query("chat_raft_is_leader == 1")[0]["metric"]["chat_node"]
         names = [node["name"] for node in cluster.nodes()]
         first, second, third = [leader, *(name for name in names if name != leader)][:3]
         cluster.kill(first)
@@ -380,7 +389,7 @@ def play(directory):
 
 
 def configmaps():
-    """The dashboards in k8s/ are those of Grafana."""
+    """The dashboards in k8s/ are identical to those of Grafana."""
     made = subprocess.run([os.path.join(ROOT, "observability/configmaps")], check=True, capture_output=True, text=True).stdout
     with open(os.path.join(ROOT, "k8s/dashboards.yaml"), encoding="utf-8") as file:
         if file.read() != made:

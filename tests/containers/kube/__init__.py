@@ -1,9 +1,10 @@
-"""Executes Kubernetes manifests on a Docker engine, as far as those of this project go.
+"""Executes the Kubernetes manifests of this project on a Docker engine.
 
-No part of Kubernetes is here: no API server, no scheduler. What is here does what the manifests ask for the way the kubelet,
-kube-proxy, the cluster's DNS, a network plug-in and the StatefulSet controller do it, so that a manifest that is wrong fails. From
-the bottom: `fields` (nothing in a manifest is ignored silently), `spec` (what a pod is), `engine_calls` (Docker), `network`
-(addresses, DNS, services, policies), `pod` (the kubelet), `statefulset` (the controller).
+The package contains no part of Kubernetes, in particular no API server and no scheduler. It implements the requests of
+the manifests as the kubelet, kube-proxy, the cluster's DNS, a network plug-in and the StatefulSet controller do, so
+that a wrong manifest fails. The modules from the bottom up are `fields` (reports every unused field of a manifest),
+`spec` (reads pods), `network` (addresses, DNS, services, policies), `pod` (the kubelet) and `statefulset` (the
+controller). Docker commands are in `engine`, outside the package.
 
-What it cannot show: scheduling, real volumes of a cloud, real network plug-ins, admission.
+Does not cover: scheduling, real cloud volumes, real network plug-ins, admission.
 """

@@ -1,7 +1,7 @@
-"""An API server that can do one thing: create Secrets, for pods whose account is bound to a Role that allows it.
+"""An API server that can only create Secrets, for pods whose account is bound to a Role that allows it.
 
-The pods reach it at the gateway of their network, over TLS with a certificate of an authority that is mounted into them with their
-token, as the kubelet does it.
+The pods reach it at the gateway of their network over TLS. The certificate authority is mounted into the pods with
+their token, as the kubelet does it.
 """
 
 import http.server
@@ -22,11 +22,11 @@ class Api:
         self.node, self.address = node, address
         self.directory = os.path.join(node.directory, "api")
         os.makedirs(self.directory)
-        # Token -> account.
+        # Accounts by token.
         self.tokens = {}
-        # Account -> verbs for Secrets.
+        # Verbs for Secrets by account.
         self.rights = {}
-        # What was asked for, as (account, status).
+        # All requests, as (account, status).
         self.asked = []
         self._issue(image)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -41,7 +41,7 @@ class Api:
         self.server.server_close()
 
     def bind(self, manifests):
-        """Notes what the Roles and RoleBindings allow."""
+        """Records the rights that the Roles and RoleBindings grant."""
         roles = {}
         for role in manifests.of_kind("Role"):
             for rule in role.each("rules"):
@@ -77,7 +77,7 @@ class Api:
         return {"KUBERNETES_SERVICE_HOST": self.address, "KUBERNETES_SERVICE_PORT": str(self.port)}
 
     def answer(self, path, token, body):
-        """Status and object for `POST path`."""
+        """Status and response object for `POST path`."""
         account = self.tokens.get(token)
         if account is None:
             return 401, {"message": "Unauthorized"}
@@ -97,7 +97,8 @@ class Api:
         return os.path.join(self.directory, name)
 
     def _issue(self, image):
-        """A certificate for this address, by the image's own means. Root, as this process is: the files are its own."""
+        """Issues a certificate for this address with the image's own tools. They run as root, like this process, which
+        owns the files."""
         words = ["run", "--rm", "--label", LABEL, "--user", "0", "--network", "none", "--volume", f"{self.directory}:/certs"]
         docker(*words, "--entrypoint", "/usr/local/bin/chatctl", image, "certs", "/certs", f"api={self.address}")
 
@@ -117,6 +118,6 @@ def _handler(api):
             self.wfile.write(text)
 
         def log_message(self, *words):
-            """Nothing: `asked` has it."""
+            """Logs nothing because `asked` records the requests."""
 
     return Handler

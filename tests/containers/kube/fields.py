@@ -1,18 +1,18 @@
-"""Manifests whose every field is either used or named as left out.
+"""Manifests in which every field is either used or listed as left out.
 
-A field that is not understood here would be one that the test says nothing about. So each access is noted, and `unused` lists what
-nobody asked for.
+A field that is silently ignored would not be tested. Each access is therefore recorded, and `unused` lists the fields
+that were never read.
 """
 
 import yaml
 
 
 class ManifestError(Exception):
-    """A manifest asks for what cannot be done."""
+    """A manifest requests an unsupported feature."""
 
 
 class Fields:
-    """A mapping of a manifest. Notes which of its fields were used."""
+    """A mapping of a manifest. Records which of its fields were used."""
 
     def __init__(self, value, path, used):
         if not isinstance(value, dict):
@@ -23,7 +23,7 @@ class Fields:
         return key in self.value
 
     def get(self, key, default=None):
-        """A scalar, a list of scalars or a mapping of scalars, which counts as used with all that is in it."""
+        """A scalar, a list of scalars or a mapping of scalars. It counts as used with all its content."""
         if key not in self.value:
             return default
         self._use(self.value[key], f"{self.path}.{key}")
@@ -35,7 +35,7 @@ class Fields:
         return self.get(key)
 
     def at(self, key):
-        """A mapping below this one; an empty one when it is not there."""
+        """A mapping below this one, or an empty mapping if the key is missing."""
         value = self.value.get(key, {})
         if value == {}:
             self.used.add(f"{self.path}.{key}")
@@ -51,7 +51,7 @@ class Fields:
 
 
 class Manifests:
-    """The documents of some files, by kind and name."""
+    """The documents of several files, by kind and name."""
 
     def __init__(self, texts):
         self.used = set()
@@ -81,7 +81,7 @@ class Manifests:
         return found[0] if found else None
 
     def unused(self, left_out):
-        """The fields that nobody used and that `left_out` (path without list indices: reason) does not name."""
+        """The unused fields that are not in `left_out`, which maps paths without list indices to reasons."""
         missing = []
         for document in self.documents:
             for path in _leaves(document.value, document.path):

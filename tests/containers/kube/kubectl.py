@@ -1,6 +1,7 @@
-"""`kubectl`, for a program of ours that calls it: what it asks for is done to the test's own cluster.
+"""A replacement for `kubectl` that applies the calls of a program under test to the test's own cluster.
 
-The program finds a script of that name on its PATH. The script hands its arguments to this process, and prints what it is told.
+The program finds a script of that name on its PATH. The script sends its arguments to this process and prints the
+response.
 """
 
 import json
@@ -23,14 +24,14 @@ sys.exit(1 if answer["error"] else 0)
 
 
 class Kubectl:
-    """Answers the script until `close`. `directory` is to be the first of the program's PATH."""
+    """Answers the script until `close`. `directory` must come first on the program's PATH."""
 
     def __init__(self, cluster):
         self.cluster = cluster
         self.directory = os.path.join(cluster.node.directory, "kubectl")
         os.makedirs(self.directory)
         self.called = []
-        # Pods that are made again while the caller goes on.
+        # Pods that are recreated while the caller continues.
         self._making = []
         at = os.path.join(self.directory, "socket")
         kubectl = self

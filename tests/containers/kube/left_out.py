@@ -1,4 +1,5 @@
-"""Fields of the manifests that are not executed, and why. Whatever is neither used nor here fails the test."""
+"""Fields of the manifests that are not executed, with the reason. A field that is neither used nor listed fails the
+test."""
 
 _GROUP = "volumes are given to the group as OnRootMismatch says"
 _TOKEN = "there is no API server that a token could be of"

@@ -1,4 +1,4 @@
-"""What is made on the engine, so that all of it can be found and removed, also after a run that was killed."""
+"""Label and name prefix of everything that is created on the engine. They allow cleanup even after a killed run."""
 
 from engine import docker
 

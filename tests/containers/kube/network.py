@@ -1,10 +1,13 @@
-"""The network of the pods: addresses, the cluster's DNS, Services, policies.
+"""The network of the pods, with addresses, the cluster's DNS, Services and policies.
 
-- A bridge of Docker; each pod has an address of its own, never given twice, as pods that are made anew have another one.
-- DNS is served here, from the same rules as in a cluster: names of pods below a headless Service (not of those that are not ready,
-  unless it publishes them), and the Services' own. Nothing is forwarded. Docker's own DNS is not used.
-- A Service with an address is a small proxy that gives each connection to one of the ready pods, and refuses it when there is none.
-- A NetworkPolicy becomes packet filter rules inside of each pod that it selects.
+- The network is a Docker bridge. Each pod has its own address. Addresses are never reused, so a recreated pod has
+  another one.
+- This module serves DNS by the rules of a cluster. It resolves the names of Services, and of pods below a headless
+  Service. Pods that are not ready have a name only if the Service publishes them. Queries are not forwarded, and
+  Docker's own DNS is not used.
+- A Service with an address is a small proxy that passes each connection to one of the ready pods. It refuses
+  connections when no pod is ready.
+- A NetworkPolicy becomes packet filter rules inside each pod that it selects.
 """
 
 import ipaddress
@@ -39,6 +42,9 @@ class Service:
         self.selector = spec.need("selector")
         if spec.get("type", "ClusterIP") != "ClusterIP":
             raise ManifestError(f"{spec.path}: only ClusterIP is known here")
+        # The network here has IPv4 alone: a preference for both families is met with that.
+        if spec.get("ipFamilyPolicy", "SingleStack") not in ("SingleStack", "PreferDualStack"):
+            raise ManifestError(f"{spec.path}: the cluster has one address family")
         self.ports = []
         for port in spec.each("ports"):
             port.get("name")
@@ -47,7 +53,7 @@ class Service:
 
 
 class Network:
-    """Made by `start`, gone after `stop`. `pods()` lists the pods that there are."""
+    """Created by `start` and removed by `stop`. `pods()` lists the current pods."""
 
     def __init__(self, pods):
         self.pods = pods
@@ -97,7 +103,7 @@ class Network:
         ]
 
     def resolve(self, name):
-        """The addresses of a full name, or `None` when there is no such name."""
+        """The addresses of a full name, or `None` if the name does not exist."""
         parts = name.lower().rstrip(".").removesuffix(f".{DOMAIN}").split(".")
         if not name.lower().rstrip(".").endswith(f".{DOMAIN}") or parts[-1] != "default" or len(parts) not in (2, 3):
             return None
@@ -126,7 +132,7 @@ class Network:
             if rules is not None and rules != pod.rules:
                 inside = ("nsenter", "--target", str(pod.pid), "--net")
                 done = run(*inside, "iptables-restore", input=rules, check=False)
-                # A container that has ended since has no network that could be filtered.
+                # A container that has ended in the meantime has no network to filter.
                 if done.returncode != 0 and os.path.exists(f"/proc/{pod.pid}/ns/net"):
                     raise ManifestError(f"the policies of {pod.name} cannot be set: {done.stderr.strip()}")
                 pod.rules = rules
@@ -141,7 +147,8 @@ class Network:
         for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
             lines.append(f"-A {chain} {way} lo -j ACCEPT")
             lines.append(f"-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
-        # The machine itself is always let in: the kubelet's probes come from there, and here the proxies' connections too.
+        # The machine itself always has access. The kubelet's probes come from there, and here also the proxies'
+        # connections.
         lines.append(f"-A INPUT -s {NODE}/32 -j ACCEPT")
         for kind, chain, side in (("Ingress", "INPUT", "-s"), ("Egress", "OUTPUT", "-d")):
             for peers, ports in [rule for rules in policies[kind] for rule in rules]:
@@ -153,7 +160,7 @@ class Network:
 
 
 class Policy:
-    """What a NetworkPolicy lets in and out: for each direction its rules, or `None` when it says nothing of it."""
+    """The rules of a NetworkPolicy for each direction, or `None` for a direction that it does not restrict."""
 
     def __init__(self, fields):
         spec = fields.at("spec")
@@ -185,7 +192,7 @@ class Policy:
 
     @staticmethod
     def _peer(peer):
-        """The addresses that it names: of pods, and of what stands for pods here."""
+        """The addresses that a peer of a rule selects. Includes proxies that represent pods here."""
         if "namespaceSelector" in peer:
             selector = peer.at("namespaceSelector")
             labels = selector.get("matchLabels", {})
@@ -202,7 +209,7 @@ class Policy:
         labels = peer.at("podSelector").get("matchLabels", {})
 
         def addresses(network, pods):
-            # Plug-ins look at where a Service's connection ends; here it ends at the Service's proxy.
+            # Plug-ins check the endpoint of a connection to a Service. Here that is the Service's proxy.
             services = [s.address for s in network.services.values() if s.address and labels.items() <= s.selector.items()]
             return services + [p.address for p in pods if p.namespace == "default" and selects(labels, p.spec.labels)]
 
@@ -243,7 +250,8 @@ def answer(query, resolve):
     question = query[12 : at + 5]
     (kind,) = struct.unpack(">H", query[at + 1 : at + 3])
     addresses = resolve(".".join(labels)) if questions == 1 else None
-    # Authoritative; NXDOMAIN when there is no such name, and no answers when it has none of this kind.
+    # The response is authoritative. It is NXDOMAIN for an unknown name, and empty for a name without records of this
+    # type.
     flags = 0x8580 | (3 if addresses is None else 0)
     found = addresses if addresses and kind == 1 else []
     records = b"".join(b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 5, 4) + socket.inet_aton(a) for a in found)
@@ -255,7 +263,7 @@ def _proxy_handler(network, service, target):
         def handle(self):
             ready = network.endpoints(service)
             if not ready:
-                # Closed with a reset, as kube-proxy refuses what has no endpoint.
+                # Close with a reset, as kube-proxy refuses connections to a Service without endpoints.
                 self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return
             pod = random.choice(ready)
@@ -265,7 +273,7 @@ def _proxy_handler(network, service, target):
                     other.settimeout(None)
                     _pump(self.request, other)
             except OSError:
-                pass  # The pod is going: the caller sees its connection end, and makes another.
+                pass  # The pod is stopping. The caller's connection ends, and the caller opens another one.
 
     return Handler
 

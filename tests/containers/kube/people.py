@@ -1,4 +1,4 @@
-"""What an operator and clients do with the cluster: the commands of the documentation, as calls."""
+"""Actions of operators and clients on the cluster. They run the commands of the documentation."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from .fields import Manifests
 from .made import LABEL
 
 SOCKET = "/data/admin.sock"
-# Changes after which a workload has more than its accounts behind it.
+# Number of changes after which a workload has finished creating its accounts.
 AT_WORK = 100
 
 
@@ -22,7 +22,7 @@ def chatctl(pod, *arguments, **options):
 
 
 def status(pod):
-    """`chatctl status` for an operator, as a value, once the node has its socket."""
+    """The parsed output of `chatctl status` for an operator. Waits until the node has its socket."""
     return json.loads(wait_until(f"status of {pod.name}", lambda: chatctl(pod, "status", "--socket", SOCKET).stdout, 20))
 
 
@@ -40,7 +40,7 @@ def voters(pod):
 
 
 def are_level(pod, count):
-    """Whether so many nodes vote, are healthy, have everything, and had the same state when they last compared it."""
+    """Whether this many nodes are healthy voters, have caught up, and had the same state at the last comparison."""
     said = status(pod)
     if len(said["nodes"]) != count:
         return Not(f"{len(said['nodes'])} nodes")
@@ -54,8 +54,8 @@ def are_level(pod, count):
 
 
 def one_pod(name, image, *command, labels=None, secret=None):
-    """`kubectl run NAME --image=IMAGE --restart=Never --command -- ...`, with what the restricted profile asks for; with a Secret at
-    /certs, if one is named."""
+    """`kubectl run NAME --image=IMAGE --restart=Never --command -- ...` with the settings that the restricted profile
+    requires. A given Secret is mounted at /certs."""
     volumes = [{"name": "certs", "secret": {"secretName": secret, "defaultMode": 0o440}}] if secret else []
     mounts = [{"name": "certs", "mountPath": "/certs", "readOnly": True}] if secret else []
     group = {"fsGroup": 65532} if secret else {}
@@ -90,14 +90,15 @@ def one_pod(name, image, *command, labels=None, secret=None):
 
 
 class Outsider:
-    """Somebody on the machine, who uses `kubectl port-forward` or a load balancer: none of the names in the cluster resolves there."""
+    """A client on the machine that uses `kubectl port-forward` or a load balancer. The cluster's names do not resolve
+    there."""
 
     def __init__(self, cluster, image):
         self.cluster, self.image = cluster, image
         self.address = f"{cluster.network.services['quorum-chat'].address}:50051"
 
     def words(self, *arguments):
-        # The session is kept from one call to the next.
+        # The session persists between calls.
         session = ["--volume", f"{self.cluster.node.claim('outsider')}:/data", "--env", "CHAT_SESSION_FILE=/data/sessions.json"]
         options = ["--rm", "--interactive", "--label", LABEL, "--network", "host", *session, "--entrypoint", "/usr/local/bin/chatctl"]
         return ["run", *options, self.image, "--nodes", self.address, *arguments]
@@ -107,9 +108,9 @@ class Outsider:
 
 
 class Authority:
-    """Whoever makes the certificates, with `chatctl certs`. What it has is on a volume of its own."""
+    """The certificate authority, based on `chatctl certs`. Its files are on a volume of its own."""
 
-    # As many pods as the cluster will ever have: their names are in the certificate.
+    # Maximum number of pods. The certificate contains their names.
     PODS = 7
 
     def __init__(self, cluster, image):
@@ -121,7 +122,7 @@ class Authority:
         self.named = f"quorum-chat={','.join(hosts)}"
 
     def secret(self):
-        """Makes a certificate for all nodes; the data of the Secret `quorum-chat-certs`."""
+        """Makes a certificate for all nodes and returns the data of the Secret `quorum-chat-certs`."""
         volume = self.cluster.node.claim("authority")
         run_it = ["run", "--rm", "--label", LABEL, "--volume", f"{volume}:/data", "--entrypoint", "/usr/local/bin/chatctl"]
         docker(*run_it, self.image, "certs", "/data/certs", self.named)
@@ -137,12 +138,12 @@ class Authority:
 class Workload:
     """`chatctl verify` in a pod of its own, through the clients' Service, until `judged` is called."""
 
-    # Far above what a run takes: it is ended by a signal.
+    # Far longer than a run. A signal ends the load earlier.
     SECONDS = 1800
 
     def __init__(self, cluster, name, image, clients=6, tls=False, namespace="default"):
         self.cluster = cluster
-        # From another namespace, the short name is none.
+        # The short name does not resolve in another namespace.
         service = "quorum-chat" if namespace == "default" else "quorum-chat.default.svc.cluster.local"
         command = ["/usr/local/bin/chatctl", "--nodes", f"{service}:50051", "--output", "json"]
         command += [*(["--tls-ca", "/certs/ca.crt"] if tls else []), "verify"]
@@ -155,7 +156,7 @@ class Workload:
         return status(next(pod for pod in self.cluster.set.all() if pod.ready))["revision"]
 
     def judged(self):
-        """Ends the load, waits for the verdict, and returns it. It must be good."""
+        """Ends the load, waits for the verdict and returns it. A bad verdict fails the test."""
         if self.pod.exit_code is not None:
             raise AssertionError(f"the workload had ended already: {self.pod.logs()}")
         run("docker", "kill", "--signal", "TERM", self.pod.container)
@@ -168,7 +169,7 @@ class Workload:
 
 
 def drill(cluster, image, kubectl):
-    """`chatctl drill kubectl` on the machine itself. The verdict, which must be good."""
+    """Runs `chatctl drill kubectl` on the machine itself and returns the verdict. A bad verdict fails the test."""
     program = os.path.join(kubectl.directory, "chatctl")
     copied = docker("create", "--label", LABEL, image)
     docker("cp", f"{copied}:/usr/local/bin/chatctl", program)
@@ -190,7 +191,8 @@ def _good(verdict):
 
 
 def reaches(pid, address, port):
-    """Whether a connection can be made from a container's network. A filter that drops answers nothing, hence the time."""
+    """Whether a connection can be opened from a container's network. It has a timeout because a filter that drops
+    packets sends no answer."""
     program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2)"
     inside = ("nsenter", "--target", str(pid), "--net")
     try:

@@ -1,7 +1,7 @@
-"""The kubelet: runs a pod as its specification says.
+"""The kubelet. It runs a pod according to its specification.
 
-Each pod has a thread that makes the container, waits for its end and makes it again (with the back-off), and one for each probe.
-The pod keeps its address when its container is restarted.
+Each pod has a thread that creates the container, waits for its end and recreates it after a backoff, and one thread for
+each probe. The pod keeps its address when its container is restarted.
 """
 
 import base64
@@ -26,7 +26,7 @@ TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class Node:
-    """What the pods of the machine share: volumes, Secrets, ConfigMaps, and who is told that something changed."""
+    """State that the pods of the machine share (volumes, Secrets, ConfigMaps), and the notification of changes."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -34,7 +34,7 @@ class Node:
         # The API server, for pods with a token.
         self.api = None
         self.directory = tempfile.mkdtemp(prefix=PREFIX)
-        # Every container that ended: (pod, exit code, whether it was asked to).
+        # Every container that ended, as (pod, exit code, whether the end was requested).
         self.ends = []
         resolv = os.path.join(self.directory, "resolv.conf")
         with open(resolv, "w", encoding="ascii") as file:
@@ -46,7 +46,8 @@ class Node:
             self.changed.notify_all()
 
     def wait_for(self, condition, what, seconds):
-        """Waits until `condition()` holds. Things outside of the pods change without notice, hence the short wait."""
+        """Waits until `condition()` holds. Polls at short intervals because changes outside the pods are not
+        notified."""
         deadline = time.monotonic() + seconds
         while not (result := condition()):
             if time.monotonic() > deadline:
@@ -59,7 +60,8 @@ class Node:
         shutil.rmtree(self.directory)
 
     def claim(self, name):
-        """The volume of a claim. Empty, root's, and no copy of what the image has in its place: as a disk that was just made."""
+        """The volume of a claim. Like a new disk, it is empty, belongs to root, and has no copy of the image's
+        directory."""
         volume = PREFIX + name
         docker("volume", "create", "--label", LABEL, volume)
         return volume
@@ -84,7 +86,7 @@ class Pod:
         self.restarts, self.exit_code, self.waiting = 0, None, ""
         self.container = ""
         self.stop_seconds = None
-        # Probe results of the container that runs: kind -> [how many succeeded, how many failed].
+        # Probe results of the running container, by kind, as [successes, failures].
         self.probed = {}
         self._attempts = 0
         self._creating = threading.Lock()
@@ -98,7 +100,7 @@ class Pod:
         return self.ready and time.monotonic() - self.ready_since >= seconds
 
     def delete(self, grace=None):
-        """Asks for the end; `gone` is set when it is there. Grace 0 is SIGKILL at once."""
+        """Requests the end of the pod. `gone` is set when it has ended. Grace 0 sends SIGKILL at once."""
         self.terminating = True
         self.grace = self.spec.grace if grace is None else grace
         self._set_ready(False)
@@ -107,7 +109,7 @@ class Pod:
             container = self.container
         if container:
             began = time.monotonic()
-            # The image's stop signal, then SIGKILL when the grace period is over: what the kubelet does.
+            # Like the kubelet, sends the image's stop signal, and SIGKILL after the grace period.
             run("docker", "stop", "--time", str(self.grace), container, check=False, timeout=self.grace + 60)
             self.stop_seconds = time.monotonic() - began
         self._thread.join()
@@ -178,7 +180,7 @@ class Pod:
         self._attempts += 1
         name = f"{PREFIX}{self.name}-{self.uid}-{self._attempts}"
         arguments = ["create", "--name", name, "--label", LABEL, "--hostname", self.name]
-        # The kubelet does not know an image's HEALTHCHECK.
+        # The kubelet ignores an image's HEALTHCHECK.
         arguments.append("--no-healthcheck")
         arguments += ["--network", BRIDGE, "--ip", self.address]
         arguments += ["--volume", f"{self.node.resolv_conf}:/etc/resolv.conf:ro"]
@@ -194,7 +196,7 @@ class Pod:
         for capability in container.drop:
             arguments += ["--cap-drop", capability]
         if container.memory_limit is not None:
-            # No swap, as on a machine of a cluster.
+            # Kubernetes machines have no swap.
             arguments += ["--memory", str(container.memory_limit), "--memory-swap", str(container.memory_limit)]
         if container.cpu_shares is not None:
             arguments += ["--cpu-shares", str(container.cpu_shares)]
@@ -239,7 +241,7 @@ class Pod:
         return f"type=bind,source={self._secret(volume)},destination={mount.path},readonly"
 
     def _give_to_group(self, directory):
-        """fsGroup with OnRootMismatch: the volume's root, and what is in it, becomes the group's."""
+        """fsGroup with OnRootMismatch. The group becomes the owner of the volume's root and of its content."""
         if self.spec.fs_group is None or os.stat(directory).st_gid == self.spec.fs_group:
             return
         for path, directories, files in os.walk(directory):
@@ -258,7 +260,7 @@ class Pod:
         return directory
 
     def update_secret(self, name):
-        """Writes a Secret that was changed into the volumes of the running pod, as the kubelet does within a minute."""
+        """Writes a changed Secret into the volumes of the running pod, as the kubelet does within a minute."""
         for volume in self.spec.volumes:
             if volume.secret == name:
                 self._secret(volume)
@@ -327,7 +329,7 @@ class Pod:
 
 
 def _write_atomically(directory, data, group, mode):
-    """All files of a volume change at once: they are links into a directory that is itself a link."""
+    """Replaces all files of a volume at once. They are links into a directory that is itself a link."""
     files = f"..{time.time_ns()}"
     os.mkdir(os.path.join(directory, files), 0o755)
     for name, text in data.items():

@@ -1,4 +1,4 @@
-"""What a pod is: read from a manifest once, with every field of it used or refused."""
+"""Pod specifications, read once from a manifest. Every field is used or refused."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from .fields import ManifestError
 
 @dataclass
 class Probe:
-    """httpGet, as the kubelet makes it."""
+    """An httpGet probe, as the kubelet performs it."""
 
     path: str
     port: int
@@ -28,7 +28,7 @@ class Mount:
 
 @dataclass
 class Volume:
-    """One of `claim` (a PersistentVolumeClaim's name) and `secret`."""
+    """A volume that has either a `claim` (a PersistentVolumeClaim's name) or a `secret`."""
 
     name: str
     claim: str = ""
@@ -72,12 +72,12 @@ class PodSpec:
     non_root: bool
     service_links: bool
     service_account: str = ""
-    # Whether the token of the account is mounted. Only for pods that ask for it: the others do not talk to the API.
+    # Whether the token of the account is mounted. Pods that do not request it do not use the API.
     token: bool = False
 
 
 def read_pod(metadata, spec):
-    """The pod that `metadata` and `spec` (of a Pod, or of a template) describe."""
+    """The pod that the `metadata` and `spec` of a Pod or a template describe."""
     security = spec.at("securityContext")
     seccomp = security.at("seccompProfile").get("type")
     if seccomp != "RuntimeDefault":
@@ -109,7 +109,7 @@ def _container(container, pod_user):
         ports[port.need("name")] = port.need("containerPort")
         if port.get("protocol", "TCP") != "TCP":
             raise ManifestError(f"{port.path}: only TCP is known here")
-    # What is asked for is what the scheduler looks at; of it Docker takes the share of CPU.
+    # Requests are for the scheduler. Docker uses only the CPU share.
     requests.get("memory")
     cpu = requests.get("cpu")
     memory = limits.get("memory")
@@ -192,9 +192,9 @@ def _volume(volume):
 
 
 def resolve_env(spec, facts, config_maps):
-    """The environment of a container: envFrom, then env, in which `$(NAME)` stands for what came before.
+    """The environment of a container from envFrom and then env, in which `$(NAME)` refers to an earlier variable.
 
-    `facts` answers field references; `config_maps` are the data of those that exist.
+    `facts` resolves field references. `config_maps` holds the data of the existing ConfigMaps.
     """
     env = {}
     for name, optional in spec.container.env_from:
@@ -217,7 +217,7 @@ def field_of(facts, path):
 
 
 def expand(text, env):
-    """`$(NAME)` where NAME is known; `$$(NAME)` is `$(NAME)` as it stands."""
+    """Replaces `$(NAME)` if NAME is known. `$$(NAME)` becomes a literal `$(NAME)`."""
 
     def one(match):
         if match[0].startswith("$$"):
@@ -241,5 +241,5 @@ def _cores(quantity):
 
 
 def selects(selector, labels):
-    """Whether matchLabels (or a Service's selector) fits."""
+    """Whether matchLabels (or a Service's selector) matches these labels."""
     return all(labels.get(key) == value for key, value in selector.items())

@@ -1,6 +1,6 @@
-"""The StatefulSet controller, and whoever else makes and ends pods: jobs, evictions, `kubectl delete`.
+"""The StatefulSet controller, and the other operations that create and delete pods (jobs, evictions, `kubectl delete`).
 
-Calls here end when what they ask for is done, so that a test reads from top to bottom.
+Calls return when their operation is complete, so that a test reads from top to bottom.
 """
 
 import copy
@@ -14,12 +14,12 @@ from .network import NODE, Network
 from .pod import Node, Pod
 from .spec import Volume, read_pod, selects
 
-# Longest time for a pod to become ready, or to be gone: far more than it takes, as the machine may be busy.
+# Time limit for a pod to become ready or to be gone. It is generous because the machine may be busy.
 PATIENCE_S = 120
 
 
 def _give_token(spec, accounts, path):
-    """Whether a pod gets a token of its account: as it says itself, or else as the account says."""
+    """Whether a pod gets a token of its account. The pod's own setting overrides that of the account."""
     account = accounts.get(spec.service_account)
     if account is None:
         raise ManifestError(f"{path}: no such ServiceAccount")
@@ -29,7 +29,7 @@ def _give_token(spec, accounts, path):
 
 
 class Cluster:
-    """A machine with a network, and what was applied to it."""
+    """A machine with a network, and the objects that were applied to it."""
 
     def __init__(self):
         self.node = Node()
@@ -40,7 +40,7 @@ class Cluster:
         self.budgets = []
 
     def apply(self, manifests, patience=PATIENCE_S):
-        """`kubectl apply` of everything, the StatefulSet last."""
+        """`kubectl apply` of all manifests, with the StatefulSet last."""
         for config in manifests.of_kind("ConfigMap"):
             self.node.config_maps[config.value["metadata"]["name"]] = config.need("data")
         for secret in manifests.of_kind("Secret"):
@@ -62,7 +62,8 @@ class Cluster:
         self.set.scale(self.set.replicas, patience)
 
     def _do(self, job, accounts):
-        """Runs a Job to its end. The pods would wait for what it makes; here they come later, which saves their back-off."""
+        """Runs a Job to its end. In a real cluster the pods would wait for its result. Here they start later, which
+        avoids their backoff."""
         template = job.at("spec").at("template")
         labels = template.at("metadata").get("labels")
         name = f"{job.value['metadata']['name']}-x"
@@ -78,7 +79,7 @@ class Cluster:
         pod.start()
 
     def end(self, *pods, grace=None):
-        """`kubectl delete pod`, of some at once."""
+        """`kubectl delete pod` of several pods at once."""
         threads = [threading.Thread(target=pod.delete, args=(grace,)) for pod in pods]
         for thread in threads:
             thread.start()
@@ -88,21 +89,21 @@ class Cluster:
             self.all_pods.remove(pod)
 
     def run(self, fields, namespace="default"):
-        """A pod of its own. The volumes that it claims are made if they are not there."""
+        """Runs a standalone pod. Volumes that it claims are created if they do not exist."""
         spec = fields.at("spec")
         pod = Pod(self.node, self.network, fields.value["metadata"]["name"], read_pod(fields.value["metadata"], spec), namespace)
         self.add(pod)
         return pod
 
     def finished(self, pod, seconds=PATIENCE_S):
-        """Waits for the end of a pod that is not restarted; its exit code."""
+        """Waits for the end of a pod that is not restarted, and returns its exit code."""
         self.node.wait_for(lambda: pod.exit_code is not None or pod.waiting, f"the end of {pod.name}", seconds)
         if pod.waiting:
             raise AssertionError(f"{pod.name}: {pod.waiting}")
         return pod.exit_code
 
     def evict(self, pod):
-        """What a drain of a machine asks for. Whether the budgets allow it; then it is done."""
+        """Evicts a pod if the disruption budgets allow it, as a drain of a machine does. Returns whether they did."""
         for labels, least in self.budgets:
             if selects(labels, pod.spec.labels):
                 healthy = [p for p in self.all_pods if selects(labels, p.spec.labels) and p.ready]
@@ -135,7 +136,7 @@ class StatefulSet:
             raise ManifestError(f"{spec.path}.updateStrategy {strategy!r} is not known here")
         retention = spec.at("persistentVolumeClaimRetentionPolicy")
         self.keep_when_scaled = retention.get("whenScaled", "Retain") == "Retain"
-        # Nothing here deletes the set.
+        # No operation here deletes the set.
         retention.get("whenDeleted")
         template = spec.at("template")
         metadata = template.at("metadata")
@@ -155,7 +156,7 @@ class StatefulSet:
         return [self.pods[number] for number in sorted(self.pods)]
 
     def scale(self, replicas, patience=PATIENCE_S):
-        """`kubectl scale --replicas`: the pods with the highest numbers come and go."""
+        """`kubectl scale --replicas`. Creates or deletes the pods with the highest numbers."""
         going = [self.pods.pop(number) for number in sorted(self.pods, reverse=True) if number >= replicas]
         if self.parallel:
             self.cluster.end(*going)
@@ -185,7 +186,8 @@ class StatefulSet:
         return pod
 
     def replace(self, *numbers, grace=None, keep_claims=True):
-        """`kubectl delete pod`: the controller makes them again. Without `keep_claims`, their volumes are deleted as well."""
+        """`kubectl delete pod`. The controller recreates the pods. Without `keep_claims`, their volumes are deleted as
+        well."""
         self.lose(*numbers, grace=grace)
         for number in numbers:
             if not keep_claims:
@@ -194,18 +196,18 @@ class StatefulSet:
             self.make(number)
 
     def lose(self, *numbers, grace=0):
-        """The machines of these pods are gone: nobody makes them again until `make`."""
+        """Loses the machines of these pods. The pods are not recreated until `make`."""
         self.cluster.end(*(self.pods.pop(number) for number in numbers), grace=grace)
 
     def change(self, change):
-        """Changes the template, for pods that are made from now on."""
+        """Changes the template for pods that are created from now on."""
         self.template = copy.deepcopy(self.template)
         change(self.template)
         self.revision += 1
 
     def roll_out(self, change, patience=PATIENCE_S):
-        """A rolling update: `change` is made to the template, and one pod after the other gets it, the highest number first. The
-        next one has to wait until all are available: ready for as long as `minReadySeconds` asks."""
+        """A rolling update. Applies `change` to the template and recreates one pod after the other, the highest number
+        first. The next pod has to wait until all are available, that is ready for `minReadySeconds`."""
         self.change(change)
         took = []
         for number in sorted(self.pods, reverse=True):

@@ -1,5 +1,5 @@
-"""The life of a cluster, from `kubectl apply -f k8s/` on: each step does what docs/operations.md tells an operator to do, or what
-machines do to pods, and says what has to hold afterwards."""
+"""The life of a cluster, from `kubectl apply -f k8s/` on. Each step follows an operator's procedure in
+docs/operations.md or simulates the effect of a machine on pods, and then checks the result."""
 
 import base64
 import os
@@ -47,7 +47,7 @@ def play(cluster, manifests, examples, image):
 
 
 def tell(cluster):
-    """What there is to see when a step has failed."""
+    """Diagnostics for a failed step."""
     for pod in cluster.all_pods:
         print(f"--- {pod.name}: ready {pod.ready}, {pod.restarts} restarts, exit code {pod.exit_code}, {pod.waiting}, {pod.probed}")
         if pod.container:
@@ -70,11 +70,11 @@ class Story:
         self.cluster.apply(self.manifests)
         self.set = self.cluster.set
         self.set.wait_ready()
-        # The Job has made the secret, with rights for nothing else.
+        # The Job has created the secret, and made no other request.
         assert self.cluster.api.asked == [("quorum-chat-secret", 201)], self.cluster.api.asked
         assert people.voters(self.pods[0]) == sorted(pod.name for pod in self.set.all())
         self._no_restarts()
-        # Without that they would have waited for each other.
+        # Otherwise the pods would have waited for each other.
         assert self.cluster.network.found_unready, "no pod was found by its name before it was ready"
 
     def pods_are_confined(self):
@@ -86,14 +86,14 @@ class Story:
             for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
                 assert int(process[kind], 16) == 0, f"{pod.name}: {kind} {process[kind]}"
             assert process["NoNewPrivs"] == "1" and process["Seccomp"] == "2", process
-            # The root cannot be written to; the volume can, and is the group's only because of fsGroup.
+            # The root is read-only. The volume is writable, and belongs to the group only because of fsGroup.
             root = f"/proc/{pod.pid}/root"
             assert os.statvfs(root).f_flag & os.ST_RDONLY, f"{pod.name}: the root can be written to"
             data = os.stat(f"{root}/data")
             assert (data.st_uid, data.st_gid, data.st_mode & 0o7777) == (0, 65532, 0o2775), data
             visible = [name for at in ("secrets", "certs") for name in os.listdir(f"{root}/{at}") if not name.startswith("..")]
             assert visible == ["peer-secret"], visible
-            # No warning but those of listeners without TLS: what the pod is told of itself agrees with what all are told.
+            # The settings of this pod agree with those of all pods. Only listeners without TLS may cause warnings.
             told = pod.exec("chatd", "config").stdout
             assert f"CHAT_NAME={pod.name}\n" in told, told
             warnings = [line for line in pod.logs().splitlines() if '"level":"WARN"' in line and "CHAT_" in line]
@@ -101,7 +101,7 @@ class Story:
             assert not warnings, warnings
 
     def names_resolve(self):
-        """All forms of the names, from inside of a pod."""
+        """Checks all forms of the names from inside a pod."""
         forms = ["", ".default", ".default.svc", ".default.svc.cluster.local", ".default.svc.cluster.local."]
         for form in forms:
             for name in ("quorum-chat", "quorum-chat-3.quorum-chat-peers"):
@@ -109,7 +109,7 @@ class Story:
         self._told_addresses_are_good()
 
     def prometheus_finds_the_metrics(self):
-        """By the annotations, as its usual configuration for Kubernetes does."""
+        """Checks discovery by annotations, as in the usual Prometheus configuration for Kubernetes."""
         for pod in self.set.all():
             notes = {key.removeprefix("prometheus.io/"): value for key, value in pod.spec.annotations.items()}
             assert notes["scrape"] == "true", notes
@@ -126,7 +126,7 @@ class Story:
         assert not reaches(stranger.pod.pid, target, 9464), "a stranger reaches the metrics"
         web = self.cluster.network.services["quorum-chat"].address
         assert reaches(stranger.pod.pid, web, 8080), "the Service does not lead to the page"
-        # A node has nothing to do there.
+        # A node does not need this port.
         assert not reaches(node, web, 8080), "a node reaches what it need not"
         stranger.judged()
         watcher = Workload(self.cluster, "watcher", self.image, clients=1, namespace="monitoring")
@@ -135,7 +135,7 @@ class Story:
         watcher.judged()
 
     def somebody_chats_from_outside(self):
-        """As the README does through a port-forward."""
+        """Follows the README through a port-forward."""
         person = Outsider(self.cluster, self.image)
         for name in ("alice", "bob"):
             person.chatctl("register", name, text="a password of theirs\n")
@@ -159,11 +159,12 @@ class Story:
         return f"a pod in {slowest:.0f} s at most, {_told(verdict)}"
 
     def a_bad_update_stands_still(self):
-        """A setting that no node accepts: the first pod does not come back, no other is touched, and the service goes on."""
+        """Rolls out a setting that no node accepts. The first pod does not come back, the update stops there, and the
+        service stays available."""
         untouched = {number: self.pods[number].uid for number in range(4)}
         bad = ("CHAT_LOG_LEVEL", "value", "loud")
         try:
-            # Longer than a good one takes to be ready.
+            # Longer than a healthy pod takes to become ready.
             self.set.roll_out(lambda template: template.container.env.append(bad), patience=10)
         except AssertionError:
             pass
@@ -188,7 +189,8 @@ class Story:
         assert second in self.cluster.all_pods
 
     def pods_are_deleted_and_a_volume_is_lost(self):
-        """The leader, in order; two at once, without mercy; one with its volume. All under load."""
+        """Under load, deletes the leader gracefully, two pods at once without a grace period, and one with its
+        volume."""
         load = Workload(self.cluster, "load-2", self.image)
         leads = int(people.leader(self.pods[0]).rsplit("-", 1)[1])
         self.set.replace(leads)
@@ -206,7 +208,8 @@ class Story:
         return _told(verdict)
 
     def a_drill_finds_nothing(self):
-        """`chatctl drill kubectl`, by somebody outside who reaches the Service: pods are deleted, with and without mercy."""
+        """Runs `chatctl drill kubectl` from outside through the Service. It deletes pods with and without a grace
+        period."""
         kubectl = Kubectl(self.cluster)
         try:
             verdict = people.drill(self.cluster, self.image, kubectl)
@@ -220,7 +223,7 @@ class Story:
         return _told(verdict)
 
     def two_more_join(self):
-        """`kubectl scale --replicas=7` under load; then another load through all seven."""
+        """`kubectl scale --replicas=7` under load, and then another load through all seven."""
         load = Workload(self.cluster, "load-3", self.image)
         self.set.scale(7)
         self.set.wait_ready()
@@ -229,7 +232,8 @@ class Story:
         return _told(load.judged())
 
     def and_are_removed(self):
-        """Out of the cluster first, then `kubectl scale --replicas=5`. In between the kubelet restarts what was removed."""
+        """Removes the members first, and then runs `kubectl scale --replicas=5`. In between, the kubelet restarts the
+        removed nodes."""
         load = Workload(self.cluster, "load-4", self.image)
         for number in (6, 5):
             name, pod = f"quorum-chat-{number}", self.pods[number]
@@ -277,13 +281,13 @@ class Story:
         self._no_restarts()
 
     def all_stop_and_get_a_secret(self):
-        """A secret of the operator's own: all nodes stop, the Secret is replaced, all nodes start."""
+        """Installs the operator's own secret. All nodes stop, the Secret is replaced, and all nodes start."""
         self.set.scale(0)
         assert len(self.cluster.node.claims()) == 5, self.cluster.node.claims()
         self._give_secret("the first secret of the peers")
         self.set.scale(5)
         self.set.wait_ready()
-        # One that looks like a node, and does not know the secret.
+        # A pod that looks like a node, but does not have the secret.
         spec = read_pod(*self._without_the_secret())
         intruder = Pod(self.cluster.node, self.cluster.network, "quorum-chat-x", spec, subdomain="quorum-chat-peers")
         self.cluster.add(intruder)
@@ -293,7 +297,7 @@ class Story:
         self._no_restarts()
 
     def all_get_certificates(self):
-        """The rest of the hardening. The certificates take the place of the secret."""
+        """Applies the rest of the hardening. The certificates replace the secret."""
         self.set.scale(0)
         self.authority = Authority(self.cluster, self.image)
         self.cluster.node.secrets["quorum-chat-certs"] = self.authority.secret()
@@ -308,7 +312,7 @@ class Story:
         }
         self.set.scale(5)
         self.set.wait_ready()
-        # From here on chatctl in the pods talks TLS, by CHAT_TLS_CA. Without it nobody gets an answer.
+        # From here on chatctl in the pods uses TLS because CHAT_TLS_CA is set. A client without TLS gets no answer.
         self._told_addresses_are_good()
         person = Outsider(self.cluster, self.image)
         refused = run("docker", *person.words("status"), check=False)
@@ -324,14 +328,14 @@ class Story:
             for whose in ("clients", "peers"):
                 line = f"The certificate of {whose} (CHAT_{'PEER_' if whose == 'peers' else ''}TLS_CERT) was replaced"
                 self.cluster.node.wait_for(lambda: line in pod.logs(), f"{pod.name}: {line}", 30)
-        # Connections that are made now use them.
+        # New connections use the new certificates.
         self.set.replace(4)
         self.set.wait_ready()
         self._no_restarts()
         return _told(load.judged())
 
     def a_backup_becomes_a_new_cluster(self):
-        """docs/examples/kubernetes/backup.yaml, then everything is lost, then restore.yaml."""
+        """Runs docs/examples/kubernetes/backup.yaml, loses everything, and runs restore.yaml."""
         job = self.examples.find("CronJob", "quorum-chat-backup").at("spec").at("jobTemplate").at("spec").at("template")
         name = "quorum-chat-backup-29390400"
         spec = read_pod({"labels": {"job-name": name}}, job.at("spec"))
@@ -354,7 +358,7 @@ class Story:
         self._no_restarts()
 
     def one_volume_of_five_becomes_a_new_cluster(self):
-        """The quorum is lost for good: recover.yaml."""
+        """Loses the quorum for good, and runs recover.yaml."""
         before = people.status(self.pods[4])
         self.set.scale(0)
         for number in range(4):
@@ -369,15 +373,15 @@ class Story:
         self._no_restarts()
 
     def all_are_level(self):
-        """After a last load, all have the same state at the same revision."""
+        """After a last load, all nodes have the same state at the same revision."""
         verdict = Workload(self.cluster, "load-6", self.image, tls=True).judged()
         said = wait_until("equal digests", lambda: people.are_level(self.pods[0], 5), 120)
         return f"{_told(verdict)}; digest {said['digest'][:16]} at revision {said['revision']}"
 
-    # --- what the steps share
+    # --- shared by the steps
 
     def _told_addresses_are_good(self):
-        """What clients and browsers are told leads to the nodes."""
+        """The advertised addresses lead clients and browsers to the nodes."""
         for name, node in people.nodes(self.pods[0]).items():
             assert node["client_address"] == f"{name}.quorum-chat-peers.default.svc:50051", node
             assert node["web_address"] == f"{name}.quorum-chat-peers.default.svc:8080", node
@@ -395,12 +399,12 @@ class Story:
         wait_until(f"{count} voters", lambda: people.voters(self.pods[0]) == wanted, 90)
 
     def _give_secret(self, text):
-        """`kubectl create secret generic ... --from-literal=peer-secret=...`, in the place of the one that there is."""
+        """Replaces the Secret with `kubectl create secret generic ... --from-literal=peer-secret=...`."""
         secret = text.replace(" ", "-").encode()
         self.cluster.node.secrets["quorum-chat-peer-secret"] = {"peer-secret": base64.b64encode(secret).decode()}
 
     def _without_the_secret(self):
-        """A node as the others, but for the Secret."""
+        """A node like the others, but without the Secret."""
         pod = one_pod("quorum-chat-x", self.image, "/usr/local/bin/chatd", labels={"app.kubernetes.io/name": "quorum-chat"})
         container = pod.value["spec"]["containers"][0]
         peers = "quorum-chat-0.quorum-chat-peers:50052,quorum-chat-1.quorum-chat-peers:50052"
@@ -412,7 +416,7 @@ class Story:
         ]
         container["ports"] = [{"name": "peer", "containerPort": 50052}, {"name": "grpc", "containerPort": 50051}]
         container["ports"] += [{"name": "web", "containerPort": 8080}, {"name": "metrics", "containerPort": 9464}]
-        # Not ready, so that no client is sent to it.
+        # The pod must not become ready, so that no client is sent to it.
         container["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": "metrics"}}
         return pod.value["metadata"], pod.at("spec")
 
@@ -425,7 +429,7 @@ class Story:
 
 
 class Least:
-    """The least number of ready pods of a set, until `stop`; the one that is being made anew counts as not ready."""
+    """The lowest number of ready pods of a set until `stop`. A pod that is being recreated counts as not ready."""
 
     def __init__(self, cluster, stateful_set):
         self.cluster, self.set = cluster, stateful_set

@@ -1,4 +1,4 @@
-"""Broken manifests, executed: each has to fail, and in the way that is expected. So what `story` shows is known to be seen."""
+"""Executes broken manifests. Each has to fail in the expected way, which shows that `story` detects such errors."""
 
 import copy
 import time
@@ -8,9 +8,9 @@ from .left_out import LEFT_OUT
 from .people import Workload, reaches
 from .statefulset import Cluster
 
-# Longest time for what is to be seen to be seen.
+# Time limit for an expected observation.
 PATIENCE_S = 60
-# What the first node says when it cannot found the cluster, at first and then every few seconds.
+# Log line of the first node while it cannot found the cluster. It is repeated every few seconds.
 NOT_FOUNDED = "The cluster cannot be founded yet"
 
 
@@ -35,9 +35,9 @@ def _pod(parts):
 
 
 def _never_founded(cluster, manifests, image):
-    """The nodes live, try again and again, and none becomes ready."""
+    """The nodes stay alive and keep retrying, and none becomes ready."""
     try:
-        # With OrderedReady this waits for the first pod, for a few times as long as all five take otherwise.
+        # With OrderedReady this waits for the first pod, several times longer than all five pods normally take.
         cluster.apply(manifests, patience=15)
     except AssertionError:
         pass
@@ -104,7 +104,7 @@ def _open(parts):
 def _no_group(parts):
     pod = _pod(parts)
     del pod["securityContext"]["fsGroup"]
-    # Readable for all: otherwise the node ends before it looks at its volume.
+    # Without world-readable secrets, the node would exit before it opens its volume.
     for volume in pod["volumes"]:
         volume["secret"]["defaultMode"] = 0o444
 

@@ -1,7 +1,7 @@
-"""What usually goes wrong with a replicated store on Kubernetes, one check for each.
+"""Checks for common mistakes in running a replicated store on Kubernetes.
 
-A check gets the manifests as plain data and returns a complaint, or nothing. Each comes with a change that has to make it complain: a
-check that cannot fail is none.
+A check gets the manifests as plain data and returns an error message, or nothing. Each check is registered with a
+change that must make it fail, because a check that cannot fail is useless.
 """
 
 import copy
@@ -15,14 +15,14 @@ KINDS = {
     "batch/v1": {"Job"},
     "rbac.authorization.k8s.io/v1": {"Role", "RoleBinding"},
 }
-# What a drain needs beyond CHAT_DRAIN_TIMEOUT_MS: to hand over leadership, and to close the files.
+# Time that a drain needs beyond CHAT_DRAIN_TIMEOUT_MS to transfer leadership and close the files.
 GRACE_BEYOND_DRAIN_S = 10
-# Checking and fetching what 50 GiB are, at 100 MiB/s.
+# Time to check and fetch 50 GiB at 100 MiB/s.
 STARTUP_S = 512
 
 
 class Parts:
-    """The documents, found by what they are for."""
+    """The documents, by their purpose."""
 
     def __init__(self, documents):
         self.documents = documents
@@ -54,7 +54,7 @@ TRAPS = []
 
 
 def trap(breaks):
-    """Registers a check; `breaks` changes sound manifests so that it has to complain."""
+    """Registers a check. `breaks` changes valid manifests so that the check must fail."""
 
     def register(check):
         TRAPS.append((check.__name__.replace("_", " "), check, breaks))
@@ -64,7 +64,7 @@ def trap(breaks):
 
 
 def _set(path, value):
-    """A change: sets (or, with `None`, removes) what the attribute path of `Parts` and its keys lead to."""
+    """A change that sets the value at a path of a `Parts` attribute and keys below it. `None` removes the value."""
 
     def change(parts):
         names = path.split("/")
@@ -355,13 +355,13 @@ def an_image_that_was_loaded_is_enough(p):
 
 
 def complaints(documents):
-    """What is wrong, by the names of the traps."""
+    """The failed checks, by the names of the traps."""
     found = [(name, check(Parts(documents))) for name, check, _ in TRAPS]
     return [f"{name}: {complaint}" for name, complaint in found if complaint]
 
 
 def blind_checks(documents):
-    """The checks that do not complain of what they are there for."""
+    """The checks that do not detect the mistake that they are meant to detect."""
     blind = []
     for name, check, breaks in TRAPS:
         parts = Parts(copy.deepcopy(documents))
