@@ -105,7 +105,7 @@ pub(super) async fn password(context: &mut Context) -> Result<(), Failure> {
     let answer = session.client.change_password(&old, &new).await?;
     context.output.print(
         || json!({ "username": session.user, "closed_sessions": answer.closed_sessions, "revision": answer.revision }),
-        || format!("password of {} changed; {} other sessions ended", session.user, answer.closed_sessions),
+        || format!("password of {} changed; other sessions that ended: {}", session.user, answer.closed_sessions),
     )?;
     Ok(())
 }

@@ -120,7 +120,7 @@ async fn logout(context: &mut Context, account: OneAccount) -> Result<(), Failur
 fn closed(context: &mut Context, name: &str, done: &str, sessions: u64) -> Result<(), Failure> {
     context.output.print(
         || json!({ "username": name, "closed_sessions": sessions }),
-        || format!("{name} {done}; {sessions} sessions ended"),
+        || format!("{name} {done}; ended sessions: {sessions}"),
     )?;
     Ok(())
 }

@@ -382,7 +382,7 @@ pub enum DrillBy {
         #[arg(value_name = "PROGRAM")]
         path: PathBuf,
     },
-    /// You: it tells what to do and when, and sees it done
+    /// Yourself: print each step, and verify it
     Guide,
 }
 

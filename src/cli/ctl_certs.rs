@@ -25,7 +25,11 @@ pub(super) fn certs(context: &mut Context, dir: &Path, nodes: &[NodeHosts], days
     for node in nodes {
         let mut hosts = vec![node.name.clone()];
         let more = LOCAL.into_iter().map(str::to_owned).chain(node.hosts.iter().cloned());
-        hosts.extend(more.filter(|host| *host != node.name));
+        for host in more {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
         let files = authority.issue(&node.name, &hosts, days).map_err(failed)?;
         context.output.print(
             || {

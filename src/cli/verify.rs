@@ -121,7 +121,7 @@ pub(super) fn text(history: &History, report: &Report) -> String {
     let header = &history.header;
     let mut lines: Vec<String> = counts(report).iter().map(|(name, count)| format!("{name:<18}{count}")).collect();
     lines.push(format!(
-        "{} clients for {} s, seed {}; {} reads, {} events; {} of {} nodes read back at the end",
+        "{} clients for {:.1} s, seed {}; {} reads, {} events; {} of {} nodes read back at the end",
         header.clients,
         header.seconds,
         header.seed,

@@ -200,7 +200,8 @@ fn a_mistake_tells_key_value_and_what_is_expected() {
     assert_eq!(
         error.to_string(),
         "2 mistakes in the configuration:\n  \
-         CHAT_LISTEN: given \"here\", expected an IP address and a port, such as [::]:50051 or 127.0.0.1:50051\n  \
+         CHAT_LISTEN: given \"here\", expected an IP address and a port other than 0, such as [::]:50051 or \
+         127.0.0.1:50051\n  \
          CHAT_LOG_FORMAT: given \"xml\", expected text or json"
     );
     assert_eq!(ConfigErrors::EXIT_CODE, 64);

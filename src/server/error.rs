@@ -89,7 +89,7 @@ pub enum ServerError {
         node_id: u64,
     },
     /// A file is no backup that can be restored.
-    #[error("{} cannot be restored: {source}", path.display())]
+    #[error("{} cannot be restored: {}{source}", path.display(), damaged(source))]
     Backup {
         /// The file.
         path: PathBuf,
@@ -153,6 +153,11 @@ impl ServerError {
         };
         if full { Self::Full { path: dir.to_owned(), reason: self.to_string() } } else { self }
     }
+}
+
+/// What a storage error says of a backup that has one.
+fn damaged(source: &StorageError) -> &'static str {
+    if source.is_corruption() { "it is damaged or incomplete: " } else { "" }
 }
 
 /// Whether the volume of a directory has no usable space left.

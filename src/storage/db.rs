@@ -137,11 +137,11 @@ impl Checkpoints {
 /// Opens a read-only connection.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = pages::open(path, flags, "open chat.db for reading")?;
+    let conn = pages::open(path, flags, "open the database for reading")?;
     // A reader can outlive its file when a snapshot is installed. Closing it must not remove the new file's write-ahead
     // log.
-    keep_wal(&conn).context("set up a reader of chat.db")?;
-    prepare(&conn, READER_CACHE_KIB, BUSY_TIMEOUT).context("set up a reader of chat.db")?;
+    keep_wal(&conn).context("set up a reader of the database")?;
+    prepare(&conn, READER_CACHE_KIB, BUSY_TIMEOUT).context("set up a reader of the database")?;
     Ok(conn)
 }
 

@@ -240,9 +240,11 @@ fn decide(dir: &Path, survey: &Survey, founder: &Founder, skip: &[u64]) -> Resul
     let refused = |problem: String| StorageError::NotRecoverable { path: dir.to_owned(), problem };
     let (first, last) = (survey.applied.map_or(0, |id| id.index + 1), survey.last.map_or(0, |id| id.index));
     if let Some(outside) = skip.iter().find(|index| !(first..=last).contains(*index)) {
-        return Err(refused(format!(
-            "entry {outside} cannot be skipped: only {first} to {last} are left to be applied"
-        )));
+        let left = match last.checked_sub(first) {
+            None => format!("the state has all entries up to {last}, and none is left to be applied"),
+            Some(_) => format!("only {first} to {last} are left to be applied"),
+        };
+        return Err(refused(format!("entry {outside} cannot be skipped: {left}")));
     }
     let staging = dir.join(UNFINISHED);
     private::create_dir(&staging).map_err(StorageError::io("make directory", &staging))?;

@@ -167,9 +167,9 @@ async fn a_backup_becomes_another_cluster_of_five_and_nothing_runs_backwards() {
     }
     let damaged = dir.path().join("damaged");
     fs::write(&damaged, &bytes[..bytes.len() - 4096]).unwrap();
-    for (file, expected) in [("damaged", 65), ("absent", 66)] {
+    for (file, expected, why) in [("damaged", 65, "it is damaged or incomplete"), ("absent", 66, "")] {
         let (code, text) = cluster[0].chatd(&["restore", dir.path().join(file).to_str().unwrap()]);
-        assert!(code == expected && text.contains("cannot be restored"), "{code}: {text}");
+        assert!(code == expected && text.contains(&format!("cannot be restored: {why}")), "{code}: {text}");
     }
     let (code, text) = cluster[0].chatd(&["restore", path]);
     assert!(code == 0 && text.contains("the only member"), "{text}");
