@@ -70,13 +70,13 @@ async fn note(waiting: Weak<Mutex<HashSet<SessionId>>>, node: Node, database: Da
                 Ok(noted) if noted.is_empty() => continue,
                 Ok(noted) => noted,
                 Err(error) => {
-                    tracing::debug!(%error, "The use of sessions was not noted");
+                    tracing::debug!(%error, "The last use of sessions could not be recorded");
                     continue;
                 }
             };
             let command = Command::Account(AccountCommand::TouchSessions(noted));
             if let Err(error) = node.propose(command, None, Instant::now() + PATIENCE).await {
-                tracing::debug!(%error, "The use of sessions was not noted");
+                tracing::debug!(%error, "The last use of sessions could not be recorded");
             }
         }
     }

@@ -186,7 +186,7 @@ fn run_node(config: Config) -> Result<u8, u8> {
     }
     if config.exit_with_parent {
         stop_with_parent(config.drain_timeout + STOP_GRACE).map_err(|error| {
-            tracing::error!(%error, "the thread that watches standard input cannot be started");
+            tracing::error!(%error, "The thread that watches standard input could not be started");
             1
         })?;
     }
@@ -214,14 +214,14 @@ fn run_node(config: Config) -> Result<u8, u8> {
 fn stop_with_parent(patience: Duration) -> io::Result<()> {
     let watch = move || {
         match io::copy(&mut io::stdin().lock(), &mut io::sink()) {
-            Ok(_) => tracing::warn!("standard input was closed: the parent is gone, stopping"),
-            Err(error) => tracing::warn!(%error, "standard input cannot be read: stopping"),
+            Ok(_) => tracing::warn!("Standard input was closed by the parent process; stopping"),
+            Err(error) => tracing::warn!(%error, "Standard input cannot be read; stopping"),
         }
         if let Err(error) = kill_process(getpid(), Signal::TERM) {
-            tracing::error!(%error, "no signal can be sent to this process");
+            tracing::error!(%error, "This process cannot send a signal to itself");
         }
         thread::sleep(patience);
-        tracing::error!("the stop took too long");
+        tracing::error!("The stop exceeded its time limit");
         logs::finish();
         std::process::exit(1);
     };

@@ -103,7 +103,7 @@ async fn send(client: Client, pending: Arc<Pending>, closing: CancellationToken)
                 break;
             }
             let Err(error) = client.acknowledge_delivery(batch.clone()).await else { continue };
-            tracing::debug!(%error, "deliveries not acknowledged");
+            tracing::debug!(%error, "Deliveries could not be acknowledged");
             let later = error.is_unavailable() || error.outcome_unknown || error.has_reason("RATE_LIMITED");
             if last || !later {
                 // Rejected, for instance because the session ended. The service sends the messages again to the next

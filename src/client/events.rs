@@ -181,7 +181,7 @@ impl Listener {
     }
 
     async fn pause(&mut self, error: &ClientError) {
-        tracing::debug!(%error, cursor = self.resume.cursor(), "event stream cut, resuming");
+        tracing::debug!(%error, cursor = self.resume.cursor(), "Event stream ended; resuming");
         sleep(self.backoff.next(error.retry_after)).await;
         if self.client.nodes.leader().is_none() {
             self.client.nodes.find_leader(Instant::now() + OPEN_TIMEOUT).await;

@@ -239,7 +239,7 @@ impl Inner {
     }
 
     fn cut(&self, ticket: &Ticket, reason: Drop) {
-        tracing::debug!(from = %ticket.from(), reason = reason.name(), "A connection is dropped");
+        tracing::debug!(from = %ticket.from(), reason = reason.name(), "Connection dropped");
         ticket.is_cut.store(true, Ordering::Release);
         ticket.waker.wake();
         (self.observer)(reason);

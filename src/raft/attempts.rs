@@ -41,7 +41,7 @@ impl Node {
     /// Sets the limiter of attempts while this node leads. Only the first call has an effect.
     pub fn limit_attempts(&self, limiter: Arc<dyn AttemptLimiter>) {
         if self.inner.attempts.set(limiter).is_err() {
-            tracing::error!("The limiter of attempts was set twice");
+            tracing::error!("The attempt limiter was set twice");
         }
     }
 
@@ -56,7 +56,7 @@ impl Node {
     /// Asks the leader to take an attempt back. If that fails, the attempt stays counted.
     pub async fn refund_attempt(&self, key: AttemptKey, deadline: Instant) {
         if let Err(error) = self.count_attempt(key, true, deadline).await {
-            tracing::debug!(%error, "An attempt that succeeded stays counted");
+            tracing::debug!(%error, "A successful attempt could not be removed from the count");
         }
     }
 

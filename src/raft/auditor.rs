@@ -221,7 +221,7 @@ impl Auditor {
             self.sink.compared(finding == Finding::Agreed);
             match finding {
                 Finding::Agreed => {
-                    tracing::debug!(mark, %revision, digest = %own, "A majority has the same state as this node");
+                    tracing::debug!(mark, %revision, digest = %own, "This node's state matches that of a majority");
                 }
                 Finding::Stray { node_id, digest } => {
                     let nodes = &noted.membership.nodes;
@@ -233,7 +233,7 @@ impl Auditor {
                 }
                 Finding::Undecided => tracing::error!(
                     mark, %revision, digest = %own,
-                    "The nodes have different states, and no majority has the same: who is right is not known"
+                    "The nodes have different states, and no majority agrees: the correct one is unknown"
                 ),
                 Finding::Diverged(theirs) => return Some(Divergence { mark, revision, own, theirs, agreed, time }),
             }
@@ -284,7 +284,7 @@ pub(super) async fn run(node: Weak<Inner>, auditor: Arc<Auditor>, interval: Dura
         let mark = || (members > 1 && auditor.is_due(leads)).then_some(Command::NoteDigest);
         let Some(command) = command.or_else(mark) else { continue };
         if let Err(error) = node.propose(command, None, Instant::now() + PROPOSE_MAX).await {
-            tracing::debug!(%error, "A comparison of the states was left out");
+            tracing::debug!(%error, "Skipped a comparison of the states");
         }
     }
 }

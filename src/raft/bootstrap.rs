@@ -167,7 +167,7 @@ impl Founding {
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
         self.log.begin_identity(identity.clone(), done).map_err(|error| failed(&error))?;
         stored.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-        tracing::info!(cluster = identity.cluster_id, node_id = identity.node_id, "This node belongs to a cluster");
+        tracing::info!(cluster = identity.cluster_id, node_id = identity.node_id, "This node is a member of its cluster");
         self.identity.send_replace(Some(identity));
         Ok(())
     }
@@ -199,13 +199,13 @@ impl Founding {
                     tracing::warn!(
                         peer = name,
                         cluster,
-                        "There is a cluster already, and this node's data directory has no history of it: it joins that one"
+                        "A cluster exists already, and this node's data directory has no history of it; joining it"
                     );
                     return None;
                 }
                 Err(Hindrance::Waiting(reason)) => {
                     if rounds % ROUNDS_PER_LINE == 0 {
-                        tracing::info!("The cluster cannot be founded yet: {reason}");
+                        tracing::info!("The cluster cannot be bootstrapped yet: {reason}");
                     }
                     rounds += 1;
                 }

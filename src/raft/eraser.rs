@@ -48,9 +48,9 @@ pub(super) async fn run(node: Weak<Inner>, readers: Arc<Readers>) {
             let command = Command::EraseAccount { account, limit: UNITS };
             match node.propose(command, None, Instant::now() + PROPOSE_MAX).await {
                 Ok(Outcome::AccountErased { done: false, .. }) => {}
-                Ok(_) => tracing::info!(account = account.0, "The messages of a deleted account are erased"),
+                Ok(_) => tracing::info!(account = account.0, "Erased the messages of a deleted account"),
                 Err(error) => {
-                    tracing::debug!(%error, "A step of the erasure of an account was left out");
+                    tracing::debug!(%error, "Skipped one step of erasing an account");
                     break;
                 }
             }

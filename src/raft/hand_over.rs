@@ -321,7 +321,7 @@ impl Node {
                 (None, None) => {
                     tracing::info!(
                         asked = asked.len(),
-                        "No node takes over leadership: those that go on elect a leader"
+                        "No node takes over leadership; the remaining nodes elect a leader"
                     );
                     return false;
                 }
@@ -341,14 +341,14 @@ impl Node {
                     last = Some(successor);
                     continue;
                 }
-                Ok(Offer::NoMajority) => tracing::info!("No node takes over leadership: most of them are gone"),
-                Ok(Offer::Taken) => tracing::info!(to = successor, "Leadership was handed over"),
+                Ok(Offer::NoMajority) => tracing::info!("No node takes over leadership, because a majority is gone"),
+                Ok(Offer::Taken) => tracing::info!(to = successor, "Transferred leadership"),
                 // This node no longer leads.
                 Ok(Offer::Elsewhere) | Err(TransferError::NoLeader) => {}
                 Ok(Offer::Late) => {
-                    tracing::warn!(to = successor, "Leadership was not taken over in time: the others elect a leader")
+                    tracing::warn!(to = successor, "The successor did not take over leadership in time; the other nodes elect a leader")
                 }
-                Err(error) => tracing::warn!(%error, "Leadership could not be handed over: the others elect a leader"),
+                Err(error) => tracing::warn!(%error, "Leadership could not be transferred; the other nodes elect a leader"),
             }
             return !matches!(offered, Ok(Offer::NoMajority));
         }

@@ -437,7 +437,7 @@ fn chunks(header: wire::SnapshotHeader, handle: SnapshotHandle) -> ReceiverStrea
                     part = wire::snapshot_chunk::Part::Data(Bytes::from(bytes));
                 }
                 Err(error) => {
-                    tracing::error!(%error, path = %handle.path.display(), "A snapshot cannot be read to be sent");
+                    tracing::error!(%error, path = %handle.path.display(), "A snapshot could not be read for sending");
                     return;
                 }
             }

@@ -79,7 +79,7 @@ impl Retention {
         if is_due && !self.space.has_room(None) {
             // A copy that runs out of space would end the node. Entries that a snapshot already has are cut all the
             // same.
-            tracing::warn!("What was deleted stays in files for now: there is no space for a snapshot");
+            tracing::warn!("Deleted data stays in files for now, because there is no space for a snapshot");
         } else if is_due {
             self.raft.trigger().snapshot().await.ok()?;
             self.wait_for_snapshot(applied).await?;
@@ -122,13 +122,13 @@ impl Retention {
                 Err(error) => return self.failed("the write-ahead log of chat.db cannot be cut", &error),
             }
         }
-        tracing::debug!("The write-ahead log of chat.db is being read all the time: it is cut at the next look");
+        tracing::debug!("The write-ahead log of chat.db has readers; it is truncated at the next check");
         Some(())
     }
 
     /// Logs that deleted messages stay in files. The node ends because of the error, and reports that elsewhere.
     fn failed(&self, what: &str, error: &dyn std::fmt::Display) -> Option<()> {
-        tracing::warn!(%error, "What was deleted is not removed from all files: {what}");
+        tracing::warn!(%error, "Deleted data could not be removed from all files: {what}");
         None
     }
 }

@@ -164,7 +164,7 @@ fn check_forwarded(commands: &[wire::ForwardedCommand]) -> Result<(), Status> {
     let refused: Vec<(usize, String)> =
         commands.iter().enumerate().filter_map(|(position, item)| Some((position, problem(item)?))).collect();
     let Some((position, problem)) = refused.first() else { return Ok(()) };
-    tracing::warn!(position, problem, refused = refused.len(), "Commands that a member forwarded were refused");
+    tracing::warn!(position, problem, refused = refused.len(), "Rejected commands that a member forwarded");
     let mut status = Status::invalid_argument(format!("command {position}: {problem}"));
     let positions: Vec<String> = refused.iter().map(|(position, _)| position.to_string()).collect();
     if let Ok(value) = positions.join(",").parse() {

@@ -66,7 +66,7 @@ pub(super) async fn watch(node: Node, bound: Duration) {
     while view::sleep(&mut view, bound / LOOKS).await {
         let Some((file, age)) = node.inner.disk.stalled().filter(|(_, age)| *age > bound) else {
             if let Some((file, since)) = slow.take() {
-                tracing::warn!("The disk goes on: a write to {file} has taken {:.1} s", since.elapsed().as_secs_f64());
+                tracing::warn!("The disk responds again: a write to {file} took {:.1} s", since.elapsed().as_secs_f64());
             }
             continue;
         };
@@ -74,7 +74,7 @@ pub(super) async fn watch(node: Node, bound: Duration) {
             let (dir, seconds) = (node.inner.disk.state.directory().to_owned(), age.as_secs_f64());
             match blocking::run(move || lock_holder(&dir.join(file))).await.ok().flatten() {
                 Some(holder) => {
-                    tracing::warn!("{file} has been locked by {holder} for {seconds:.1} s: this node waits for it")
+                    tracing::warn!("{file} has been locked by {holder} for {seconds:.1} s; waiting for it")
                 }
                 None => tracing::warn!("The disk is slow: a write to {file} has taken {seconds:.1} s so far"),
             }
@@ -88,9 +88,9 @@ pub(super) async fn watch(node: Node, bound: Duration) {
         match node.hand_over(None).await {
             Ok(to) => {
                 node.inner.handovers.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(to, "This leader's disk is slow and a majority's is not: leadership is handed over");
+                tracing::warn!(to, "This leader's disk is slow and a majority's is not; transferring leadership");
             }
-            Err(error) => tracing::warn!(%error, "This leader's disk is slow, and there is nobody to hand over to"),
+            Err(error) => tracing::warn!(%error, "This leader's disk is slow, and no node can take over"),
         }
     }
 }

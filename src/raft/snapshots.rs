@@ -58,7 +58,7 @@ impl SnapshotStore {
                 }
                 Ok(_) => remove(&path),
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "A snapshot is not usable and is removed");
+                    tracing::warn!(path = %path.display(), %error, "Removed an unusable snapshot");
                     fs::remove_file(&path)?;
                 }
             }

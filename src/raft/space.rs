@@ -236,7 +236,7 @@ impl Space {
                     report(true, volume.free);
                 }
             }
-            Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
+            Err(error) => tracing::warn!(%error, "The free space of the volume could not be determined"),
         }
         space
     }
@@ -276,8 +276,8 @@ impl Space {
             return;
         }
         match critical {
-            true => tracing::error!(free_bytes = free, "The volume is full: this node takes no more entries"),
-            false => tracing::warn!(free_bytes = free, "The volume is not full any more: this node catches up"),
+            true => tracing::error!(free_bytes = free, "The volume is full: this node accepts no more entries"),
+            false => tracing::warn!(free_bytes = free, "The volume has space again: this node catches up"),
         }
     }
 
@@ -405,14 +405,14 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
                     let dir = dir.clone();
                     match blocking::io(move || make_reserve_file(&dir, volume)).await {
                         Ok(()) => has_file = true,
-                        Err(error) => tracing::warn!(%error, "The reserve file cannot be made"),
+                        Err(error) => tracing::warn!(%error, "The reserve file could not be created"),
                     }
                 }
                 if space.look(volume, reserve_bytes, has_file) {
                     report(space.is_low(), volume.free);
                 }
             }
-            Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
+            Err(error) => tracing::warn!(%error, "The free space of the volume could not be determined"),
         }
         let now = view.borrow().clone();
         if now.is_leader() {
@@ -435,9 +435,9 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
         if now.is_leader() && space.is_low() && with_space.len() > rooms.len() / 2 && due {
             handed_over = Some(Instant::now());
             match node.hand_over_to_one_of(&with_space).await {
-                Ok(to) => tracing::warn!(to, "The volume of this leader is low on space: it asks another one to lead"),
+                Ok(to) => tracing::warn!(to, "This leader's volume is low on space; transferring leadership"),
                 Err(error) => {
-                    tracing::warn!(%error, "The volume of this leader is low on space, and nobody else can lead")
+                    tracing::warn!(%error, "This leader's volume is low on space, and no other node can lead")
                 }
             }
         }
@@ -471,10 +471,10 @@ fn report(low: bool, free: u64) {
     if low {
         tracing::error!(
             free_bytes = free,
-            "The volume is low on space: what is left is kept for deletions, receipts and logins"
+            "The volume is low on space: the rest is reserved for deletions, receipts and logins"
         );
     } else {
-        tracing::warn!(free_bytes = free, "The volume has space again");
+        tracing::warn!(free_bytes = free, "The volume has enough space again");
     }
 }
 

@@ -147,7 +147,7 @@ impl StateMachineAdapter {
                 index,
                 position,
                 problem,
-                "A command in the log is none in any version, and is rejected. A member put it there that is not to be trusted"
+                "Rejected a malformed command in the log. A member appended it and cannot be trusted"
             );
         }
     }
@@ -157,7 +157,7 @@ impl StateMachineAdapter {
         let Divergence { mark, revision, own, theirs, .. } = divergence;
         tracing::error!(
             mark, %revision, digest = %own, majority = %theirs,
-            "The state of this node differs from that of a majority: it stops"
+            "This node's state differs from that of a majority; stopping"
         );
         let state = self.state.clone();
         blocking::run(move || state.condemn(&divergence)).await.map_or_else(|error| error, io::Error::other)
@@ -289,7 +289,7 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
         self.snapshots.adopt(meta.clone(), handle);
         self.sink.replaced(revision, clock);
         self.applied.send_replace(meta.last_log_id);
-        tracing::info!(revision = revision.0, "A snapshot was installed");
+        tracing::info!(revision = revision.0, "Installed a snapshot");
         Ok(())
     }
 

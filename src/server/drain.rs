@@ -48,7 +48,7 @@ pub(super) struct Serving {
 impl Serving {
     /// Ends everything in order; see the module.
     pub(super) async fn drain(self, config: &Config) {
-        tracing::info!("Stopping: leadership is handed over, then calls are finished");
+        tracing::info!("Stopping: transferring leadership, then finishing calls");
         let deadline = Instant::now() + config.drain_timeout;
         let has_leader = self.node.step_aside(deadline.min(Instant::now() + HAND_OVER_MAX)).await;
         let node = self.node.clone();
@@ -58,14 +58,14 @@ impl Serving {
         // A panic has been reported already.
         let finished = future::join3(self.clients, OptionFuture::from(self.page), OptionFuture::from(self.admin));
         if timeout_at(deadline, finished).await.is_err() {
-            tracing::warn!("Some calls were not finished in time and are cut off");
+            tracing::warn!("Some calls did not finish in time and were cut off");
         }
         // The node may have been elected just before the stop was requested.
         self.node.step_aside(Instant::now() + HAND_OVER_MAX).await;
         files::note_end(&config.data_dir);
         // Another process may have locked the log.
         if timeout(SHUTDOWN_MAX, self.node.shutdown()).await.is_err() {
-            tracing::warn!("The log could not be closed in time: the next start takes up what is in it");
+            tracing::warn!("The log could not be closed in time; the next start recovers it");
         }
         self.close_peers.send_replace(true);
         // The other nodes may keep their connections open indefinitely.

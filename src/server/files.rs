@@ -57,8 +57,8 @@ pub(super) async fn open(
         let lock = lock(&dir)?;
         match give_up_reserve_file(&dir) {
             Ok(false) => {}
-            Ok(true) => tracing::warn!("No space is left on the volume: the reserve file was given up to start at all"),
-            Err(error) => tracing::warn!(%error, "The free space of the volume is not known"),
+            Ok(true) => tracing::warn!("No space is left on the volume: released the reserve file in order to start"),
+            Err(error) => tracing::warn!(%error, "The free space of the volume could not be determined"),
         }
         new_cluster::finish(&dir)?;
         let (log, machine) = open_trusted(&dir, &metrics, &tracer, &*background)?;
@@ -95,7 +95,7 @@ impl Drop for Running {
 /// still exist, and the next start reads them.
 pub(super) fn note_end(dir: &Path) {
     if let Err(error) = trust::closed(dir) {
-        tracing::warn!(%error, "The end of this process could not be noted");
+        tracing::warn!(%error, "The clean end of this process could not be recorded");
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) fn note_end(dir: &Path) {
 pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
     let Some(damage) = failure.get().filter(|failure| failure.corrupt) else { return };
     if let Err(error) = trust::doubt(dir, &damage.reason) {
-        tracing::error!(%error, "The damage could not be noted for the next start");
+        tracing::error!(%error, "The damage could not be recorded for the next start");
     }
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn forget_aside(dir: PathBuf, erase_after: Duration) {
         // Earlier than `erase_after`, because the check that finds the files and their removal take time.
         let forgotten = blocking::run(move || trust::forget_aside(&dir, erase_after / 4 * 3)).await;
         if let Ok(Err(error)) = forgotten {
-            tracing::warn!(%error, "Files that were moved aside could not be removed");
+            tracing::warn!(%error, "Quarantined files could not be removed");
         }
     }
 }
@@ -175,7 +175,7 @@ fn set_aside(dir: &Path, reason: &str) -> Result<(), StorageError> {
     let aside = trust::move_aside(dir, reason)?;
     tracing::error!(
         aside = %aside.display(),
-        "The files in CHAT_DATA_DIR cannot be trusted ({reason}). They were moved aside; this node comes back empty, under a new id"
+        "The files in CHAT_DATA_DIR failed their integrity checks ({reason}). They were moved aside; this node starts empty, under a new id"
     );
     Ok(())
 }
@@ -201,14 +201,14 @@ fn report(dir: &Path, narrowed: Narrowed) {
             first = %first.display(),
             mode = %format_args!("{mode:04o}"),
             narrowed = narrowed.count,
-            "Files in CHAT_DATA_DIR were open to other users of this machine, and were narrowed to their owner"
+            "Files in CHAT_DATA_DIR were accessible to other users of this machine; access was restricted to their owner"
         );
     }
     if let Some(mode) = narrowed.writable_by_others {
         tracing::warn!(
             dir = %dir.display(),
             mode = %format_args!("{mode:04o}"),
-            "CHAT_DATA_DIR belongs to another user, and every user can write to it: files can be removed and replaced. Narrow it"
+            "CHAT_DATA_DIR belongs to another user and is writable for every user, who could remove and replace files. Restrict its access"
         );
     }
 }

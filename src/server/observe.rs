@@ -289,7 +289,7 @@ impl Counts {
         let lost = now.log_lines_lost.saturating_sub(self.log_lines_lost);
         if lost > 0 {
             metrics.log_lines_lost.inc_by(lost);
-            tracing::warn!(lines = lost, "Log lines were lost: whoever reads standard error does not keep up");
+            tracing::warn!(lines = lost, "Log lines were lost, because the reader of standard error is too slow");
         }
         metrics.runtime.busy_seconds.inc_by(now.busy.saturating_sub(self.busy).as_secs_f64());
         Self { leader, ..now }

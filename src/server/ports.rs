@@ -48,7 +48,7 @@ pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
                     if is_over {
                         return Err(held(&error, &holder));
                     }
-                    tracing::warn!(%address, "The address is in use: {holder} has it; trying again for some seconds");
+                    tracing::warn!(%address, "The address is in use by {holder}; retrying for some seconds");
                     has_waited = true;
                 }
                 sleep(PAUSE).await;

@@ -182,7 +182,7 @@ async fn the_secret_is_rotated_under_load_without_a_failed_call() {
         for node in 0..3 {
             eventually("the secret is replaced", async || {
                 let log = cluster[node].log();
-                let count = log.matches("The certificate of peers (CHAT_PEER_SECRET_FILE) was replaced").count();
+                let count = log.matches("Reloaded the certificate of peers (CHAT_PEER_SECRET_FILE)").count();
                 (count > step).then_some(()).ok_or(log)
             })
             .await;
@@ -333,7 +333,7 @@ async fn connections_end_when_a_certificate_is_replaced() {
     Authority::open(dir.path()).unwrap().issue("n1", &[cluster[0].peer.ip().to_string()], 7).unwrap();
     // The call would never end by itself.
     timeout(PATIENCE, open.message()).await.expect("the connection ends").expect_err("in the middle of the call");
-    cluster[0].logged("The certificate of peers (CHAT_PEER_TLS_CERT) was replaced").await;
+    cluster[0].logged("Reloaded the certificate of peers (CHAT_PEER_TLS_CERT)").await;
     for node in 0..3 {
         cluster[node].ready().await;
     }

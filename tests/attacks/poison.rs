@@ -173,7 +173,7 @@ async fn a_member_cannot_end_the_service_with_what_is_no_command() {
     serves(&cluster, &alice, &token).await;
     for number in 0..5 {
         cluster[number].logged(" - ERROR - ").await;
-        cluster[number].logged("none in any version").await;
+        cluster[number].logged("malformed command").await;
     }
 
     // The nodes met the entries again at each start, which ended them for good.

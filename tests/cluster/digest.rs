@@ -45,10 +45,13 @@ fn change(cluster: &Cluster, node: usize, sql: &str) {
     assert_eq!(conn.execute(sql, []).unwrap(), 1, "{sql}");
 }
 
+/// What a node logs as an error when states differ.
+const ACCUSATIONS: [&str; 3] = ["This node's state differs", "The state of a node differs", "have different states"];
+
 /// The errors of a node about different states.
 fn accusations(cluster: &Cluster, node: usize) -> Vec<String> {
     let mut errors = cluster[node].errors();
-    errors.retain(|line| line.contains("The state of ") || line.contains("have different states"));
+    errors.retain(|line| ACCUSATIONS.iter().any(|text| line.contains(text)));
     errors
 }
 
@@ -66,7 +69,7 @@ async fn convicted(cluster: &mut Cluster, wrong: usize, alice: &Client, token: &
     let errors = cluster[wrong].errors();
     let said = accusations(cluster, wrong);
     assert!(
-        said.len() == 1 && said[0].contains("The state of this node differs from that of a majority"),
+        said.len() == 1 && said[0].contains("This node's state differs from that of a majority"),
         "{errors:?}"
     );
     let path = cluster[wrong].data_dir().join("chat.db-diverged");
@@ -92,7 +95,7 @@ async fn convicted(cluster: &mut Cluster, wrong: usize, alice: &Client, token: &
     // The next start does not use the files: the node takes its old place under another id.
     cluster.restart(wrong).await;
     let errors = cluster[wrong].errors();
-    let moved = |line: &&String| line.contains("cannot be trusted") && line.contains(&text("digest_of_majority"));
+    let moved = |line: &&String| line.contains("failed their integrity checks") && line.contains(&text("digest_of_majority"));
     assert_eq!(errors.iter().filter(moved).count(), 1, "{errors:?}");
     cluster.level(token, last.revision).await;
 }

@@ -115,10 +115,10 @@ async fn a_learner_whose_leader_dies_gets_its_vote_from_the_next() {
     // Stopped as soon as it has an id, usually before it has caught up, and then it gets no vote.
     let mut is_learner = false;
     for _ in 0..ATTEMPTS {
-        let seen = cluster[5].log().matches("belongs to a cluster").count();
+        let seen = cluster[5].log().matches("is a member of its cluster").count();
         cluster[5].start();
         eventually("it has an id", async || {
-            let now = cluster[5].log().matches("belongs to a cluster").count();
+            let now = cluster[5].log().matches("is a member of its cluster").count();
             (now > seen).then_some(()).ok_or_else(|| "not yet".to_owned())
         })
         .await;

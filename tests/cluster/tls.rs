@@ -209,7 +209,7 @@ async fn certificates_are_replaced_while_the_nodes_run() {
     replaced(&cluster, 1).await;
     fs::copy(&new, &authority).unwrap();
     eventually("the old authority is forgotten", async || {
-        let peers = cluster[0].log().matches("The certificate of peers (CHAT_PEER_TLS_CERT) was replaced").count();
+        let peers = cluster[0].log().matches("Reloaded the certificate of peers (CHAT_PEER_TLS_CERT)").count();
         (peers >= 2).then_some(()).ok_or_else(|| cluster[0].log())
     })
     .await;

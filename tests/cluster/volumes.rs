@@ -110,7 +110,7 @@ async fn damaged_files_are_moved_aside_and_the_node_takes_the_place_of_its_old_s
         let before = cluster[hurt].errors().len();
         cluster.restart(hurt).await;
         let errors = cluster[hurt].errors().split_off(before);
-        assert!(errors.iter().any(|line| line.contains("cannot be trusted")), "{file}: {errors:?}");
+        assert!(errors.iter().any(|line| line.contains("failed their integrity checks")), "{file}: {errors:?}");
         assert_eq!(fs::read_dir(cluster[hurt].data_dir().join("aside")).unwrap().count(), 1 + number / 5);
         replaced(&cluster, hurt, &mut known, &alice, &token).await;
     }
@@ -239,7 +239,7 @@ async fn one_flipped_bit_loses_nothing_that_was_acknowledged() {
     for node in [hurt, late, later] {
         cluster[node].start();
     }
-    cluster[hurt].logged("cannot be trusted (the database is damaged: log.db has lost its end").await;
+    cluster[hurt].logged("failed their integrity checks (the database is damaged: log.db has lost its end").await;
     for node in [leader, other] {
         cluster[node].start();
     }

@@ -260,8 +260,8 @@ def damage(cluster, name, file, change):
     since = time.time()
     container.start()
     comes_back_anew(cluster, name, old_id)
-    if "cannot be trusted" not in container.logs(since=since):
-        raise Broken(f"{name} did not say that {file} cannot be trusted:\n{container.logs(since=since)}")
+    if "failed their integrity checks" not in container.logs(since=since):
+        raise Broken(f"{name} did not log that {file} failed its integrity checks:\n{container.logs(since=since)}")
 
 
 def full_disk(stage):
@@ -470,7 +470,7 @@ def renewed_certificates(stage):
 
         def has_replaced():
             lines = cluster.container(name).logs(since=since).splitlines()
-            return all(any(f"({key}) was replaced" in line for line in lines) for key in ["CHAT_TLS_CERT", "CHAT_PEER_TLS_CERT"])
+            return all(any("Reloaded the certificate" in line and f"({key})" in line for line in lines) for key in ["CHAT_TLS_CERT", "CHAT_PEER_TLS_CERT"])
 
         wait_until(f"{name} says that it has replaced both of its certificates", has_replaced, PATIENCE_S)
     cluster.advance()

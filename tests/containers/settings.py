@@ -102,7 +102,7 @@ def a_wrong_value(bench):
 def an_unreachable_peer(bench):
     initial = "s1=s1:50052,s2=nowhere.invalid:50052,s3=s3:50052"
     container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret})
-    return waits(container, "The cluster cannot be founded yet", "s2 at nowhere.invalid:50052")
+    return waits(container, "The cluster cannot be bootstrapped yet", "s2 at nowhere.invalid:50052")
 
 
 def a_data_directory_that_is_read_only(bench):
@@ -125,7 +125,7 @@ def two_first_nodes_with_one_name(bench):
     initial = "s1=s1:50052,s2=s2:50052,s3=s3:50052"
     settings = {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret}
     first, second = (bench.node(alias, settings) for alias in ["s1", "s2"])
-    waits(second, "The cluster cannot be founded yet")
+    waits(second, "The cluster cannot be bootstrapped yet")
     return waits(first, 's2:50052 is called "s1", CHAT_INITIAL_NODES says "s2"')
 
 
@@ -158,7 +158,7 @@ def a_volume_of_another_cluster(bench):
 def a_volume_of_another_node(bench):
     volume = bench.volume("other")
     other = bench.node("s1", {"CHAT_NAME": "n2"}, volume)
-    wait_until("it has an identity", lambda: "belongs to a cluster" in other.logs(), PATIENCE_S)
+    wait_until("it has an identity", lambda: "is a member of its cluster" in other.logs(), PATIENCE_S)
     other.stop()
     return ends(bench.member("s2", "n3", volume), 64, 'CHAT_NAME is "n3"', 'belongs to the node "n2"')
 

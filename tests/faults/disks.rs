@@ -209,7 +209,7 @@ async fn a_lock_of_another_process_is_waited_for_and_its_owner_named() {
         workload.advance(BETWEEN_FAULTS).await;
         locked.execute_batch("ROLLBACK").unwrap();
         drop(locked);
-        cluster[victim].logged(&format!("The disk goes on: a write to {name}")).await;
+        cluster[victim].logged(&format!("The disk responds again: a write to {name}")).await;
         cluster.level(&token, 0).await;
         assert!(!cluster[victim].has_ended(), "{name}");
     }

@@ -71,7 +71,7 @@ async fn a_leader_with_slow_flushes_hands_over_and_may_lead_again() {
     assert!(longest < LIMIT, "the slowest send took {longest:?}, before {usual:?}");
     assert!(cluster[slow].metric("chat_slow_disk_handovers_total").await >= 1.0);
     assert!(cluster[slow].metric("chat_disk_stalled_seconds").await >= 0.5);
-    cluster[slow].logged("leadership is handed over").await;
+    cluster[slow].logged("transferring leadership").await;
     faults[slow].heal();
     workload.advance(MESSAGES).await;
     let report = workload.finish().await;

@@ -25,13 +25,13 @@ pub async fn follow(tls: Arc<Tls>, what: &'static str) {
         let Ok(outcome) = blocking::run(move || looked.reload()).await else { return };
         wrong = match (outcome, wrong) {
             (Ok(true), _) => {
-                tracing::info!("The certificate of {what} was replaced");
+                tracing::info!("Reloaded the certificate of {what}");
                 None
             }
             (Ok(false), _) => None,
             (Err(error), Some((before, told))) if before == error.to_string() => {
                 if !told {
-                    tracing::error!(%error, "The certificate of {what} cannot be replaced: the one before stays in use");
+                    tracing::error!(%error, "The certificate of {what} could not be reloaded; the previous one stays in use");
                 }
                 Some((before, true))
             }

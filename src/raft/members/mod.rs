@@ -170,7 +170,7 @@ impl Node {
                 tracing::warn!(
                     name = joiner.name,
                     address = joiner.peer_address,
-                    "A node asked to join with an invalid token"
+                    "Rejected a join request with an invalid token"
                 );
                 Err(MemberError::Conflict(
                     "the join token is not valid: it has expired, was used by another node, or the node was started again since"
@@ -429,9 +429,9 @@ pub(super) async fn keep(node: Node) {
         let stored = node.membership();
         let overview = node.overview_here();
         let Some(change) = node.situation(&stored, &overview).next_step() else { continue };
-        tracing::info!(?change, "The membership changes");
+        tracing::info!(?change, "Changing the membership");
         if let Err(error) = node.apply_change(&stored, change).await {
-            tracing::warn!(%error, "The membership could not be changed; it is tried again");
+            tracing::warn!(%error, "The membership change failed; retrying");
         }
     }
 }

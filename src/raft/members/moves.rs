@@ -106,14 +106,14 @@ impl Trouble {
             recorded_clients = record.client_address,
             recorded_browsers = record.web_address,
             reason,
-            "This node is reached at other addresses than the cluster has recorded, and the record cannot be changed"
+            "This node's addresses differ from those that the cluster has recorded, and the record could not be changed"
         );
     }
 
     fn is_over(&mut self, own: &wire::MoveRequest) {
         if self.since.take().is_some() {
             let (peers, clients, browsers) = (&own.peer_address, &own.client_address, &own.web_address);
-            tracing::info!(peers, clients, browsers, "The cluster has recorded the addresses of this node");
+            tracing::info!(peers, clients, browsers, "The cluster has recorded this node's new addresses");
         }
         self.said = None;
     }
@@ -247,7 +247,7 @@ impl Node {
         };
         let text = record.to_string();
         self.change(|_, situation| situation.move_to(to.node_id, record).map(|change| ((), change))).await?;
-        tracing::info!(node_id = to.node_id, "{text} has other addresses now");
+        tracing::info!(node_id = to.node_id, "{text} has new addresses");
         Ok(())
     }
 }

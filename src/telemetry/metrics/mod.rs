@@ -222,12 +222,12 @@ impl Metrics {
         let new = Maker { registry: &registry };
         new.info(
             "build_info",
-            "Always 1; the label tells the version that runs.",
+            "Always 1; the label is the running version.",
             &[("version", env!("CARGO_PKG_VERSION"))],
         )
         .set(1.0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        new.info("start_time_seconds", "When the process started, in seconds since the Unix epoch.", &[])
+        new.info("start_time_seconds", "Start time of the process, in seconds since the Unix epoch.", &[])
             .set(now.as_secs_f64());
         Self {
             raft: RaftMetrics::new(&new),
@@ -236,11 +236,11 @@ impl Metrics {
             storage: StorageMetrics::new(&new),
             runtime: RuntimeMetrics::new(&new),
             traces: TraceMetrics::new(&new),
-            ready: new.gauge("ready", "1 while this node says that it is ready for clients, else 0."),
+            ready: new.gauge("ready", "1 while this node reports that it is ready for clients, else 0."),
             revision: new.gauge("revision", "Revision of this node's state."),
             log_lines_lost: new.counter(
                 "log_lines_lost_total",
-                "Log lines that were not written, because whoever reads standard error is too slow or gone.",
+                "Log lines that were dropped because the reader of standard error was too slow or gone.",
             ),
             registry,
             process,
@@ -371,22 +371,22 @@ impl Metrics {
 impl RaftMetrics {
     fn new(new: &Maker<'_>) -> Self {
         Self {
-            term: new.gauge("raft_term", "Current term of the consensus."),
-            is_leader: new.gauge("raft_is_leader", "1 on the node that leads, else 0."),
+            term: new.gauge("raft_term", "Current Raft term."),
+            is_leader: new.gauge("raft_is_leader", "1 on the leader, else 0."),
             has_leader: new.gauge("raft_has_leader", "1 while this node knows a leader, else 0."),
-            voters: new.gauge("raft_voters", "Members with a vote, as this node knows them."),
+            voters: new.gauge("raft_voters", "Members with a vote, as known to this node."),
             last_log_index: new.gauge("raft_last_log_index", "Index of the last entry in this node's log."),
             committed_index: new
-                .gauge("raft_committed_index", "Index of the last entry known to be on disk on a majority."),
-            applied_index: new.gauge("raft_applied_index", "Index of the last entry in this node's state."),
+                .gauge("raft_committed_index", "Index of the last entry known to be durable on a majority."),
+            applied_index: new.gauge("raft_applied_index", "Index of the last entry applied to this node's state."),
             failures_tolerated: new.gauges(
                 "raft_failures_tolerated",
-                "Voters that may still fail before there is no majority; on the leader only.",
+                "Voters that can still fail without losing the majority; on the leader only.",
                 &[],
             ),
             quorum_age: new.float_gauges(
                 "raft_quorum_age_seconds",
-                "Time since a majority was known to follow this leader; on the leader only.",
+                "Time since a majority last acknowledged this leader; on the leader only.",
                 &[],
             ),
             peer_silence: new.float_gauges(
@@ -396,51 +396,51 @@ impl RaftMetrics {
             ),
             peer_lag: new.gauges(
                 "raft_peer_lag_entries",
-                "Log entries that a member has yet to acknowledge; on the leader only.",
+                "Log entries that a member has not acknowledged yet; on the leader only.",
                 &["peer"],
             ),
             peers_shown: Arc::default(),
             proposals: new.counters(
                 "proposals_total",
-                "Commands by what became of an attempt: committed by this leader, forwarded to it, or failed (most are tried again).",
+                "Proposal attempts by outcome: committed by this leader, forwarded to it, or failed (most are retried).",
                 &["outcome"],
             ),
             refusals: new.counters(
                 "commands_refused_total",
-                "Commands and receipts that this node did not take, by limit: a rate of the account, or storage that is low.",
+                "Commands and receipts that this node rejected, by limit: a rate of the account, or low storage.",
                 &["limit"],
             ),
             growth_refused: new.gauge(
                 "growth_refused",
-                "Whether this leader refuses messages and accounts because volumes are low on space.",
+                "Whether this leader rejects messages and accounts because volumes are low on space.",
             ),
             heartbeat: new.histograms(
                 "raft_heartbeat_seconds",
-                "Time from a heartbeat of this leader to a member's answer.",
+                "Round trip time of this leader's heartbeats, by member.",
                 &CALL_SECONDS,
                 &["peer"],
             ),
-            leader_changes: new.counter("raft_leader_changes_total", "Times that this node saw another leader."),
+            leader_changes: new.counter("raft_leader_changes_total", "Leader changes observed by this node."),
             proposal_queue_depth: new
-                .gauge("proposal_queue_depth", "Commands that wait to be put into the log, on this node."),
+                .gauge("proposal_queue_depth", "Commands on this node that wait to be appended to the log."),
             snapshot_build_seconds: new.histogram(
                 "snapshot_build_seconds",
-                "Time to build a snapshot of the state.",
+                "Duration of building a snapshot of the state.",
                 &SNAPSHOT_SECONDS,
             ),
             snapshots_installed: new
-                .counter("snapshots_installed_total", "Snapshots of the leader that replaced this node's state."),
+                .counter("snapshots_installed_total", "Snapshots of the leader that were installed on this node."),
             digest_agreements: new.counter(
                 "digest_agreements_total",
-                "Comparisons of the nodes' states in which a majority had what this node has.",
+                "Comparisons of the nodes' states in which a majority agreed with this node.",
             ),
             digest_differences: new.counter(
                 "digest_differences_total",
-                "Nodes that differed from a majority when states were compared, and comparisons without a majority.",
+                "Nodes whose state differed from that of a majority, and comparisons without a majority.",
             ),
             malformed_commands: new.counter(
                 "malformed_commands_total",
-                "Commands in the log that are none in any version, and were rejected: a member put them there.",
+                "Malformed commands in the log, which were rejected; a member appended them.",
             ),
         }
     }
@@ -451,37 +451,37 @@ impl CallMetrics {
         Self {
             requests: new.counters(
                 "rpc_requests_total",
-                "Finished calls by method, gRPC status code, and who is to blame: none, the caller, or the service.",
+                "Finished calls by method, gRPC status code and fault: none, the caller or the service.",
                 &["method", "code", "fault"],
             ),
             duration: new.histograms(
                 "rpc_duration_seconds",
-                "Time from a call's arrival to its answer, or to the start of its stream.",
+                "Time from the arrival of a call to its answer, or to the start of its stream.",
                 &CALL_SECONDS,
                 &["method"],
             ),
-            in_flight: new.gauges("rpc_in_flight", "Calls that have arrived and are not answered.", &["method"]),
+            in_flight: new.gauges("rpc_in_flight", "Calls in flight.", &["method"]),
             repeated_sends: new.counter(
                 "repeated_sends_total",
-                "Messages that were sent again under the same id, and answered as the first time.",
+                "Sends repeated under the same id, which got the first answer again.",
             ),
             certificate_expiry: new.float_gauges(
                 "tls_certificate_expiry_timestamp_seconds",
-                "When the first of the certificates ends that a port shows, in seconds since the Unix epoch; absent without TLS.",
+                "Earliest expiry of the certificates that a port presents, in seconds since the Unix epoch; absent without TLS.",
                 &["port"],
             ),
             peers_insecure: new.gauge(
                 "peers_insecure",
-                "Whether any host that reaches the peer port is trusted: 1 with CHAT_INSECURE_PEERS=1 and without a secret or certificates.",
+                "Whether the peer port trusts every host: 1 with CHAT_INSECURE_PEERS=1 and neither secret nor certificates.",
             ),
             connections_dropped: new.counters(
                 "connections_dropped_total",
-                "Connections that were dropped to make room for another, or because an answer was not taken.",
+                "Connections that were dropped to make room for another one, or because the client did not read an answer.",
                 &["port", "reason"],
             ),
             backup_time: new.float_gauges(
                 "last_backup_timestamp_seconds",
-                "When a backup was last made from this node, in seconds since the Unix epoch; absent before.",
+                "Time of the last backup from this node, in seconds since the Unix epoch; absent before the first.",
                 &[],
             ),
         }
@@ -493,19 +493,19 @@ impl DeliveryMetrics {
         Self {
             subscriptions: new.gauge("subscriptions", "Open subscriptions on this node."),
             slow_subscriber_cuts: new
-                .counter("slow_subscriber_cuts_total", "Subscriptions cut off because their reader did not keep up."),
+                .counter("slow_subscriber_cuts_total", "Subscriptions that were cut off because their reader was too slow."),
             resume_gaps: new.counter(
                 "resume_gaps_total",
-                "Subscriptions that wanted to go on after a revision that this cluster does not have.",
+                "Subscriptions that asked to resume after a revision that this cluster does not have.",
             ),
             push_delay_seconds: new.histogram(
                 "push_delay_seconds",
-                "Time from an event's commit on this node to its push into a subscriber's stream.",
+                "Time from the commit of an event on this node to its push into a subscriber's stream.",
                 &DISK_SECONDS,
             ),
             acknowledgement_seconds: new.histogram(
                 "acknowledgement_seconds",
-                "Time from a message's push to the commit of its recipient's acknowledgement; of one message of a subscription at a time.",
+                "Time from the push of a message to the commit of its acknowledgement; sampled, one message per subscription at a time.",
                 &CALL_SECONDS,
             ),
         }
@@ -517,33 +517,33 @@ impl StorageMetrics {
         Self {
             log_fsync_seconds: new.histogram(
                 "log_fsync_seconds",
-                "Time of one group commit to the log, fsync included.",
+                "Duration of a group commit to the log, including fsync.",
                 &DISK_SECONDS,
             ),
             log_group_entries: new.histogram("log_group_entries", "Entries in one group commit.", &GROUP_ENTRIES),
             apply_seconds: new.histogram(
                 "apply_seconds",
-                "Time to apply one batch of committed entries to the state.",
+                "Duration of applying a batch of committed entries to the state.",
                 &DISK_SECONDS,
             ),
             state_commit_seconds: new.histogram(
                 "state_commit_seconds",
-                "Time of one commit of the state, checkpoint included.",
+                "Duration of a commit of the state, including the checkpoint.",
                 &DISK_SECONDS,
             ),
             disk_stalled_seconds: new.info(
                 "disk_stalled_seconds",
-                "Time that the write to log.db or chat.db under way has taken so far; 0 when there is none.",
+                "Time that the current write to log.db or chat.db has taken so far; 0 when there is none.",
                 &[],
             ),
             slow_disk_handovers: new.counter(
                 "slow_disk_handovers_total",
-                "Times that this node handed over leadership because its disk was slow and a majority's was not.",
+                "Leadership transfers away from this node because its disk was slow and a majority's was not.",
             ),
-            file_bytes: new.gauges("file_bytes", "Size of a file of the data directory.", &["file"]),
+            file_bytes: new.gauges("file_bytes", "Size of a file in the data directory.", &["file"]),
             volume_free_bytes: new.gauge("volume_free_bytes", "Free bytes of the volume of the data directory."),
-            volume_low: new.gauge("volume_low", "Whether less than the reserve of the volume is free."),
-            volume_size_bytes: new.gauge("volume_size_bytes", "Bytes of the volume of the data directory."),
+            volume_low: new.gauge("volume_low", "Whether the volume has less free space than its reserve."),
+            volume_size_bytes: new.gauge("volume_size_bytes", "Size of the volume of the data directory."),
         }
     }
 }
@@ -552,10 +552,10 @@ impl TraceMetrics {
     fn new(new: &Maker<'_>) -> Self {
         Self {
             ended: new.counter("trace_spans_total", "Spans of sampled traces that ended here."),
-            exported: new.counter("trace_spans_exported_total", "Spans that the trace collector took."),
+            exported: new.counter("trace_spans_exported_total", "Spans that the trace collector accepted."),
             failed: new.counter(
                 "trace_spans_failed_total",
-                "Spans that the trace collector refused, or that could not be sent to it.",
+                "Spans that the trace collector rejected, or that could not be sent to it.",
             ),
         }
     }
@@ -564,11 +564,11 @@ impl TraceMetrics {
 impl RuntimeMetrics {
     fn new(new: &Maker<'_>) -> Self {
         Self {
-            tasks: new.gauge("runtime_tasks", "Tasks of the asynchronous runtime that are alive."),
+            tasks: new.gauge("runtime_tasks", "Live tasks of the asynchronous runtime."),
             queue_depth: new
-                .gauge("runtime_queue_depth", "Tasks in the runtime's shared queue, which wait for a worker."),
+                .gauge("runtime_queue_depth", "Tasks that wait in the runtime's shared queue."),
             busy_seconds: new
-                .seconds("runtime_busy_seconds_total", "Time that the runtime's workers were busy, added up."),
+                .seconds("runtime_busy_seconds_total", "Total busy time of the runtime's workers."),
         }
     }
 }

@@ -119,10 +119,10 @@ impl SpanExporter for Collector {
         self.counts.failed.fetch_add(failed, Ordering::Relaxed);
         if failed > 0 && !self.failing.swap(true, Ordering::Relaxed) {
             let reason = result.as_ref().err().map_or("it refused some", String::as_str);
-            tracing::warn!(reason, "Spans are lost: the trace collector does not take them");
+            tracing::warn!(reason, "Spans are lost, because the trace collector does not accept them");
         }
         if failed == 0 && self.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!(lost_so_far = self.counts.get().failed, "The trace collector takes spans again");
+            tracing::info!(lost_so_far = self.counts.get().failed, "The trace collector accepts spans again");
         }
         result.map(drop).map_err(OTelSdkError::InternalFailure)
     }

@@ -326,7 +326,7 @@ class Story:
             pod.update_secret("quorum-chat-certs")
         for pod in self.set.all():
             for whose in ("clients", "peers"):
-                line = f"The certificate of {whose} (CHAT_{'PEER_' if whose == 'peers' else ''}TLS_CERT) was replaced"
+                line = f"Reloaded the certificate of {whose} (CHAT_{'PEER_' if whose == 'peers' else ''}TLS_CERT)"
                 self.cluster.node.wait_for(lambda: line in pod.logs(), f"{pod.name}: {line}", 30)
         # New connections use the new certificates.
         self.set.replace(4)

@@ -11,7 +11,7 @@ from .statefulset import Cluster
 # Time limit for an expected observation.
 PATIENCE_S = 60
 # Log line of the first node while it cannot found the cluster. It is repeated every few seconds.
-NOT_FOUNDED = "The cluster cannot be founded yet"
+NOT_BOOTSTRAPPED = "The cluster cannot be bootstrapped yet"
 
 
 def bite(documents, image):
@@ -42,7 +42,7 @@ def _never_founded(cluster, manifests, image):
     except AssertionError:
         pass
     first = cluster.set.pods[0]
-    cluster.node.wait_for(lambda: first.container and first.logs().count(NOT_FOUNDED) >= 3, "three attempts", PATIENCE_S)
+    cluster.node.wait_for(lambda: first.container and first.logs().count(NOT_BOOTSTRAPPED) >= 3, "three attempts", PATIENCE_S)
     assert not any(pod.ready for pod in cluster.all_pods), "it became ready all the same"
 
 
