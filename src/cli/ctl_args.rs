@@ -9,12 +9,14 @@ pub use super::ctl_args_accounts::{
     Accounts, Invites, OneAccount, Privacy, RegistrationMode, Sessions, Settings, Switch,
 };
 
-/// Chat from the command line, and look after the cluster.
+/// Chat from the command line, and operate the cluster.
 #[derive(Debug, Parser)]
 #[command(name = "chatctl", version, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 done, 1 refused by the service, 2 wrong usage, 3 no node or no leader reached, \
-                        4 outcome unknown, 5 a promise was broken (verify), 6 nothing was proven (verify).\nPasswords are asked for on the terminal, or read from the first line of \
-                        standard input.")]
+#[command(
+    after_help = "Exit codes: 0 success, 1 rejected by the service, 2 wrong usage, 3 no node or no leader reached, \
+                        4 outcome unknown; of verify and drill: 5 a guarantee was violated, 6 nothing was proven.\n\
+                        Passwords are prompted for on the terminal, or read from the first line of standard input."
+)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -27,30 +29,29 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Addresses of nodes, host:port, separated by commas; some are enough [env: CHAT_NODES] [default: those of the
-    /// session; for `login` and `register`, and without one, 127.0.0.1:50051 to 50055]
+    /// Addresses of nodes (host:port, separated by commas); some are enough [env: CHAT_NODES] [default: those of the
+    /// session; without one, and for `login` and `register`, 127.0.0.1:50051 to 50055]
     #[arg(long, global = true, value_delimiter = ',', value_name = "ADDRESSES")]
     pub nodes: Option<Vec<String>>,
-    /// Talk TLS to the nodes, and trust the certificate authorities in this file (PEM) [env: CHAT_TLS_CA] [default: that of
+    /// Connect with TLS, and trust the certificate authorities in this file (PEM) [env: CHAT_TLS_CA] [default: that of
     /// the session]
     #[arg(long, global = true, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// Output for people, or for machines
+    /// Output format
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// Whose session to use [default: who logged in last]
+    /// Account whose session to use [default: the latest login]
     #[arg(long, global = true, value_name = "NAME")]
     pub user: Option<String>,
-    /// Have the nodes trace what they do for the calls, and print the id of the trace; a context in TRACEPARENT is used
-    /// without this, too
+    /// Request a trace of the calls, and print its id; a context in TRACEPARENT is used without this option, too
     #[arg(long, global = true)]
     pub trace: bool,
-    /// Time for one call with all its retries
+    /// Timeout of one call, including its retries
     #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
 }
 
-/// How to print.
+/// Format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Aligned, for people.
@@ -62,87 +63,87 @@ pub enum Format {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make an account, and log in
+    /// Create an account and log in
     Register {
         /// 1-32 characters of [a-z0-9_.-]
         name: String,
-        /// Code of an invitation, where one is needed
+        /// Invitation code, if the cluster requires one
         #[arg(long, value_name = "CODE", default_value = "")]
         invitation: String,
     },
     /// Log in and keep the session
     Login {
-        /// The account
+        /// Name of the account
         name: String,
     },
     /// End the session
     Logout {
-        /// End the account's other sessions too
+        /// Also end all other sessions of the account
         #[arg(long)]
         all: bool,
     },
     /// Send a message
     Send {
-        /// To whom
+        /// Recipient
         to: String,
-        /// The text; read from standard input when absent
+        /// Text of the message [default: read from standard input]
         text: Option<String>,
-        /// Send under this id: a repeat with the same id is stored once
+        /// Id of the message (a UUID); sends with the same id store one message
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
     },
-    /// Read a conversation, newest at the bottom
+    /// Read a conversation, the newest message last
     Read {
-        /// With whom
+        /// Partner of the conversation
         partner: String,
-        /// Most messages to show (1-200)
+        /// Maximum number of messages (1-200)
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
-        /// Only messages before this number
+        /// Only messages with a lower number
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         before: u64,
-        /// How fresh it must be
+        /// Consistency of the read
         #[command(flatten)]
         freshness: Freshness,
     },
-    /// Show what happens, as it happens: first what was not delivered yet
+    /// Print undelivered messages, then events as they happen
     Listen {
-        /// Start after this revision instead
+        /// Print the events after this revision instead
         #[arg(long, value_name = "REVISION")]
         after: Option<u64>,
-        /// End after this many messages (receipts and deletions do not count)
+        /// Exit after this many messages (receipts and deletions do not count)
         #[arg(long, value_name = "N")]
         count: Option<u64>,
-        /// Do not tell the senders that their messages were delivered
+        /// Do not acknowledge the delivery of the messages
         #[arg(long)]
         no_ack: bool,
     },
-    /// List accounts; or, as an operator, look after them (through the admin.sock in a node's data directory)
+    /// List accounts; as an operator, manage them (through admin.sock in a node's data directory)
     #[command(args_conflicts_with_subcommands = true)]
     Accounts {
-        /// Part of the name
+        /// Text that the names contain
         #[arg(default_value = "")]
         query: String,
-        /// What an operator does
+        /// Operators' commands
         #[command(subcommand)]
         action: Option<Accounts>,
     },
-    /// Change the password; the account's other sessions end. Standard input, when it is no terminal, has the old one in its first
-    /// line and the new one in its second
+    /// Change the password, and end the account's other sessions. Without a terminal, the first line of standard input
+    /// is the old password and the second line the new one
     Password,
-    /// Show the sessions of the account, or end one
+    /// List the sessions of the account, or end one
     Sessions {
         /// What to do
         #[command(subcommand)]
         action: Sessions,
     },
-    /// Show or set what others see of the account, and what is kept of it
+    /// Show or set what others see of the account, and what is recorded of it
     Privacy {
         /// What to do
         #[command(subcommand)]
         action: Privacy,
     },
-    /// Show or set who may create an account (through the admin.sock in a node's data directory)
+    /// Show or set who can register (through admin.sock in a node's data directory)
     Settings {
         /// What to do
         #[command(subcommand)]
@@ -151,7 +152,7 @@ pub enum Command {
         #[arg(long, global = true, value_name = "PATH", default_value = "admin.sock")]
         socket: PathBuf,
     },
-    /// Make, list and withdraw invitations (through the admin.sock in a node's data directory)
+    /// Create, list and revoke invitations (through admin.sock in a node's data directory)
     Invites {
         /// What to do
         #[command(subcommand)]
@@ -160,46 +161,46 @@ pub enum Command {
         #[arg(long, global = true, value_name = "PATH", default_value = "admin.sock")]
         socket: PathBuf,
     },
-    /// List the people you chat with
+    /// List your conversations
     Partners,
     /// Mark a conversation read
     MarkRead {
-        /// With whom
+        /// Partner of the conversation
         partner: String,
-        /// Up to this number; all of it when absent
+        /// Number of the last message to mark [default: all]
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         up_to: u64,
     },
-    /// Delete messages, for you alone unless told otherwise
+    /// Delete messages, for you alone by default
     DeleteMessages {
         /// Message ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
-        /// Delete those that you sent for everyone
+        /// Delete your own messages for everyone
         #[arg(long)]
         for_everyone: bool,
     },
-    /// Delete the account with all of its messages
+    /// Delete the account and all its messages
     DeleteAccount {
-        /// Do not ask
+        /// Skip the confirmation
         #[arg(long)]
         yes: bool,
     },
-    /// Show which node leads
+    /// Show the leader
     Leader,
-    /// Show the nodes and how they are; cluster id, digests and peer addresses only with a session or a socket
+    /// Show the nodes and their health; the cluster id, digests and peer addresses require a session or a socket
     Status {
-        /// Ask one node, through its admin socket
+        /// Admin socket of the node to ask
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
-    /// Ask each node whether it serves; exit code 1 when one does not
+    /// Check whether each node serves; exit code 1 if one does not
     Health {
-        /// Ask only this address
+        /// Check only this address
         #[arg(long, value_name = "ADDRESS")]
         one: Option<String>,
     },
-    /// Change who belongs to the cluster, or who leads (through the admin.sock in a node's data directory)
+    /// Change the membership or the leader (through admin.sock in a node's data directory)
     Members {
         /// What to do
         #[command(subcommand)]
@@ -214,48 +215,48 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         socket: PathBuf,
     },
-    /// Copy the whole state of a node to a file, checked and complete, while the cluster goes on
+    /// Back up the whole state to a verified file, while the cluster serves
     Backup {
-        /// Where to; only a complete and verified backup gets this name
+        /// File for the backup; it appears once the backup is complete and verified
         file: PathBuf,
         /// The admin socket of any node
         #[arg(long, value_name = "PATH")]
         socket: PathBuf,
-        /// Replace the file if there is one
+        /// Replace an existing file
         #[arg(long)]
         force: bool,
-        /// What the node has, even without a majority, instead of everything that was acknowledged
+        /// Back up the node's local state, even without a majority, instead of everything acknowledged
         #[arg(long)]
         local: bool,
     },
-    /// Make a certificate authority, if there is none, and certificates for nodes: NODE.pem and NODE.key, for the name itself,
-    /// localhost and more
+    /// Create a certificate authority, if there is none, and certificates for nodes (NODE.pem, NODE.key), valid for the
+    /// node's name, localhost and further hosts
     Certs {
-        /// Where to; the authority is ca.pem, and ca.key, which is to be kept to yourself
+        /// Directory for the files; the authority is ca.pem and ca.key (keep ca.key secret)
         dir: PathBuf,
-        /// The nodes' names, each perhaps with more host names and addresses: n1=n1.example.org,10.0.0.1
+        /// Names of nodes, with further host names and addresses if needed, such as n1=n1.example.org,10.0.0.1
         #[arg(required = true, value_name = "NODE[=HOST,...]")]
         named: Vec<NodeHosts>,
-        /// How long the certificates are good for
+        /// Validity of the certificates in days
         #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u64).range(1..=36_500))]
         days: u64,
     },
-    /// Measure: each client is a connection with one send in flight
+    /// Measure acknowledged sends: each client has one connection and one send in flight
     Bench(BenchArgs),
-    /// Prove that the cluster keeps its promises, while you break things: send, read, subscribe, mark read and delete
-    /// through all nodes, read everything back, and count what is wrong
+    /// Verify the cluster's guarantees while you inject faults: send, read, subscribe, mark read and delete through all
+    /// nodes, read everything back, and count violations
     Verify(VerifyArgs),
-    /// Break the cluster on purpose, one fault after the other and no more than it can bear, while the workload of `verify` runs;
-    /// then the verdict, and what the clients had of it. Takes some minutes; Ctrl-C mends what is broken
+    /// Inject faults, one after the other and never more than the cluster tolerates, while the workload of `verify`
+    /// runs; then print the verdict and what clients experienced. Takes some minutes; Ctrl-C repairs the current fault
     Drill(DrillArgs),
 }
 
-/// A node, and where it is found.
+/// A node and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeHosts {
     /// Its name.
     pub name: String,
-    /// More names and addresses.
+    /// Further names and addresses.
     pub hosts: Vec<String>,
 }
 
@@ -277,32 +278,32 @@ impl std::str::FromStr for NodeHosts {
 pub enum Members {
     /// Add an empty node that was started with CHAT_JOIN=invitation
     Add {
-        /// Where it listens for peers
+        /// Address at which it listens for peers
         #[arg(value_name = "HOST:PORT")]
         peer_address: String,
     },
-    /// Take a node out of the cluster for good
+    /// Remove a node from the cluster permanently
     Remove {
-        /// Its name
+        /// Name of the node
         name: String,
     },
-    /// Make a token with which one node of any name may join (CHAT_JOIN_TOKEN); valid for an hour
+    /// Create a token with which one node of any name can join (CHAT_JOIN_TOKEN); valid for an hour
     Token,
-    /// Move leadership to another node
+    /// Transfer leadership to another node
     Transfer {
-        /// Its name; the leader chooses when absent
+        /// Name of the node [default: chosen by the leader]
         name: Option<String>,
     },
 }
 
-/// How fresh a read must be.
+/// Consistency of a read.
 #[derive(Debug, Clone, Copy, Args)]
 #[group(multiple = false)]
 pub struct Freshness {
-    /// What the node has, even without a majority; says how old it may be
+    /// Read the node's local state, even without a majority, and report its age
     #[arg(long)]
     pub local: bool,
-    /// At least this revision
+    /// Read a state of at least this revision
     #[arg(long, value_name = "REVISION")]
     pub at_least: Option<u64>,
 }
@@ -313,13 +314,13 @@ pub struct BenchArgs {
     /// Clients, each with its own connection and one send in flight
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub clients: u32,
-    /// How long to measure, after one second that is not counted
+    /// Duration of the measurement, after one second of warm-up
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub seconds: Duration,
-    /// Length of each message
+    /// Size of each message in bytes
     #[arg(long, value_name = "B", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub body_bytes: u32,
-    /// Accounts to make and to send between [default: one per client, at most 16]
+    /// Accounts to create and to send between [default: one per client, at most 16]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub accounts: Option<u32>,
 }
@@ -327,16 +328,16 @@ pub struct BenchArgs {
 /// Options of `verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
-    /// Clients, each with one call under way
+    /// Clients, each with one call in flight
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub clients: u32,
-    /// How long to work, before everything is read back; Ctrl-C ends the work earlier, and a second one gives up
+    /// Duration of the load, before everything is read back; Ctrl-C ends the load early, a second one aborts
     #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
     pub seconds: Duration,
-    /// Where the choices come from; a random one, which is printed, when absent
+    /// Seed of the random choices [default: a random one, which is printed]
     #[arg(long, value_name = "X")]
     pub seed: Option<u64>,
-    /// Write all operations to this file, one JSON value per line
+    /// File for a record of all operations, one JSON value per line
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
 }
@@ -344,41 +345,41 @@ pub struct VerifyArgs {
 /// Options of `drill`.
 #[derive(Debug, Clone, Args)]
 pub struct DrillArgs {
-    /// Who breaks the nodes
+    /// How to control the nodes
     #[command(subcommand)]
     pub by: DrillBy,
-    /// Clients, each with one call under way
+    /// Clients, each with one call in flight
     #[arg(long, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub clients: u32,
-    /// How long a fault lasts
+    /// Duration of each fault
     #[arg(long, global = true, value_name = "S", default_value = "5", value_parser = seconds)]
     pub hold: Duration,
-    /// Where the choices come from; a random one, which is printed, when absent
+    /// Seed of the random choices [default: a random one, which is printed]
     #[arg(long, global = true, value_name = "X")]
     pub seed: Option<u64>,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(long, global = true)]
     pub yes: bool,
 }
 
-/// Who breaks the nodes.
+/// How to control the nodes.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DrillBy {
-    /// Docker Compose, whose services have the names of the nodes
+    /// Docker Compose; the services have the names of the nodes
     Compose {
-        /// Where docker-compose.yml is [default: here]
+        /// Directory of docker-compose.yml [default: the current one]
         #[arg(long, value_name = "DIR")]
         project_directory: Option<PathBuf>,
     },
-    /// Kubernetes, whose pods have the names of the nodes
+    /// Kubernetes; the pods have the names of the nodes
     Kubectl {
-        /// Their namespace [default: that of the current context]
+        /// Namespace of the pods [default: that of the current context]
         #[arg(long, value_name = "NAME")]
         namespace: Option<String>,
     },
-    /// A program that is called as PROGRAM kill|start|pause|resume|restart NODE
+    /// A program that is run as PROGRAM kill|start|pause|resume|restart NODE
     Program {
-        /// The program
+        /// Path of the program
         #[arg(value_name = "PROGRAM")]
         path: PathBuf,
     },

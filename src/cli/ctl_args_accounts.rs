@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-/// What a person does with the own sessions.
+/// Commands for one's own sessions.
 #[derive(Debug, Subcommand)]
 pub enum Sessions {
-    /// Show them
+    /// List the sessions
     List,
-    /// End one, and forget its device
+    /// End a session and remove its record
     Revoke {
         /// Its id
         #[arg(value_name = "ID")]
@@ -17,18 +17,18 @@ pub enum Sessions {
     },
 }
 
-/// What a person does with the own privacy settings.
+/// Commands for one's own privacy settings.
 #[derive(Debug, Subcommand)]
 pub enum Privacy {
     /// Show the settings
     Show,
-    /// Change settings; those that are not given stay as they are
+    /// Change settings; options that are not given keep their values
     #[group(required = true, multiple = true)]
     Set {
-        /// Exchange read receipts with others; off hides yours from them, and theirs from you
+        /// Exchange read receipts; off hides yours from others, and theirs from you
         #[arg(long, value_name = "ON|OFF")]
         read_receipts: Option<Switch>,
-        /// Note when sessions are used; off removes what was noted
+        /// Record when sessions are used; off removes what was recorded
         #[arg(long, value_name = "ON|OFF")]
         session_activity: Option<Switch>,
     },
@@ -43,12 +43,12 @@ pub enum Switch {
     Off,
 }
 
-/// What an operator does with accounts.
+/// Operators' commands for accounts.
 #[derive(Debug, Subcommand)]
 pub enum Accounts {
-    /// List accounts, disabled and deleted ones too
+    /// List accounts, including disabled and deleted ones
     List {
-        /// Part of the name
+        /// Text that the names contain
         #[arg(default_value = "")]
         query: String,
         /// The admin socket of any node
@@ -57,29 +57,29 @@ pub enum Accounts {
     },
     /// Show an account and its sessions
     Show(OneAccount),
-    /// Replace the password, which is asked for or read from standard input; all sessions end
+    /// Replace the password (prompted for, or read from standard input) and end all sessions
     ResetPassword(OneAccount),
-    /// Forbid logins; all sessions end
+    /// Forbid logins and end all sessions
     Disable(OneAccount),
     /// Allow logins again
     Enable(OneAccount),
     /// End all sessions
     Logout(OneAccount),
-    /// Delete an account with all of its messages
+    /// Delete an account and all its messages
     Delete {
-        /// The account
+        /// Name of the account
         #[command(flatten)]
         account: OneAccount,
-        /// Do not ask
+        /// Skip the confirmation
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// An account, and where an operator reaches it.
+/// An account, and the admin socket to use.
 #[derive(Debug, Clone, Args)]
 pub struct OneAccount {
-    /// Its name
+    /// Name of the account
     pub name: String,
     /// The admin socket of any node
     #[command(flatten)]
@@ -99,14 +99,14 @@ pub struct Socket {
 pub enum Settings {
     /// Show a setting
     Get {
-        /// Which
+        /// Name of the setting
         name: Setting,
     },
     /// Change a setting
     Set {
-        /// Which
+        /// Name of the setting
         name: Setting,
-        /// Who may create an account
+        /// Who can register
         value: RegistrationMode,
     },
 }
@@ -114,36 +114,36 @@ pub enum Settings {
 /// A setting of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Setting {
-    /// Who may create an account.
+    /// Who can register.
     Registration,
 }
 
-/// Who may create an account.
+/// Who can register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RegistrationMode {
-    /// Everybody.
+    /// Everyone.
     Open,
     /// Holders of an invitation.
     Invitation,
-    /// Nobody.
+    /// No one.
     Closed,
 }
 
-/// What an operator does with invitations.
+/// Operators' commands for invitations.
 #[derive(Debug, Subcommand)]
 pub enum Invites {
-    /// Make one; its code is shown once
+    /// Create an invitation; its code is shown once
     Create {
-        /// Accounts that may be created with it
+        /// Number of accounts that can be created with it
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
         uses: u32,
         /// Hours until it expires
         #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u32).range(1..=8760))]
         hours: u32,
     },
-    /// Show them, without their codes
+    /// List the invitations, without their codes
     List,
-    /// Withdraw one
+    /// Revoke an invitation
     Revoke {
         /// Its id
         #[arg(value_name = "ID")]

@@ -51,30 +51,30 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the effective configuration, secrets hidden, and exit; 64 when it is wrong.
+    /// Print the effective configuration without secrets, and exit; the exit code is 64 if it has mistakes.
     Config,
-    /// Ask the node that runs here how it is, and exit: 0 alive (or ready), 1 not, with the reason in one line.
+    /// Check the node on this machine, and exit: 0 if it is alive (or ready), else 1 and the reason in one line.
     ///
-    /// For health checks in containers. Reads CHAT_METRICS_LISTEN, and waits 3 s at most.
+    /// For health checks in containers. Reads CHAT_METRICS_LISTEN, and waits at most 3 s.
     Health(HealthArguments),
-    /// Make a backup the start of a new cluster, in the empty data directory of this node (CHAT_DATA_DIR, CHAT_NAME).
+    /// Start a new cluster from a backup, in the empty data directory of this node (CHAT_DATA_DIR, CHAT_NAME).
     ///
-    /// The node is its only member at first; the other nodes of CHAT_INITIAL_NODES join by themselves when they are started with
-    /// empty data directories. Nodes of the old cluster cannot.
+    /// At first the node is its only member. The other nodes of CHAT_INITIAL_NODES join when they are started with empty
+    /// data directories. Nodes of the old cluster cannot join.
     Restore {
-        /// What `chatctl backup` has written.
+        /// Backup, as written by `chatctl backup`.
         file: PathBuf,
-        /// End all sessions of the backup: its tokens open nothing in the new cluster, and everybody logs in anew.
+        /// End all sessions of the backup. Everyone has to log in again, and stolen tokens are useless.
         #[arg(long)]
         end_sessions: bool,
     },
-    /// Make this node the start of a new cluster when most of the others are lost for good.
+    /// Start a new cluster from this node's data, when a majority of the nodes is lost permanently.
     ///
-    /// Works on the stopped node's data directory (CHAT_DATA_DIR, CHAT_NAME). Says what the node has and what may be lost, and
-    /// asks. The other nodes join by themselves when they are started with empty data directories. Nodes of the old cluster
-    /// cannot.
+    /// Works on the data directory of the stopped node (CHAT_DATA_DIR, CHAT_NAME). Prints what the node has and what may
+    /// be lost, and asks for confirmation. The other nodes join when they are started with empty data directories. Nodes
+    /// of the old cluster cannot join.
     Recover(RecoverArguments),
-    /// Make the secret that the nodes of a cluster share (CHAT_PEER_SECRET_FILE), unless the file holds one.
+    /// Create the secret that the nodes of a cluster share (CHAT_PEER_SECRET_FILE), unless the file has one.
     Secret(SecretArguments),
     /// Run a cluster of several nodes on this machine.
     Local(LocalArguments),

@@ -28,7 +28,7 @@ const NOT_WELL: u8 = 1;
 /// Arguments of `chatd health`.
 #[derive(Debug, Args)]
 pub struct HealthArguments {
-    /// Ask whether it can be sent requests (/readyz) and not only whether it is alive (/livez).
+    /// Check whether it is ready for requests (/readyz), and not only alive (/livez).
     #[arg(long)]
     ready: bool,
 }

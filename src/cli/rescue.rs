@@ -32,14 +32,14 @@ const NOBODY_TO_ASK: u8 = 64;
 /// Arguments of `chatd recover`.
 #[derive(Debug, Args)]
 pub struct RecoverArguments {
-    /// Say that the majority is lost for good, and that a new cluster is to be made of this node.
+    /// Confirm that the majority is lost permanently and that this node becomes a new cluster.
     #[arg(long, required = true)]
     force_new_cluster: bool,
-    /// Leave the log entry of this index out, as a last resort: the one that ends the node at each start. What it held is
-    /// lost. May be given several times.
+    /// Skip the log entry with this index. A last resort for an entry that ends the node at each start: its content is
+    /// lost. Can be given several times.
     #[arg(long, value_name = "INDEX")]
     skip_entry: Vec<u64>,
-    /// Do not ask.
+    /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
 }

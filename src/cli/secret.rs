@@ -26,11 +26,11 @@ const CANNOT_CREATE: u8 = 73;
 /// Arguments of `chatd secret`.
 #[derive(Debug, Args)]
 pub struct SecretArguments {
-    /// The file to write, readable by its owner only. A secret that it holds already is kept, unless CHAT_PEER_SECRET is given:
-    /// then it holds that.
+    /// File for the secret, readable by its owner only. An existing secret is kept, unless CHAT_PEER_SECRET is set,
+    /// which replaces it.
     #[arg(required_unless_present = "kubernetes")]
     file: Option<PathBuf>,
-    /// Store it as this Kubernetes Secret instead, unless there is one. For a pod whose account may create Secrets.
+    /// Store it as this Kubernetes Secret instead, unless it exists. For a pod whose account can create Secrets.
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     kubernetes: Option<String>,
 }

@@ -21,27 +21,27 @@ use crate::{
 pub(super) const VARIABLES: [(&str, &str, &str); 15] = [
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "none: nothing is traced",
+        "none: tracing is off",
         "The trace collector (OTLP over gRPC): http(s)://host:port.",
     ),
-    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "none", "Authorities (PEM) that vouch for a collector with https."),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "none", "Authorities (PEM) for the certificate of a collector with https."),
     ("OTEL_EXPORTER_OTLP_HEADERS", "none", "key=value,... sent with each export; values are percent-decoded."),
-    ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000", "Longest time for an export, in ms."),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000", "Timeout of an export, in ms."),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "Only grpc."),
     ("OTEL_EXPORTER_OTLP_COMPRESSION", "none", "Only none."),
-    ("OTEL_TRACES_EXPORTER", "otlp", "otlp, or none: nothing is traced."),
+    ("OTEL_TRACES_EXPORTER", "otlp", "otlp, or none: tracing is off."),
     (
         "OTEL_TRACES_SAMPLER",
         "parentbased_always_on",
-        "always_on|always_off|traceidratio, each also with parentbased_ before it: then a caller's trace is kept if it keeps it.",
+        "always_on|always_off|traceidratio; with the prefix parentbased_, a caller's sampling decision takes precedence.",
     ),
-    ("OTEL_TRACES_SAMPLER_ARG", "1.0", "The share of traces that traceidratio keeps, from 0 to 1."),
+    ("OTEL_TRACES_SAMPLER_ARG", "1.0", "Share of traces that traceidratio samples, from 0 to 1."),
     ("OTEL_SERVICE_NAME", "quorum-chat", "service.name of the spans; service.instance.id is NAME."),
     ("OTEL_RESOURCE_ATTRIBUTES", "none", "key=value,... on all spans; values are percent-decoded."),
-    ("OTEL_BSP_MAX_QUEUE_SIZE", "2048", "Spans that may wait to be exported; more are dropped, and counted."),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "2048", "Queue for spans to export; further spans are dropped and counted."),
     ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512", "Spans in one export."),
-    ("OTEL_BSP_SCHEDULE_DELAY", "5000", "Longest wait for a batch to fill, in ms."),
-    ("OTEL_SDK_DISABLED", "false", "true: nothing is traced."),
+    ("OTEL_BSP_SCHEDULE_DELAY", "5000", "Maximum delay of a batch, in ms."),
+    ("OTEL_SDK_DISABLED", "false", "true: tracing is off."),
 ];
 
 /// The result of reading the variables.

@@ -167,7 +167,11 @@ impl Founding {
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
         self.log.begin_identity(identity.clone(), done).map_err(|error| failed(&error))?;
         stored.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-        tracing::info!(cluster = identity.cluster_id, node_id = identity.node_id, "This node is a member of its cluster");
+        tracing::info!(
+            cluster = identity.cluster_id,
+            node_id = identity.node_id,
+            "This node is a member of its cluster"
+        );
         self.identity.send_replace(Some(identity));
         Ok(())
     }

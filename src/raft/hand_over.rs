@@ -346,9 +346,14 @@ impl Node {
                 // This node no longer leads.
                 Ok(Offer::Elsewhere) | Err(TransferError::NoLeader) => {}
                 Ok(Offer::Late) => {
-                    tracing::warn!(to = successor, "The successor did not take over leadership in time; the other nodes elect a leader")
+                    tracing::warn!(
+                        to = successor,
+                        "The successor did not take over leadership in time; the other nodes elect a leader"
+                    )
                 }
-                Err(error) => tracing::warn!(%error, "Leadership could not be transferred; the other nodes elect a leader"),
+                Err(error) => {
+                    tracing::warn!(%error, "Leadership could not be transferred; the other nodes elect a leader")
+                }
             }
             return !matches!(offered, Ok(Offer::NoMajority));
         }

@@ -72,8 +72,12 @@ pub(super) async fn watch(node: Node) {
         }
         leads_since = Some(now);
         match to_a_successor(&node, bound).await {
-            Ok(to) => tracing::warn!(to, "Answers of a majority arrive too late at this leader; transferring leadership"),
-            Err(error) => tracing::warn!(%error, "Answers of a majority arrive too late at this leader, and no node can take over"),
+            Ok(to) => {
+                tracing::warn!(to, "Answers of a majority arrive too late at this leader; transferring leadership")
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Answers of a majority arrive too late at this leader, and no node can take over")
+            }
         }
     }
 }

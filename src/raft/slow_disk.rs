@@ -66,7 +66,10 @@ pub(super) async fn watch(node: Node, bound: Duration) {
     while view::sleep(&mut view, bound / LOOKS).await {
         let Some((file, age)) = node.inner.disk.stalled().filter(|(_, age)| *age > bound) else {
             if let Some((file, since)) = slow.take() {
-                tracing::warn!("The disk responds again: a write to {file} took {:.1} s", since.elapsed().as_secs_f64());
+                tracing::warn!(
+                    "The disk responds again: a write to {file} took {:.1} s",
+                    since.elapsed().as_secs_f64()
+                );
             }
             continue;
         };

@@ -68,10 +68,7 @@ async fn convicted(cluster: &mut Cluster, wrong: usize, alice: &Client, token: &
     assert_eq!(cluster[wrong].exit_code().await, 74, "{}", cluster[wrong].log());
     let errors = cluster[wrong].errors();
     let said = accusations(cluster, wrong);
-    assert!(
-        said.len() == 1 && said[0].contains("This node's state differs from that of a majority"),
-        "{errors:?}"
-    );
+    assert!(said.len() == 1 && said[0].contains("This node's state differs from that of a majority"), "{errors:?}");
     let path = cluster[wrong].data_dir().join("chat.db-diverged");
     let noted: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let text = |key: &str| noted[key].as_str().unwrap().to_owned();
@@ -95,7 +92,8 @@ async fn convicted(cluster: &mut Cluster, wrong: usize, alice: &Client, token: &
     // The next start does not use the files: the node takes its old place under another id.
     cluster.restart(wrong).await;
     let errors = cluster[wrong].errors();
-    let moved = |line: &&String| line.contains("failed their integrity checks") && line.contains(&text("digest_of_majority"));
+    let moved =
+        |line: &&String| line.contains("failed their integrity checks") && line.contains(&text("digest_of_majority"));
     assert_eq!(errors.iter().filter(moved).count(), 1, "{errors:?}");
     cluster.level(token, last.revision).await;
 }

@@ -150,7 +150,8 @@ async fn the_promises_are_kept_while_up_to_two_nodes_are_killed_at_any_moment() 
         assert!(!cluster[node].has_ended());
         // No node suspected a state or quarantined a disk without reason.
         let errors = cluster[node].errors();
-        let wrong = |line: &&String| line.contains("different states") || line.contains("failed their integrity checks");
+        let wrong =
+            |line: &&String| line.contains("different states") || line.contains("failed their integrity checks");
         assert_eq!(errors.iter().find(wrong), None, "seed {seed}");
     }
 }

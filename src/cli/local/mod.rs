@@ -34,19 +34,19 @@ const NODES_MAX: u16 = 9;
 /// Arguments of `chatd local`.
 #[derive(Debug, Args)]
 pub struct LocalArguments {
-    /// How many nodes, 1-9 [default: 5, or as many as the data directory has].
+    /// Number of nodes, 1-9 [default: 5, or as many as the data directory has].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
     pub nodes: Option<u16>,
     /// Directory of the nodes' data and of cluster.json.
     #[arg(long, value_name = "DIR", default_value = "local-data")]
     pub data: PathBuf,
-    /// Port of the first node's gRPC; 0 picks free ports [default: 50051, or the ports the data directory has].
+    /// First gRPC port; 0 picks free ports [default: 50051, or the ports in the data directory].
     ///
-    /// With 50051 the web ports are 8081 and up and the metrics ports 9464 and up; with any other, peers are found 100,
-    /// web 200 and metrics 300 above.
+    /// With 50051 the web ports start at 8081 and the metrics ports at 9464. With any other port, the peer, web and
+    /// metrics ports are 100, 200 and 300 above the gRPC ports.
     #[arg(long, value_name = "PORT")]
     pub base_port: Option<u16>,
-    /// Run only this node of an existing cluster, in the foreground: to bring back one that was killed.
+    /// Run only this node of an existing cluster, in the foreground, for instance one that was killed.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["nodes", "base_port"])]
     pub start: Option<String>,
 }

@@ -565,10 +565,8 @@ impl RuntimeMetrics {
     fn new(new: &Maker<'_>) -> Self {
         Self {
             tasks: new.gauge("runtime_tasks", "Live tasks of the asynchronous runtime."),
-            queue_depth: new
-                .gauge("runtime_queue_depth", "Tasks that wait in the runtime's shared queue."),
-            busy_seconds: new
-                .seconds("runtime_busy_seconds_total", "Total busy time of the runtime's workers."),
+            queue_depth: new.gauge("runtime_queue_depth", "Tasks that wait in the runtime's shared queue."),
+            busy_seconds: new.seconds("runtime_busy_seconds_total", "Total busy time of the runtime's workers."),
         }
     }
 }
