@@ -1,4 +1,4 @@
-"""Base class for tests of the page, with a cluster and a browser for each class and people for each test."""
+"""Base class for tests of the page. Each class has a cluster and a browser, and each test has its own people."""
 
 import http.client
 import json

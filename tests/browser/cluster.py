@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 PROGRAMS = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target")) / "debug"
-#: Time limit in seconds for every wait. It is reached only in case of a fault.
+#: Time limit of every wait, in seconds. Only a fault reaches it.
 PATIENCE = 60
 
 

@@ -9,8 +9,8 @@ class Front:
     """Forwards reads to the node at `target` (`host:port`) and answers calls with 503. Ends with `stop`.
 
     `mode` is one of "up", "down" (closes each connection), "502", "hang" and "portal" (a foreign page). With a
-    `version`, the files are under that version, as on a node with other files. A path that ends with `missing` is not
-    found."""
+    `version`, it serves the files under that version, like a node with other files. It answers 404 for paths that end
+    with `missing`."""
 
     def __init__(self, target):
         front = self

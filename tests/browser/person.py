@@ -51,7 +51,7 @@ class Person:
         self.button("Log in").click()
 
     def is_in(self):
-        # The name of an ended session stays behind the form.
+        # The name of an ended session stays in the page, behind the form.
         expect(self.page.locator("#auth")).to_be_hidden()
         expect(self.page.locator("#me")).to_have_text(self.name)
 

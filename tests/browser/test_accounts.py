@@ -256,7 +256,7 @@ class Accounts(Case):
         expect(alice.page.locator("#auth-notice")).to_have_text("Your account has been deleted.")
         expect(bob.page.locator("#chat-sub")).to_have_text("This account was deleted")
         bob.sees("This message was deleted")
-        # He can still copy it.
+        # Bob can still copy it.
         expect(bob.input).not_to_be_editable()
         expect(bob.input).to_have_value("what he was about to say")
         expect(bob.button("Send")).to_be_disabled()

@@ -14,7 +14,7 @@ from person import Person
 KEPT = """async () => {
     const kept = {};
     for (const cacheName of await caches.keys()) {
-        // To open a cache would make one again that was just deleted.
+        // Opening a cache would recreate one that was just deleted.
         const find = (path) => caches.match(path, { cacheName, ignoreVary: true });
         const document = await find("/");
         const text = document ? await document.text() : "";
@@ -51,7 +51,7 @@ FOUR_YEARS_AGO = """
         for (const name of names) if (owner) delete owner[name];
     }
 """
-#: Like the browsers of phones.
+#: As in phone browsers.
 NO_NOTIFICATIONS = """
     window.Notification = class {
         static permission = "granted";

@@ -242,7 +242,7 @@ class Failures(Case):
         expect(alice.row(bob.name).locator(".badge")).to_have_count(0)
 
     def test_a_page_half_of_which_is_of_another_version_comes_up_by_itself(self):
-        """As it happens behind one address while the nodes are updated."""
+        """This happens behind one address while the nodes are updated."""
         for missing in ("main.js", "store.js", "style.css"):
             with self.subTest(missing):
                 context = self.browser.new_context()
@@ -260,7 +260,7 @@ class Failures(Case):
                 self.assertIsNone(alice.page.evaluate("sessionStorage.getItem('boot-tries')"))
 
     def test_a_page_that_cannot_run_is_not_loaded_again(self):
-        """Another try would hide a bug, and help nobody."""
+        """A reload would hide a bug, and would not help."""
 
         def answer_with(script):
             return lambda route: route.fulfill(content_type="text/javascript", body=script)

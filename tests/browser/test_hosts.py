@@ -40,7 +40,7 @@ class SeveralHosts(Case):
         alice.sees("from the other host")
 
     def test_a_page_of_others_gets_nothing(self):
-        """Neither an answer nor the session of somebody who is logged in."""
+        """It gets neither an answer nor the session of a logged-in person."""
         alice = self.join("alice", "n2")
 
         class Evil(http.server.BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ class Tls(Case):
 
 
 class ManyTabs(Case):
-    """Without TLS a browser has six connections to a node."""
+    """Without TLS, a browser opens at most six connections to a node."""
 
     nodes = 1
 

@@ -24,7 +24,7 @@ class Long(Case):
         alice.page.reload()
         alice.open(bob)
         box = alice.page.locator("#messages")
-        # Scroll up to the first message, slowly at first. The rows on the screen must move by the scrolled distance.
+        # Scroll up to the first message, slowly at first. All rows on the screen must move by the same distance.
         report = box.evaluate(
             """async (box) => {
                 const frame = () => new Promise((done) => requestAnimationFrame(done));

@@ -182,7 +182,7 @@ class Looks(Case):
         tab_to("Delete")
         keyboard.press("Enter")
         alice.sees("This message was deleted")
-        # The message has no mark because it has no reader.
+        # A deleted message has no mark.
         expect(alice.row(bob.name).locator(".mark")).to_have_count(0)
         expect(alice.button("Select messages")).to_be_focused()
 

@@ -72,7 +72,7 @@ async ({ base, seed }) => {
     if (random(2)) mark("read", "alice");
     if (random(2)) mark("read", "bob");
 
-    // The page. What is under way is heard later, in any order; the stream is heard in its own.
+    // The page. Answers in flight arrive later in any order, and stream events arrive in their own order.
     const store = new Store("alice");
     const stale = new Set();
     store.on("stale", (conversation) => stale.add(conversation));
@@ -98,7 +98,7 @@ async ({ base, seed }) => {
         if (conversation.loaded || conversation.early) return;
         conversation.early = [];
         const since = told;
-        // Without a majority, a node may answer that lags behind.
+        // Without a quorum, a lagging node may answer.
         const answer = isQuiet || random(3) ? page(0, 10) : lagging;
         underWay.push(() => store.page(conversation, answer, 0, since));
     };
@@ -118,7 +118,7 @@ async ({ base, seed }) => {
         () => write("bob"), () => write("bob"),
         () => { const message = copy(write("alice")); if (message) underWay.push(() => store.sent(conversation, message, `text ${message.seq}`, message.clientMessageId)); },
         () => mark("delivered", "bob"), () => mark("read", "bob"),
-        // After these the page asks for the counters, which would hide that it had counted wrongly.
+        // After these, the page requests the counters, which would hide a wrong count.
         ...(random(2) ? [] : [
             () => mark("read", "alice"), () => remove(true), () => remove(false),
             () => random(20) === 0 && !truth.bobIsGone && truth.messages.length && leave(),
@@ -127,7 +127,7 @@ async ({ base, seed }) => {
         () => random(5) === 0 && conversation.trim(15),
         () => { lagging = page(0, 10); },
         () => {
-            // Some of it was seen, or the end.
+            // The person has seen some of the messages, or the end.
             if (!conversation.id || conversation.lastSeq <= truth.read.alice) return;
             const seq = random(2) ? conversation.lastSeq : truth.read.alice + 1 + random(conversation.lastSeq - truth.read.alice);
             store.read(conversation, seq);
@@ -136,7 +136,7 @@ async ({ base, seed }) => {
             truth.delivered.alice = Math.max(truth.delivered.alice, seq);
             happen({ receipt: { conversationId: "5", member: "alice", deliveredSeq: String(truth.delivered.alice), readSeq: String(truth.read.alice) } });
             const marked = revision;
-            // The count may be of a little later.
+            // The count may be slightly newer.
             if (random(2)) write("bob");
             const answer = { readSeq: String(seq), unreadCount: String(unread()), revision: String(marked) };
             underWay.push(() => store.marked(conversation, answer));
@@ -149,7 +149,7 @@ async ({ base, seed }) => {
         checkOrder();
     }
 
-    // It becomes quiet: all is heard, what is not exact is asked for, and everything is loaded.
+    // Nothing changes any more. All events arrive, inexact counters are requested, and everything is loaded.
     while (heard < events.length || underWay.length) {
         if (underWay.length && random(2)) underWay.splice(random(underWay.length), 1)[0]();
         else hear();
@@ -304,7 +304,7 @@ class Modules(Case):
             "(https://example.com/a_(b), 'https://example.com/c's').": ["https://example.com/a_(b)", "https://example.com/c's"],
             "HTTPS://EXAMPLE.COM/A [https://example.com/]": ["HTTPS://EXAMPLE.COM/A", "https://example.com/"],
             "https://bücher.example/straße": ["https://xn--bcher-kva.example/straße"],
-            # An address that imitates another host is shown as it is, or is not a link.
+            # An address that imitates another host is shown in its real form, or is not a link.
             "https://bank.example@evil.example/": [],
             "https://bank.example:443@evil.example/": [],
             "https://\u0430pple.example/": ["https://xn--pple-43d.example/"],
@@ -339,7 +339,7 @@ class Modules(Case):
                 self.assertEqual(found[0], text)
 
     def test_a_long_message_takes_time_in_proportion(self):
-        """Whatever it is made of: 16 KB take about twice the time of 8 KB, and not four times."""
+        """For every kind of text, 16 KB take about twice the time of 8 KB, and not four times."""
         ratios = self.evaluate(
             """async (base) => {
                 const { draw } = await import(`${base}/messages.js`);
@@ -366,10 +366,10 @@ class Modules(Case):
                     for (let round = 0; round < 3; round += 1) draw(row(body), {});
                     return performance.now() - start;
                 };
-                // The shortest time is the one that nothing else disturbed.
+                // The shortest time is the one without interference.
                 const time = (body) => Math.min(...Array.from({ length: 5 }, () => once(body)));
                 const ratio = (make) => time(make(16384)) / Math.max(time(make(8192)), 0.5);
-                // Something else may run just then, but not each time.
+                // Other work may interfere, but not each time.
                 const least = (make) => Math.min(...Array.from({ length: 3 }, () => ratio(make)));
                 return Object.entries(shapes).map(([name, make]) => [name, least(make)]);
             }""",
@@ -379,7 +379,7 @@ class Modules(Case):
             self.assertLess(ratio, 3, name)
 
     def test_a_text_stays_in_its_place(self):
-        """No control character reorders what stands around a message, and no tower of marks covers it."""
+        """No control character reorders the text around a message, and no tower of marks covers that text."""
         found = self.evaluate(
             """async (base) => {
                 const [{ draw }, { oneLine }] = await Promise.all([import(`${base}/messages.js`), import(`${base}/text.js`)]);
@@ -394,7 +394,7 @@ class Modules(Case):
                 const body = drawn(tower);
                 const style = getComputedStyle(body);
                 const facts = [body.offsetHeight <= height * 2, style.overflowY, style.unicodeBidi];
-                // Another is drawn in its place.
+                // Later calls of `drawn` replace this element.
                 facts.push(body.textContent.match(/\\p{M}/gu).length);
                 facts.push(drawn(`https://a/a${"\u0300".repeat(8000)}`).textContent.match(/\\p{M}/gu).length);
                 const override = drawn("photo_\u202egpj.exe");
@@ -448,7 +448,7 @@ class Modules(Case):
         self.assertEqual(previews, whole)
 
     def test_the_time_stands_on_the_last_line_where_it_fits(self):
-        """Pixels from the lower edge of the text to that of the time: a line, where the text leaves no room."""
+        """The lower edges of text and time differ by a line only if the text leaves no room."""
         below = self.evaluate(
             """async (base) => {
                 const { draw } = await import(`${base}/messages.js`);

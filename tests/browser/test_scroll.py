@@ -176,7 +176,7 @@ class Scrolling(Case):
         self.assertLess(box.evaluate(PLACE)["end"], 1)
 
     def test_a_text_is_found_however_far_back_it_is(self):
-        """Also what the browser's own search cannot see, as it is not in the document, or not loaded."""
+        """This includes messages that are not in the document or not loaded, which the browser's own search misses."""
         alice, box, write = self.reader()
         write("a NEEDLE is here")
         alice.sees("a NEEDLE is here")

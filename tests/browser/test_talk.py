@@ -172,7 +172,7 @@ class Talk(Case):
         alice = self.join("alice")
         alice.context.set_offline(True)
         alice.page.evaluate("name => { location.hash = `#/${name}`; }", self.called("carol"))
-        # The page does not have the information yet that this account does not exist.
+        # The page has no information yet that this account does not exist.
         alice.send("hello?")
         alice.context.set_offline(False)
         expect(alice.page.locator(".trouble")).to_contain_text(f"Not sent: no account named {self.called('carol')}.")

@@ -1,4 +1,4 @@
-// What a person does with the own account: another password, the sessions that are open, and privacy.
+// Account management: the password, open sessions and privacy.
 
 import { show } from "./ask.js";
 import { passwordProblem } from "./auth.js";
@@ -13,7 +13,7 @@ function told(failure) {
   return WORDS[failure.reason] ?? failure.message;
 }
 
-/** Asks for the passwords until they are good; `calls` are those of the account. */
+/** Shows the password dialog until a change succeeds or the user closes it. `calls` must act for the account. */
 export function changePassword(calls) {
   const [old, fresh, again] = ["password-old", "password-new", "password-again"].map($);
   const [dialog, button, problem] = [$("password"), $("password-yes"), $("password-problem")];
@@ -38,12 +38,12 @@ export function changePassword(calls) {
   return show(dialog).then(clear);
 }
 
-/** Shows the sessions; each but the own one can be logged out, and by `logOutEverywhere` all together. */
+/** Lists the sessions. Each one except the current can be logged out, and `logOutEverywhere` ends all of them. */
 export async function showSessions(calls, logOutEverywhere) {
   const draw = async () => {
     const { sessions = [] } = await calls.chat("ListSessions", {});
     $("sessions-list").replaceChildren(...sessions.map((session) => {
-      // Nothing is recorded of the use where the account has that switched off.
+      // The last use is unknown if the account has switched off session activity.
       const ms = Number(session.usedMs ?? 0);
       const used = ms ? `Last used ${when(ms)}` : `Opened ${when(Number(session.createdMs))}`;
       if (session.current) return el("li", {}, `${used} (this session)`);
@@ -68,11 +68,11 @@ export async function showSessions(calls, logOutEverywhere) {
 
 const SETTINGS = [["privacy-reads", "readReceipts"], ["privacy-activity", "sessionActivity"]];
 
-/** Shows the privacy settings in the dialog that opens, and keeps what is changed there. */
+/** Loads the privacy settings into the settings dialog and saves each change. */
 export async function drawPrivacy(calls) {
   const [group, problem] = [$("privacy"), $("privacy-problem")];
   problem.textContent = "";
-  // Until they are known, nothing can be changed.
+  // The settings cannot be changed until they are loaded.
   group.disabled = true;
   const shown = SETTINGS.map(([id, name]) => [$(id), name]);
   for (const [box, name] of shown) {

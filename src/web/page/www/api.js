@@ -1,46 +1,46 @@
-// One call to one node, as docs/api.md has it: JSON there and back, errors as `Failure`, streams line by line.
+// A single call to a single node, as described in docs/api.md. Requests and answers are JSON, errors become `Failure`,
+// and streams are read line by line.
 //
-// Left out: which node (nodes.js), and whether to try again (calls.js).
+// Does not cover: the choice of the node (nodes.js) and retries (calls.js).
 
 import { anyOf } from "./abort.js";
 
-/** Why a call was not answered as wished. `code` is Connect's, or "network" when no node answered. */
+/** The reason why a call failed. `code` is a Connect code, or "network" without a complete answer from a node. */
 export class Failure extends Error {
   constructor({ code, message, reason = "", field = "", retryMs = 0 }) {
     super(message);
     Object.assign(this, { code, reason, field, retryMs });
   }
 
-  /** Another node, or the same a little later, may well answer. Whether it did what was asked is not known. */
+  /** Whether a retry may succeed, on another node or later. The outcome of the failed call is unknown. */
   get passing() {
     return ["network", "unavailable", "deadline_exceeded", "aborted"].includes(this.code) || ["OVERLOADED", "RATE_LIMITED"].includes(this.reason);
   }
 
-  /** The session is over. */
+  /** Whether the session has ended. */
   get loggedOut() {
     return this.code === "unauthenticated" && this.reason !== "PASSWORD_WRONG";
   }
 }
 
-/** What a node's errors have as their code; anything else is one of a proxy. */
+/** The error codes of nodes. An error with any other code comes from a proxy. */
 const CODES = [
   "canceled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists", "permission_denied",
   "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented", "internal", "unavailable",
   "data_loss", "unauthenticated",
 ];
-/** Answers of a proxy that are not final: it timed out, did not want to replay early data, or limits the rate. All from
- * 500 on are not final either. */
+/** Proxy answers that permit a retry: a timeout, rejected early data, and a rate limit. So do all from 500 up. */
 const PASSING = [408, 425, 429];
-/** The longest pause that a proxy may ask for. */
+/** Upper bound for a delay that a proxy requests. */
 const PROXY_PAUSE_MS_MAX = 30_000;
 
-/** What `Retry-After` says, seconds or a date, in ms. */
+/** Parses `Retry-After`, which has seconds or a date, into ms. */
 export function retryAfterMs(text, now = Date.now()) {
   const ms = /^\s*\d{1,9}\s*$/.test(text ?? "") ? Number(text) * 1000 : Date.parse(text ?? "") - now;
   return Math.min(Math.max(ms || 0, 0), PROXY_PAUSE_MS_MAX);
 }
 
-/** What is between the page and the node may have answered, in a language of its own. */
+/** A proxy may have answered instead of the node, in another format. */
 function parsed(line) {
   try {
     return JSON.parse(line);
@@ -64,7 +64,7 @@ function failureOf(error) {
   });
 }
 
-/** What the fetch came to; `credentials` is what says who calls (session.js). */
+/** Sends a request and returns a successful response. `credentials` identify the caller (session.js). */
 async function open(node, method, message, credentials, headers, signal) {
   let response;
   try {
@@ -80,7 +80,7 @@ async function open(node, method, message, credentials, headers, signal) {
     const why = signal.aborted ? "The server didn't respond in time." : `Can't reach the server (${cause.message}).`;
     throw new Failure({ code: "network", message: why });
   }
-  // What is between the page and the node may answer, too, and in other words.
+  // A proxy may have answered instead of the node, with another kind of error.
   const error = await response.json().catch(() => null);
   if (CODES.includes(error?.code)) throw failureOf(error);
   const { status, statusText, headers: answered } = response;
@@ -93,7 +93,7 @@ async function open(node, method, message, credentials, headers, signal) {
   });
 }
 
-/** One answer, or a `Failure`. Gives up after `timeoutMs`, and tells the node that it will. */
+/** Returns the answer or throws a `Failure`. The node receives `timeoutMs` as its deadline, too. */
 export async function call(node, method, message, credentials, timeoutMs) {
   const signal = AbortSignal.timeout(timeoutMs);
   const response = await open(node, method, message, credentials, { "Connect-Timeout-Ms": String(Math.ceil(timeoutMs)) }, signal);
@@ -104,15 +104,15 @@ export async function call(node, method, message, credentials, timeoutMs) {
   }
 }
 
-/** Has the browser forget the cookie of `credentials`; resolves to whether it has. */
+/** Makes the browser delete the cookie of `credentials`. Resolves to whether that succeeded. */
 export async function forgetCookie(node, credentials, timeoutMs, stop) {
   const signal = anyOf(AbortSignal.timeout(timeoutMs), stop);
   const ask = { method: "DELETE", headers: credentials.headers, credentials: "include", signal };
-  // Any other answer is not a node's.
+  // Only a node answers with this status.
   return fetch(`${node}/session`, ask).then(({ status }) => status === 204, () => false);
 }
 
-/** The objects of a stream, for as long as there is one at least every `silenceMs`. Ends with a `Failure`, always. */
+/** Yields the objects of a stream until none arrives for `silenceMs`. Always ends with a `Failure`. */
 export async function* stream(node, method, message, credentials, silenceMs, stop) {
   const silence = new AbortController();
   let timer = setTimeout(() => silence.abort(), silenceMs);

@@ -1,8 +1,8 @@
-// The dialogs. A <dialog> keeps the focus, closes with Escape, and gives the focus back.
+// Modal dialogs. A <dialog> keeps the focus, closes on Escape, and restores the focus.
 
 import { $, el } from "./dom.js";
 
-/** Shows a dialog; resolves to what it was closed with ("" when it was left). */
+/** Shows a dialog. Resolves to its return value, which is "" if it was dismissed. */
 export function show(dialog) {
   dialog.returnValue = "";
   dialog.showModal();
@@ -12,12 +12,13 @@ export function show(dialog) {
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => {
     const button = event.target.closest("[data-close]");
-    // A click beside the dialog is one on the dialog itself.
+    // A click on the backdrop has the dialog itself as its target.
     if (button || event.target === dialog) dialog.close(button?.dataset.close ?? "");
   });
 }
 
-/** Asks before something that cannot be undone. `type` is what has to be typed first, or `password`: then it resolves to what was typed. */
+/** Asks for confirmation of an irreversible action. The user must first type the text `type`, if any. With `password`,
+ * it resolves to the typed password. */
 export async function confirm({ title, text, action, type = null, password = false }) {
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;

@@ -1,4 +1,4 @@
-// Logging in and signing up. What a node would refuse is said before it is asked.
+// The login and sign-up forms. Input that a node would reject is reported without a call.
 
 import { Failure } from "./api.js";
 import { $ } from "./dom.js";
@@ -10,7 +10,8 @@ const PASSWORD_BYTES = [8, 256];
 const WORDS = ["password", "passwort", "qwerty", "qwertz", "letmein", "welcome", "iloveyou", "admin", "dragon", "abc", "123"];
 const STRENGTHS = ["Too short", "Weak", "Fair", "Good", "Strong"];
 
-/** How hard a password is to guess, 0 (too short) to 4. A rough count of bits: what is repeated, in a row, or a usual word counts little. */
+/** Rates a password from 0 (too short) to 4 with a rough estimate of its bits. Repetitions, consecutive characters and
+ * common words count little. */
 export function strength(password, name) {
   if (bytesOf(password) < PASSWORD_BYTES[0]) return 0;
   let text = password.toLowerCase();
@@ -23,13 +24,13 @@ export function strength(password, name) {
   return bits < 36 ? 1 : bits < 52 ? 2 : bits < 72 ? 3 : 4;
 }
 
-/** What is wrong with a name; "" when nothing is. */
+/** Returns the problem with a name, or "". */
 export function nameProblem(name) {
   if (!name) return "Enter a username.";
   return NAME.test(name) ? "" : NAME_RULE;
 }
 
-/** What is wrong with a new password. */
+/** Returns the problem with a new password, or "". */
 export function passwordProblem(password) {
   const [min, max] = PASSWORD_BYTES;
   if (bytesOf(password) < min) return `Use at least ${min} characters.`;
@@ -40,10 +41,10 @@ export function passwordProblem(password) {
 export class Auth {
   #signingUp = false;
   #busy = false;
-  /** What was found wrong is only said when somebody tried, and then until it is right. */
+  /** Whether the form was submitted. Problems are shown only after that, until they are fixed. */
   #tried = false;
 
-  /** `onLoggedIn` is called when `session` has somebody. */
+  /** `onLoggedIn` is called when `session` has an account. */
   constructor(session, onLoggedIn) {
     Object.assign(this, { session, onLoggedIn, name: $("auth-name"), password: $("auth-password"), again: $("auth-again"), invitation: $("auth-invitation") });
     $("auth-form").addEventListener("submit", (event) => {
@@ -51,13 +52,13 @@ export class Auth {
       this.#submit();
     });
     $("auth-switch").addEventListener("click", () => this.#turn(!this.#signingUp));
-    // An input method that is at work on the text would insert it again.
+    // An input method would insert its text again if the value changed during a composition.
     this.name.addEventListener("input", (event) => event.isComposing || this.#cleanName());
     this.name.addEventListener("compositionend", () => this.#cleanName());
     for (const field of [this.name, this.password, this.again]) field.addEventListener("input", () => this.#hint());
   }
 
-  /** `name` is filled in; `null` leaves what the browser may have filled in. */
+  /** Fills in `name`. With `null`, a name that the browser filled in stays. */
   show(notice = "", name = null) {
     $("auth").hidden = false;
     this.#notice(notice);
@@ -71,7 +72,7 @@ export class Auth {
     $("auth").hidden = true;
   }
 
-  /** Keyboards of phones begin with a capital, and end with a blank. */
+  /** Phone keyboards begin with a capital and end with a space. */
   #cleanName() {
     const { selectionStart: at, value } = this.name;
     const clean = value.trim().toLowerCase();
@@ -100,7 +101,7 @@ export class Auth {
     this.#hint();
   }
 
-  /** Shows the field of the invitation where one is needed. Who may is decided when the account is created. */
+  /** Shows the invitation field if one is required. The rule is enforced when the account is created. */
   async #askWhoMay() {
     try {
       const { open = false, invitationNeeded = false } = await this.session.registration();

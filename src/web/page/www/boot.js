@@ -1,24 +1,24 @@
-// What the document loads first: brings the page up as soon as all of it can be had.
+// The first file that the document loads. Starts the page as soon as all of its files are available.
 //
-// Document and files may come from nodes of different versions (an update, behind one address), or the node dies between the one and
-// the other. Nodes give this file out under the address of every version, all others only under that of their own: so where one of
-// them is missing, this one can say so, and load the page again once a node answers. It stands alone and fits every version.
+// The document and its files may come from nodes of different versions (an update behind one address), or the node may
+// die in between. Nodes serve this file under the address of every version, and all others only under that of their
+// own. If one of those is missing, this file reports that and reloads the page once a node answers. It has no static
+// imports and fits every version.
 //
-// It is also what tells people that their browser is too old, so it is written for browsers that are: nothing in it is
-// newer than modules, which are what loads it.
+// It also reports that a browser is too old. So its syntax is no newer than modules and dynamic import.
 //
-// Does not cover: requests that hang (browsers end those themselves), and this file itself when it is missing; the
-// document says what to do then.
+// Does not cover: hanging requests (browsers end those), and the absence of this file (the document has a hint for
+// that).
 
 const ANSWER_MS = 5000;
 const PAUSE_MS = 1000;
 const PAUSE_MS_MAX = 30000;
-/** How often a missing style sheet is waited for. Something on the way may take it away for good. */
+/** Reloads for a missing style sheet. Something on the way may remove it permanently. */
 const UNSTYLED_TRIES = 5;
 const TRIES = "boot-tries";
 const TOO_OLD = "This browser is too old for quorum-chat. Please use a newer one.";
 
-/** How often in a row it came to nothing; a browser that keeps nothing always says never. */
+/** The number of consecutive failed loads. It is always 0 in a browser without storage. */
 const tries = {
   get count() {
     try {
@@ -32,12 +32,12 @@ const tries = {
       if (count) sessionStorage.setItem(TRIES, count);
       else sessionStorage.removeItem(TRIES);
     } catch (_) {
-      // The pauses do not grow then.
+      // The pauses do not grow in that case.
     }
   },
 };
 
-/** The page's files use these without a way around. Browsers have had all of them since 2022. */
+/** The page's files need these, without a fallback. Browsers have had all of them since 2022. */
 function isNewEnough() {
   return [
     window.AbortSignal && AbortSignal.timeout, Promise.any, window.TextDecoderStream, window.ResizeObserver,
@@ -46,9 +46,9 @@ function isNewEnough() {
   ].every(Boolean);
 }
 
-/** Fails when the style sheet is missing. That it is on its way no more, only the end of all loading tells. */
+/** Fails if the style sheet is missing. Only the load event shows that it is no longer in flight. */
 async function styled() {
-  // One that failed is none, or has no rules, as the browser likes.
+  // After a failure, browsers have either no sheet or one without rules.
   const isThere = () => {
     const link = document.querySelector('link[rel=stylesheet][href$="/style.css"]');
     return link && link.sheet && link.sheet.cssRules.length;
@@ -76,7 +76,7 @@ function say(text) {
   if (hint) hint.remove();
 }
 
-/** A shell that does not come up must not be kept for the time when no node answers (worker.js). */
+/** A shell that does not start must not be kept for times when no node answers (worker.js). */
 async function dropShell() {
   try {
     for (const name of await caches.keys()) if (name.startsWith("shell/")) await caches.delete(name);
@@ -103,7 +103,7 @@ async function load() {
   } catch (cause) {
     console.warn("The page could not be loaded:", cause);
     await dropShell();
-    // What cannot be read now will not be readable then.
+    // A reload cannot fix a syntax error.
     if (cause instanceof SyntaxError) return say(TOO_OLD);
     return again();
   }
@@ -112,7 +112,7 @@ async function load() {
     main.start();
   } catch (bug) {
     await dropShell();
-    // Another try would only hide it.
+    // A reload would only hide the bug.
     throw bug;
   }
 }

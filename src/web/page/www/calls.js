@@ -1,7 +1,7 @@
-// Calls that find a node by themselves.
+// Calls with retries and failover between nodes.
 //
-// Every call of the API may be repeated (see the protocol files; those that make something carry an id), so one that fails for a
-// passing reason is made again on whichever node is the best by then, until its patience ends.
+// Every call of the API can be repeated (see the protocol files; calls that create something carry an id). A call that
+// fails for a temporary reason is retried on the best node at that time, until `patienceMs` is over.
 
 import { Failure, call } from "./api.js";
 
@@ -10,12 +10,12 @@ const TRY_MS = 4000;
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export class Calls {
-  /** `credentials` says who calls, at the time of each try. `onLoggedOut` is told when a session turns out to be over. */
+  /** `credentials()` identifies the caller for each attempt. `onLoggedOut` is called if the session has ended. */
   constructor(nodes, credentials, onLoggedOut = () => {}) {
     Object.assign(this, { nodes, credentials, onLoggedOut });
   }
 
-  /** Makes no call again: whoever called is gone. */
+  /** Stops retries, because the caller is gone. */
   stop() {
     this.over = true;
   }
@@ -29,7 +29,7 @@ export class Calls {
         return await call(current, method, message, this.credentials(), tryMs);
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
-        // Else an earlier try may have been what ended the session.
+        // On a retry, an earlier attempt may have ended the session.
         failure.isOfFirstTry = tries === 0;
         if (failure.loggedOut) this.onLoggedOut(failure);
         if (!failure.passing || this.over) throw failure;
@@ -46,7 +46,7 @@ export class Calls {
     return this.make(`ChatService/${method}`, message, patienceMs);
   }
 
-  /** A read of the newest there is: with a majority, what everybody has; without one, what a node has. */
+  /** Reads the newest data. The read is linearizable with a quorum, and local to a node without one. */
   async read(method, message, patienceMs = 4000) {
     if (this.nodes.state === "online") {
       try {

@@ -1,7 +1,7 @@
 // The open conversation.
 //
-// A message counts as read when it could be seen: the page has the focus, and the message is on the screen.
-// What is typed is in composer.js, what is picked in picks.js, what is searched for in find.js.
+// A message counts as read once it is on the screen while the page has the focus.
+// Does not cover: text input (composer.js), selection (picks.js) and search (find.js).
 
 import { $, avatar, eachFrame, isComposing } from "./dom.js";
 import { Composer } from "./composer.js";
@@ -13,16 +13,16 @@ import { PickBar } from "./picks.js";
 import { announce, toast } from "./toasts.js";
 import { dayOf, duration, oneLine } from "./text.js";
 
-/** Rows before the first visible one that there have to be; else more are loaded. */
+/** With fewer rows before the first visible one, older messages are loaded. */
 const AHEAD = 30;
-/** A short break is not worth a word. */
+/** Shorter interruptions are not shown. */
 const QUIET_MS = 1500;
 
 export class Chat {
   #marker = null;
-  /** What is shown is what the person is meant to see: not just the end of what was there before the first page came. */
+  /** Whether the first page is shown, and not only what was there before it arrived. */
   #isSettled = false;
-  /** What is shown is what a node had that lags behind. */
+  /** Whether the shown messages come from a lagging node. */
   #isPreview = false;
   #loading = null;
   #loadsOlder = false;
@@ -31,7 +31,7 @@ export class Chat {
   #day = dayOf(Date.now());
   #missed = 0;
   #isHopeless = false;
-  /** There is no such account. */
+  /** Whether the account does not exist. */
   #isUnknown = false;
 
   constructor(client) {
@@ -61,7 +61,7 @@ export class Chat {
     const on = (target, event, action) => target.addEventListener(event, action, { signal });
     on($("jump"), "click", () => {
       this.list.show(this.list.rows, { end: true });
-      // The button is about to hide.
+      // The button is about to be hidden.
       this.box.focus();
     });
     copyTexts(this.box, signal);
@@ -94,7 +94,7 @@ export class Chat {
     await this.#loadFirst();
   }
 
-  /** Shows what there is of the conversation, and then its newest page; where the new messages begin, if there are some. */
+  /** Shows the messages that are already there, then the newest page. Scrolls to the first new message, if any. */
   async #loadFirst() {
     const { conversation, client } = this;
     if (this.#loading === conversation) return;
@@ -106,12 +106,12 @@ export class Chat {
     } catch (failure) {
       problem = failure;
     }
-    // Meanwhile another one may have been opened.
+    // Another conversation may have been opened meanwhile.
     if (this.#loading !== conversation) return;
     this.#loading = null;
     if (problem) {
       if (!conversation.messages.length) this.#empty(`Couldn't load messages: ${problem.message}`);
-      // When the cluster is there again, `status` tries again.
+      // `status` retries when the cluster is available again.
       this.#isHopeless = !problem.passing;
       this.#isUnknown = problem.reason === "USER_UNKNOWN";
       this.#head();
@@ -119,7 +119,7 @@ export class Chat {
     }
     this.#isHopeless = false;
     this.#isUnknown = false;
-    // Nothing moves under somebody who has begun to read.
+    // The list must not move once the user has begun to read.
     const isBeingRead = this.#isPreview && !this.list.atEnd;
     this.#isPreview = !conversation.loaded;
     if (conversation.unread > 0) this.#marker = conversation.readBy(client.me);
@@ -146,7 +146,7 @@ export class Chat {
     $("chat").dataset.open = "no";
   }
 
-  /** Everything was read anew: what is open is another object now. */
+  /** Called after a full reload, which replaces the open conversation's object. */
   reopen() {
     const name = this.conversation?.name;
     if (!name) return;
@@ -154,12 +154,12 @@ export class Chat {
     this.open(name);
   }
 
-  /** A message of somebody else came. */
+  /** Handles an incoming message. Returns whether the user is looking at it. */
   arrived({ conversation, message }) {
     if (conversation !== this.conversation) return false;
     announce(`${message.sender}: ${oneLine(message.body)}`);
     if (!this.#looking || !this.list.atEnd) this.#missed += 1;
-    // All before it was read: then it is the first of the new ones.
+    // Everything before it is read, so it is the first new message.
     if (!this.#looking && conversation.unread <= 1) this.#marker = message.seq - 1;
     return this.#looking;
   }
@@ -174,7 +174,7 @@ export class Chat {
     $("chat-avatar").replaceChildren(avatar(name));
     $("chat-name").textContent = name;
     $("chat-sub").textContent = isMe ? "Notes to yourself" : deleted ? "This account was deleted" : "";
-    // What waits may have been written before that was known, and a first message may have come since.
+    // Unsent messages may be older than this finding, and a first message may have arrived since.
     const isUnknown = this.#isUnknown && !this.conversation.loaded;
     const placeholder = deleted ? "This account was deleted"
       : isUnknown ? "There is no such account"
@@ -190,7 +190,7 @@ export class Chat {
   update(where = {}) {
     const { conversation, client } = this;
     if (!conversation) return;
-    // It did not have to be loaded: its first message came.
+    // A conversation that begins with an arriving message needs no load.
     if (conversation.loaded && !this.#loading) this.#isSettled = true;
     this.#head();
     const waiting = client.outbox.to(conversation.name);
@@ -215,7 +215,7 @@ export class Chat {
     if (!conversation?.loaded || !this.#isSettled) return;
     const [first, last] = list.visible;
     if (conversation.hasOlder && first < AHEAD && !this.#failedOlder) this.#older();
-    // By where it is: a list that follows its end may not have arrived there yet.
+    // Uses the position, because a list that follows its end may not have reached it yet.
     const isNearEnd = list.isNearEnd;
     if (isNearEnd) this.#missed = 0;
     $("jump").hidden = isNearEnd;
@@ -235,7 +235,7 @@ export class Chat {
       await this.client.load(conversation, true);
     } catch (failure) {
       if (this.conversation !== conversation) return;
-      // The button at the top stays, to try again.
+      // The button at the top stays for a retry.
       this.#failedOlder = true;
       toast(`Couldn't load older messages: ${failure.message}`, { isError: true });
     } finally {
@@ -248,7 +248,7 @@ export class Chat {
     this.composer.edit(message.body);
   }
 
-  /** Whether the text was taken. */
+  /** Returns whether the text was accepted. */
   #send(body) {
     if (!this.client.outbox.send(this.conversation.name, body)) {
       toast("Too many unsent messages. Your text is still here.", { isError: true });
@@ -262,34 +262,34 @@ export class Chat {
     return true;
   }
 
-  /** A text was dropped here. */
+  /** Inserts dropped text. */
   insert(text) {
     if (this.conversation) this.composer.insert(text);
   }
 
-  /** Escape leaves what was begun last: picking, then the conversation. */
+  /** Escape ends the selection, or else the search, or else leaves the conversation. */
   #key(event) {
     if (event.key !== "Escape" || event.defaultPrevented || isComposing(event)) return;
     if (!this.conversation || document.querySelector("dialog[open]")) return;
     if (this.picks.active) return this.bar.end();
     if (this.find.active) return this.find.close();
-    // Then it goes to the list.
+    // The focus then moves to the list.
     document.activeElement?.blur();
     $("back").click();
   }
 
-  /** What was today is yesterday. */
+  /** Emits "midnight" when the date changes, because day names depend on it. */
   #tellOfMidnight() {
     const day = dayOf(Date.now());
     if (day !== this.#day) this.client.emit("midnight");
     this.#day = day;
   }
 
-  /** Says how the page stands with the cluster, once it is worth a word. */
+  /** Shows the state of the connection, unless the trouble is shorter than `QUIET_MS`. */
   status() {
     const { client } = this;
     this.#tellOfMidnight();
-    // While nobody looks the stream may rest.
+    // The stream of a hidden tab may be stopped.
     const status = client.isAsleep ? "online" : client.status;
     if (status === "online") this.#troubleSince = 0;
     else this.#troubleSince ||= Date.now();
@@ -306,7 +306,7 @@ export class Chat {
     const text = isQuiet ? "" : words[status];
     const banner = $("banner");
     banner.hidden = isQuiet;
-    // The age ticks for the eye only: a screen reader hears of changes of the state.
+    // The age changes every second, so screen readers announce only changes of the state.
     $("banner-state").textContent = text;
     $("banner-sending").textContent = sending;
     if (banner.dataset.status !== (isQuiet ? "" : status)) {

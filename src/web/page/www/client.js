@@ -1,8 +1,9 @@
-// Everything between a logged-in account and the cluster: what was loaded, the stream, what is being sent. The views ask here, and
-// look at `store`, `outbox` and `status`; they never call a node.
+// Everything between a logged-in account and the cluster. Owns the loaded data, the stream and the outgoing messages.
+// Views use its methods and read `store`, `outbox` and `status`. Of them, only account.js calls a node itself (with
+// `calls`).
 //
-// The list is read first, and the stream begins after the revision it was read at. So nothing falls between the two, and what the
-// list says counts as arrived.
+// The list is read first, and the stream starts after the revision of that read. So no event is missed in between, and
+// messages in the list count as delivered.
 
 import { Failure } from "./api.js";
 import { Calls, pause } from "./calls.js";
@@ -20,14 +21,14 @@ const NEWEST = 50;
 const NEWEST_MAX = 200;
 const OLDER = 100;
 const DELETE_MAX = 1000;
-/** How many people a search shows, how many accounts it asks for at once, and how often. */
+/** Limits of a search: people shown, accounts per call, and calls. */
 const FOUND = 20;
 const FOUND_ROWS = 100;
 const SEARCH_PAGES_MAX = 5;
-/** How often the cluster is looked at, and how often when somebody watches. */
+/** How often the cluster is polled, and how often while its panel is open. */
 const LOOK_MS = 30_000;
 const WATCH_MS = 2000;
-/** How often the age of what is shown is asked for while it grows. */
+/** How often the age of the shown data is polled while it grows. */
 const AGE_MS = 3000;
 
 export class Client extends Events {
@@ -36,21 +37,21 @@ export class Client extends Events {
   #timers = new Set();
   #refreshing = new Set();
   #loading = new Map();
-  /** Resolves when it is known from which revision on the stream tells. */
+  /** Resolves when the start revision of the stream is known. */
   #listed = null;
 
   constructor(nodes, session, onLoggedOut) {
     super();
     Object.assign(this, { nodes, session, me: session.name });
-    // For good: the next to log in must not send what this account wrote.
+    // Fixed, because the next account to log in must not send this account's messages.
     const credentials = session.credentials();
     this.calls = new Calls(nodes, () => credentials, (failure) => this.#over || this.#leaving || onLoggedOut(failure));
     this.feed = new Feed(this.calls);
     this.outbox = new Outbox(this.calls, this.me);
-    /** What ListNodes answered last. */
+    /** The last answer of ListNodes. */
     this.cluster = null;
     this.watched = null;
-    /** When what is shown was known to be all there is; `null` when that is not known. */
+    /** When the shown data was last known to be complete, or `null` if unknown. */
     this.knownAt = Date.now();
     this.ready = false;
     this.#newStore();
@@ -76,14 +77,14 @@ export class Client extends Events {
     this.store.on("change", (conversation) => this.emit("change", conversation));
   }
 
-  /** Resolves when the list is there. */
+  /** Resolves when the list is loaded. */
   async start() {
     this.#every(LOOK_MS, () => !document.hidden && this.look());
     this.#every(AGE_MS, () => this.ready && this.nodes.state === "minority" && this.#askAge());
     await this.#load();
   }
 
-  /** The account has left, and nothing may be kept for it. */
+  /** Whether the account has left. If so, nothing may be kept for it. */
   get isOver() {
     return this.#over;
   }
@@ -121,19 +122,19 @@ export class Client extends Events {
     again();
   }
 
-  /** What the page may hope for: "online", "connecting", "minority" or "offline". */
+  /** The state of the connection: "online", "connecting", "minority" or "offline". */
   get status() {
     if (this.nodes.state !== "online") return this.nodes.state;
     return this.feed.open && !this.nodes.looking ? "online" : "connecting";
   }
 
-  /** How old what is shown may be, in ms; `null` when that is not known. */
+  /** The maximum age of the shown data in ms, or `null` if unknown. */
   get age() {
     if (this.status === "online") return 0;
     return this.knownAt === null ? null : Date.now() - this.knownAt;
   }
 
-  /** The conversations to list, newest first, with those that have begun with a message that still waits. */
+  /** The conversations to list, newest first, including those whose first message is still unsent. */
   get list() {
     const waiting = this.outbox.names.map((name) => this.store.with(name)).filter((conversation) => conversation.lastSeq === 0);
     return [...waiting, ...this.store.list];
@@ -146,7 +147,7 @@ export class Client extends Events {
 
   async #askAge() {
     const answer = await this.calls.chat("ListChatPartners", { pageSize: 1, consistency: { local: true } }).catch(() => null);
-    // The stream may have brought more than this node has.
+    // The stream may have delivered more than this node has.
     if (answer?.header?.ageMs !== undefined) this.knownAt = Math.max(this.knownAt ?? 0, Date.now() - Number(answer.header.ageMs));
     this.emit("status");
   }
@@ -156,7 +157,7 @@ export class Client extends Events {
     this.store.apply(event);
   }
 
-  /** Reads all that the page shows, and follows from there. */
+  /** Reads the list and starts the stream after its revision. */
   async #load() {
     this.feed.stop();
     const first = this.ready;
@@ -192,13 +193,13 @@ export class Client extends Events {
     }
   }
 
-  /** What a page told of has arrived. */
+  /** Messages in a page or the list count as delivered. */
   #acknowledge(conversation) {
     const mine = conversation.members.get(this.me);
     if (conversation.id && mine && mine.delivered < conversation.lastSeq) this.receipts.delivered(conversation, conversation.lastSeq);
   }
 
-  /** Tries until it is answered. `null` when the session is over, or the page or the store is done with. */
+  /** Retries until there is an answer. `null` if the session has ended, or the client or the store is out of use. */
   async #persist(store, work) {
     for (let misses = 0; ; misses += 1) {
       try {
@@ -231,7 +232,7 @@ export class Client extends Events {
     }
   }
 
-  /** Loads the newest of a conversation if it is not there, or what is before all that is there. One load at a time. */
+  /** Loads the newest page of a conversation unless it is loaded, or the next older one. One load runs at a time. */
   load(conversation, older = false) {
     if (older ? !conversation.hasOlder : conversation.loaded) return Promise.resolve();
     const running = this.#loading.get(conversation);
@@ -243,12 +244,12 @@ export class Client extends Events {
 
   async #loadPage(conversation, older) {
     const { store } = this;
-    // What is between a page and the beginning of the stream would never come.
+    // Messages between the page and the start of the stream would never arrive.
     await this.#listed;
     if (store !== this.store) return;
     const since = this.feed.revision;
     const before = older ? conversation.floor : 0;
-    // So much that what is new is among it, if it can be.
+    // Includes all unread messages, up to the maximum.
     const limit = older ? OLDER : Math.min(Math.max(NEWEST, conversation.unread + 10), NEWEST_MAX);
     if (!older) conversation.early = [];
     let answer;
@@ -265,7 +266,7 @@ export class Client extends Events {
     this.#acknowledge(conversation);
   }
 
-  /** Deletes messages of a conversation, and says how many are, as it goes on. */
+  /** Deletes messages in batches. Yields the number of deleted ones after each. */
   async *delete(conversation, messages, forEveryone) {
     for (let start = 0; start < messages.length; start += DELETE_MAX) {
       const some = messages.slice(start, start + DELETE_MAX);
@@ -275,11 +276,11 @@ export class Client extends Events {
     }
   }
 
-  /** People whose names contain this, and whether there are more. */
+  /** Finds people whose names contain `query`, and whether there are more. */
   async search(query) {
     const people = [];
     let pageToken = "";
-    // Those who have deleted their accounts are among the answers. There may be many.
+    // The answers include deleted accounts. There may be many.
     for (let pages = 0; pages < SEARCH_PAGES_MAX && people.length < FOUND && (pages === 0 || pageToken); pages += 1) {
       const answer = await this.calls.read("ListAccounts", { query, pageSize: FOUND_ROWS, pageToken });
       people.push(...(answer.accounts ?? []).filter((account) => !account.deleted));
@@ -289,20 +290,20 @@ export class Client extends Events {
     return { people: people.slice(0, FOUND), hasMore: pageToken !== "" || people.length > FOUND };
   }
 
-  /** Looks at the cluster. */
+  /** Updates the state of the cluster. */
   async look() {
     const answer = await this.calls.make("ClusterService/ListNodes", {}, 4000).catch(() => null);
     if (this.#over) return;
     if (answer) {
       this.cluster = answer;
       this.nodes.learn(answer);
-      // A node that reached no leader may be cut off, though its stream is open.
+      // A node that cannot reach a leader may be cut off, although its stream is open.
       if (this.nodes.state === "online" && answer.failuresTolerated === undefined) this.nodes.choose();
     }
     this.emit("cluster");
   }
 
-  /** Looks at the cluster all the time, until `unwatch`. */
+  /** Polls the cluster until `unwatch`. */
   async watch() {
     const watch = {};
     this.watched = watch;
@@ -329,9 +330,9 @@ export class Client extends Events {
     try {
       await this.calls.chat(method, message);
     } catch (failure) {
-      // The answer to a call that was made again: the session is gone. But if it was gone before, nothing was deleted.
+      // A retry finds no session if an earlier attempt succeeded. If the first attempt finds none, nothing was deleted.
       if (!failure.loggedOut || (method === "DeleteAccount" && failure.isOfFirstTry)) {
-        // It may have been told meanwhile that the session is over, and was not to say so.
+        // The stream may have stopped at the end of the session, which is not reported during a logout.
         if (this.ready && !this.isAsleep && !this.#over) this.feed.start();
         throw failure;
       }
@@ -341,23 +342,23 @@ export class Client extends Events {
     this.forget();
   }
 
-  /** What this account wrote and did not send: where it is kept. */
+  /** Where this account's unsent messages and drafts are kept. */
   get #unsent() {
     return [`outbox/${this.me}/`, `draft/${this.me}/`];
   }
 
-  /** The browser keeps it, also when the page is closed. */
+  /** Whether the browser keeps them after the page is closed. */
   get isKept() {
     return !this.#unsent.some(keep.isFleeting);
   }
 
-  /** How many messages wait, and how many are being typed, in all tabs. */
+  /** Counts the unsent messages and the drafts of all tabs. */
   countUnsent() {
     this.outbox.adopt();
     return this.#unsent.map((prefix) => keep.keys(prefix).length);
   }
 
-  /** What this account wrote and did not send goes with it. */
+  /** Stops, and removes unsent messages and drafts. */
   forget() {
     this.stop();
     for (const prefix of this.#unsent) keep.clear(prefix);

@@ -1,4 +1,4 @@
-// The panel that shows the cluster: its nodes, who leads, which one this page talks to, and what it can still bear.
+// The cluster panel. Shows the nodes, the leader, the node of this page, and the remaining fault tolerance.
 
 import { $, el } from "./dom.js";
 import { show } from "./ask.js";
@@ -26,7 +26,7 @@ export class Cluster {
     this.client.unwatch();
   }
 
-  /** The button and, if it is open, the panel. */
+  /** Updates the button and, if open, the panel. */
   update() {
     const { client } = this;
     const { status } = client;
@@ -50,7 +50,7 @@ export class Cluster {
     $("cluster-nodes").replaceChildren(...(cluster?.nodes ?? []).map((node) => this.#row(node)));
   }
 
-  /** The node behind the address that the page talks to; it may be a load balancer's. */
+  /** The connected node. Its address may be that of a load balancer. */
   #here() {
     const { nodes, cluster } = this.client;
     return nodes.all.length > 1 && nodes.current === nodes.own && cluster?.answeredBy ? cluster.answeredBy : nodes.nameOf(nodes.current);
@@ -59,7 +59,7 @@ export class Cluster {
   #row(node) {
     const { cluster, status } = this.client;
     const isHere = node.name === this.#here() || baseOf(node.webAddress, location) === this.client.nodes.current;
-    // Without a majority no node knows of the others. That this one answers, the page knows by itself.
+    // Without a quorum, no node has the health of the others. This one is up, because it answers the page.
     const isHealthy = node.healthy ?? ((status !== "offline" && cluster.answeredBy === node.name) || undefined);
     const health = isHealthy === undefined ? ["unknown", "unknown"] : isHealthy ? ["up", "up"] : ["down", "down"];
     const lag = Number(node.lagEntries ?? 0);

@@ -1,7 +1,7 @@
-// Where a message is written. What is typed is kept with every key, for each conversation.
+// The message input. The draft of a conversation is kept on each key stroke.
 //
-// The work of a key is bounded, whatever was pasted: a text that fills the field anyway is not measured, one that is
-// too long to be sent is kept now and then, and one that is much too long is not taken.
+// The work per key stroke is bounded, whatever was pasted. A text that fills the field anyway is not measured. One that
+// is too long to send is kept less often, and one that is much too long is rejected.
 
 import { $, isComposing } from "./dom.js";
 import { keep } from "./keep.js";
@@ -9,22 +9,22 @@ import { toast } from "./toasts.js";
 import { charactersLeft, count } from "./text.js";
 
 const BODY_BYTES_MAX = 16 * 1024;
-/** The room that is left is shown once it is less than this part of what was written. */
+/** The remaining room is shown once it is less than this fraction of the text. */
 const BODY_NEAR = 0.25;
-/** Characters that the field takes: more than can be sent, and no more than browsers lay out with each key in time. */
+/** The most characters that the field accepts: more than can be sent, but few enough to lay out on each key stroke. */
 const TEXT_MAX = 8 * BODY_BYTES_MAX;
-/** So many characters fill the field, however wide it is. */
+/** This many characters fill the field at any width. */
 const FULL_CHARS = 4096;
-/** How often a text is kept that is too long to be sent. */
+/** How often a text that is too long to send is kept. */
 const KEEP_MS = 500;
 
-/** There is no Shift beside the Enter of a phone. */
+/** Phone keyboards have no Shift+Enter. */
 const isTouch = () => matchMedia("(pointer: coarse)").matches;
 
 export class Composer {
   #timer = 0;
 
-  /** `send(body)` says whether it took the text. */
+  /** `send(body)` returns whether it accepted the text. */
   constructor(client, send, signal) {
     Object.assign(this, { client, send });
     this.name = null;
@@ -44,7 +44,7 @@ export class Composer {
     return `draft/${this.client.me}/${name}`;
   }
 
-  /** Keeps what is typed. Another tab may have sent what both had, and removed it; here it is still being written. */
+  /** Keeps the draft, even if another tab has sent and removed it, because it is still being written here. */
   keep() {
     clearTimeout(this.#timer);
     this.#timer = 0;
@@ -63,7 +63,7 @@ export class Composer {
     this.name = null;
   }
 
-  /** What was typed can still be copied where nothing can be sent. */
+  /** A closed field is read-only, so its text can still be copied. */
   head(placeholder, isClosed) {
     this.isClosed = isClosed;
     this.input.readOnly = isClosed;
@@ -71,14 +71,14 @@ export class Composer {
     this.#limits();
   }
 
-  /** Puts a text before what is typed, to be changed. */
+  /** Inserts a text before the draft, for editing. */
   edit(text) {
     this.input.value = [text, this.input.value].filter(Boolean).join("\n");
     this.#typed();
     this.input.focus();
   }
 
-  /** Puts a text where the cursor is, as if it were pasted: it can be undone. */
+  /** Inserts a text at the cursor like a paste, so it can be undone. */
   insert(text) {
     if (this.isClosed || !text) return;
     this.input.focus();
@@ -106,7 +106,7 @@ export class Composer {
       style.height = "100vh";
       return;
     }
-    // Without a height, the composer would be small for a moment, and browsers move what is above it.
+    // Without this, the composer would be small for a moment, and browsers would move the content above it.
     const composer = $("composer");
     composer.style.minHeight = `${composer.offsetHeight}px`;
     style.height = "auto";
@@ -125,7 +125,7 @@ export class Composer {
     $("send").disabled = isTooLong || !this.input.value.trim() || this.isClosed;
   }
 
-  /** Whether so many more characters are too many; says so. */
+  /** Returns whether `added` more characters are too many. Shows an error if so. */
   #isTooMuch(added) {
     const { value, selectionStart, selectionEnd } = this.input;
     const chars = value.length - (selectionEnd - selectionStart) + added;
@@ -146,7 +146,7 @@ export class Composer {
     this.#send();
   }
 
-  /** A picture beside a text is another form of it (from a spreadsheet, say). */
+  /** A picture that comes with text is another form of it (from a spreadsheet, for example). */
   #paste(event) {
     if (!event.clipboardData.files.length || event.clipboardData.types.includes("text/plain")) return;
     event.preventDefault();
@@ -166,8 +166,8 @@ export function refuseFiles() {
   toast("Files and images can't be sent here.", { isError: true });
 }
 
-/** Without this, a browser opens what is dropped beside a field, in place of the page. A text goes to `onText` when it
- * was dropped in the conversation, and files to `onFiles`. */
+/** Prevents browsers from opening an item that is dropped outside a field in place of the page. Text dropped in the
+ * conversation goes to `onText`, and files go to `onFiles`. */
 export function guardDrops({ onText, onFiles }) {
   const hasFiles = ({ dataTransfer }) => dataTransfer.types.includes("Files");
   const isText = (event) => !hasFiles(event) && event.target.closest?.("input, textarea");

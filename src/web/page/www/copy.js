@@ -1,6 +1,6 @@
-// What is copied from a conversation: the texts alone, a line for each message.
+// Copies only the texts from a conversation, one line per message.
 
-/** The selected parts of the messages in `box`; `null` when the selection is nothing of theirs. */
+/** The selected parts of the messages in `box`, or `null` if there are none. */
 function selected(box) {
   const selection = getSelection();
   if (selection.isCollapsed || !selection.rangeCount) return null;
@@ -16,7 +16,7 @@ function selected(box) {
   return parts.filter(Boolean).join("\n") || null;
 }
 
-/** Browsers copy what stands around the texts, too: whose they are, the times, and a blank line behind each. */
+/** Browsers would also copy the senders, the times, and a blank line after each message. */
 export function copyTexts(box, signal) {
   box.addEventListener("copy", (event) => {
     const text = selected(box);

@@ -1,8 +1,9 @@
-// Elements. All text goes in as text: there is no way here to make markup from a string.
+// Element helpers. All text is inserted as text, so no string can become markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with attributes (`on` holds listeners; false, null and undefined leave an attribute out) and children. */
+/** An element with attributes and children. `on` holds listeners. Attributes that are false, null or undefined are left
+ * out. */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -18,7 +19,7 @@ export function el(tag, attributes = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** One of the pictures in index.html. It says nothing: what it stands for has to be in words beside it. */
+/** Creates an icon from index.html. Screen readers ignore it, so its meaning must also be in words next to it. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");
@@ -29,7 +30,7 @@ export function icon(name) {
   return svg;
 }
 
-/** The round letter that stands for a person. */
+/** Creates the round initial of a person. */
 export function avatar(name) {
   const circle = el("span", { class: "avatar", "aria-hidden": "true" }, name.slice(0, 1).toUpperCase());
   let hash = 0x811c9dc5;
@@ -38,10 +39,10 @@ export function avatar(name) {
   return circle;
 }
 
-/** The key is one of an input method, which goes on with it. 229: some browsers have ended the composition by then. */
+/** Whether the key belongs to an input method. 229: some browsers have ended the composition by then. */
 export const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
-/** Calls `draw` once in the next frame, however often it is asked to. A page in the background is drawn, too. */
+/** Combines calls into one `draw` in the next frame. Also draws a page in the background. */
 export function eachFrame(draw) {
   let asked = false;
   return () => {
@@ -58,7 +59,7 @@ export function eachFrame(draw) {
   };
 }
 
-/** Who wants to know. Returned from `on`: how not to be told any more. */
+/** Listeners by name. `on` returns a function that removes the listener. */
 export class Events {
   #listeners = new Map();
 
@@ -73,7 +74,7 @@ export class Events {
       try {
         listener(detail);
       } catch (error) {
-        // Who tells must not fail because of who listens.
+        // A failing listener must not affect the emitter.
         reportError(error);
       }
     }

@@ -1,17 +1,17 @@
-// The stream of events, over the deaths of nodes.
+// The event stream, which survives the death of nodes.
 //
-// It is read from the current node and moves with it. `revision` is how far it was read; each new stream begins after it, so that
-// nothing is missed and nothing comes twice. When the cluster does not know that revision any more, there is no going on: "lost"
-// is told, and the page has to read everything anew.
+// It is read from the current node and follows a change of node. `revision` is the last revision that was read. Each
+// new stream starts after it, so no event is missed or repeated. If the cluster no longer has that revision, the stream
+// cannot resume. Then "lost" is emitted, and the page must read everything again.
 
 import { anyOf } from "./abort.js";
 import { Failure, stream } from "./api.js";
 import { pause } from "./calls.js";
 import { Events } from "./dom.js";
 
-/** The nodes say something at least every 15 s. */
+/** Nodes send a heartbeat at least every 15 s. */
 const SILENCE_MS = 22_000;
-/** A stream that lasted so long was a good one. */
+/** A stream that lasts this long resets the backoff. */
 const STEADY_MS = 5000;
 const PAUSE_MS = [0, 200, 500, 1000, 2000, 4000];
 
@@ -28,14 +28,14 @@ export class Feed extends Events {
     this.open = false;
     this.heardAt = 0;
     const onVisible = () => {
-      // After a sleep of the machine the connection is dead, and nobody said so.
+      // A sleep of the machine kills the connection without an error.
       if (!document.hidden && this.#stop && Date.now() - this.heardAt > SILENCE_MS) this.#moved?.abort();
     };
     document.addEventListener("visibilitychange", onVisible);
     this.#offs = [calls.nodes.on("moved", () => this.#moved?.abort()), () => document.removeEventListener("visibilitychange", onVisible)];
   }
 
-  /** Reads on after `revision`. */
+  /** Resumes after `revision`. */
   start() {
     this.stop();
     this.#stop = new AbortController();
@@ -48,7 +48,7 @@ export class Feed extends Events {
     this.#set(false);
   }
 
-  /** Stops for good. */
+  /** Stops permanently. */
   end() {
     this.stop();
     for (const off of this.#offs) off();
@@ -70,13 +70,13 @@ export class Feed extends Events {
         if (!(failure instanceof Failure)) throw failure;
         if (failure.loggedOut) return this.#calls.onLoggedOut(failure);
         if (failure.code === "out_of_range") return this.emit("lost", failure);
-        // Why it is not going to be better by itself, somebody has to be told.
+        // The user must see a failure that does not pass by itself.
         if (!failure.passing && failure.reason !== "SLOW_SUBSCRIBER") this.emit("refused", failure);
-        // A stream that was too slow says nothing against the node. One too many does: others may have room.
+        // A slow reader is not the node's fault. If the node has too many streams, another one may have room.
         if (!moved.signal.aborted && failure.reason !== "SLOW_SUBSCRIBER") await nodes.failed(node, failure);
         await pause(Math.max(failure.retryMs, PAUSE_MS[Math.min(misses, PAUSE_MS.length - 1)]));
       } finally {
-        // Nothing stays behind on `stop`, which outlives many streams.
+        // Removes the listener from `stop`, which outlives many streams.
         moved.abort();
       }
     }

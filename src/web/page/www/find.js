@@ -1,25 +1,26 @@
-// Finds a text in the open conversation. The browser's own search sees only the rows in the document.
+// Searches the open conversation. The browser's own search covers only the rows in the document.
 //
-// It looks through what is loaded, newest first. Where nothing is found it loads older messages, at most `PAGES` pages
-// at a time, says how far back it has looked, and goes on when it is told to. The work between two frames is bounded,
-// whatever the messages are. Does not cover: messages that wait to be sent, and those that come after a search began.
+// The search covers the loaded messages, newest first. Without a match, it loads at most `PAGES` pages of older
+// messages at a time, shows how far back it has searched, and continues on request. The work between two frames is
+// bounded, whatever the messages contain. Does not cover: unsent messages, and messages that arrive after a search
+// began.
 
 import { $ } from "./dom.js";
 import { pause } from "./calls.js";
 import { dateOf } from "./text.js";
 
 const TYPING_MS = 150;
-/** Pages that are loaded at a time; each is a call. */
+/** Pages that are loaded at a time. Each is a call. */
 const PAGES = 20;
-/** Characters that are looked through in one go: some milliseconds. */
+/** Characters that are searched at a time, which takes some milliseconds. */
 const CHARS = 500_000;
-/** Matches that are counted, and matches in one message that are coloured. */
+/** Limits of matches that are counted, and that are coloured in one message. */
 const MATCHES_MAX = 1000;
 const RANGES_MAX = 100;
-/** Pixels that a match keeps from the edge of the box. */
+/** Pixels between a match and the edge of the box. */
 const EDGE = 100;
 
-/** The places of a text in another, whatever their case; none where upper case has other places than lower case. */
+/** The positions of `query` in `body`, ignoring case. None if a change of case would shift positions. */
 export function placesOf(body, query) {
   const [text, wanted] = [body.toLowerCase(), query.toLowerCase()];
   const places = [];
@@ -32,11 +33,11 @@ export function placesOf(body, query) {
   return places;
 }
 
-/** The ranges of some places in an element; they may go over the borders of its text nodes. */
+/** The ranges of positions in an element. They may span several text nodes. */
 function rangesOf(element, places, length) {
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
   let [start, node] = [0, walker.nextNode()];
-  /** The node and the offset of a place. They are asked for in their order. */
+  /** The node and the offset of a position. Positions must come in ascending order. */
   const point = (place) => {
     while (node && place > start + node.length) {
       start += node.length;
@@ -56,17 +57,17 @@ function rangesOf(element, places, length) {
 
 export class Find {
   #query = "";
-  /** The seqs of the messages that have it, newest first. */
+  /** The seqs of the matching messages, newest first. */
   #matches = [];
   #at = 0;
-  /** The run that is under way: another one ends it. */
+  /** The current run. A new run ends it. */
   #run = null;
   #isBusy = false;
   #problem = "";
   #timer = 0;
   #ranges = new WeakMap();
 
-  /** `chat` has the conversation, its list and its rows. */
+  /** `chat` provides the conversation, its list and its rows. */
   constructor(chat, signal) {
     this.chat = chat;
     this.active = false;
@@ -87,7 +88,7 @@ export class Find {
     });
   }
 
-  /** The keys of browsers. Those who press them twice get the browser's own search. */
+  /** The shortcut of browsers. Pressing it twice opens the browser's own search. */
   #shortcut(event) {
     const { ctrlKey, metaKey, altKey, shiftKey, key } = event;
     if (!(ctrlKey || metaKey) || altKey || shiftKey || key.toLowerCase() !== "f") return;
@@ -137,7 +138,7 @@ export class Find {
     if (this.#query) this.#timer = setTimeout(() => this.#search(false), TYPING_MS);
   }
 
-  /** Looks through what is loaded; through more, when nothing is found there or it is to go `further`. */
+  /** Searches the loaded messages. Loads older ones if there is no match, or to go `further`. */
   async #search(further) {
     const run = {};
     this.#run = run;
@@ -153,7 +154,7 @@ export class Find {
         const { floor } = conversation;
         await client.load(conversation, true);
         if (!(await this.#look(run, conversation, floor))) return;
-        // It was another load that was under way, or nothing came.
+        // Another load was in flight, or nothing arrived.
         if (conversation.floor === floor && conversation.hasOlder) await pause(TYPING_MS);
       }
     } catch (failure) {
@@ -166,11 +167,11 @@ export class Find {
     else this.#tell();
   }
 
-  /** Adds the matches before the seq `before`, in steps. False when the run is not wanted any more. */
+  /** Adds the matches before the seq `before`, in steps. False if the run was cancelled. */
   async #look(run, conversation, before) {
     const wanted = this.#query.toLowerCase();
     let chars = 0;
-    // A copy: what comes meanwhile moves the places.
+    // Copies the list, because arriving messages shift positions.
     const messages = conversation.messages.filter((message) => message.seq < before);
     for (const { seq, body, deleted } of messages.reverse()) {
       if (this.#matches.length >= MATCHES_MAX) break;
@@ -184,13 +185,13 @@ export class Find {
     return this.#run === run;
   }
 
-  /** To an older match, or to a newer one. Behind the oldest that is known, it looks further back. */
+  /** Moves to an older or a newer match. Past the oldest known one, it searches further back. */
   #step(by) {
     if (!this.#query || this.#isBusy) return;
     const to = this.#at + by;
     if (to >= 0 && to < this.#matches.length) this.#go(to);
     else if (by > 0 && this.chat.conversation.hasOlder) this.#search(true);
-    // Around, as browsers do.
+    // Wraps around, as browsers do.
     else if (this.#matches.length) this.#go(by > 0 ? 0 : this.#matches.length - 1);
   }
 
@@ -205,7 +206,7 @@ export class Find {
     this.#bringIntoView();
   }
 
-  /** A message may be higher than the box. */
+  /** A message may be taller than the box. */
   #bringIntoView() {
     const { box } = this.chat;
     const body = box.querySelector(".current .body");
@@ -215,7 +216,7 @@ export class Find {
     if (match.top < top || match.bottom > bottom) box.scrollTop += match.top - top - EDGE;
   }
 
-  /** Marks the rows that have it. */
+  /** Marks the matching rows. */
   mark(rows) {
     if (!this.#matches.length) return;
     const matches = new Set(this.#matches);
@@ -236,7 +237,7 @@ export class Find {
     return ranges;
   }
 
-  /** Colours the matches in the rows that are in the document, where the browser can. */
+  /** Colours the matches in the rows in the document, if the browser supports it. */
   paint() {
     if (!globalThis.CSS?.highlights) return;
     const bodies = this.#query ? [...this.chat.box.querySelectorAll(":is(.found, .current) .body")] : [];

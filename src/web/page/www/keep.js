@@ -1,7 +1,7 @@
-// What the browser keeps for the page: unsent messages, what is being typed, who is logged in.
+// What the browser keeps for the page: unsent messages, drafts, and the login.
 //
-// One entry for each thing, so that several tabs never write over each other. Without a storage (it can be forbidden, or full)
-// everything is kept as long as the page is open; `set` says whether it will be there afterwards.
+// Each item has its own entry, so tabs never overwrite each other. Without storage (forbidden or full), items are kept
+// as long as the page is open. `set` returns whether the item outlives the page.
 
 const PREFIX = "quorum-chat/";
 const inMemory = new Map();
@@ -15,7 +15,7 @@ function storage() {
   }
 }
 
-/** What belongs to this tab, and survives its reloads: the same, in the storage of the tab. */
+/** Items of this tab, which survive a reload. They are in the tab's storage. */
 export const tab = {
   get(key) {
     try {
@@ -30,7 +30,7 @@ export const tab = {
     try {
       window.sessionStorage.setItem(key, text);
     } catch {
-      // It is gone with the page.
+      // The item is lost with the page.
     }
   },
 
@@ -39,7 +39,7 @@ export const tab = {
     try {
       window.sessionStorage.removeItem(key);
     } catch {
-      // It was not there.
+      // It was not stored.
     }
   },
 };
@@ -71,24 +71,24 @@ export const keep = {
     storage()?.removeItem(PREFIX + key);
   },
 
-  /** The keys that begin so, sorted. */
+  /** The keys with this prefix, sorted. */
   keys(prefix) {
     const stored = Object.keys(storage() ?? {}).filter((key) => key.startsWith(PREFIX)).map((key) => key.slice(PREFIX.length));
     return [...new Set([...stored, ...inMemory.keys()])].filter((key) => key.startsWith(prefix)).sort();
   },
 
-  /** Something that begins so will not be there when the page is closed. */
+  /** Whether an item with this prefix is lost when the page is closed. */
   isFleeting(prefix) {
     return [...inMemory.keys()].some((key) => key.startsWith(prefix));
   },
 
-  /** Calls with the key of what another tab removed, until `signal`. When the browser forgets everything, nothing was removed. */
+  /** Calls `tell` with each key that another tab removes, until `signal`. Clearing the whole storage does not count. */
   onRemoved(tell, signal) {
     const isOne = ({ key, newValue }) => key?.startsWith(PREFIX) && newValue === null;
     addEventListener("storage", (event) => isOne(event) && tell(event.key.slice(PREFIX.length)), { signal });
   },
 
-  /** Forgets what begins so. */
+  /** Removes the items with this prefix. */
   clear(prefix) {
     for (const key of this.keys(prefix)) this.remove(key);
   },

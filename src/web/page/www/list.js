@@ -1,23 +1,22 @@
-// A long list of which only the visible part is in the document.
+// A long list with only its visible part in the document.
 //
-// Every row has a height: the measured one, or an estimate until it was seen. Rows are placed by the sums of the
-// heights. Invariants:
-// - What is being looked at does not move when rows come before it, or turn out to be higher than estimated: the lower
-//   edge of the first visible row is the anchor, and the scroll position follows it.
-// - A list that is at its end stays there until a person scrolls away. Only a scroll position that changed while the
-//   size of the box did not is a person's doing: browsers move it, too, when the box grows.
-// - A scroll in progress (an animation, a finger, a wheel) is never overwritten, as that would end it. Until it ends,
-//   the rows move instead: `#shift` is how far they are from where they belong.
-// - The rows in the document are in their order, and the one that has the focus stays and keeps it.
+// The height of a row is an estimate until it is measured. Rows are placed by the sums of the heights. Invariants:
+// - Visible rows do not move when rows are added before them, or turn out to be taller than estimated. The lower edge
+//   of the first visible row is the anchor, and the scroll position follows it.
+// - A list at its end stays there until the user scrolls away. Only a scroll position that changed while the size of
+//   the box did not comes from the user, because browsers also move it when the box grows.
+// - A scroll in progress (an animation, a finger, a wheel) is never overwritten, because that would end it. Until it
+//   ends, the rows move instead. `#shift` is their distance from their proper place.
+// - The rows in the document are in order. The row with the focus stays and keeps it.
 
 import { eachFrame } from "./dom.js";
 import { Motion } from "./motion.js";
 
-/** Pixels before and behind the visible part that are drawn as well. */
+/** Pixels before and after the visible part that are drawn, too. */
 const MARGIN = 600;
-/** Closer to the end than this, the list is at its end. */
+/** A list closer to the end than this is at its end. */
 const NEAR_PX = 40;
-/** Pixels from the top to the lower edge of a row that is revealed. */
+/** Pixels from the top to the lower edge of a revealed row. */
 const REVEALED = 100;
 const FOCUSABLE = "a, button, input";
 
@@ -25,16 +24,16 @@ export class List {
   #rows = [];
   #tops = [0];
   #heights = new Map();
-  /** The estimates. They are asked for with each frame, and long texts take a while. */
+  /** Cached estimates. Each frame needs them, and long texts take a while. */
   #estimates = new Map();
   #shown = new Map();
   #places = new Map();
   #width = 0;
   #sizes;
   #anchor = null;
-  /** Pixels to the end, of a list that is at its end. */
+  /** Pixels to the end, while the list is at its end. */
   #gap = 0;
-  /** The height of the box and its scroll position, as the last update left them. */
+  /** The height of the box and its scroll position after the last update. */
   #height = 0;
   #top = 0;
   #shift = 0;
@@ -42,13 +41,13 @@ export class List {
   #padding;
   #stopping = new AbortController();
 
-  /** `box` scrolls, `draw(row, shown)` makes the element of a row or brings the one that is `shown` up to date, and
-   * `estimate(row)` guesses its height. A row has a `key`, and is drawn anew when its `version` changes; one that
-   * `isLoose` is never the anchor. `onScroll` is called after each change of what is visible. A list that is `isLog`
-   * shows its end, has few rows at the bottom, and follows the anchor; another one stays where it was scrolled to. */
+  /** `box` is the scroll container. `draw(row, shown)` creates the element of a row or updates the `shown` one, and
+   * `estimate(row)` guesses its height. A row has a `key`, and is redrawn when its `version` changes. A row that
+   * `isLoose` is never the anchor. `onScroll` is called after each change of the visible part. A list that `isLog`
+   * starts at its end, has few rows at the bottom, and follows the anchor. Other lists keep their scroll position. */
   constructor(box, { draw, estimate, onScroll = () => {}, isLog = false }) {
     Object.assign(this, { box, draw, estimate, onScroll, isLog });
-    /** The end is kept in view. */
+    /** Whether the end is kept in view. */
     this.atEnd = isLog;
     this.space = box.firstElementChild;
     const { paddingTop, paddingBottom } = getComputedStyle(box);
@@ -62,7 +61,7 @@ export class List {
     this.#sizes.observe(box);
   }
 
-  /** Leaves the box to another list. */
+  /** Releases the box for another list. */
   stop() {
     this.clear();
     this.#stopping.abort();
@@ -74,7 +73,7 @@ export class List {
     this.soon();
   }
 
-  /** Takes note of what a person has scrolled. An animation goes on between a scroll event and the next frame. */
+  /** Notes a scroll by the user. An animation continues between a scroll event and the next frame. */
   #follow() {
     if (!this.isLog || this.box.scrollTop === this.#top) return;
     if (!this.#motion.active && this.box.clientHeight !== this.#height) return;
@@ -82,10 +81,10 @@ export class List {
     this.#scrolledTo();
   }
 
-  /** Where it was scrolled to is where it has to stay. */
+  /** The scroll position is now the one to keep. */
   #scrolledTo() {
     this.#top = this.box.scrollTop;
-    // There is no scrolling beyond the top, so what moved away from there has to come back at once.
+    // Rows that were shifted beyond the top cannot be scrolled to, so they return at once.
     if (this.#top <= 0 && this.#shift < 0) {
       this.#top = this.box.scrollTop = -this.#shift;
       this.#shift = 0;
@@ -95,7 +94,7 @@ export class List {
     this.#anchor = this.#findAnchor();
   }
 
-  /** To the ends at once: on the way there, all rows would have to be drawn. */
+  /** Jumps to the ends, because a scroll would draw all rows on the way. */
   #onKey(event) {
     if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
     if (event.key === "End") this.show(this.#rows, { end: true });
@@ -115,7 +114,7 @@ export class List {
   #onSizes(entries) {
     this.#follow();
     if (this.box.clientWidth !== this.#width) {
-      // Texts wrap elsewhere: no height is what it was.
+      // Texts wrap elsewhere, so all heights are invalid.
       this.#width = this.box.clientWidth;
       this.#heights.clear();
       this.#estimates.clear();
@@ -124,7 +123,7 @@ export class List {
     this.update();
   }
 
-  /** Pixels above what is visible. */
+  /** Pixels above the visible part. */
   get #y() {
     return this.box.scrollTop - this.#shift;
   }
@@ -134,7 +133,7 @@ export class List {
     return Math.max(0, this.#tops[this.#rows.length] + this.#padding - this.box.clientHeight);
   }
 
-  /** Pixels below what is visible. */
+  /** Pixels below the visible part. */
   get fromEnd() {
     return this.#end - this.#y;
   }
@@ -147,10 +146,10 @@ export class List {
     return this.#rows;
   }
 
-  /** Shows these rows. `end` goes to the last one, or to the one with the key `reveal` if it is among them. */
+  /** Shows these rows. `end` scrolls to the last one, `reveal` to the one with this key if there is one. */
   show(rows, { end = false, reveal = null } = {}) {
     this.#follow();
-    // A list that is a few pixels from its end shows all of a row that is added there.
+    // A list that is a few pixels from its end shows a new last row completely.
     if (!this.#motion.active && rows.at(-1)?.key !== this.#rows.at(-1)?.key) this.#gap = 0;
     this.#rows = rows;
     const isRevealing = reveal !== null && rows.some((row) => row.key === reveal);
@@ -165,12 +164,12 @@ export class List {
     }
     this.update();
     if (!isRevealing) return;
-    // It may be that there is nothing to scroll.
+    // There may be nothing to scroll, and so no event.
     this.#scrolledTo();
     this.soon();
   }
 
-  /** Another list altogether. */
+  /** Prepares for entirely different rows. */
   clear() {
     this.#motion.stop();
     this.#heights.clear();
@@ -185,7 +184,7 @@ export class List {
     this.update();
   }
 
-  /** Scrolls as far as is needed to see the row with this key; returns its element, or null without such a row. */
+  /** Scrolls just far enough to show the row with this key. Returns its element, or null if there is no such row. */
   reveal(key) {
     const place = this.#places.get(key);
     const { box } = this;
@@ -197,13 +196,13 @@ export class List {
     return this.#shown.get(key);
   }
 
-  /** The places of the first and the last row that can be seen. */
+  /** The indexes of the first and the last visible row. */
   get visible() {
     const top = this.#y;
     return [this.#at(top), this.#at(top + this.box.clientHeight - 1)];
   }
 
-  /** The place of the row at this height. */
+  /** The index of the row at this height. */
   #at(y) {
     let [low, high] = [0, this.#rows.length];
     while (low < high) {
@@ -214,8 +213,8 @@ export class List {
     return Math.min(low, Math.max(this.#rows.length - 1, 0));
   }
 
-  /** The first visible row that was seen before: where it is, is known. A row that stands for a place and not for a thing (a day, a
-   * button) moves when rows come before it. */
+  /** The first visible row, preferably a measured one, whose position is known. A row that stands for a place (a day, a
+   * button) moves when rows are added before it. */
   #findAnchor() {
     const [first, last] = this.visible;
     const visible = this.#rows.slice(first, last + 1).filter((row) => !row.isLoose);
@@ -253,7 +252,7 @@ export class List {
   update() {
     if (!this.box.clientHeight) return;
     this.#follow();
-    // More than once: what is measured can bring further rows into view.
+    // Repeats, because measured heights can bring more rows into view.
     for (let round = 0; round < 3; round += 1) {
       this.#measure();
       this.#scroll();
@@ -264,12 +263,12 @@ export class List {
     }
     this.#height = this.box.clientHeight;
     this.#top = this.box.scrollTop;
-    // Where the end is followed to, the rows are others: a scroll that begins has to begin from them.
+    // A list that follows its end shows other rows now. A scroll has to start from those.
     if (this.atEnd && !this.#motion.active) this.#anchor = this.#findAnchor();
     this.onScroll();
   }
 
-  /** Brings the scroll position to where the list has to be; while the browser scrolls, the rows. */
+  /** Sets the scroll position or, while the browser scrolls, moves the rows. */
   #scroll() {
     const { box } = this;
     const space = () => { this.space.style.height = `${this.#tops[this.#rows.length] + this.#shift}px`; };
@@ -285,7 +284,7 @@ export class List {
     if (!isMoving && to !== box.scrollTop) box.scrollTop = to;
   }
 
-  /** Brings the elements of the visible rows into the document. Whether a height was not what was thought. */
+  /** Puts the visible rows into the document. Returns whether a height differed from its estimate. */
   #draw() {
     const { box } = this;
     const first = this.#at(this.#y - MARGIN);
@@ -309,7 +308,7 @@ export class List {
       if (element.parentNode !== this.space || element.nextSibling !== before) this.space.insertBefore(element, before);
       before = element;
     }
-    // An element that was moved has lost it.
+    // Moving an element removes the focus.
     if (focus?.isConnected && document.activeElement !== focus) focus.focus({ preventScroll: true });
     let surprise = false;
     for (const [key, element] of this.#shown) {

@@ -1,9 +1,10 @@
-// Where the page starts, once boot.js has everything: decides between logging in and chatting, and ties the views to the client.
+// The start of the page, once boot.js has loaded everything. Chooses between login and chat, and connects the views to
+// the client.
 //
-// From the bottom up: api.js (one call), nodes.js and calls.js (which node, again and again), feed.js (the stream), store.js (what is
-// known), outbox.js and receipts.js (what the cluster has to be told), client.js (all of them, for one account); then the views,
-// people.js, chat.js (with composer.js, picks.js, messages.js), list.js, cluster.js, auth.js. Beside them: places.js (the
-// way back), shell.js (the page is kept by the browser).
+// The modules, from the bottom up, are api.js (one call), nodes.js and calls.js (failover and retries), feed.js (the
+// stream), store.js (the data), outbox.js and receipts.js (outgoing messages and receipts), and client.js (all of them,
+// for one account). The views are people.js, chat.js (with composer.js, picks.js, messages.js), list.js, cluster.js and
+// auth.js. In addition, places.js is about the way back, and shell.js about keeping the page in the browser.
 
 import { changePassword, drawPrivacy, showSessions } from "./account.js";
 import { $, eachFrame } from "./dom.js";
@@ -23,18 +24,18 @@ import { clearToasts, dismiss, notifications, toast } from "./toasts.js";
 import { count, oneLine } from "./text.js";
 
 const TITLE = "quorum-chat";
-/** So long it takes until what was read elsewhere (another window, another device) is known to be read. */
+/** Time for reads in another window or on another device to become known. */
 const ELSEWHERE_MS = 600;
-/** Of a logout that no node heard of. */
+/** Shown after a logout that reached no node. */
 const STILL_THERE = "You're logged out of this page, but no server could be reached to remove the session cookie. " +
   "It stays in this browser until it expires.";
 const nodes = new Nodes();
 const session = new Session(nodes);
 const auth = new Auth(session, enter);
-/** What there is while somebody is logged in. */
+/** Exists while an account is logged in. */
 let app = null;
 
-/** The person whose conversation the address names. */
+/** The person whose conversation is in the address. */
 function named() {
   const name = places.named();
   return nameProblem(name) ? "" : name;
@@ -51,7 +52,7 @@ function route() {
     if (matchMedia("(pointer: fine)").matches) $("input").focus();
   } else app.chat.close();
   app.people.current(name);
-  // The button that led back is hidden now.
+  // The back button is hidden now.
   if (!name && left && [document.body, $("back")].includes(document.activeElement)) $("people").querySelector(`a[href="#/${left}"]`)?.focus();
 }
 
@@ -69,7 +70,7 @@ function onArrived(arrival) {
   if (app.chat.arrived(arrival)) return;
   const { client, news } = app;
   if (!news.size) setTimeout(() => app?.client === client && tellOfNews(), ELSEWHERE_MS);
-  // The last of a conversation stands for all.
+  // The last message of a conversation stands for all.
   news.set(arrival.conversation, arrival.message);
 }
 
@@ -83,7 +84,7 @@ function tellOfNews() {
   news.clear();
 }
 
-/** What does not get better by itself is told once. */
+/** A problem that does not pass by itself is shown once. */
 function onTrouble({ message }) {
   const { troubles } = app;
   if (troubles.has(message)) return;
@@ -93,7 +94,7 @@ function onTrouble({ message }) {
 
 function enter() {
   auth.hide();
-  // A page may have been closed in the middle of leaving.
+  // A page may have been closed during a logout.
   session.leaving(null);
   $("app").hidden = false;
   $("me").textContent = session.name;
@@ -128,13 +129,13 @@ function enter() {
 function onLoggedOut() {
   const { left } = session;
   if (left) return leave(left.notice, left.isGone);
-  // Before the client has stopped: after that nothing is kept any more.
+  // Must precede the stop of the client, because nothing is kept after it.
   app.chat.stop();
   app.client.outbox.keepAll();
   leave("Your session has expired. Log in again; unsent messages are kept.");
 }
 
-/** `isGone`: the account is deleted, and nobody can log in with its name again. */
+/** `isGone` means that the account is deleted and its name cannot be used again. */
 function leave(notice, isGone = false) {
   const name = isGone ? "" : session.name;
   session.end();
@@ -169,12 +170,12 @@ async function deleteAccount() {
   await parting(() => app.client.deleteAccount(password), { notice: "Your account has been deleted.", isGone: true });
 }
 
-/** Ends the session by `work`. When the cluster cannot be told, `anyway` decides whether that is done without. */
+/** Ends the session by `work`. If the cluster is unreachable, `anyway` decides whether to go on without it. */
 async function parting(work, { notice, isGone = false }, anyway = async () => false) {
   const parted = app;
   session.leaving({ notice, isGone });
   $("app").setAttribute("aria-busy", "true");
-  // One leaves once.
+  // Prevents a second logout.
   $("settings-open").disabled = true;
   try {
     await work();
@@ -190,7 +191,7 @@ async function parting(work, { notice, isGone = false }, anyway = async () => fa
     }
     parted.client.stop();
     if (!(await session.forget())) notice = STILL_THERE;
-    // Only now: meanwhile somebody may have gone on typing.
+    // Must be last, because the user may have typed meanwhile.
     parted.client.forget();
     if (app !== parted) return;
     session.leaving({ notice, isGone });
@@ -235,7 +236,7 @@ function setUpSettings() {
   });
 }
 
-/** Brings the page up. Once: boot.js calls it. */
+/** Starts the page. Called once, by boot.js. */
 export function start() {
   drawTheme();
   setUpSettings();
@@ -257,7 +258,7 @@ export function start() {
   $("boot").remove();
   if (session.name) enter();
   else auth.show();
-  // What is to be seen comes first.
+  // The visible page comes first.
   addEventListener("load", keepShell);
   if (document.readyState === "complete") keepShell();
 }

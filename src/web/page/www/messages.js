@@ -1,26 +1,26 @@
-// The messages of a conversation: what is shown of them.
+// The rows of a conversation and their elements.
 
 import { el, icon } from "./dom.js";
 import { mark } from "./people.js";
 import { dayName, dayOf, exactly, head, linked, timeOf } from "./text.js";
 
-/** Messages of one person that are closer than this belong together. */
+/** Messages of one person within this time belong together. */
 const TOGETHER_MS = 5 * 60_000;
-/** Browsers select a text a little earlier. */
+/** Browsers select text a little earlier. */
 const LONG_PRESS_MS = 600;
 /** A finger is never quite still. */
 const STILL_PX = 10;
 
-/** What is to be seen, in order: days, the mark of what is new, messages, and what is not sent yet. `marker` is the seq after which the new
- * ones begin (null: none are). */
+/** The rows in order: days, the mark of new messages, messages, and unsent messages. `marker` is the seq before the
+ * first new message (null if there is none). */
 export function rowsOf(conversation, waiting, marker, picks, me) {
   const rows = [];
   let [day, latest, previous] = [0, 0, null];
-  // Where it belongs may not be loaded yet.
+  // Its position may not be loaded yet.
   let isMarked = marker === null || (conversation.hasOlder && marker + 1 < conversation.floor);
   if (conversation.hasOlder) rows.push({ key: "older", version: "", kind: "older", isLoose: true });
   const add = (message, row) => {
-    // The clock here may be behind that of the cluster, and there is no way back to yesterday.
+    // The local clock may be behind the cluster's, and days must not go backwards.
     const time = Math.max(message.time, latest);
     latest = time;
     if (dayOf(time) !== day) {
@@ -42,7 +42,7 @@ export function rowsOf(conversation, waiting, marker, picks, me) {
     const isMine = message.sender === me;
     add(message, { key: message.clientId || `seq/${message.seq}`, isMine, state: isMine ? conversation.reached(message, me) : "" });
   }
-  // A message is in one place, even while the stream knows of it and the answer to its sending is still under way.
+  // The stream may deliver a message before the answer to its send call arrives. It must appear once.
   const saved = new Set(waiting.length ? conversation.messages.map((message) => message.clientId) : []);
   for (const entry of waiting) {
     if (saved.has(entry.id)) continue;
@@ -56,7 +56,7 @@ export function rowsOf(conversation, waiting, marker, picks, me) {
   return rows;
 }
 
-/** About how high a row will be, in pixels, before it was drawn. */
+/** The estimated height of a row in pixels, before it is drawn. */
 export function heightOf(row, width) {
   if (row.kind !== "message") return 44;
   const perLine = Math.max(12, Math.min(width * 0.75, 620) / 7.6);
@@ -64,8 +64,7 @@ export function heightOf(row, width) {
   return 42 + 21 * (lines - 1) + (row.isFirst ? 8 : 0);
 }
 
-/** The element of a row, which may be the one that is `shown`. `on` has what its buttons do: pick, retry, edit,
- * discard, older. */
+/** Returns the element of a row, which may be `shown`. `on` holds the actions pick, retry, edit, discard and older. */
 export function draw(row, on, shown = null) {
   if (row.kind === "day") return el("li", { class: "day" }, el("span", {}, row.name));
   if (row.kind === "new") return el("li", { class: "new" }, el("span", {}, "New messages"));
@@ -81,8 +80,7 @@ export function draw(row, on, shown = null) {
   return parts.item;
 }
 
-/** By element: what a message is made of. It is brought up to date in place, so that what is selected or touched in it
- * stays so. */
+/** The parts of a message, by element. They are updated in place, which keeps a selection or a touch. */
 const drawn = new WeakMap();
 
 function begin({ message, isMine }, on) {
@@ -103,7 +101,7 @@ function begin({ message, isMine }, on) {
   return parts;
 }
 
-/** What is not saved yet, or is being deleted, cannot be picked. */
+/** A message that is not saved yet, or is being deleted, cannot be picked. */
 const canPick = (row) => row.state !== "pending" && !row.isLeaving;
 
 function finish(parts, on) {
@@ -123,7 +121,7 @@ function finish(parts, on) {
     parts.box.checked = isPicked;
     const words = message.deleted ? "deleted" : head(message.body, 60);
     parts.box.setAttribute("aria-label", `Select message: ${words}, ${time}`);
-    // Screen readers meet each text once, unless it can be picked.
+    // Screen readers find each text once, except during picking.
     parts.box.tabIndex = isPicking ? 0 : -1;
     if (isPicking) parts.box.removeAttribute("aria-hidden");
     else parts.box.setAttribute("aria-hidden", "true");
@@ -150,14 +148,14 @@ function trouble({ message, problem }, on) {
     button("Try again", on.retry), button("Edit", on.edit), button("Discard", on.discard));
 }
 
-/** Touches that last. Where the browser selects a text by them, that is what was meant. */
+/** Detects a long press, unless the browser selects text by it. */
 function longPress(element, action) {
   let [timer, start] = [0, null];
   const stop = () => clearTimeout(timer);
   const press = () => {
     const selection = getSelection();
     if (!selection.isCollapsed && selection.containsNode(element, true)) return;
-    // The finger is still down: where it is lifted, there may be another message by then.
+    // Another message may be under the finger by the time it is lifted.
     addEventListener("click", swallow, { capture: true });
     const stopSwallowing = () => removeEventListener("click", swallow, { capture: true });
     addEventListener("pointerdown", stopSwallowing, { capture: true, once: true });

@@ -1,10 +1,10 @@
-// Whether a box is being scrolled: by an animation, a finger or a wheel, and from the first sign of it to its end.
+// Tracks whether an animation, a finger or a wheel scrolls a box, from the first sign to the end.
 //
-// Scripts learn of a scroll by events, and of its end by `scrollend` where there is one, else by the silence after it.
+// Scripts detect a scroll by its events. It ends with `scrollend` or, in browsers without that, after a pause.
 
-/** A scroll without an event for this long has ended. Where there is `scrollend`, this is only a fallback. */
+/** A scroll without an event for this long has ended. With `scrollend`, this is only a fallback. */
 const QUIET_MS = "onscrollend" in window ? 1000 : 150;
-/** How long after a key or a wheel its scroll begins, at most. */
+/** The maximum delay from a key or a wheel to its scroll. */
 const BEGINS_MS = 150;
 const KEYS = ["ArrowUp", "ArrowDown", "PageUp", "PageDown", " "];
 
@@ -12,7 +12,7 @@ export class Motion {
   #onEnd;
   /** The fingers that are down. */
   #fingers = new Set();
-  /** The timer of the end; 0 when nothing moves. */
+  /** The timer of the end, or 0 if nothing moves. */
   #timer = 0;
   #until = 0;
 
@@ -30,18 +30,18 @@ export class Motion {
     return this.#timer !== 0;
   }
 
-  /** The box has been scrolled, and may be further. */
+  /** Notes a scroll, which may continue. */
   seen() {
     this.#hold(QUIET_MS);
   }
 
-  /** Whatever moved does not any more: a script has set the scroll position. */
+  /** Ends every scroll, because a script has set the scroll position. */
   stop() {
     clearTimeout(this.#timer);
     this.#timer = 0;
   }
 
-  /** For this long at least: a wheel that turns on does not shorten what its scroll still takes. */
+  /** Extends the scroll by at least `ms`. More wheel events must not shorten it. */
   #hold(ms) {
     const until = performance.now() + ms;
     if (this.active && until < this.#until) return;
@@ -53,7 +53,7 @@ export class Motion {
   #touched({ target, changedTouches }) {
     for (const { identifier } of changedTouches) this.#fingers.add(identifier);
     this.#hold(QUIET_MS);
-    // What was touched may leave the document, and then the box hears no more of it.
+    // The touched element may leave the document, and its events then no longer reach the box.
     for (const event of ["touchend", "touchcancel"]) target.addEventListener(event, this.#lifted, { passive: true });
   }
 

@@ -1,31 +1,32 @@
-// Which nodes there are, and which one the page talks to.
+// The known nodes, and the one that the page uses.
 //
-// The page's own node is known; the others are learned from it, and kept for the time when it is down. When the current
-// one fails, all are asked at once who leads, and the first that knows becomes the current one. `state` is what the
-// page may hope for:
+// The page's own node is known. The others are learned from it, and kept for times when it is down. When the current
+// node fails, all are asked for the leader at once, and the first that knows one becomes the current node. `state` is
+// one of:
 // - "online": the current node knows a leader. Everything works.
-// - "minority": nodes answer, and none knows a leader: what is there can be read, nothing can be changed.
+// - "minority": nodes answer, but none knows a leader. Data can be read, but not changed.
 // - "offline": no node answers.
-// While a new node is looked for, `looking` is set. Nothing here ever gives up: as long as the state is not
-// "online", all nodes are asked again, at growing distances.
+// `looking` is set while a new node is being chosen. While the state is not "online", all nodes are asked again at
+// growing intervals, without a limit.
 
 import { Failure, call } from "./api.js";
 import { Events } from "./dom.js";
 import { keep } from "./keep.js";
 
-/** How long a node has to say who leads; twice as long each time that none did. Where the way is long, connecting takes most of it. */
+/** Timeout of a node for naming the leader. It doubles when a round times out. On a slow path, connecting takes most of
+ * it. */
 const ANSWER_MS = 1500;
 const ANSWER_MS_MAX = 12_000;
-/** The longest way that calls are given more time for. */
+/** The longest latency that extends the timeouts of calls. */
 const WAY_MS_MAX = 4000;
 const PAUSE_MS = [200, 400, 800, 1500, 3000];
 const NOBODY = { headers: {}, cookies: false };
-/** Where the browser keeps them, and how many at most. */
+/** The storage key of the nodes, and their maximum number. */
 const KEPT = "nodes";
 const NODES_MAX = 64;
 const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
 
-/** Where a page of `here` (a location) finds a node that advertises `address`: the names of the own machine are one. */
+/** The origin of a node that advertises `address`, for a page at the location `here`. Loopback names are one host. */
 export function baseOf(address, here) {
   if (!address) return null;
   let url;
@@ -55,14 +56,14 @@ export class Nodes extends Events {
     this.state = "online";
     this.looking = false;
     this.all = [this.own];
-    // The page may be one that was kept, and its node down.
+    // The page may be a kept one whose node is down.
     this.#know(keep.get(KEPT) ?? []);
-    /** The session is only known on the page's own host (session.js). */
+    /** Whether the session is limited to the page's own host (session.js). */
     this.isBound = false;
     addEventListener("online", () => this.state !== "online" && this.choose());
   }
 
-  /** How much longer an answer may take because the way is long: connecting, and the call. */
+  /** Extra time for an answer over a slow path, for connecting and for the call. */
   get extraMs() {
     return 2 * this.#wayMs;
   }
@@ -76,12 +77,12 @@ export class Nodes extends Events {
     return this.all.filter(isNear);
   }
 
-  /** Those that it does not. */
+  /** Nodes that it does not reach. */
   get elsewhere() {
     return this.all.filter((base) => !isNear(base));
   }
 
-  /** What ListNodes answered. The page's own address stays, whatever it leads to: it may be that of a load balancer. */
+  /** Takes an answer of ListNodes. The page's own address stays, because it may be that of a load balancer. */
   learn(answer) {
     const listed = (answer.nodes ?? []).slice(0, NODES_MAX);
     const nodes = listed.map(({ webAddress = "", name = "" }) => ({ webAddress, name }));
@@ -96,17 +97,18 @@ export class Nodes extends Events {
     this.all = [...new Set([this.own, ...this.#names.keys()])];
   }
 
-  /** Says that a node failed, with what. Resolves when the current one is a better one, or when there is none. */
+  /** Reports that a node failed. Resolves once a better one is the current node, or if there is none. */
   async failed(base, failure) {
-    // Another one has been chosen, or is being.
+    // Another one has been chosen, or is being chosen.
     if (base !== this.current) return this.#choosing;
-    // Too much to do is not a reason to go away, and would only move the load.
+    // Leaving an overloaded node would only move the load.
     if (failure instanceof Failure && ["OVERLOADED", "RATE_LIMITED"].includes(failure.reason)) return;
-    // One that does not lead knows why; one that fails otherwise would say that all is well.
+    // A node that reports NO_LEADER can be asked again. One that fails otherwise might still name a leader, so it is
+    // avoided.
     await this.choose(failure.reason === "NO_LEADER" ? null : base);
   }
 
-  /** Resolves when all is well. */
+  /** Resolves when the state is "online". */
   online() {
     if (this.state === "online" && !this.looking) return Promise.resolve();
     return new Promise((resolve) => {
@@ -118,8 +120,8 @@ export class Nodes extends Events {
     });
   }
 
-  /** Asks all nodes, and settles on one; on the one to `avoid` only when there is no other. However often it is called, they are asked
-   * once at a time. */
+  /** Asks all nodes and chooses one. It is the one to `avoid` only if there is no other. Concurrent calls share one
+   * round. */
   choose(avoid = null) {
     this.#choosing ??= this.#choose(avoid).finally(() => {
       this.#choosing = null;
@@ -134,7 +136,7 @@ export class Nodes extends Events {
     const leaderKnown = new Map(bases.map((base) => [base, this.#knowsLeader(base, answered)]));
     const last = leaderKnown.get(avoid);
     leaderKnown.delete(avoid);
-    // It is only asked what it said when nobody else has a better answer.
+    // Its answer counts only if no other node has a better one.
     last?.catch(() => {});
     const began = performance.now();
     const best = await Promise.any(leaderKnown.values()).catch(() => last ?? null).catch(() => null);
@@ -153,7 +155,8 @@ export class Nodes extends Events {
     this.#again = setTimeout(() => this.choose(), PAUSE_MS[Math.min(this.#misses, PAUSE_MS.length) - 1]);
   }
 
-  /** Resolves to the node if it knows a leader. One that answers, and knows none, is `answered`: it can still tell what it has. */
+  /** Resolves to the node if it knows a leader. One without a leader is added to `answered`, because it can still be
+   * read. */
   async #knowsLeader(base, answered) {
     try {
       await call(base, "ClusterService/GetLeader", {}, NOBODY, this.#answerMs);

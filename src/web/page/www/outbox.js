@@ -1,8 +1,8 @@
-// Messages that are not known to be saved.
+// Messages that are not confirmed as saved.
 //
-// A message gets its id here and is kept by the browser until a node has said that it is saved (or that it never will be): over the
-// death of nodes, of the page and of the browser. It is sent again with the same id, so it is stored once. Messages to
-// one person are sent one after the other, in the order in which they were written.
+// A message gets its id here. The browser keeps it until a node answers that it is saved, or never will be. So it
+// survives the death of nodes, of the page and of the browser. A retry uses the same id, so the message is stored once.
+// Messages to one person are sent one at a time, in the order in which they were written.
 
 import { Failure } from "./api.js";
 import { pause } from "./calls.js";
@@ -10,10 +10,10 @@ import { Events } from "./dom.js";
 import { keep } from "./keep.js";
 import { bytesOf, uuid7 } from "./text.js";
 
-/** What browsers let a page keep is about 5 MB, and drafts need some of it. */
+/** Browsers let a page keep about 5 MB, and drafts need some of that. */
 export const WAITING_BYTES_MAX = 2_000_000;
 const PAUSE_MS = [300, 600, 1200, 2500, 5000];
-/** The cluster remembers that it refused a message for such a reason, and answers the same to its id for ever. */
+/** The cluster remembers a refusal with these codes, and repeats it for the same id forever. */
 const REFUSED = ["not_found", "failed_precondition"];
 
 export class Outbox extends Events {
@@ -28,7 +28,8 @@ export class Outbox extends Events {
     super();
     this.#calls = calls;
     this.#prefix = `outbox/${account}/`;
-    // What was refused, another tab has discarded, or sent in another way. What waits, both send, and the stream tells both.
+    // Another tab has discarded a refused message, or sent it in another way. Both tabs send waiting ones, and the
+    // stream confirms them to both.
     keep.onRemoved((key) => {
       const id = key.slice(this.#prefix.length);
       if (key.startsWith(this.#prefix) && this.#entries.get(id)?.problem) this.done(id);
@@ -39,12 +40,12 @@ export class Outbox extends Events {
     return this.#stopping.signal.aborted;
   }
 
-  /** The browser keeps what waits, also when the page is closed. */
+  /** Whether the browser keeps unsent messages after the page is closed. */
   get isKept() {
     return !keep.isFleeting(this.#prefix);
   }
 
-  /** Takes over what was left by an earlier page, or by a tab that was closed. */
+  /** Takes over messages of an earlier page or of a closed tab. */
   adopt() {
     for (const key of keep.keys(this.#prefix)) {
       const entry = keep.get(key);
@@ -56,17 +57,17 @@ export class Outbox extends Events {
     for (const name of this.names) this.#pump(name);
   }
 
-  /** Those to somebody, oldest first. */
+  /** Messages to a person, oldest first. */
   to(name) {
     return [...this.#entries.values()].filter((entry) => entry.to === name).sort((a, b) => (a.id < b.id ? -1 : 1));
   }
 
-  /** To whom. */
+  /** The recipients. */
   get names() {
     return [...new Set([...this.#entries.values()].map((entry) => entry.to))];
   }
 
-  /** False when too much is waiting already. */
+  /** Returns false if too much is waiting already. */
   send(to, body) {
     const waiting = [...this.#entries.values()].reduce((sum, entry) => sum + bytesOf(entry.body), 0);
     if (waiting + bytesOf(body) > WAITING_BYTES_MAX) return false;
@@ -75,7 +76,7 @@ export class Outbox extends Events {
   }
 
   #add(to, body) {
-    // In the order in which they were written, whatever is done to the clock.
+    // Keeps the order of writing, whatever happens to the clock.
     const time = Math.max(Date.now(), this.#lastTime + 1);
     this.#lastTime = time;
     const entry = { id: uuid7(time), to, body, time };
@@ -85,12 +86,12 @@ export class Outbox extends Events {
     this.#pump(to);
   }
 
-  /** Keeps what waits once more: something else may have removed it. */
+  /** Stores all messages again, because something else may have removed them. */
   keepAll() {
     for (const { id, to, body, time } of this.#entries.values()) keep.set(this.#prefix + id, { id, to, body, time });
   }
 
-  /** Tries one again that a node refused. */
+  /** Retries a message that a node refused. */
   retry(id) {
     const entry = this.#entries.get(id);
     if (!entry) return;
@@ -104,7 +105,7 @@ export class Outbox extends Events {
     this.#pump(entry.to);
   }
 
-  /** It is saved, or not wanted any more. */
+  /** Removes a message that is saved or no longer wanted. */
   done(id) {
     const entry = this.#entries.get(id);
     keep.remove(this.#prefix + id);
@@ -113,7 +114,7 @@ export class Outbox extends Events {
     this.emit("change", entry.to);
   }
 
-  /** Sends nothing more; what waits stays kept. */
+  /** Stops sending. Unsent messages are kept. */
   stop() {
     this.#stopping.abort();
   }

@@ -8,7 +8,7 @@ import { count, distance, exactly, oneLine, when } from "./text.js";
 const ROW_PX = 68;
 const HEAD_PX = 36;
 const TYPING_MS = 150;
-/** Of a search, in bytes; see the protocol files. */
+/** Limit of a search in bytes (see the protocol files). */
 const QUERY_MAX = 32;
 
 export const MARKS = {
@@ -19,7 +19,7 @@ export const MARKS = {
   read: ["checks", "Read"],
 };
 
-/** The sign for how far a message came, with its word. */
+/** Creates the icon of a message's state, with its label. */
 export function mark(state) {
   const [picture, words] = MARKS[state];
   return el("span", { class: `mark ${state}`, title: words }, icon(picture), el("span", { class: "vh" }, words));
@@ -29,10 +29,10 @@ export class People {
   #query = "";
   #found = null;
   #timer = 0;
-  /** Enter was pressed before there was an answer. */
+  /** Whether Enter was pressed before there was an answer. */
   #isImpatient = false;
   #open = null;
-  /** The open one has still to come into view: it is not listed yet. */
+  /** Whether the open conversation must still be brought into view, because it is not listed yet. */
   #isToReveal = false;
 
   constructor(client) {
@@ -60,7 +60,7 @@ export class People {
     this.list.stop();
   }
 
-  /** The conversation that is open. */
+  /** Sets the open conversation. */
   current(name) {
     this.#isToReveal = name !== "" && name !== this.#open;
     this.#open = name;
@@ -127,7 +127,7 @@ export class People {
 
   #row(conversation) {
     const entries = this.client.outbox.to(conversation.name);
-    // What was refused stays until somebody decides about it.
+    // A refused message stays until the user decides about it.
     const refused = entries.findLast((entry) => entry.problem);
     const waiting = refused ?? entries.at(-1);
     const { last } = conversation;
@@ -159,7 +159,7 @@ export class People {
           el("span", { class: `row-last${!waiting && (!last || last.deleted) ? " gone" : ""}`, dir: "auto" }, words), badge))));
   }
 
-  /** The list is one stop of the Tab key: the row with the focus, the open one, or the first that can be seen. */
+  /** The list is a single tab stop. It is the focused row, the open one, or the first visible one. */
   #setTabStop() {
     const links = [...this.box.querySelectorAll("a")];
     const top = this.box.getBoundingClientRect().top;
@@ -169,7 +169,7 @@ export class People {
     for (const link of links) link.tabIndex = link === stop ? 0 : -1;
   }
 
-  /** Down, up, Home and End go through the list, Escape ends the search, Enter opens the first that was found. */
+  /** Arrows, Home and End move in the list. Escape ends the search. Enter opens the first result. */
   #key(event) {
     if (isComposing(event) || event.ctrlKey || event.altKey || event.metaKey) return;
     const links = [...this.box.querySelectorAll("a")];

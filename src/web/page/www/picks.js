@@ -1,11 +1,11 @@
-// Which messages are picked and which are being deleted, and the bar that deletes them.
+// The selection of messages, and the bar that deletes them.
 
 import { $ } from "./dom.js";
 import { confirm } from "./ask.js";
 import { announce, toast } from "./toasts.js";
 import { count } from "./text.js";
 
-/** The messages that are picked, to be deleted, and those that are being deleted. */
+/** The messages that are picked for deletion, and those that are being deleted. */
 export class Picks {
   #keys = new Map();
   #leaving = new Set();
@@ -34,7 +34,7 @@ export class Picks {
     this.onChange();
   }
 
-  /** Forgets those that are not there any more. */
+  /** Drops messages that no longer exist. */
   keepOnly(keys) {
     for (const key of this.#keys.keys()) if (!keys.has(key)) this.#keys.delete(key);
   }
@@ -49,7 +49,7 @@ export class Picks {
     return this.#leaving.has(message.id);
   }
 
-  /** The picked ones are being deleted, or (with what `leave` returned) not any longer. */
+  /** Marks the picked messages as being deleted, until `stay` is called with the result. */
   leave() {
     const { messages } = this;
     for (const { id } of messages) this.#leaving.add(id);
@@ -63,7 +63,7 @@ export class Picks {
   }
 }
 
-/** The bar of a chat view that picks and deletes; `chat` has the conversation that is open. */
+/** The bar of a chat view for picking and deleting. `chat` provides the open conversation. */
 export class PickBar {
   constructor(chat, signal) {
     this.chat = chat;
@@ -114,7 +114,7 @@ export class PickBar {
       action: "Delete",
     });
     if (!isSure || chat.conversation !== conversation) return;
-    // They may have become others while the question was asked.
+    // The selection may have changed during the dialog.
     if (!picks.messages.length) return this.end();
     const messages = picks.leave();
     $("pick").focus();
@@ -130,7 +130,7 @@ export class PickBar {
     }
   }
 
-  /** A call that was not answered may have been carried out all the same. */
+  /** A call without an answer may still have been executed. */
   #problem(failure, deleted, asked) {
     const open = asked - deleted;
     const what = `${count(open, "message")} ${open === 1 ? "was" : "were"}`;

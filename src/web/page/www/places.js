@@ -1,14 +1,14 @@
-// Where in the browser's history the list of conversations is, so that the page's own way back is the browser's.
+// Tracks the list of conversations in the browser's history, so that the page's way back is also the browser's.
 //
-// Each entry of the history notes how far above the list it is. The way back to the list is to go back that far: the
-// browser's next step back then leads to what was before the list, and not into the conversation again.
+// Each history entry stores its distance from the list, and the way back to the list goes that far back. The browser's
+// next step back then leads to the entry before the list, and not to the conversation again.
 
-/** How far above the list the current entry is; `null` where no list is below it, as after a bookmark. */
+/** The distance of the current entry from the list, or `null` if there is no list below it, as after a bookmark. */
 let depth = null;
 
 export const named = () => location.hash.replace(/^#\/?/, "");
 
-/** Called at the start, and whenever the address has changed. */
+/** Must be called at the start, and after each change of the address. */
 export function arrived(isStart = false) {
   const known = history.state?.depth;
   if (!named()) depth = 0;
@@ -19,7 +19,7 @@ export function arrived(isStart = false) {
 
 /** Goes to the list. */
 export function toList() {
-  // Browsers forget the oldest entries of a long history.
+  // Browsers drop the oldest entries of a long history.
   if (depth && depth < history.length) history.go(-depth);
   else if (named()) location.replace("#/");
 }

@@ -1,6 +1,6 @@
-// Tells the cluster what has arrived and what was read, until it has been told.
+// Sends delivery and read receipts until the cluster has acknowledged them.
 //
-// Both are watermarks, so only the furthest of each conversation is kept, and telling one twice changes nothing.
+// Both are watermarks, so only the highest of each conversation is kept, and a repeat changes nothing.
 
 import { Failure } from "./api.js";
 import { pause } from "./calls.js";
@@ -8,7 +8,7 @@ import { pause } from "./calls.js";
 const GATHER_MS = 150;
 const AGAIN_MS = 1000;
 const AGAIN_MS_MAX = 60_000;
-/** Of one call. */
+/** Limit of one call. */
 const RECEIPTS_MAX = 1000;
 
 export class Receipts {
@@ -31,7 +31,7 @@ export class Receipts {
 
   read(conversation, seq) {
     this.#read.set(conversation, Math.max(seq, this.#read.get(conversation) ?? 0));
-    // For the account it is so at once.
+    // The account's own view changes at once.
     this.#store.read(conversation, seq);
     this.#run();
   }
@@ -72,11 +72,11 @@ export class Receipts {
         const answer = await this.#calls.chat("MarkRead", { conversationId: conversation.id, upToSeq: String(seq) });
         if (!this.#over) this.#store.marked(conversation, answer);
       } catch (failure) {
-        // What cannot be marked is not there any more.
+        // A refused mark belongs to a conversation that no longer exists.
         if (failure.passing || failure.loggedOut) throw failure;
       }
       if (this.#read.get(conversation) === seq) this.#read.delete(conversation);
-      // Read is delivered, too.
+      // Read implies delivered.
       if ((this.#delivered.get(conversation) ?? 0) <= seq) this.#delivered.delete(conversation);
     }
     const some = [...this.#delivered].slice(0, RECEIPTS_MAX);

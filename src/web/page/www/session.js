@@ -1,8 +1,9 @@
-// Who is logged in, and how a node is told.
+// The logged-in account, and its credentials for calls.
 //
-// Where cookies reach all nodes (they are on the page's own host, on whatever port, or behind one address), the token is in a cookie that
-// no script can read. Where nodes on other hosts can be reached, no cookie of this page would get there, and the page could not go on
-// with them when its own node dies: then it keeps the token itself. So it does where the browser refuses cookies.
+// If cookies reach all nodes (on any port of the page's host, or behind one address), the token is in a cookie that no
+// script can read. No cookie of this page reaches a node on another host, so the page could not continue there when its
+// own node dies. If it can reach such nodes, it keeps the token itself. It also does that if the browser refuses
+// cookies.
 
 import { Failure, call, forgetCookie } from "./api.js";
 import { Calls } from "./calls.js";
@@ -19,24 +20,24 @@ export class Session {
 
   constructor(nodes) {
     this.#nodes = nodes;
-    // A tab stays with its account, whoever logs in in another one.
+    // A tab keeps its account when another tab logs in to a different one.
     const name = tab.get("account") ?? keep.get("account");
     this.#take(name ? keep.get(`session/${name}`) : null);
   }
 
-  /** Says who calls; for api.js. */
+  /** Identifies the caller, for api.js. */
   credentials() {
     if (!this.name) return NOBODY;
     if (this.token) return { headers: { Authorization: `Bearer ${this.token}` }, cookies: false };
     return { headers: { "Chat-Session": this.name }, cookies: true };
   }
 
-  /** Who may create an account, as far as a node knows. */
+  /** The rules for creating an account, as far as a node has them. */
   async registration() {
     return new Calls(this.#nodes, () => NOBODY).chat("GetRegistration", {});
   }
 
-  /** Resolves when the account is there; also when an earlier try, with the same password, made it. */
+  /** Resolves when the account exists, also if an earlier attempt with the same password created it. */
   async signUp(username, password, invitation) {
     const wish = JSON.stringify([username, password]);
     if (this.#wish?.wish !== wish) this.#wish = { wish, requestId: uuid7() };
@@ -58,8 +59,8 @@ export class Session {
     tab.set("account", username);
   }
 
-  /** Resolves to whether the session is in a cookie. The browser may have refused it, or a proxy taken it away: the
-   * page cannot see that, but the nodes do not know the session then. It stays open until it expires. */
+  /** Resolves to whether the session is in a cookie. The browser may have refused it, or a proxy removed it. The page
+   * cannot see that, but the nodes then do not recognize the session. It stays open until it expires. */
   async #logInWithCookie(username, password) {
     const calls = new Calls(this.#nodes, () => ({ headers: { "Chat-Session": username }, cookies: true }));
     await calls.chat("Login", { username, password }, 15_000);
@@ -72,37 +73,38 @@ export class Session {
     return true;
   }
 
-  /** Whoever is logged in is about to end the session: other tabs will hear from the nodes that it is over, and have to know that it
-   * was meant so. `null`: it came to nothing. */
+  /** Notes that the user is ending the session. Other tabs learn from the nodes that it is over, and need to know that
+   * this was intended. `null` withdraws the note. */
   leaving(left) {
     if (left === null) keep.remove(`left/${this.name}`);
     else keep.set(`left/${this.name}`, { id: this.#id, ...left });
   }
 
-  /** What the tab that ended this session says of it (`notice`, `isGone`); `null` when it was none. */
+  /** The note of the tab that ended this session (`notice`, `isGone`), or `null` if none did. */
   get left() {
     const left = keep.get(`left/${this.name}`);
     return left?.id === this.#id ? left : null;
   }
 
-  /** Calls with what another tab says that has ended this session. Where no node could be told, nobody else will say so. */
+  /** Calls `tell` with the note of another tab that has ended this session. If it reached no node, there is no other
+   * sign. */
   onLeft(tell) {
     keep.onRemoved((key) => this.name && key === `session/${this.name}` && this.left !== null && tell(this.left));
   }
 
-  /** Has the browser forget the token, though the session is not closed. Resolves to whether it has: a cookie goes only when a node says
-   * so, whichever. */
+  /** Makes the browser forget the token, although the session is not closed. Resolves to whether it did, because only a
+   * node (any of them) can remove a cookie. */
   async forget() {
     if (!this.#nodes.isBound) return true;
-    // Who answers later must not remove the cookie of a later login.
+    // A late answer must not remove the cookie of a later login.
     const enough = new AbortController();
     const tried = this.#nodes.near.map(async (base) => (await forgetCookie(base, this.credentials(), PROBE_MS, enough.signal)) || Promise.reject());
     return Promise.any(tried).then(() => true, () => false).finally(() => enough.abort());
   }
 
-  /** Forgets the session here; the node has closed it, or will never know it again. */
+  /** Forgets the session here. The node has closed it, or will never see it again. */
   end() {
-    // It may be that of a later login, in another tab.
+    // It may belong to a later login in another tab.
     if (keep.get(`session/${this.name}`)?.id === this.#id) keep.remove(`session/${this.name}`);
     if (keep.get("account") === this.name) keep.remove("account");
     tab.remove("account");

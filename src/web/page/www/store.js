@@ -1,16 +1,16 @@
-// What the page knows of the account's conversations. Nothing here talks to a node.
+// The account's conversations, as far as the page knows them. Sends no requests.
 //
-// It is fed by pages (of the list, of a conversation), by events of the stream and by the answers to sent messages, which may overlap
-// and come in any order. Invariants:
-// - A message is there once: its place is its seq.
-// - What is deleted stays deleted, whatever an older answer says.
+// The input is pages (of the list, of a conversation), stream events, and answers to sent messages. They may overlap
+// and arrive in any order. Invariants:
+// - A message exists once, at the position of its seq.
+// - A deleted message stays deleted, even if an older answer still has it.
 // - Watermarks (delivered, read) only grow.
-// - There are no gaps: `messages` is all there is from `floor` on. Before it is `loaded`, it may be what a node that lags behind
-//   has: that is only shown, and makes way for the first page that is not older than what the stream has told of.
-// - `base` is the revision that the counters of a conversation are of: an event that is not newer does not count again. What an
-//   event does not tell exactly (an older message deleted, read on another device) makes the conversation "stale": somebody has to
-//   read it anew. An answer from before `changedAt` does not have such an event in it, and does not count.
-// 64-bit numbers are texts in JSON; revisions and seqs are far below 2^53 and become numbers here, ids stay texts.
+// - There are no gaps: `messages` has everything from `floor` on. Before it is `loaded`, it may come from a lagging
+//   node. It is then only shown, and replaced by the first page that is not older than the position of the stream.
+// - `base` is the revision of a conversation's counters. An event that is not newer is not counted again. An event that
+//   is not exact (an older message deleted, read on another device) makes the conversation "stale", so that it is read
+//   again. An answer from before `changedAt` lacks such an event, and does not count.
+// 64-bit numbers are strings in JSON. Revisions and seqs are far below 2^53 and become numbers here. Ids stay strings.
 
 import { Events } from "./dom.js";
 
@@ -31,18 +31,18 @@ function messageOf(json) {
 class Conversation {
   constructor(name) {
     Object.assign(this, { name, id: null, deleted: false, lastSeq: 0, unread: 0, last: null, base: 0 });
-    /** By name: how far each member has come. */
+    /** The watermarks of each member, by name. */
     this.members = new Map();
-    /** By seq, as far as they were loaded. */
+    /** The loaded messages, by seq. */
     this.messages = [];
     this.loaded = false;
-    /** Somebody looks at it, and so it is not cut. */
+    /** Whether it is on screen, and so not trimmed. */
     this.isOpen = false;
     this.floor = 0;
     this.hasOlder = false;
-    /** What came while the first page was under way. */
+    /** Messages that arrive while the first page is in flight. */
     this.early = null;
-    /** What was deleted while this page was open: for this account, for everyone, and with the accounts of senders. */
+    /** Deletions while this page is open, for this account, for everyone, and with the accounts of senders. */
     this.hidden = new Set();
     this.tombstones = new Set();
     this.gone = new Set();
@@ -60,7 +60,7 @@ class Conversation {
     return low;
   }
 
-  /** Puts a message in its place; what is known to be deleted stays so. */
+  /** Inserts a message in its place. Known deletions persist. */
   put(message) {
     if (this.hidden.has(message.seq)) return;
     this.settle(message);
@@ -70,20 +70,21 @@ class Conversation {
     else if (!there.deleted) this.messages[place] = { ...message, clientId: message.clientId || there.clientId };
   }
 
-  /** Makes a message what it is known to have become. */
+  /** Applies known deletions to a message. */
   settle(message) {
     if (this.tombstones.has(message.seq) || this.gone.has(message.sender)) Object.assign(message, { deleted: true, body: "" });
     return message;
   }
 
-  /** Makes all that is there what it is known to have become. */
+  /** Applies known deletions to all messages. */
   settleAll() {
     for (const message of this.messages) this.settle(message);
     if (this.last && this.hidden.has(this.last.seq)) this.last = this.messages.at(-1) ?? null;
     if (this.last) this.settle(this.last);
   }
 
-  /** A message that is not part of a page. Unless what is before it was loaded (or there is nothing), there would be a gap. */
+  /** Adds a message that is not part of a page. It would leave a gap unless all before it is loaded, or there is
+   * none. */
   join(message) {
     if (this.loaded) this.put(message);
     else if (message.seq === 1 && this.lastSeq <= 1) {
@@ -92,23 +93,23 @@ class Conversation {
     } else this.early?.push(message);
   }
 
-  /** Something changed that an answer from before does not know. */
+  /** Notes a change that older answers lack. */
   changedAs(revision) {
     this.changedAt = Math.max(this.changedAt, revision);
   }
 
-  /** An answer of this revision knows all that is known here. */
+  /** Whether an answer of this revision has everything that is known here. */
   isNews(revision) {
     return revision >= Math.max(this.base, this.changedAt);
   }
 
-  /** There is this message: it may be the newest. */
+  /** Notes a message, which may be the newest. */
   raise(message) {
     this.lastSeq = Math.max(this.lastSeq, message.seq);
     if (message.seq >= (this.last?.seq ?? 0) && !this.hidden.has(message.seq)) this.last = this.settle(message);
   }
 
-  /** Lets go of what can be loaded again. */
+  /** Drops messages that can be loaded again. */
   trim(keep = 200) {
     if (this.isOpen || this.messages.length <= 2 * keep) return;
     this.messages.splice(0, this.messages.length - keep);
@@ -124,7 +125,7 @@ class Conversation {
     return this.members.get(name)?.read ?? 0;
   }
 
-  /** How far one of the account's own messages came: "saved", "delivered" or "read", by all others. */
+  /** The state of one of the account's own messages: "saved", "delivered" or "read" by all others. */
   reached(message, me) {
     const others = [...this.members].filter(([name]) => name !== me).map(([, member]) => member);
     if (others.length && others.every((member) => member.read >= message.seq)) return "read";
@@ -141,7 +142,7 @@ export class Store extends Events {
     this.me = me;
   }
 
-  /** All that have something in them, newest first. */
+  /** All conversations with messages, newest first. */
   get list() {
     const there = [...this.#byName.values()].filter((conversation) => conversation.lastSeq > 0);
     return there.sort((a, b) => (b.last?.time ?? 0) - (a.last?.time ?? 0) || b.base - a.base);
@@ -155,7 +156,7 @@ export class Store extends Events {
     return this.#byName.get(name) ?? null;
   }
 
-  /** The conversation with somebody; an empty one if there is none yet. */
+  /** The conversation with a person, which is created if there is none yet. */
   with(name) {
     let conversation = this.#byName.get(name);
     if (!conversation) {
@@ -171,24 +172,25 @@ export class Store extends Events {
     this.#byId.set(id, conversation);
   }
 
-  /** A row of the list, as it was at `revision`. */
+  /** Applies a row of the list as of `revision`. */
   row(json, revision) {
     const conversation = this.with(json.username);
     this.#identify(conversation, json.conversationId);
-    // For ever: no answer from before is to say otherwise.
+    // Permanent, even if an older answer differs.
     conversation.deleted ||= json.deleted ?? false;
     this.#counters(conversation, json, revision);
     if (json.lastMessage) conversation.raise(messageOf(json.lastMessage));
     this.#changed(conversation);
   }
 
-  /** A page of a conversation. `before` is the seq it was asked to be before; 0 is the newest page. `since` is how far the stream had
-   * told when it was asked for: what an older answer does not have would never come. False when it is of no use for that. */
+  /** Applies a page of a conversation. `before` is the seq that limits it, or 0 for the newest page. `since` is the
+   * position of the stream at the request. Messages that an older answer lacks would never arrive. Returns false if the
+   * page is unusable for that reason. */
   page(conversation, json, before, since = 0) {
     this.#identify(conversation, json.conversationId);
     const revision = number(json.header?.revision);
     const messages = (json.messages ?? []).map(messageOf);
-    // Since it was asked for, the conversation may have been trimmed.
+    // The conversation may have been trimmed since the request.
     if (before && before !== conversation.floor) return true;
     if (revision < since && before) return false;
     if (!conversation.loaded) conversation.messages = [];
@@ -218,7 +220,7 @@ export class Store extends Events {
     for (const member of json.members ?? []) conversation.watermark(member.username, number(member.deliveredSeq), number(member.readSeq));
   }
 
-  /** The newest of a conversation, to correct its counters; its messages are left alone. */
+  /** Corrects the counters of a conversation with its newest page. Its messages stay as they are. */
   refresh(conversation, json) {
     const revision = number(json.header?.revision);
     if (conversation.isNews(revision)) conversation.stale = false;
@@ -243,7 +245,7 @@ export class Store extends Events {
     conversation.unread = conversation.readBy(this.me) >= conversation.lastSeq ? 0 : number(json.unreadCount);
   }
 
-  /** An event of the stream. Told as "arrived" when it is a message of somebody else. */
+  /** Applies a stream event. Emits "arrived" for a message from another person. */
   apply(event) {
     if (event.message) this.#arrived(event.message, event.revision);
     else if (event.receipt) this.#receipt(event.receipt, event.revision);
@@ -265,7 +267,7 @@ export class Store extends Events {
     if (revision > conversation.base) {
       conversation.base = revision;
       if (isOfOther && message.seq > conversation.readBy(this.me)) conversation.unread += 1;
-      // Nothing is known of what was there before.
+      // The messages before it are unknown.
       if (isNew) this.#stale(conversation, revision);
     }
     conversation.trim();
@@ -302,7 +304,7 @@ export class Store extends Events {
     this.#changed(conversation);
   }
 
-  /** Messages are deleted, as of `revision`: tombstones for everyone, or gone for this account. */
+  /** Deletes messages as of `revision`. They become tombstones for everyone, or vanish for this account. */
   delete(conversation, seqs, forEveryone, revision) {
     for (const seq of seqs) (forEveryone ? conversation.tombstones : conversation.hidden).add(seq);
     if (!forEveryone) conversation.messages = conversation.messages.filter((message) => !conversation.hidden.has(message.seq));
@@ -311,11 +313,11 @@ export class Store extends Events {
     this.#changed(conversation);
   }
 
-  /** The answer to a sent message: it is there, though the stream may not have told yet. */
+  /** Applies the answer to a sent message. The stream may deliver the message later. */
   sent(conversation, json, body, clientId) {
     this.#identify(conversation, json.conversationId);
     const message = messageOf({ ...json, sender: this.me, body, clientMessageId: clientId });
-    // What became of a message that was stored long ago, the history tells.
+    // A message stored long ago may have changed, so its conversation is read again.
     if (json.repeated && message.seq <= (conversation.last?.seq ?? 0)) this.#stale(conversation, number(json.revision));
     else {
       conversation.join(message);
@@ -325,18 +327,19 @@ export class Store extends Events {
     this.#changed(conversation);
   }
 
-  /** The account has read up to here, and so the list must not ask for it any more. */
+  /** The account has read up to here, so the list must not draw attention to it any more. */
   read(conversation, seq) {
     conversation.watermark(this.me, seq, seq);
     if (seq >= conversation.lastSeq) conversation.unread = 0;
     this.#changed(conversation);
   }
 
-  /** The answer to that. What is left was counted a little after the revision, and may have in it what the stream has still to tell of. */
+  /** Applies the answer to MarkRead. Its count is slightly newer than its revision, and may include messages that the
+   * stream has yet to deliver. */
   marked(conversation, json) {
     const revision = number(json.revision);
     conversation.changedAs(revision);
-    // All that is known was read, and what comes is counted as it comes.
+    // Everything known was read, and new messages are counted on arrival.
     if (conversation.readBy(this.me) >= conversation.lastSeq) return;
     if (number(json.unreadCount) > 0 || !conversation.isNews(revision)) return this.#stale(conversation, revision);
     conversation.base = revision;

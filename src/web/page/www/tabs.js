@@ -1,8 +1,8 @@
-// Which tab of an account keeps its stream open while none is looked at.
+// Chooses the tab of an account that keeps its stream open while all tabs are hidden.
 //
-// Without TLS a browser opens six connections to a node, for all tabs together, and a stream takes one for good. So a tab that has been hidden for
-// a while gives its stream up, unless it was the last to be looked at: that one goes on, and tells of what comes. A tab that is
-// looked at again goes on where it stopped.
+// Without TLS, a browser opens six connections to a node for all tabs together, and each stream occupies one. So a tab
+// that has been hidden for a while closes its stream, unless it was the last visible one. That tab continues to report
+// new messages. A tab that becomes visible again resumes its stream.
 
 const PREFIX = "quorum-chat/tab/";
 const HIDDEN_MS = 30_000;
@@ -13,14 +13,14 @@ export class Tabs {
   #timer = 0;
   #stopping = new AbortController();
 
-  /** `sleep` and `wake` are called as it is time to. */
+  /** `sleep` and `wake` stop and resume the stream. */
   constructor(account, sleep, wake) {
     Object.assign(this, { sleep, wake });
     this.#key = PREFIX + account;
     const on = (target, event, action) => target.addEventListener(event, action, { signal: this.#stopping.signal });
     on(document, "visibilitychange", () => this.#look());
     on(window, "storage", (event) => event.key === this.#key && this.#settle());
-    // The others have to know that nobody tells of messages any more.
+    // Other tabs must know that none reports messages any more.
     on(window, "pagehide", () => this.#last === this.#id && this.#claim(null));
     on(window, "pageshow", () => this.#look());
     this.#look();
@@ -35,7 +35,7 @@ export class Tabs {
     try {
       return localStorage.getItem(this.#key);
     } catch {
-      // Nobody can be told apart: every tab is the last.
+      // Tabs cannot be distinguished, so each is the last one.
       return this.#id;
     }
   }
@@ -54,7 +54,7 @@ export class Tabs {
     this.#settle();
   }
 
-  /** What another tab claims is not claimed back: two windows that are both looked at would go on so for ever. */
+  /** Does not reclaim from another tab, because two visible windows would do that forever. */
   #settle() {
     clearTimeout(this.#timer);
     if (!this.#last) this.#claim(this.#id);

@@ -1,18 +1,18 @@
-// What people read: times, sizes, links in messages. And the ids of messages, which nobody reads.
+// Times, sizes and links in messages, for people. Also the ids of messages.
 
 const utf8 = new TextEncoder();
 
 export const bytesOf = (text) => utf8.encode(text).length;
 
-/** How many more characters like those of `text` fit into `bytesMax`, which is a limit in UTF-8. Negative: how many are
- * too many. Takes time in proportion to the limit, however long the text is. */
+/** How many more characters like those of `text` fit into `bytesMax` bytes of UTF-8. If negative, how many are too
+ * many. Takes time in proportion to the limit, not to the text. */
 export function charactersLeft(text, bytesMax) {
   const { read, written } = utf8.encodeInto(text, new Uint8Array(bytesMax));
   if (read < text.length) return read - text.length;
   return written ? Math.floor(((bytesMax - written) * text.length) / written) : bytesMax;
 }
 
-/** A UUID of version 7: by time first, which is best for the database; then random. */
+/** A UUID of version 7. It begins with the time, which is best for the database. The rest is random. */
 export function uuid7(now = Date.now()) {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   new DataView(bytes.buffer).setUint16(0, Math.floor(now / 2 ** 32));
@@ -23,7 +23,7 @@ export function uuid7(now = Date.now()) {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
-/** The page is in English, and so are its dates. Their order, and 12 or 24 hours, are the person's habit. */
+/** Dates are in English, like the page. Their order, and 12 or 24 hours, follow the user's locale. */
 const habit = new Intl.DateTimeFormat(undefined, { hour: "numeric" }).resolvedOptions();
 const english = new Intl.Locale("en", { region: new Intl.Locale(habit.locale).maximize().region });
 const format = (options) => new Intl.DateTimeFormat([english, "en"], options);
@@ -39,7 +39,7 @@ export const timeOf = (ms) => clock.format(ms);
 export const dateOf = (ms) => date.format(ms);
 export const exactly = (ms) => exact.format(ms);
 
-/** A number that is the same for all times of a day, here. */
+/** A number that is the same for all times of a local day. */
 export const dayOf = (ms) => new Date(ms).setHours(0, 0, 0, 0);
 
 function daysAgo(ms, now) {
@@ -61,69 +61,69 @@ export function when(ms, now = Date.now()) {
   return days < 7 ? dayName(ms, now) : shortDate.format(ms);
 }
 
-/** How long ago, roughly. */
+/** An approximate duration in words. */
 export function duration(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
   if (seconds < 90) return count(seconds, "second");
   return seconds < 5400 ? count(Math.round(seconds / 60), "minute") : count(Math.round(seconds / 3600), "hour");
 }
 
-/** Characters that change the direction of the text behind them, until one of them ends it or the line ends. */
+/** Characters that change the direction of the text after them, until one of them or the line ends it. */
 const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 const segmenter = Intl.Segmenter ? new Intl.Segmenter(undefined, { granularity: "grapheme" }) : null;
-/** UTF-16 units that a character of a preview may have: a family of four has 11. */
+/** UTF-16 units that a character of a preview may have. A family of four has 11. */
 const UNITS = 16;
 
-/** The first `count` characters of a text, as people count them: no emoji is cut in half. */
+/** The first `count` characters of a text, as people count them. No emoji is cut in half. */
 export function head(text, count) {
   const most = text.slice(0, count * UNITS);
-  // The last one may have been cut just now, and so is left out.
+  // The last one may have been cut, so it is left out.
   const chars = Array.from(segmenter ? segmenter.segment(most) : most, (char) => char.segment ?? char);
   if (most.length < text.length && chars.length > 1) chars.pop();
   return chars.slice(0, count).join("");
 }
 
-/** The beginning of a text, for where there is one line. Nothing in it reorders what stands around it. */
+/** The beginning of a text, in one line. Nothing in it reorders the surrounding text. */
 export function oneLine(text) {
   return head(text, 200).replace(DIRECTIONS, "").replace(TOWERS, "$1").replace(/\s+/g, " ").trim();
 }
 
-/** How well a name fits what was searched for in it: the less, the better. */
+/** How well a name matches a query. Less is better. */
 export function distance(name, query) {
   if (name === query) return 0;
   if (name.startsWith(query)) return 1;
-  // A name has parts.
+  // A part of the name begins with it.
   return [".", "-", "_"].some((mark) => name.includes(mark + query)) ? 2 : 3;
 }
 
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
-/** Overrides show letters in another order than they have: "gpj.exe" as "exe.jpg". No language needs them. */
+/** Overrides show letters in another order, such as "gpj.exe" as "exe.jpg". No language needs them. */
 const OVERRIDES = /[\u202d\u202e]+/g;
-/** An address goes on through ASCII and through letters. It ends before text in scripts that are written without
- * spaces, as browsers take a full stop of theirs for a dot, and before anything invisible. A mail address is ASCII, and
- * each part of it as long as the standard allows (RFC 5321, 4.5.3.1), so that none takes long to find. */
+/** A web address continues through ASCII and letters. It ends before Chinese, Japanese and Korean text, because
+ * browsers take a full stop of theirs for a dot, and before anything invisible. A mail address is ASCII. Its parts are
+ * at most as long as the standard allows (RFC 5321, 4.5.3.1), so that matching never takes long. */
 const SPACELESS = "[\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Hang}]";
 const ADDRESS = new RegExp(
   `(?:https?:\\/\\/|www\\.)(?:[!#-;=?-[\\]^_a-z{|}~]|(?!${SPACELESS})[\\p{L}\\p{M}\\p{N}])+` +
   "|[a-z0-9_+-][a-z0-9._+-]{0,63}@(?:[a-z0-9-]{1,63}\\.){1,8}[a-z]{2,63}", "giu");
-/** Before and behind an address that has no scheme: it is the middle of a longer word then, or has letters that look
- * like others. */
+/** Characters around an address without a scheme. They make it the middle of a longer word, or are lookalike
+ * letters. */
 const BEFORE = /[\p{L}\p{M}\p{N}@._%+/=-]$/u;
 const BEHIND = new RegExp(`^(?!${SPACELESS})[\\p{L}\\p{M}\\p{N}@_]`, "u");
 const MAIL = /^(?!www\.)[^/:]*@/i;
 const HOST = /^(https?:\/\/|)([^/?#]*)/i;
-/** They end a sentence more often than an address. */
+/** These end a sentence more often than an address. */
 const END_MARKS = ".,;:!?'";
-/** More marks on one letter are no text (Unicode's stream-safe format, UAX #15, has the same bound): they cover other messages, and cost the
- * browser time that grows with the square of their number. */
+/** More marks on one letter are not text (Unicode's stream-safe format, UAX #15, has the same limit). They cover other
+ * messages, and cost the browser quadratic time. */
 const TOWERS = /(\p{M}{30})\p{M}+/gu;
-/** Nobody writes more addresses, or more overrides, in one message; each of them is an element to keep. */
+/** No real message has more addresses, or more overrides. Each of them costs an element. */
 const ELEMENTS_MAX = 200;
 const CLOSED_BY = { "(": ")", "[": "]", "{": "}" };
 
-/** An address without the marks behind it that belong to the sentence: a bracket does when it is not opened in the address. */
+/** Removes marks after an address that belong to the sentence, such as a bracket that the address does not open. */
 function trimmed(address) {
   const surplus = { ")": 0, "]": 0, "}": 0 };
   for (const char of address) {
@@ -139,8 +139,8 @@ function trimmed(address) {
   return address.slice(0, end);
 }
 
-/** A link that says where it leads; `null` when the address is none, or made to look like another. `before` and
- * `behind` are what stands around it. */
+/** A link that shows its target, or `null` if the address is invalid or imitates another. `before` and `behind` are the
+ * surrounding text. */
 function linkTo(address, before, behind) {
   const hasScheme = /^https?:/i.test(address);
   if (!hasScheme && (BEFORE.test(before) || BEHIND.test(behind))) return null;
@@ -153,16 +153,16 @@ function linkTo(address, before, behind) {
   } catch {
     return null;
   }
-  // "www." alone is no host, and "www.x" is none that others would know.
+  // "www." alone is not a host, and "www.x" is not a public one.
   if (!hasScheme && url.hostname.split(".").filter(Boolean).length < 3) return null;
-  // "https://bank.example@evil.example": what stands first looks like the host.
+  // In "https://bank.example@evil.example", the first part looks like the host.
   if (url.username || url.password) return null;
-  // Letters of other scripts look like those of ours: such a host is shown as browsers do.
+  // Letters of other scripts can look like Latin ones, so such a host is shown as in browsers.
   const text = address.replace(TOWERS, "$1").replace(HOST, (typed, scheme, host) => (/^[\x21-\x7e]*$/.test(host) ? typed : scheme + url.host));
   return Object.assign(link, { href: url.href, textContent: text, target: "_blank" });
 }
 
-/** A text with its overrides as words, each run of them as one; beyond `room` they are left out. */
+/** Replaces each run of overrides with a word. Beyond `room`, they are left out. */
 function visible(written, room) {
   const text = written.replace(TOWERS, "$1");
   const parts = [];
@@ -178,7 +178,7 @@ function visible(written, room) {
   return [...parts, text.slice(end)];
 }
 
-/** The nodes of a text in which web addresses are links. Takes time in proportion to the text, whatever it is. */
+/** The nodes of a text, with links for its addresses. Takes time in proportion to the text, whatever it contains. */
 export function linked(text) {
   const parts = [];
   let end = 0;

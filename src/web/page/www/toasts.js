@@ -1,4 +1,4 @@
-// Short notes at the edge, words for screen readers, and notifications of the system.
+// Toasts, announcements for screen readers, and notifications of the system.
 
 import { $, avatar, el } from "./dom.js";
 import { keep } from "./keep.js";
@@ -8,7 +8,7 @@ const TOASTS_MAX = 3;
 const SHOWN_MS = 5000;
 const HELD_MS_MAX = 30_000;
 
-/** A note that goes away by itself; at once when it is clicked. */
+/** Shows a toast that disappears by itself, or at once on a click. */
 export function toast(text, { from = null, onClick = null, isError = false } = {}) {
   const note = el("button", { class: `toast${isError ? " error" : ""}`, type: "button", "data-from": from, on: { click: () => { note.remove(); onClick?.(); } } },
     from && avatar(from), el("span", { class: "toast-text" }, from && el("strong", {}, from), el("span", { dir: "auto" }, text)));
@@ -18,31 +18,31 @@ export function toast(text, { from = null, onClick = null, isError = false } = {
   announce(from ? `New message from ${from}: ${text}` : text);
   const end = performance.now() + HELD_MS_MAX;
   const go = () => {
-    // Not while somebody is about to click it; but a pointer may also just have been left there.
+    // Stays while the user may be about to click it, but not forever, because the pointer may just rest there.
     if (note.matches(":hover, :focus-visible") && performance.now() < end) setTimeout(go, 1000);
     else note.remove();
   };
   setTimeout(go, SHOWN_MS);
 }
 
-/** Takes all away. */
+/** Removes all toasts. */
 export function clearToasts() {
   $("toasts").replaceChildren();
 }
 
-/** What somebody wrote is seen now. */
+/** Removes the toasts of a person whose messages are on screen now. */
 export function dismiss(from) {
   for (const note of $("toasts").querySelectorAll(`[data-from="${from}"]`)) note.remove();
 }
 
-/** For screen readers; for people who see, it is on the page already. */
+/** Announces a text to screen readers. It is on the page already. */
 export function announce(text) {
   $("announce").textContent = "";
   setTimeout(() => { $("announce").textContent = text; }, 50);
 }
 
 export const notifications = {
-  /** The browser has them, and lets this page ask: it must be of this machine, or have come over TLS. */
+  /** Whether the browser offers them to this page, which needs TLS or this machine. */
   get possible() {
     return "Notification" in window && window.isSecureContext;
   },
@@ -58,8 +58,7 @@ export const notifications = {
     return this.on;
   },
 
-  /** `open(from)` is called when it is clicked. Each message makes itself heard, also one that takes the place of
-   * another. */
+  /** Calls `open(from)` on a click. Each message alerts, even if it replaces another notification. */
   async show(from, text, open) {
     if (!this.on) return;
     const options = { body: oneLine(text), tag: `quorum-chat/${from}`, renotify: true, data: { from } };
@@ -75,7 +74,7 @@ export const notifications = {
     }
   },
 
-  /** Browsers of phones only have them in service workers. A click is told by worker.js. */
+  /** Phone browsers have them only in service workers. worker.js reports a click. */
   async showByWorker(from, options) {
     try {
       const worker = await navigator.serviceWorker.getRegistration();
@@ -86,7 +85,7 @@ export const notifications = {
     }
   },
 
-  /** Calls `open` with the name of the person whose notification was clicked, where a worker shows them. */
+  /** Calls `open` with the person whose notification was clicked, if a worker shows them. */
   onOpened(open) {
     const workers = navigator.serviceWorker;
     workers?.addEventListener("message", ({ data }) => typeof data?.open === "string" && open(data.open));

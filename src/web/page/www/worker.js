@@ -1,32 +1,30 @@
-// The service worker: keeps the shell of the page, so that the page can be loaded while its node is down.
+// The service worker. Keeps the shell of the page, so that the page can be loaded while its node is down.
 //
 // The shell is the document with its policy, and the files that it names. Invariants:
-// - A node that answers always decides: its document is used, and replaces the one that is kept. The kept shell is only
-//   used when no answer comes.
-// - One version is kept at most. The first answer of another one removes it, before anything of the new one is kept.
-// - A shell counts once its document is there, which is put last: half of one is never used.
-// - Nothing but the shell is kept: neither answers of the API nor anything else that belongs to an account.
+// - A node that answers always decides. Its document is used and replaces the kept one. The kept shell is used only if
+//   no answer comes in time, or a proxy answers with an error.
+// - At most one version is kept. The first answer of another version removes it before any of the new one is kept.
+// - A shell counts once its document is stored, which is last. So half a shell is never used.
+// - Only the shell is kept, and no API answer or other data of an account.
 //
-// It also shows notifications where only workers can, and tells the page which one was clicked.
+// The worker also shows notifications where only workers can, and reports a click on one to the page.
 //
-// Does not cover: which node the page talks to (nodes.js), and a shell that does not come up (boot.js drops it).
+// Does not cover: the choice of the node (nodes.js), and a shell that does not start (boot.js drops it).
 
 const PREFIX = "shell/";
-/** How long a node has to begin its answer, when there is something to show instead. */
+/** Timeout for the start of an answer, if something else can be shown. */
 const ANSWER_MS = 4000;
-/** A document that names more files is none of ours. */
+/** A document that names more files is not ours. */
 const FILES_MAX = 100;
 const FILE = /\/assets\/([0-9a-f]{16})\/[a-z]+\.[a-z]+/g;
 
-/** Documents are kept one after the other, in the order of their answers. */
+/** Documents are kept one at a time, in the order of their answers. */
 let keeping = Promise.resolve();
 
 const kept = async () => (await caches.keys()).filter((name) => name.startsWith(PREFIX));
 
-/**
- * The answer that is kept for a path. `vary` is about compression, which the browser has undone. Nothing is opened here:
- * that would make a cache again that the page has dropped in the meantime.
- */
+/** The kept answer for a path. `vary` is about compression, which the browser has undone. Must not open a cache,
+ * because that would recreate one that the page has dropped meanwhile. */
 async function find(path) {
   for (const cacheName of await kept()) {
     const isWhole = await caches.match("/", { cacheName, ignoreVary: true });
@@ -53,12 +51,12 @@ function keepNext(answer) {
   const isPage = answer.ok && answer.type === "basic" && !answer.redirected;
   if (!isPage) return keeping;
   const copy = answer.clone();
-  // A node may die in between, or the space may be full: the next answer is another try.
+  // The node may die in between, or the storage may be full. The next answer is another try.
   keeping = keeping.then(() => keep(copy)).catch(() => {});
   return keeping;
 }
 
-/** What is answered within `ANSWER_MS`; `null` when nothing is. */
+/** Resolves to the answer if it arrives within `ANSWER_MS`, else to `null`. */
 function soon(answer) {
   const tooLate = new Promise((resolve) => setTimeout(resolve, ANSWER_MS, null));
   return Promise.race([answer.catch(() => null), tooLate]);
@@ -80,7 +78,7 @@ async function file(request, path) {
   return (await find(path).catch(() => null)) ?? answer;
 }
 
-/** Brings the person to the conversation that a notification is of: in a tab that there is, or in a new one. */
+/** Opens the conversation of a notification, in an existing tab or a new one. */
 async function open(from) {
   const [tab] = await clients.matchAll({ type: "window", includeUncontrolled: true });
   if (!tab) return clients.openWindow(`/#/${encodeURIComponent(from)}`);
