@@ -29,7 +29,7 @@ pub mod client;
 pub mod config;
 pub mod delivery;
 pub mod net;
-pub mod planted;
+pub mod failpoints;
 pub mod proto;
 pub mod raft;
 pub mod server;

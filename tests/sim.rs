@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Ok(sweep::Task::Nothing) => ExitCode::SUCCESS,
         Ok(sweep::Task::One(seed)) => one(seed),
         Ok(sweep::Task::Sweep(plan)) => sweep::sweep(&plan),
-        Ok(sweep::Task::Teeth(plan)) => sweep::teeth(&plan),
+        Ok(sweep::Task::Mutants(plan)) => sweep::mutants(&plan),
         Err(wrong) => {
             eprintln!("{wrong}");
             ExitCode::from(2)

@@ -16,17 +16,17 @@ const FUNCTION_LINES_MAX: usize = 100;
 /// The modules of the crate that each module may name. `bin` is everything below `src/bin`, which sees the whole crate.
 const LAYERS: [(&str, &[&str]); 16] = [
     ("blocking", &[]),
-    ("planted", &[]),
+    ("failpoints", &[]),
     ("net", &["blocking"]),
     ("trace", &[]),
     ("chat", &["trace"]),
     ("proto", &[]),
     ("config", &["net", "telemetry"]),
     ("telemetry", &["net", "proto", "trace"]),
-    ("storage", &["planted", "trace", "chat", "proto"]),
-    ("raft", &["blocking", "net", "planted", "trace", "chat", "proto", "storage"]),
+    ("storage", &["failpoints", "trace", "chat", "proto"]),
+    ("raft", &["blocking", "net", "failpoints", "trace", "chat", "proto", "storage"]),
     ("delivery", &["net", "trace", "chat"]),
-    ("api", &["blocking", "net", "planted", "trace", "chat", "proto", "storage", "raft", "delivery"]),
+    ("api", &["blocking", "net", "failpoints", "trace", "chat", "proto", "storage", "raft", "delivery"]),
     ("web", &["net", "chat", "proto", "storage", "raft", "delivery"]),
     (
         "server",

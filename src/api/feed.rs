@@ -29,7 +29,7 @@ use crate::{
     chat::{Event, Revision, TimeMs, limits::fitting},
     delivery::{Cut, Hub, Subscription},
     net::shares::Share,
-    planted,
+    failpoints,
     proto::chat::v1 as pb,
 };
 
@@ -130,7 +130,7 @@ impl<B: Backlog> Feed<B> {
         heartbeat: Duration,
     ) -> Result<Self, Status> {
         let after = match after {
-            Some(Revision(after)) if planted::is(planted::REVISION_SKIPPED_ON_RESUME) => Some(Revision(after + 1)),
+            Some(Revision(after)) if failpoints::is_active(failpoints::REVISION_SKIPPED_ON_RESUME) => Some(Revision(after + 1)),
             after => after,
         };
         let age = measured(&backlog);

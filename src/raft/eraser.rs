@@ -11,7 +11,7 @@ use super::node::{Inner, Node};
 use crate::{
     blocking,
     chat::{AccountId, Command, Outcome},
-    planted,
+    failpoints,
     storage::Readers,
 };
 
@@ -42,7 +42,7 @@ pub(super) async fn run(node: Weak<Inner>, readers: Arc<Readers>) {
                 caught_up = true;
                 break;
             };
-            if !caught_up && planted::is(planted::ERASURE_NOT_RESUMED) {
+            if !caught_up && failpoints::is_active(failpoints::ERASURE_NOT_RESUMED) {
                 break;
             }
             let command = Command::EraseAccount { account, limit: UNITS };

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     blocking,
     chat::{AccountId, Command, Outcome, Rejection},
-    planted,
+    failpoints,
     proto::{log::v1 as pb, raft::v1 as wire},
     storage::{FirstFailure, Identity, LogDb, SharedState, codec, intake},
     trace::{Kind, TraceContext, Tracer},
@@ -296,7 +296,7 @@ impl Node {
     /// # Errors
     /// [`ReadError::NoLeader`] after a bounded wait for a leader, [`ReadError::Deadline`] or [`ReadError::Stopped`].
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadError> {
-        if planted::is(planted::NO_READ_INDEX) {
+        if failpoints::is_active(failpoints::NO_READ_INDEX) {
             return Ok(());
         }
         let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);

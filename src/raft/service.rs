@@ -31,7 +31,7 @@ use super::{
 use crate::{
     blocking,
     chat::AccountId,
-    planted,
+    failpoints,
     proto::{
         log::v1 as pb,
         raft::v1::{
@@ -420,7 +420,7 @@ impl RaftService for PeerService {
         let node = self.node(&request)?;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let commands = request.into_inner().commands;
-        if !planted::is(planted::UNFIT_FORWARDED) {
+        if !failpoints::is_active(failpoints::UNFIT_FORWARDED) {
             check_forwarded(&commands)?;
         }
         let attempts = commands.into_iter().map(|item| {

@@ -36,7 +36,7 @@ use super::{
     view,
 };
 use crate::{
-    blocking, planted,
+    blocking, failpoints,
     storage::{FirstFailure, Identity, LogDb, Readers, SharedState},
     trace::Tracer,
 };
@@ -118,7 +118,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, StartError> {
         election_timeout_min: ms(settings.election_min),
         election_timeout_max: ms(settings.election_max),
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(planted::is(planted::LEADER_RESTORED)),
+        enable_leader_restore: Some(failpoints::is_active(failpoints::LEADER_RESTORED)),
         allow_log_reversion: Some(false),
         max_payload_entries: 1024,
         max_append_entries: Some(4096),

@@ -22,7 +22,7 @@ use super::apply::{StateMachine, read_state};
 use super::error::{Context, StorageError};
 use super::{db, divergence, pages, private, schema};
 use crate::chat::Revision;
-use crate::planted;
+use crate::failpoints;
 use crate::proto::log::v1 as pb;
 
 pub(super) const DIRECTORY: &str = "snapshots";
@@ -133,7 +133,7 @@ fn finish_install(dir: &Path) -> Result<(), StorageError> {
 /// Copies the committed state of the data directory `dir` into the file `to`.
 pub(super) fn copy_state(dir: &Path, to: &Path) -> Result<SnapshotMeta, StorageError> {
     db::copy_into(&db::open_reader(&db::database_path(dir))?, to)?;
-    if planted::is(planted::NO_DEDUP_IN_SNAPSHOTS) {
+    if failpoints::is_active(failpoints::NO_DEDUP_IN_SNAPSHOTS) {
         let copy = db::open_writer(to)?;
         copy.execute("UPDATE message SET client_id = randomblob(16)", []).context("forget ids in a snapshot")?;
     }

@@ -46,7 +46,7 @@ def arguments():
     return given
 
 
-def tell(line):
+def log(line):
     print(line, flush=True)
 
 
@@ -56,7 +56,7 @@ def run_scenario(cluster, name, choices, inside):
     stage = scenarios.Stage(cluster, load, choices, inside)
     # The load must make progress before the first fault.
     cluster.advance()
-    told = NAMES[name](stage)
+    result = NAMES[name](stage)
     cluster.advance()
     report = load.finish()
     after = stage.after(load.history()) if stage.after else None
@@ -64,7 +64,7 @@ def run_scenario(cluster, name, choices, inside):
     load.remove()
     counts = f"{report['acknowledged']} acknowledged, {report['unknown']} of unknown fate, all of it read back from"
     return (
-        f"{told}{'; ' + after if after else ''}\n   {counts} {report['nodes_read_back']} nodes; "
+        f"{result}{'; ' + after if after else ''}\n   {counts} {report['nodes_read_back']} nodes; "
         f"longest outage {report['longest_outage_ms']} ms; level at revision {revision}"
     )
 
@@ -72,13 +72,13 @@ def run_scenario(cluster, name, choices, inside):
 def run_one(cluster, name, choices, inside):
     began = time.monotonic()
     if name == "image":
-        told = image.check(cluster)
+        result = image.check(cluster)
     elif name == "settings":
-        tell("-- settings")
-        told = settings.check(cluster, tell) or "the cluster beside did not mind"
+        log("-- settings")
+        result = settings.check(cluster, tell) or "the cluster beside did not mind"
     else:
-        told = run_scenario(cluster, name, choices, inside)
-    tell(f"-- {name}: {time.monotonic() - began:.0f} s: {told}")
+        result = run_scenario(cluster, name, choices, inside)
+    log(f"-- {name}: {time.monotonic() - began:.0f} s: {result}")
 
 
 def plan(given, choices):
@@ -103,26 +103,26 @@ def main():
         sys.exit(f"there is no image {given.image}: leave out --no-build")
     began, name, keep = time.monotonic(), "start", False
     cluster = Cluster(f"chaos{seed}", given.image, given.tls)
-    tell(f"seed {seed}, project {cluster.project}, {' '.join(cluster.command)}")
+    log(f"seed {seed}, project {cluster.project}, {' '.join(cluster.command)}")
     try:
         if given.only != ["image"]:
             cluster.up(FIRST)
             cluster.ready(FIRST)
             cluster.tolerates(2)
-            tell(f"-- start: {time.monotonic() - began:.0f} s")
+            log(f"-- start: {time.monotonic() - began:.0f} s")
         for name in plan(given, choices):
             run_one(cluster, name, choices, not given.no_inside)
-        tell(f"all promises were kept: {time.monotonic() - began:.0f} s")
+        log(f"all promises were kept: {time.monotonic() - began:.0f} s")
         return 0
     except (Broken, engine.EngineError, engine.Timeout, subprocess.SubprocessError) as error:
         keep = given.keep
-        tell(cluster.tails(80))
+        log(cluster.tails(80))
         traceback.print_exc()
-        tell(f"FAILED in {name}, seed {seed}: {error}")
+        log(f"FAILED in {name}, seed {seed}: {error}")
         return 1
     finally:
         if keep:
-            tell(f"left there: docker ps --filter label=com.docker.compose.project={cluster.project}")
+            log(f"left there: docker ps --filter label=com.docker.compose.project={cluster.project}")
         else:
             cluster.sweep()
 

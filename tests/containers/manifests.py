@@ -11,7 +11,7 @@ import time
 
 import kubernetes_validate
 import yaml
-from kube import story, teeth, traps
+from kube import lint, mutants, scenario
 from kube.fields import Manifests
 from kube.left_out import LEFT_OUT
 from kube.made import remove_all
@@ -34,7 +34,7 @@ def texts(pattern):
 
 
 def check_files():
-    """Validates against the schemas of several Kubernetes versions, and runs the traps."""
+    """Validates against the schemas of several Kubernetes versions, and runs the lints."""
     others = [name for name in os.listdir(os.path.join(ROOT, "k8s")) if not name.endswith(".yaml") or name.startswith("kustomization")]
     if others:
         raise AssertionError(f"k8s/ is for `kubectl apply -f k8s/`: {others} do not belong there")
@@ -49,10 +49,10 @@ def check_files():
                     raise AssertionError(f"{name}: {document['kind']}, Kubernetes {version}: {where}: {error.message}") from None
             if name.startswith("k8s/"):
                 documents.append(document)
-    found = traps.complaints(documents)
+    found = lint.problems(documents)
     if found:
         raise AssertionError("\n".join(found))
-    blind = traps.blind_checks(documents)
+    blind = lint.blind_checks(documents)
     if blind:
         raise AssertionError(f"these checks do not see what they are there for: {blind}")
     return len(documents)
@@ -72,11 +72,11 @@ def check_versions():
 def main():
     parser = argparse.ArgumentParser(description="Checks the Kubernetes manifests, and runs them.")
     parser.add_argument("--image", default="quorum-chat", help="the image to run (default: %(default)s)")
-    parser.add_argument("--only-check", action="store_true", help="run nothing: schemas and traps")
-    parser.add_argument("--only-teeth", action="store_true", help="run only what is broken on purpose")
+    parser.add_argument("--only-check", action="store_true", help="run nothing: schemas and lints")
+    parser.add_argument("--only-mutants", action="store_true", help="run only the broken manifests")
     options = parser.parse_args()
     began = time.monotonic()
-    print(f"{check_files()} documents are valid for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}, and in none of {len(traps.TRAPS)} traps")
+    print(f"{check_files()} documents are valid for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}, and pass {len(lint.CHECKS)} lints")
     image = check_versions()
     if options.only_check:
         return
@@ -84,20 +84,20 @@ def main():
     engine.docker("tag", options.image, image)
     remove_all()
     documents = [document for _, text in texts("k8s/*.yaml") for document in yaml.safe_load_all(text)]
-    teeth.bite(documents, image)
-    if options.only_teeth:
+    mutants.check(documents, image)
+    if options.only_mutants:
         return
     manifests = Manifests(text for _, text in texts("k8s/*.yaml"))
     examples = Manifests(text for _, text in texts("docs/examples/kubernetes/*.yaml"))
     cluster = Cluster()
     try:
-        story.play(cluster, manifests, examples, image)
+        scenario.execute(cluster, manifests, examples, image)
         for read in (manifests, examples):
             unused = read.unused(LEFT_OUT)
             if unused:
                 raise AssertionError(f"not executed, and not named as left out: {unused}")
     except BaseException:
-        story.tell(cluster)
+        scenario.report(cluster)
         raise
     finally:
         cluster.close()

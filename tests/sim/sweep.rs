@@ -30,7 +30,7 @@ pub enum Task {
     One(u64),
     Sweep(Plan),
     /// Check that each seeded bug is found.
-    Teeth(Plan),
+    Mutants(Plan),
 }
 
 pub struct Plan {
@@ -45,7 +45,7 @@ impl Task {
     pub fn of(arguments: &[String]) -> Result<Self, String> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut plan = Plan { first: 1, seeds: SEEDS, jobs: cores.min(JOBS_MAX), bug: None };
-        let (mut one, mut teeth, mut other) = (None, false, false);
+        let (mut one, mut mutants, mut other) = (None, false, false);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut number = || {
@@ -58,7 +58,7 @@ impl Task {
                 "--seeds" => plan.seeds = number()?,
                 "--random" => plan.first = random(),
                 "--jobs" => plan.jobs = usize::try_from(number()?).unwrap_or(JOBS_MAX).clamp(1, JOBS_MAX),
-                "--teeth" => teeth = true,
+                "--mutants" => mutants = true,
                 "--bug" => plan.bug = Some(rest.next().ok_or("--bug needs a name")?.clone()),
                 // Arguments that `cargo test` passes to all tests: a test's name, or options of the usual harness.
                 name if !name.starts_with('-') => other = !"sim".contains(name),
@@ -68,7 +68,7 @@ impl Task {
         Ok(match one {
             _ if other => Self::Nothing,
             Some(seed) => Self::One(seed),
-            None if teeth => Self::Teeth(plan),
+            None if mutants => Self::Mutants(plan),
             None => Self::Sweep(plan),
         })
     }
@@ -101,10 +101,10 @@ pub fn sweep(plan: &Plan) -> ExitCode {
 }
 
 /// Runs the seeds with each seeded bug until one of them finds it.
-pub fn teeth(plan: &Plan) -> ExitCode {
-    let bugs = quorum_chat::planted::NAMES;
+pub fn mutants(plan: &Plan) -> ExitCode {
+    let bugs = quorum_chat::failpoints::NAMES;
     if bugs.is_empty() {
-        eprintln!("no bugs are planted: `cargo sim` builds with some");
+        eprintln!("this build has no failpoints: use `cargo sim`");
         return ExitCode::from(2);
     }
     let (mut found, mut missed) = (0, 0);
@@ -165,7 +165,7 @@ fn start(seed: u64, bug: Option<&str>) -> Output {
     let disks = run::disks();
     command.stdin(Stdio::null()).env(DISKS, disks.path());
     if let Some(bug) = bug {
-        command.env(quorum_chat::planted::VARIABLE, bug);
+        command.env(quorum_chat::failpoints::VARIABLE, bug);
     }
     command.output().expect("a process can be started")
 }

@@ -24,7 +24,7 @@ use tonic::Code;
 
 use super::{ANSWER_MAX, CHANGE_MAX};
 use crate::{
-    planted,
+    failpoints,
     proto::raft::v1 as wire,
     raft::{
         bootstrap::Founding,
@@ -197,7 +197,7 @@ impl Node {
             return Ok(answer(self.members_are_committed() && self.is_led()));
         }
         self.look_for(&to, record).await?;
-        if to.peer_address != record.peer_address && !planted::is(planted::MOVES_NOT_HEARD) {
+        if to.peer_address != record.peer_address && !failpoints::is_active(failpoints::MOVES_NOT_HEARD) {
             self.inner.peers.found(to.node_id, &to.peer_address);
         }
         if !view.is_leader() {

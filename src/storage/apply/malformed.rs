@@ -3,7 +3,7 @@
 
 use super::Applier;
 use crate::chat::{Outcome, Rejection};
-use crate::planted;
+use crate::failpoints;
 use crate::storage::digest::Fold;
 use crate::storage::intake::Malformed;
 
@@ -26,7 +26,7 @@ impl Applier<'_> {
     /// them.
     pub(super) fn malformed(&mut self, index: u64, position: usize, problem: Malformed, bytes: &[u8]) -> Outcome {
         let outcome = Outcome::Rejected(Rejection::Malformed);
-        if self.malformed == 0 || !planted::is(planted::MALFORMED_NOT_IN_DIGEST) {
+        if self.malformed == 0 || !failpoints::is_active(failpoints::MALFORMED_NOT_IN_DIGEST) {
             let fold = Fold::malformed(&self.chain, bytes);
             fold.end(&mut self.chain, &outcome, std::iter::empty(), (self.revision, self.revision), self.clock);
         }

@@ -49,7 +49,7 @@ use crate::chat::{
     AccountCommand, AccountId, Command, ConversationId, DigestReport, Event, EventKind, Member, Outcome, Rejection,
     Revision, SessionId, StateDigest, TimeMs,
 };
-use crate::planted;
+use crate::failpoints;
 use crate::proto::log::v1 as pb;
 use crate::trace::TraceContext;
 
@@ -326,11 +326,11 @@ impl StateMachine {
         }
         self.dirty_usage.sort_unstable();
         for account in self.dirty_usage.drain(..) {
-            if !planted::is(planted::USAGE_NOT_STORED) {
+            if !failpoints::is_active(failpoints::USAGE_NOT_STORED) {
                 self.caches.usage(conn, account)?.write(conn, account)?;
             }
         }
-        if planted::is(planted::APPLIED_TWICE_AFTER_A_CRASH) {
+        if failpoints::is_active(failpoints::APPLIED_TWICE_AFTER_A_CRASH) {
             let behind = AppliedState { log_id: self.committed.log_id, ..self.applied.clone() };
             write_state(conn, &behind)?;
         } else {
@@ -462,7 +462,7 @@ impl Applier<'_> {
                 let proposals = batch.proposals.into_iter().enumerate();
                 let outcomes = proposals.map(|(position, proposal)| self.proposal(index, position, proposal));
                 let mut outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
-                if planted::is(planted::MALFORMED_WITHOUT_OUTCOME) {
+                if failpoints::is_active(failpoints::MALFORMED_WITHOUT_OUTCOME) {
                     outcomes.retain(|outcome| !matches!(outcome, Outcome::Rejected(Rejection::Malformed)));
                 }
                 Ok(outcomes)

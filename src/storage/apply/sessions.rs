@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use super::{Applier, execute};
 use crate::chat::limits::{DEVICES_PER_ACCOUNT_MAX, SESSIONS_PER_ACCOUNT_MAX};
 use crate::chat::{AccountId, Login, Outcome, Rejection, Revision, SessionId, TimeMs, TokenHash};
-use crate::planted;
+use crate::failpoints;
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
 
@@ -92,7 +92,7 @@ impl Applier<'_> {
         let mut count = 0;
         for session in sessions {
             execute(self.conn, "DELETE FROM session WHERE id = ?1", [session]).context("close a session")?;
-            if !planted::is(planted::ENDED_SESSION_REMEMBERED) {
+            if !failpoints::is_active(failpoints::ENDED_SESSION_REMEMBERED) {
                 self.caches.forget_session(session);
                 self.closed_sessions.push(session);
             }

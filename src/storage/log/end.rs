@@ -26,7 +26,7 @@ use std::{
 
 use super::tail::end;
 use crate::{
-    planted,
+    failpoints,
     proto::log::v1 as pb,
     storage::{StorageError, db, private},
 };
@@ -124,7 +124,7 @@ impl End {
     pub(super) fn raise(&mut self, last: Option<pb::LogId>, vote: Option<pb::Vote>) -> Result<(), StorageError> {
         let last = if end(last) > end(self.noted.last) { last } else { self.noted.last };
         let vote = vote.unwrap_or(self.noted.vote);
-        if (last, vote) == (self.noted.last, self.noted.vote) || planted::is(planted::END_NOT_NOTED) {
+        if (last, vote) == (self.noted.last, self.noted.vote) || failpoints::is_active(failpoints::END_NOT_NOTED) {
             return Ok(());
         }
         self.write(Note { number: self.noted.number + 1, last, vote })

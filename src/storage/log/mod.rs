@@ -36,7 +36,7 @@ use super::{
     background::{Background, Threads, Worker},
     underway::Underway,
 };
-use crate::{planted, proto::log::v1 as pb, trace::TraceContext};
+use crate::{failpoints, proto::log::v1 as pb, trace::TraceContext};
 use end::{End, Found};
 use tail::Tail;
 use writer::{Operation, Writer};
@@ -255,7 +255,7 @@ impl LogDb {
             for (entry, row) in entries.into_iter().zip(&rows) {
                 state.tail.push(entry, row.bytes.len());
             }
-            let done = if planted::is(planted::ACKNOWLEDGED_BEFORE_FSYNC) {
+            let done = if failpoints::is_active(failpoints::ACKNOWLEDGED_BEFORE_FSYNC) {
                 self.shared.durable.raise_to(state.tail.end_index());
                 done(Ok(()));
                 Box::new(|_| {})
@@ -273,7 +273,7 @@ impl LogDb {
     /// # Errors
     /// The writer has stopped after an earlier failure.
     pub fn save_vote(&self, vote: pb::Vote, done: Done) -> Result<(), StorageError> {
-        if planted::is(planted::VOTE_NOT_PERSISTED) {
+        if failpoints::is_active(failpoints::VOTE_NOT_PERSISTED) {
             done(Ok(()));
         } else {
             self.send(Operation::Vote(vote, done))?;
@@ -319,7 +319,7 @@ impl LogDb {
     /// The writer has stopped after an earlier failure.
     pub fn purge(&self, mut upto: pb::LogId) -> Result<(), StorageError> {
         let mut state = self.state();
-        if planted::is(planted::PURGED_TOO_FAR) {
+        if failpoints::is_active(failpoints::PURGED_TOO_FAR) {
             upto = state.tail.last().unwrap_or(upto);
         }
         state.purged = Some(upto);

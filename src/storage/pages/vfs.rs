@@ -30,7 +30,7 @@ use std::{
 use rusqlite::{Connection, ffi};
 
 use super::{PAGE_BYTES, RESERVED_BYTES, has_space, is_intact, is_plain, seal};
-use crate::planted;
+use crate::failpoints;
 
 /// Name of the VFS in SQLite.
 pub(super) const NAME: &CStr = c"quorum-chat-pages";
@@ -237,7 +237,7 @@ unsafe extern "C" fn device_characteristics(file: *mut ffi::sqlite3_file) -> c_i
 
 fn is_sealed_page(bytes: &[u8], at: i64) -> bool {
     match (page_number(at), bytes.try_into()) {
-        (Some(number), Ok(page)) => is_intact(number, page) || planted::is(planted::PAGES_NOT_VERIFIED),
+        (Some(number), Ok(page)) => is_intact(number, page) || failpoints::is_active(failpoints::PAGES_NOT_VERIFIED),
         // The header names another page size.
         _ => false,
     }

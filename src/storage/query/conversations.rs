@@ -10,7 +10,7 @@ use rusqlite::{ToSql, params};
 use super::Query;
 use crate::chat::limits::{PAGE_BYTES_MAX, fitting};
 use crate::chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
-use crate::planted;
+use crate::failpoints;
 use crate::storage::absent::{Kind, Set};
 use crate::storage::db::Int;
 use crate::storage::error::{Context, StorageError};
@@ -296,7 +296,7 @@ impl Query<'_> {
         };
         let content = self.content(link)?;
         // The message of a deleted account may not be overwritten yet.
-        let withheld = sender.deleted && !planted::is(planted::DELETED_ACCOUNT_SHOWN);
+        let withheld = sender.deleted && !failpoints::is_active(failpoints::DELETED_ACCOUNT_SHOWN);
         Ok(MessageRow {
             id: link.revision,
             conversation: link.conversation,

@@ -26,7 +26,7 @@ def history(*records):
     return History(HEADER, [send(0.001, 0.003), *records, send(99.001, 99.003)])
 
 
-class Judges(unittest.TestCase):
+class Checkers(unittest.TestCase):
     def test_the_clock_of_the_history_is_found(self):
         self.assertAlmostEqual(history().start, START, delta=0.005)
         late = send(50, 50.002)

@@ -1,17 +1,17 @@
-//! Seeded bugs, which show that the simulation finds such bugs.
+//! Failpoints: seeded bugs, which show that the simulation finds such bugs.
 //!
-//! Each is a plausible mistake in a replicated store. They are compiled only with the feature `planted-bugs`, which no
-//! release can have. A process activates one only if [`VARIABLE`] names it. Without the feature, [`is`] is a constant
+//! Each is a plausible mistake in a replicated store. They are compiled only with the feature `failpoints`, which no
+//! release can have. A process activates one only if [`VARIABLE`] names it. Without the feature, [`is_active`] is a constant
 //! and the compiler removes them.
 
-#[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
-compile_error!("planted bugs are for tests: they are never part of a release");
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("failpoints are for tests and never part of a release");
 
 /// The environment variable that names the active bug.
-pub const VARIABLE: &str = "CHAT_PLANTED_BUG";
+pub const VARIABLE: &str = "CHAT_FAILPOINT";
 
 /// The bugs that are compiled in.
-#[cfg(feature = "planted-bugs")]
+#[cfg(feature = "failpoints")]
 pub const NAMES: &[&str] = &[
     ACKNOWLEDGED_BEFORE_FSYNC,
     LEADER_RESTORED,
@@ -33,7 +33,7 @@ pub const NAMES: &[&str] = &[
     PAGES_NOT_VERIFIED,
 ];
 /// The bugs that are compiled in.
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(feature = "failpoints"))]
 pub const NAMES: &[&str] = &[];
 
 /// An append to the log is reported as durable when it is queued.
@@ -76,15 +76,15 @@ pub const END_NOT_NOTED: &str = "end-not-noted";
 pub const PAGES_NOT_VERIFIED: &str = "pages-not-verified";
 
 /// Whether this process has `bug` activated.
-#[cfg(feature = "planted-bugs")]
-pub fn is(bug: &str) -> bool {
-    static PLANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    PLANTED.get_or_init(|| std::env::var(VARIABLE).ok()).as_deref() == Some(bug)
+#[cfg(feature = "failpoints")]
+pub fn is_active(bug: &str) -> bool {
+    static ACTIVE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    ACTIVE.get_or_init(|| std::env::var(VARIABLE).ok()).as_deref() == Some(bug)
 }
 
 /// Whether this process has a bug activated: never, without the feature.
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub const fn is(_bug: &str) -> bool {
+pub const fn is_active(_bug: &str) -> bool {
     false
 }

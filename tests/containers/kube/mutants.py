@@ -1,4 +1,4 @@
-"""Executes broken manifests. Each has to fail in the expected way, which shows that `story` detects such errors."""
+"""Executes broken manifests. Each has to fail in the expected way, which shows that `scenario` detects such errors."""
 
 import copy
 import time
@@ -14,7 +14,7 @@ PATIENCE_S = 60
 NOT_BOOTSTRAPPED = "The cluster cannot be bootstrapped yet"
 
 
-def bite(documents, image):
+def check(documents, image):
     for name, (breaks, fails) in BROKEN.items():
         began = time.monotonic()
         broken = Manifests([])

@@ -16,37 +16,37 @@ from .pod import Pod
 from .spec import read_pod
 
 
-def play(cluster, manifests, examples, image):
-    tale = Story(cluster, manifests, examples, image)
+def execute(cluster, manifests, examples, image):
+    scenario = Scenario(cluster, manifests, examples, image)
     for step in (
-        tale.apply,
-        tale.pods_are_confined,
-        tale.names_resolve,
-        tale.prometheus_finds_the_metrics,
-        tale.the_peer_port_is_closed,
-        tale.somebody_chats_from_outside,
-        tale.rolling_update,
-        tale.a_bad_update_stands_still,
-        tale.drains_go_one_by_one,
-        tale.pods_are_deleted_and_a_volume_is_lost,
-        tale.a_drill_finds_nothing,
-        tale.two_more_join,
-        tale.and_are_removed,
-        tale.a_removed_node_stays_out_until_its_volume_is_gone,
-        tale.the_survivors_of_a_lost_majority_are_left_alone,
-        tale.all_stop_and_get_a_secret,
-        tale.all_get_certificates,
-        tale.certificates_are_renewed_under_running_pods,
-        tale.a_backup_becomes_a_new_cluster,
-        tale.one_volume_of_five_becomes_a_new_cluster,
-        tale.all_are_level,
+        scenario.apply,
+        scenario.pods_are_confined,
+        scenario.names_resolve,
+        scenario.prometheus_finds_the_metrics,
+        scenario.the_peer_port_is_closed,
+        scenario.somebody_chats_from_outside,
+        scenario.rolling_update,
+        scenario.a_bad_update_stands_still,
+        scenario.drains_go_one_by_one,
+        scenario.pods_are_deleted_and_a_volume_is_lost,
+        scenario.a_drill_finds_nothing,
+        scenario.two_more_join,
+        scenario.and_are_removed,
+        scenario.a_removed_node_stays_out_until_its_volume_is_gone,
+        scenario.the_survivors_of_a_lost_majority_are_left_alone,
+        scenario.all_stop_and_get_a_secret,
+        scenario.all_get_certificates,
+        scenario.certificates_are_renewed_under_running_pods,
+        scenario.a_backup_becomes_a_new_cluster,
+        scenario.one_volume_of_five_becomes_a_new_cluster,
+        scenario.all_are_level,
     ):
         began = time.monotonic()
         said = step()
         print(f"{step.__name__.replace('_', ' ')}: {time.monotonic() - began:.0f} s{'; ' + said if said else ''}")
 
 
-def tell(cluster):
+def report(cluster):
     """Diagnostics for a failed step."""
     for pod in cluster.all_pods:
         print(f"--- {pod.name}: ready {pod.ready}, {pod.restarts} restarts, exit code {pod.exit_code}, {pod.waiting}, {pod.probed}")
@@ -56,7 +56,7 @@ def tell(cluster):
     print(f"ends: {cluster.node.ends}")
 
 
-class Story:
+class Scenario:
     def __init__(self, cluster, manifests, examples, image):
         self.cluster, self.manifests, self.examples, self.image = cluster, manifests, examples, image
         self.set = None
@@ -94,8 +94,8 @@ class Story:
             visible = [name for at in ("secrets", "certs") for name in os.listdir(f"{root}/{at}") if not name.startswith("..")]
             assert visible == ["peer-secret"], visible
             # The settings of this pod agree with those of all pods. Only listeners without TLS may cause warnings.
-            told = pod.exec("chatd", "config").stdout
-            assert f"CHAT_NAME={pod.name}\n" in told, told
+            shown = pod.exec("chatd", "config").stdout
+            assert f"CHAT_NAME={pod.name}\n" in shown, shown
             warnings = [line for line in pod.logs().splitlines() if '"level":"WARN"' in line and "CHAT_" in line]
             warnings = [line for line in warnings if ", without TLS: " not in line]
             assert not warnings, warnings
@@ -106,7 +106,7 @@ class Story:
         for form in forms:
             for name in ("quorum-chat", "quorum-chat-3.quorum-chat-peers"):
                 chatctl(self.pods[0], "health", "--one", f"{name}{form}:50051")
-        self._told_addresses_are_good()
+        self._advertised_addresses_are_reachable()
 
     def prometheus_finds_the_metrics(self):
         """Checks discovery by annotations, as in the usual Prometheus configuration for Kubernetes."""
@@ -156,7 +156,7 @@ class Story:
         assert least.stop() >= 4, "more than one node was not ready"
         self._no_restarts()
         slowest = max(seconds for *_, seconds in took)
-        return f"a pod in {slowest:.0f} s at most, {_told(verdict)}"
+        return f"a pod in {slowest:.0f} s at most, {_summary(verdict)}"
 
     def a_bad_update_stands_still(self):
         """Rolls out a setting that no node accepts. The first pod does not come back, the update stops there, and the
@@ -205,7 +205,7 @@ class Story:
         self._wait_for_voters(5)
         verdict = load.judged()
         self._no_restarts()
-        return _told(verdict)
+        return _summary(verdict)
 
     def a_drill_finds_nothing(self):
         """Runs `chatctl drill kubectl` from outside through the Service. It deletes pods with and without a grace
@@ -220,7 +220,7 @@ class Story:
         assert len(killed) == 4 and len(stopped) == 5, kubectl.called
         self.set.wait_ready()
         self._no_restarts()
-        return _told(verdict)
+        return _summary(verdict)
 
     def two_more_join(self):
         """`kubectl scale --replicas=7` under load, and then another load through all seven."""
@@ -229,7 +229,7 @@ class Story:
         self.set.wait_ready()
         self._wait_for_voters(7)
         self._no_restarts()
-        return _told(load.judged())
+        return _summary(load.judged())
 
     def and_are_removed(self):
         """Removes the members first, and then runs `kubectl scale --replicas=5`. In between, the kubelet restarts the
@@ -244,7 +244,7 @@ class Story:
         self.set.scale(5)
         self._wait_for_voters(5)
         assert {"data-quorum-chat-5", "data-quorum-chat-6"} <= set(self.cluster.node.claims()), "a volume is gone"
-        return _told(load.judged())
+        return _summary(load.judged())
 
     def a_removed_node_stays_out_until_its_volume_is_gone(self):
         self.cluster.node.ends.clear()
@@ -313,7 +313,7 @@ class Story:
         self.set.scale(5)
         self.set.wait_ready()
         # From here on chatctl in the pods uses TLS because CHAT_TLS_CA is set. A client without TLS gets no answer.
-        self._told_addresses_are_good()
+        self._advertised_addresses_are_reachable()
         person = Outsider(self.cluster, self.image)
         refused = run("docker", *person.words("status"), check=False)
         assert refused.returncode == 3, refused
@@ -332,7 +332,7 @@ class Story:
         self.set.replace(4)
         self.set.wait_ready()
         self._no_restarts()
-        return _told(load.judged())
+        return _summary(load.judged())
 
     def a_backup_becomes_a_new_cluster(self):
         """Runs docs/examples/kubernetes/backup.yaml, loses everything, and runs restore.yaml."""
@@ -354,7 +354,7 @@ class Story:
         self._wait_for_voters(5)
         after = people.status(self.pods[0])
         assert after["cluster_id"] != before["cluster_id"] and after["revision"] > before["revision"] > 0, (before, after)
-        self._told_addresses_are_good()
+        self._advertised_addresses_are_reachable()
         self._no_restarts()
 
     def one_volume_of_five_becomes_a_new_cluster(self):
@@ -369,18 +369,18 @@ class Story:
         self._wait_for_voters(5)
         after = people.status(self.pods[0])
         assert after["cluster_id"] != before["cluster_id"] and after["revision"] > before["revision"], (before, after)
-        self._told_addresses_are_good()
+        self._advertised_addresses_are_reachable()
         self._no_restarts()
 
     def all_are_level(self):
         """After a last load, all nodes have the same state at the same revision."""
         verdict = Workload(self.cluster, "load-6", self.image, tls=True).judged()
         said = wait_until("equal digests", lambda: people.are_level(self.pods[0], 5), 120)
-        return f"{_told(verdict)}; digest {said['digest'][:16]} at revision {said['revision']}"
+        return f"{_summary(verdict)}; digest {said['digest'][:16]} at revision {said['revision']}"
 
     # --- shared by the steps
 
-    def _told_addresses_are_good(self):
+    def _advertised_addresses_are_reachable(self):
         """The advertised addresses lead clients and browsers to the nodes."""
         for name, node in people.nodes(self.pods[0]).items():
             assert node["client_address"] == f"{name}.quorum-chat-peers.default.svc:50051", node
@@ -449,5 +449,5 @@ class Least:
         return self.least
 
 
-def _told(verdict):
+def _summary(verdict):
     return f"{verdict['acknowledged']} messages acknowledged, longest outage {verdict['longest_outage_ms']} ms"
