@@ -17,7 +17,7 @@
 
 mod sim {
     pub mod clock;
-    pub mod dice;
+    pub mod rng;
     pub mod disk;
     pub mod entropy;
     pub mod faults;

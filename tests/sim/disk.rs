@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::dice::Dice;
+use super::rng::Rng;
 
 /// How much of the unflushed data survives a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub fn set_error(node: usize, error: Option<c_int>) {
 }
 
 /// Runs `die`, in which the node's code may be dropped, without access to its files. Then undoes what the crash loses.
-pub fn crash(node: usize, how: Crash, dice: &mut Dice, die: impl FnOnce()) {
+pub fn crash(node: usize, how: Crash, rng: &mut Rng, die: impl FnOnce()) {
     with(|disks| disks.dying = Some(node));
     die();
     with(|disks| {
@@ -89,7 +89,7 @@ pub fn crash(node: usize, how: Crash, dice: &mut Dice, die: impl FnOnce()) {
                 file.undo();
             }
             if how == Crash::Torn {
-                file.redo_some(dice);
+                file.redo_some(rng);
             }
         }
     });
@@ -103,11 +103,11 @@ impl Dirty {
         }
     }
 
-    fn redo_some(&self, dice: &mut Dice) {
+    fn redo_some(&self, rng: &mut Rng) {
         for change in &self.changes {
-            let Some(after) = change.after.as_ref().filter(|_| dice.chance(60)) else { continue };
+            let Some(after) = change.after.as_ref().filter(|_| rng.chance(60)) else { continue };
             let sectors = (after.len() as u64).div_ceil(SECTOR_BYTES);
-            let kept = if dice.chance(30) { dice.range(0..sectors + 1) * SECTOR_BYTES } else { u64::MAX };
+            let kept = if rng.chance(30) { rng.range(0..sectors + 1) * SECTOR_BYTES } else { u64::MAX };
             write_at(self.fd, &after[..after.len().min(usize::try_from(kept).unwrap_or(usize::MAX))], change.offset);
         }
     }

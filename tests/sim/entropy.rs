@@ -5,15 +5,15 @@
 
 use std::cell::RefCell;
 
-use super::dice::Dice;
+use super::rng::Rng;
 
 thread_local! {
-    static DICE: RefCell<Option<Dice>> = const { RefCell::new(None) };
+    static RNG: RefCell<Option<Rng>> = const { RefCell::new(None) };
 }
 
-/// Makes `dice` the source of this thread's randomness.
-pub fn start(dice: Dice) {
-    DICE.with_borrow_mut(|current| *current = Some(dice));
+/// Makes `rng` the source of this thread's randomness.
+pub fn start(rng: Rng) {
+    RNG.with_borrow_mut(|current| *current = Some(rng));
 }
 
 /// Fills a buffer with random bytes.
@@ -22,12 +22,12 @@ pub fn start(dice: Dice) {
 /// As for the function of the C library: `buffer` must be writable for `length` bytes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn getrandom(buffer: *mut libc::c_void, length: usize, flags: libc::c_uint) -> isize {
-    let filled = DICE.try_with(|dice| {
-        let mut dice = dice.borrow_mut();
-        let dice = dice.as_mut()?;
+    let filled = RNG.try_with(|rng| {
+        let mut rng = rng.borrow_mut();
+        let rng = rng.as_mut()?;
         for at in 0..length {
             // SAFETY: below `length`, which the caller guarantees to be writable.
-            unsafe { buffer.cast::<u8>().add(at).write(dice.next() as u8) };
+            unsafe { buffer.cast::<u8>().add(at).write(rng.next() as u8) };
         }
         Some(length as isize)
     });

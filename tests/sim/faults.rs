@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     clock,
-    dice::Dice,
+    rng::Rng,
     disk::{self, Crash},
     member::{self, Contradictions},
     rot, wal,
@@ -31,46 +31,46 @@ enum Later {
     Mend,
     /// A disk answers again.
     Unstall(usize),
-    /// All nodes are killed, and the log of the first of these seats loses its end. That seat is back before all nodes
+    /// All nodes are killed, and the log of the first of these slots loses its end. That slot is back before all nodes
     /// except the others listed here.
     Damage([usize; 3]),
 }
 
 pub struct Faults {
-    dice: Dice,
+    rng: Rng,
     next: Duration,
     /// Set by the first action.
     end: Option<Duration>,
     lasts: Duration,
     later: BTreeMap<(Duration, u64), Later>,
     count: u64,
-    /// Seats whose end is expected, because they were stopped, removed, or given a bad disk.
+    /// Slots whose end is expected, because they were stopped, removed, or given a bad disk.
     expected: Vec<usize>,
-    /// A seat that lost its disk and has not been replaced yet, with its old id.
+    /// A slot that lost its disk and has not been replaced yet, with its old id.
     lost: Option<(usize, u64)>,
     removed: Option<usize>,
     /// Time at which a node's log is damaged, in some runs once.
-    damage: Option<(Duration, Dice)>,
+    damage: Option<(Duration, Rng)>,
     /// Time at which a byte of a stopped node's state changes, in some runs once.
-    rot: Option<(Duration, Dice)>,
-    /// The seat that is being stopped for that.
-    rotting: Option<(usize, Dice)>,
+    rot: Option<(Duration, Rng)>,
+    /// The slot that is being stopped for that.
+    rotting: Option<(usize, Rng)>,
     /// Contradictions found by the tasks of a dishonest member.
     found: Contradictions,
     log: bool,
 }
 
 impl Faults {
-    pub fn new(all: &mut Dice, found: Contradictions) -> Self {
-        let mut dice = all.split("faults");
-        let lasts = dice.ms(4000..12_000);
+    pub fn new(all: &mut Rng, found: Contradictions) -> Self {
+        let mut rng = all.split("faults");
+        let lasts = rng.ms(4000..12_000);
         let mut own = all.split("damage");
         let damage = own.chance(25).then(|| (own.ms(0..1500), own));
         let mut own = all.split("rot");
         let rot = own.chance(25).then(|| (own.ms(500..4000), own));
         let log = std::env::var_os("SIM_LOG").is_some();
         Self {
-            dice,
+            rng,
             next: Duration::ZERO,
             end: None,
             lasts,
@@ -101,7 +101,7 @@ impl Faults {
         self.mind(world)?;
         let now = world.sim.elapsed();
         if now >= self.next {
-            self.next = now + self.dice.ms(50..1200);
+            self.next = now + self.rng.ms(50..1200);
             self.choose(world);
         }
         let began = self.end.map_or(now, |end| end - self.lasts);
@@ -116,22 +116,22 @@ impl Faults {
 
     /// Completes only what was begun: restarts nodes that ended, and reports nodes that ended unexpectedly.
     pub fn mind(&mut self, world: &mut World<'_>) -> Result<(), String> {
-        for (seat, result) in world.ended() {
-            let expected = self.expected.iter().position(|expected| *expected == seat);
-            self.say(world, &format!("n{} ended: {result:?}", seat + 1));
-            if self.rotting.as_ref().is_some_and(|(stopped, _)| *stopped == seat) {
+        for (slot, result) in world.ended() {
+            let expected = self.expected.iter().position(|expected| *expected == slot);
+            self.say(world, &format!("n{} ended: {result:?}", slot + 1));
+            if self.rotting.as_ref().is_some_and(|(stopped, _)| *stopped == slot) {
                 self.rot_state(world, result.is_ok());
             }
             match expected {
                 Some(at) => drop(self.expected.swap_remove(at)),
                 // It was down when it was removed.
-                None if self.removed == Some(seat) => {}
-                None => return Err(format!("n{} ended by itself: {result:?}", seat + 1)),
+                None if self.removed == Some(slot) => {}
+                None => return Err(format!("n{} ended by itself: {result:?}", slot + 1)),
             }
-            if self.removed == Some(seat) {
-                world.standing[seat] = Standing::Out;
+            if self.removed == Some(slot) {
+                world.standing[slot] = Standing::Out;
             } else {
-                self.plan(world, 100..2000, Later::Start(seat));
+                self.plan(world, 100..2000, Later::Start(slot));
             }
         }
         if let Some(found) = self.found.lock().expect("not poisoned").first() {
@@ -141,16 +141,16 @@ impl Faults {
         let now = world.sim.elapsed();
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
-                Later::Start(seat) => {
-                    if self.dice.chance(10) {
-                        self.relocate(world, seat);
+                Later::Start(slot) => {
+                    if self.rng.chance(10) {
+                        self.relocate(world, slot);
                     }
-                    self.say(world, &format!("start n{}", seat + 1));
-                    world.start(seat);
+                    self.say(world, &format!("start n{}", slot + 1));
+                    world.start(slot);
                 }
                 Later::Mend => mend(world),
-                Later::Unstall(seat) => stall(world, seat, false),
-                Later::Damage(seats) => self.damage_log(world, seats),
+                Later::Unstall(slot) => stall(world, slot, false),
+                Later::Damage(slots) => self.damage_log(world, slots),
             }
         }
         Ok(())
@@ -161,12 +161,12 @@ impl Faults {
         self.say(world, "heal");
         mend(world);
         self.later.clear();
-        for seat in 0..world.seats.len() {
-            stall(world, seat, false);
-            disk::set_error(seat, None);
+        for slot in 0..world.slots.len() {
+            stall(world, slot, false);
+            disk::set_error(slot, None);
         }
-        for seat in world.down() {
-            world.start(seat);
+        for slot in world.down() {
+            world.start(slot);
         }
     }
 
@@ -177,13 +177,13 @@ impl Faults {
     }
 
     fn plan(&mut self, world: &World<'_>, after_ms: std::ops::Range<u64>, what: Later) {
-        let at = world.sim.elapsed() + self.dice.ms(after_ms);
-        self.later.insert((at, self.dice.next()), what);
+        let at = world.sim.elapsed() + self.rng.ms(after_ms);
+        self.later.insert((at, self.rng.next()), what);
     }
 
     fn choose(&mut self, world: &mut World<'_>) {
         self.count += 1;
-        match self.dice.range(0..100) {
+        match self.rng.range(0..100) {
             0..20 => self.kill(world),
             20..23 => self.power_failure(world),
             23..31 => self.stop(world),
@@ -203,75 +203,75 @@ impl Faults {
     }
 
     fn how(&mut self) -> Crash {
-        self.dice.pick(&[Crash::Process, Crash::Power, Crash::Torn])
+        self.rng.pick(&[Crash::Process, Crash::Power, Crash::Torn])
     }
 
     /// Picks a running node: the leader in about half of the cases.
     fn victim(&mut self, world: &World<'_>) -> Option<usize> {
         let up = world.up();
         match leader(world) {
-            Some(leader) if self.dice.chance(50) => Some(leader),
+            Some(leader) if self.rng.chance(50) => Some(leader),
             _ if up.is_empty() => None,
-            _ => Some(self.dice.pick(&up)),
+            _ => Some(self.rng.pick(&up)),
         }
     }
 
     fn kill(&mut self, world: &mut World<'_>) {
         let room = 2usize.saturating_sub(world.down().len());
-        for _ in 0..self.dice.range(1..3).min(room as u64) {
-            let (Some(seat), how) = (self.victim(world), self.how()) else { return };
-            self.take_down(world, seat, how, 50..4000);
+        for _ in 0..self.rng.range(1..3).min(room as u64) {
+            let (Some(slot), how) = (self.victim(world), self.how()) else { return };
+            self.take_down(world, slot, how, 50..4000);
         }
     }
 
-    fn take_down(&mut self, world: &mut World<'_>, seat: usize, how: Crash, for_ms: std::ops::Range<u64>) {
-        self.say(world, &format!("crash n{} {how:?}", seat + 1));
+    fn take_down(&mut self, world: &mut World<'_>, slot: usize, how: Crash, for_ms: std::ops::Range<u64>) {
+        self.say(world, &format!("crash n{} {how:?}", slot + 1));
         // In half of the cases the connections do not close, because a machine without power sends nothing.
-        let silent = how != Crash::Process && self.dice.chance(50);
-        let others: Vec<String> = world.hosts().into_iter().filter(|name| *name != world.seats[seat].name()).collect();
+        let silent = how != Crash::Process && self.rng.chance(50);
+        let others: Vec<String> = world.hosts().into_iter().filter(|name| *name != world.slots[slot].name()).collect();
         if silent {
-            others.iter().for_each(|other| world.sim.partition(world.seats[seat].name(), other.as_str()));
+            others.iter().for_each(|other| world.sim.partition(world.slots[slot].name(), other.as_str()));
         }
-        self.expected.retain(|expected| *expected != seat);
-        world.crash(seat, how);
+        self.expected.retain(|expected| *expected != slot);
+        world.crash(slot, how);
         if silent {
-            others.iter().for_each(|other| world.sim.repair(world.seats[seat].name(), other.as_str()));
+            others.iter().for_each(|other| world.sim.repair(world.slots[slot].name(), other.as_str()));
         }
-        self.plan(world, for_ms, Later::Start(seat));
+        self.plan(world, for_ms, Later::Start(slot));
     }
 
     fn power_failure(&mut self, world: &mut World<'_>) {
-        let how = self.dice.pick(&[Crash::Power, Crash::Torn]);
-        for seat in world.up() {
-            self.take_down(world, seat, how, 50..1500);
+        let how = self.rng.pick(&[Crash::Power, Crash::Torn]);
+        for slot in world.up() {
+            self.take_down(world, slot, how, 50..1500);
         }
         // All nodes return with other addresses, so no node is where the others expect it.
-        if self.dice.chance(30) {
-            for seat in world.down() {
-                self.relocate(world, seat);
+        if self.rng.chance(30) {
+            for slot in world.down() {
+                self.relocate(world, slot);
             }
         }
     }
 
-    fn relocate(&mut self, world: &mut World<'_>, seat: usize) {
-        self.say(world, &format!("n{} moves", seat + 1));
-        world.relocate(seat);
+    fn relocate(&mut self, world: &mut World<'_>, slot: usize) {
+        self.say(world, &format!("n{} moves", slot + 1));
+        world.relocate(slot);
     }
 
     fn stop(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world).filter(|_| world.down().len() < 2) else { return };
-        self.say(world, &format!("stop n{}", seat + 1));
-        if !self.expected.contains(&seat) {
-            self.expected.push(seat);
+        let Some(slot) = self.victim(world).filter(|_| world.down().len() < 2) else { return };
+        self.say(world, &format!("stop n{}", slot + 1));
+        if !self.expected.contains(&slot) {
+            self.expected.push(slot);
         }
-        world.seats[seat].stop.borrow().send_replace(true);
+        world.slots[slot].stop.borrow().send_replace(true);
     }
 
     fn partition(&mut self, world: &mut World<'_>) {
         let mut hosts = world.hosts();
         hosts.push("client".to_owned());
-        self.dice.shuffle(&mut hosts);
-        let cut = self.dice.range(1..hosts.len() as u64) as usize;
+        self.rng.shuffle(&mut hosts);
+        let cut = self.rng.range(1..hosts.len() as u64) as usize;
         let (one, other) = hosts.split_at(cut);
         self.say(world, &format!("partition {one:?} from {other:?}"));
         for a in one {
@@ -281,8 +281,8 @@ impl Faults {
     }
 
     fn one_way(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world) else { return };
-        let (name, deaf) = (world.seats[seat].name(), self.dice.chance(50));
+        let Some(slot) = self.victim(world) else { return };
+        let (name, deaf) = (world.slots[slot].name(), self.rng.chance(50));
         self.say(world, &format!("{name} is {}", if deaf { "deaf" } else { "mute" }));
         for other in world.hosts().into_iter().filter(|other| *other != name) {
             let (from, to) = if deaf { (&other, &name) } else { (&name, &other) };
@@ -292,8 +292,8 @@ impl Faults {
     }
 
     fn slow_link(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world) else { return };
-        let (name, delay) = (world.seats[seat].name(), self.dice.ms(20..400));
+        let Some(slot) = self.victim(world) else { return };
+        let (name, delay) = (world.slots[slot].name(), self.rng.ms(20..400));
         self.say(world, &format!("{name} is {delay:?} away"));
         for other in world.hosts().into_iter().filter(|other| *other != name) {
             world.sim.set_link_max_message_latency(name.as_str(), other.as_str(), delay);
@@ -302,104 +302,104 @@ impl Faults {
     }
 
     fn stall(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world) else { return };
-        self.say(world, &format!("the disk of n{} stalls", seat + 1));
-        stall(world, seat, true);
-        self.plan(world, 50..3000, Later::Unstall(seat));
+        let Some(slot) = self.victim(world) else { return };
+        self.say(world, &format!("the disk of n{} stalls", slot + 1));
+        stall(world, slot, true);
+        self.plan(world, 50..3000, Later::Unstall(slot));
     }
 
     fn bad_disk(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world).filter(|_| world.down().is_empty()) else { return };
-        self.say(world, &format!("the disk of n{} fails", seat + 1));
-        disk::set_error(seat, Some(self.dice.pick(&[libc::EIO, libc::ENOSPC])));
-        if !self.expected.contains(&seat) {
-            self.expected.push(seat);
+        let Some(slot) = self.victim(world).filter(|_| world.down().is_empty()) else { return };
+        self.say(world, &format!("the disk of n{} fails", slot + 1));
+        disk::set_error(slot, Some(self.rng.pick(&[libc::EIO, libc::ENOSPC])));
+        if !self.expected.contains(&slot) {
+            self.expected.push(slot);
         }
     }
 
     fn wrong_clock(&mut self, world: &mut World<'_>) {
-        let seat = self.dice.range(0..FOUNDERS as u64) as usize;
-        let hours = self.dice.range(0..49) as i64 - 24;
-        self.say(world, &format!("the clock of n{} is {hours} h wrong", seat + 1));
-        clock::set_error(seat, hours * 3_600_000);
+        let slot = self.rng.range(0..FOUNDERS as u64) as usize;
+        let hours = self.rng.range(0..49) as i64 - 24;
+        self.say(world, &format!("the clock of n{} is {hours} h wrong", slot + 1));
+        clock::set_error(slot, hours * 3_600_000);
     }
 
     fn lose_disk(&mut self, world: &mut World<'_>) {
         let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
-        let Some(seat) = self.victim(world).filter(|_| whole) else { return };
-        let id = world.seats[seat].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
+        let Some(slot) = self.victim(world).filter(|_| whole) else { return };
+        let id = world.slots[slot].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
         let Some(id) = id else { return };
-        self.take_down(world, seat, Crash::Power, 50..3000);
-        self.say(world, &format!("n{} loses its disk", seat + 1));
-        std::fs::remove_dir_all(&world.seats[seat].dir).expect("the directory is there");
-        self.lost = Some((seat, id));
+        self.take_down(world, slot, Crash::Power, 50..3000);
+        self.say(world, &format!("n{} loses its disk", slot + 1));
+        std::fs::remove_dir_all(&world.slots[slot].dir).expect("the directory is there");
+        self.lost = Some((slot, id));
     }
 
     /// Partitions two followers away, so that entries acknowledged from now on are on three disks.
     fn part_for_damage(&mut self, world: &mut World<'_>) {
         let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
         let Some(leader) = leader(world).filter(|_| whole) else { return };
-        let Some((_, mut dice)) = self.damage.take() else { return };
-        let mut followers: Vec<usize> = (0..FOUNDERS).filter(|seat| *seat != leader).collect();
-        dice.shuffle(&mut followers);
+        let Some((_, mut rng)) = self.damage.take() else { return };
+        let mut followers: Vec<usize> = (0..FOUNDERS).filter(|slot| *slot != leader).collect();
+        rng.shuffle(&mut followers);
         let [hurt, _, one, other] = followers[..] else { return };
         mend(world);
         self.say(world, &format!("n{} and n{} are cut off", one + 1, other + 1));
-        for away in [one, other].map(|seat| world.seats[seat].name()) {
+        for away in [one, other].map(|slot| world.slots[slot].name()) {
             for name in world.hosts().into_iter().filter(|name| *name != away) {
                 world.sim.partition(away.as_str(), name.as_str());
             }
         }
-        let at = world.sim.elapsed() + dice.ms(300..1500);
+        let at = world.sim.elapsed() + rng.ms(300..1500);
         // No other fault happens meanwhile.
         self.next = at + RETURN_MAX;
         self.end = self.end.max(Some(self.next));
-        self.later.insert((at, dice.next()), Later::Damage([hurt, one, other]));
+        self.later.insert((at, rng.next()), Later::Damage([hurt, one, other]));
     }
 
-    fn damage_log(&mut self, world: &mut World<'_>, seats: [usize; 3]) {
-        let id = world.seats[seats[0]].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
-        let all_up = (0..FOUNDERS).all(|seat| world.up().contains(&seat));
+    fn damage_log(&mut self, world: &mut World<'_>, slots: [usize; 3]) {
+        let id = world.slots[slots[0]].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
+        let all_up = (0..FOUNDERS).all(|slot| world.up().contains(&slot));
         let whole = all_up && self.lost.is_none() && self.removed.is_none();
         let Some(id) = id.filter(|_| whole) else { return mend(world) };
-        for seat in world.up() {
-            let back = if seats.contains(&seat) { 50..300 } else { 3000..RETURN_MAX.as_millis() as u64 };
-            self.take_down(world, seat, Crash::Process, back);
+        for slot in world.up() {
+            let back = if slots.contains(&slot) { 50..300 } else { 3000..RETURN_MAX.as_millis() as u64 };
+            self.take_down(world, slot, Crash::Process, back);
         }
         mend(world);
-        let wal = world.seats[seats[0]].dir.join("log.db-wal");
-        if wal::flip_a_bit(&wal, self.dice.range(0..8) as usize) {
-            self.say(world, &format!("the log of n{} is damaged", seats[0] + 1));
-            world.damaged.insert(seats[0]);
-            self.lost = Some((seats[0], id));
+        let wal = world.slots[slots[0]].dir.join("log.db-wal");
+        if wal::flip_a_bit(&wal, self.rng.range(0..8) as usize) {
+            self.say(world, &format!("the log of n{} is damaged", slots[0] + 1));
+            world.damaged.insert(slots[0]);
+            self.lost = Some((slots[0], id));
         }
     }
 
     /// Stops a node in order, so that its file contains everything.
     fn stop_for_rot(&mut self, world: &mut World<'_>) {
         let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none() && self.rotting.is_none();
-        let Some((_, mut dice)) = self.rot.take_if(|_| whole) else { return };
-        let seat = dice.range(0..FOUNDERS as u64) as usize;
-        let id = world.seats[seat].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
+        let Some((_, mut rng)) = self.rot.take_if(|_| whole) else { return };
+        let slot = rng.range(0..FOUNDERS as u64) as usize;
+        let id = world.slots[slot].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
         let Some(id) = id else { return };
-        self.say(world, &format!("stop n{}, whose state will rot", seat + 1));
-        if !self.expected.contains(&seat) {
-            self.expected.push(seat);
+        self.say(world, &format!("stop n{}, whose state will rot", slot + 1));
+        if !self.expected.contains(&slot) {
+            self.expected.push(slot);
         }
-        world.seats[seat].stop.borrow().send_replace(true);
+        world.slots[slot].stop.borrow().send_replace(true);
         // No other disk is lost until this one has been replaced.
-        self.lost = Some((seat, id));
-        self.rotting = Some((seat, dice));
+        self.lost = Some((slot, id));
+        self.rotting = Some((slot, rng));
     }
 
     /// Changes a letter of a message, which SQLite does not detect.
     fn rot_state(&mut self, world: &mut World<'_>, stopped_in_order: bool) {
-        let Some((seat, mut dice)) = self.rotting.take() else { return };
-        let path = world.seats[seat].dir.join("chat.db");
-        match stopped_in_order && settle(&path) && rot::change_a_letter(&path, dice.next()) {
+        let Some((slot, mut rng)) = self.rotting.take() else { return };
+        let path = world.slots[slot].dir.join("chat.db");
+        match stopped_in_order && settle(&path) && rot::change_a_letter(&path, rng.next()) {
             true => {
-                self.say(world, &format!("a letter in the state of n{} changes", seat + 1));
-                world.damaged.insert(seat);
+                self.say(world, &format!("a letter in the state of n{} changes", slot + 1));
+                world.damaged.insert(slot);
             }
             false => self.lost = None,
         }
@@ -407,8 +407,8 @@ impl Faults {
 
     /// Ends the loss of a disk when the node votes under a new id.
     fn note_replacement(&mut self, world: &World<'_>) {
-        let Some((seat, old)) = self.lost else { return };
-        let node = world.seats[seat].node.lock().expect("not poisoned");
+        let Some((slot, old)) = self.lost else { return };
+        let node = world.slots[slot].node.lock().expect("not poisoned");
         let replaced = node.as_ref().map(|node| node.status()).is_some_and(|status| {
             status.node_id != old
                 && status.members.iter().any(|member| member.node_id == status.node_id && member.voter)
@@ -420,7 +420,7 @@ impl Faults {
     }
 
     fn change_members(&mut self, world: &mut World<'_>) {
-        if let Some(guest) = world.guest().filter(|_| self.dice.chance(60)) {
+        if let Some(guest) = world.guest().filter(|_| self.rng.chance(60)) {
             self.say(world, &format!("n{} comes", guest + 1));
             world.start(guest);
             return;
@@ -428,12 +428,12 @@ impl Faults {
         if self.lost.is_some() || self.removed.is_some() || world.down().len() > 1 {
             return;
         }
-        let (Some(seat), Some(asked)) = (self.victim(world), self.victim(world)) else { return };
-        let name = world.seats[seat].name();
+        let (Some(slot), Some(asked)) = (self.victim(world), self.victim(world)) else { return };
+        let name = world.slots[slot].name();
         self.say(world, &format!("remove {name}"));
-        self.removed = Some(seat);
-        self.expected.push(seat);
-        world.seats[asked].order(move |node| {
+        self.removed = Some(slot);
+        self.expected.push(slot);
+        world.slots[asked].order(move |node| {
             tokio::spawn(async move {
                 // If it fails, the node stays.
                 let _ = node.remove_member(&name, Instant::now() + ORDER_MAX).await;
@@ -442,9 +442,9 @@ impl Faults {
     }
 
     fn transfer(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world) else { return };
+        let Some(slot) = self.victim(world) else { return };
         self.say(world, "transfer leadership");
-        world.seats[seat].order(|node| {
+        world.slots[slot].order(|node| {
             tokio::spawn(async move {
                 let _ = node.transfer_leadership(None, Instant::now() + ORDER_MAX).await;
             });
@@ -452,9 +452,9 @@ impl Faults {
     }
 
     fn append_malformed(&mut self, world: &mut World<'_>) {
-        let Some(seat) = leader(world) else { return };
-        self.say(world, &format!("n{} appends malformed entries", seat + 1));
-        world.seats[seat].order(member::append_malformed(&mut self.dice, &self.found));
+        let Some(slot) = leader(world) else { return };
+        self.say(world, &format!("n{} appends malformed entries", slot + 1));
+        world.slots[slot].order(member::append_malformed(&mut self.rng, &self.found));
     }
 
     fn forward_unfit(&mut self, world: &mut World<'_>) {
@@ -462,15 +462,15 @@ impl Faults {
         if up.is_empty() {
             return;
         }
-        let seat = self.dice.pick(&up);
-        self.say(world, &format!("n{} forwards unfit commands", seat + 1));
-        world.seats[seat].order(member::forward_unfit(&mut self.dice, &self.found));
+        let slot = self.rng.pick(&up);
+        self.say(world, &format!("n{} forwards unfit commands", slot + 1));
+        world.slots[slot].order(member::forward_unfit(&mut self.rng, &self.found));
     }
 
     fn snapshot(&mut self, world: &mut World<'_>) {
-        let Some(seat) = self.victim(world) else { return };
-        self.say(world, &format!("snapshot on n{}", seat + 1));
-        world.seats[seat].order(|node| {
+        let Some(slot) = self.victim(world) else { return };
+        self.say(world, &format!("snapshot on n{}", slot + 1));
+        world.slots[slot].order(|node| {
             tokio::spawn(async move {
                 let _ = node.snapshot(Instant::now() + ORDER_MAX).await;
             });
@@ -480,8 +480,8 @@ impl Faults {
 
 /// Finds a node that believes to be the leader.
 fn leader(world: &World<'_>) -> Option<usize> {
-    let leads = |seat: &usize| {
-        let node = world.seats[*seat].node.lock().expect("not poisoned");
+    let leads = |slot: &usize| {
+        let node = world.slots[*slot].node.lock().expect("not poisoned");
         node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
     };
     world.up().into_iter().find(leads)
@@ -499,8 +499,8 @@ fn mend(world: &mut World<'_>) {
     }
 }
 
-fn stall(world: &World<'_>, seat: usize, stalled: bool) {
-    world.seats[seat].latency.stalled.store(stalled, std::sync::atomic::Ordering::Relaxed);
+fn stall(world: &World<'_>, slot: usize, stalled: bool) {
+    world.slots[slot].latency.stalled.store(stalled, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// Moves the content of the write-ahead log into the file. A stopped node does so when the last task on its host

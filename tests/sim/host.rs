@@ -26,7 +26,7 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use super::{
     clock,
-    dice::Dice,
+    rng::Rng,
     worker::{Latency, Tasks},
     world::FOUNDERS,
 };
@@ -34,21 +34,21 @@ use super::{
 /// An operation on a running node from inside, as an operator would request it.
 pub type Order = Box<dyn FnOnce(Node) + Send>;
 
-/// The peer port of each seat, with effect from its next start.
+/// The peer port of each slot, with effect from its next start.
 pub type Ports = Rc<RefCell<Vec<u16>>>;
 
 /// A node as the driver of the simulation sees it.
-pub struct Seat {
+pub struct NodeSlot {
     /// Its number, from 0.
     pub number: usize,
     /// Its directory below the common root.
     pub dir: PathBuf,
     /// Its configuration, except for the peer addresses.
     pub config: Vec<(String, String)>,
-    /// The peer ports of all seats, as the operator has configured them.
+    /// The peer ports of all slots, as the operator has configured them.
     pub ports: Ports,
     pub latency: Arc<Latency>,
-    pub dice: RefCell<Dice>,
+    pub rng: RefCell<Rng>,
     /// Set while it takes part in the cluster.
     pub node: Arc<Mutex<Option<Node>>>,
     /// The result of its end, until it is read.
@@ -60,7 +60,7 @@ pub struct Seat {
     pub starts: RefCell<u64>,
 }
 
-impl Seat {
+impl NodeSlot {
     /// The node's name and its host's.
     pub fn name(&self) -> String {
         format!("n{}", self.number + 1)
@@ -86,7 +86,7 @@ impl Seat {
         let config = self.config.iter().cloned().chain(self.peer_config());
         let config = Config::load(config).expect("valid");
         let tasks =
-            Tasks { latency: Arc::clone(&self.latency), dice: Mutex::new(self.dice.borrow_mut().split("tasks")) };
+            Tasks { latency: Arc::clone(&self.latency), rng: Mutex::new(self.rng.borrow_mut().split("tasks")) };
         let host = Simulated { stop, background: Arc::new(tasks), node: Arc::clone(&self.node) };
         let result = server::run_on(host, config).await.map_err(|error| error.to_string());
         self.node.lock().expect("not poisoned").take();
@@ -97,8 +97,8 @@ impl Seat {
     /// The configuration of the node's peer port and of its peers' addresses.
     fn peer_config(&self) -> Vec<(String, String)> {
         let ports = self.ports.borrow();
-        let at = |seat: usize| format!("n{}:{}", seat + 1, ports[seat]);
-        let initial: Vec<String> = (0..FOUNDERS).map(|seat| format!("n{}={}", seat + 1, at(seat))).collect();
+        let at = |slot: usize| format!("n{}:{}", slot + 1, ports[slot]);
+        let initial: Vec<String> = (0..FOUNDERS).map(|slot| format!("n{}={}", slot + 1, at(slot))).collect();
         let mut config = vec![
             ("CHAT_PEER_LISTEN".to_owned(), format!("0.0.0.0:{}", ports[self.number])),
             ("CHAT_PEER_ADVERTISE".to_owned(), at(self.number)),

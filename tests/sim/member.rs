@@ -21,7 +21,7 @@ use quorum_chat::{
 };
 use tokio::time::timeout;
 
-use super::{dice::Dice, host::dialer};
+use super::{rng::Rng, host::dialer};
 
 /// Time limit for the answer to a forwarded batch.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -47,13 +47,13 @@ fn good(name: String) -> pb::Command {
 }
 
 /// A command of a known kind with a field of wrong length, or without a required field.
-fn broken(dice: &mut Dice) -> pb::Command {
+fn broken(rng: &mut Rng) -> pb::Command {
     use pb::command::Kind;
-    let bytes = |dice: &mut Dice, length| (0..length).map(|_| dice.next() as u8).collect::<Vec<u8>>();
-    let kind = match dice.range(0..4) {
-        0 => Kind::OpenSession(pb::OpenSession { token_hash: bytes(dice, 31), ..Default::default() }),
-        1 => Kind::ReportDigest(pb::ReportDigest { digest: bytes(dice, 5), ..Default::default() }),
-        2 => Kind::SendMessage(pb::SendMessage { client_id: bytes(dice, 16), to: None, ..Default::default() }),
+    let bytes = |rng: &mut Rng, length| (0..length).map(|_| rng.next() as u8).collect::<Vec<u8>>();
+    let kind = match rng.range(0..4) {
+        0 => Kind::OpenSession(pb::OpenSession { token_hash: bytes(rng, 31), ..Default::default() }),
+        1 => Kind::ReportDigest(pb::ReportDigest { digest: bytes(rng, 5), ..Default::default() }),
+        2 => Kind::SendMessage(pb::SendMessage { client_id: bytes(rng, 16), to: None, ..Default::default() }),
         _ => return pb::Command { kind: None },
     };
     pb::Command { kind: Some(kind) }
@@ -64,28 +64,28 @@ fn batch(commands: impl IntoIterator<Item = Option<pb::Command>>) -> Vec<u8> {
     pb::Batch { proposals: commands.into_iter().map(proposal).collect(), ..Default::default() }.encode_to_vec()
 }
 
-fn malformed(dice: &mut Dice) -> Malformed {
-    let noise = dice.range(1..2000);
-    match dice.range(0..5) {
+fn malformed(rng: &mut Rng) -> Malformed {
+    let noise = rng.range(1..2000);
+    match rng.range(0..5) {
         0 => Malformed { payload: Vec::new(), rejections: 1, good: false },
         // The first byte has wire type 7, which does not exist.
         1 => {
-            let payload = std::iter::once(0xff).chain((1..noise).map(|_| dice.next() as u8)).collect();
+            let payload = std::iter::once(0xff).chain((1..noise).map(|_| rng.next() as u8)).collect();
             Malformed { payload, rejections: 1, good: false }
         }
         2 => Malformed { payload: batch([None]), rejections: 1, good: false },
         _ => {
-            let rejections = dice.range(1..4) as usize;
-            let name = format!("beside-{:016x}", dice.next());
-            let commands: Vec<_> = (0..rejections).map(|_| broken(dice)).chain([good(name)]).map(Some).collect();
+            let rejections = rng.range(1..4) as usize;
+            let name = format!("beside-{:016x}", rng.next());
+            let commands: Vec<_> = (0..rejections).map(|_| broken(rng)).chain([good(name)]).map(Some).collect();
             Malformed { payload: batch(commands), rejections, good: true }
         }
     }
 }
 
 /// Appends several malformed entries concurrently on `node`, the leader.
-pub fn append_malformed(dice: &mut Dice, found: &Contradictions) -> impl FnOnce(Node) + Send + 'static {
-    let entries: Vec<Malformed> = (0..dice.range(1..6)).map(|_| malformed(dice)).collect();
+pub fn append_malformed(rng: &mut Rng, found: &Contradictions) -> impl FnOnce(Node) + Send + 'static {
+    let entries: Vec<Malformed> = (0..rng.range(1..6)).map(|_| malformed(rng)).collect();
     let found = Arc::clone(found);
     move |node| {
         tokio::spawn(async move {
@@ -113,11 +113,11 @@ pub fn append_malformed(dice: &mut Dice, found: &Contradictions) -> impl FnOnce(
 }
 
 /// Forwards unfit commands from `node` to the leader that it knows.
-pub fn forward_unfit(dice: &mut Dice, found: &Contradictions) -> impl FnOnce(Node) + Send + 'static {
-    let name = format!("unfit-{:016x}", dice.next());
-    let unfit = match dice.range(0..3) {
+pub fn forward_unfit(rng: &mut Rng, found: &Contradictions) -> impl FnOnce(Node) + Send + 'static {
+    let name = format!("unfit-{:016x}", rng.next());
+    let unfit = match rng.range(0..3) {
         0 => None,
-        1 => Some(broken(dice)),
+        1 => Some(broken(rng)),
         _ => Some(good("Not A Name".into())),
     };
     let commands = vec![Some(good(name)), unfit];

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use quorum_chat::client::{Client, ClientError, Consistency, Options, types::Message};
 use tokio::time::{Instant, sleep};
 
-use super::{dice::Dice, member::Contradictions};
+use super::{rng::Rng, member::Contradictions};
 
 /// Quota of each account, in MiB: the smallest possible. The other workload stores much less.
 pub const QUOTA_MIB: u64 = 1;
@@ -29,13 +29,13 @@ const NEW_PASSWORD: &str = "another password of the simulation";
 struct People {
     addresses: Vec<String>,
     options: Options,
-    dice: Dice,
+    rng: Rng,
     found: Contradictions,
 }
 
 /// Changes accounts for the duration `lasts`. A failed call ends the current scenario of its account.
-pub async fn run(addresses: Vec<String>, options: Options, lasts: Duration, dice: Dice, found: Contradictions) {
-    let mut people = People { addresses, options, dice, found };
+pub async fn run(addresses: Vec<String>, options: Options, lasts: Duration, rng: Rng, found: Contradictions) {
+    let mut people = People { addresses, options, rng, found };
     // The names need not be unique, because each run has its own cluster.
     let Ok((stayer, ..)) = people.register("stayer").await else { return };
     let Ok((hoarder, ..)) = people.register("hoarder").await else { return };
@@ -52,7 +52,7 @@ pub async fn run(addresses: Vec<String>, options: Options, lasts: Duration, dice
             people.contradiction(format!("an account stored {stored} bytes, which is beyond its quota"));
             return;
         }
-        sleep(people.dice.ms(200..1500)).await;
+        sleep(people.rng.ms(200..1500)).await;
     }
 }
 
@@ -89,20 +89,20 @@ impl People {
         let (client, _) = self.register(name).await?;
         let other = self.client().await?;
         other.login(name, PASSWORD).await?;
-        for number in 0..self.dice.range(1..12) {
+        for number in 0..self.rng.range(1..12) {
             let by = if number % 2 == 0 { &client } else { &other };
             by.send_message("stayer", &format!("{name} writes {number}")).await?;
         }
         let password = self.end_session(&client).await?;
         self.check_ended(name, &other).await;
-        sleep(self.dice.ms(0..300)).await;
+        sleep(self.rng.ms(0..300)).await;
         client.delete_account(password).await?;
         self.check_deleted(name, stayer).await
     }
 
     /// Ends the other session of an account in one of two ways. Returns the password that is valid afterwards.
     async fn end_session(&mut self, client: &Client) -> Result<&'static str, ClientError> {
-        if self.dice.chance(50) {
+        if self.rng.chance(50) {
             client.change_password(PASSWORD, NEW_PASSWORD).await?;
             return Ok(NEW_PASSWORD);
         }

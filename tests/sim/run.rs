@@ -12,11 +12,11 @@ use quorum_chat::{
 use tempfile::TempDir;
 
 use super::{
-    dice::Dice,
+    rng::Rng,
     entropy,
     faults::Faults,
     host::dialer,
-    invariants::{self, Invariant, Look},
+    invariants::{self, Invariant, Observation},
     member::Contradictions,
     people,
     world::World,
@@ -75,11 +75,11 @@ pub fn disks() -> TempDir {
 
 /// Runs a seed, with its disks in an empty directory.
 pub fn run(seed: u64, disks: &Path) -> Verdict {
-    let mut dice = Dice::new(seed);
-    entropy::start(dice.split("entropy"));
-    let world = World::new(seed, disks, &mut dice);
+    let mut rng = Rng::new(seed);
+    entropy::start(rng.split("entropy"));
+    let world = World::new(seed, disks, &mut rng);
     let mut run = Run { world, invariants: invariants::all(), verdict: Verdict::default(), ticks: 0 };
-    if let Err(violation) = run.play(&mut dice) {
+    if let Err(violation) = run.play(&mut rng) {
         run.verdict.violations.push(violation);
     }
     run.verdict.took = run.world.sim.elapsed();
@@ -89,23 +89,23 @@ pub fn run(seed: u64, disks: &Path) -> Verdict {
     verdict
 }
 
-type Told = Rc<RefCell<Option<Result<History, ClientError>>>>;
+type Verdict = Rc<RefCell<Option<Result<History, ClientError>>>>;
 
 impl Run<'_> {
-    fn play(&mut self, dice: &mut Dice) -> Result<(), String> {
+    fn play(&mut self, rng: &mut Rng) -> Result<(), String> {
         let found = Contradictions::default();
-        let history = self.start_clients(dice, &found);
-        let founded = |look: &Look| look.sights.iter().any(|sight| sight.applied.revision.0 >= 6);
-        let mut faults = Faults::new(dice, found);
-        self.until("people are registered", SETTLE_MAX, &mut faults, |_, look| founded(look))?;
+        let history = self.start_clients(rng, &found);
+        let founded = |observation: &Observation| observation.nodes.iter().any(|seen| seen.applied.revision.0 >= 6);
+        let mut faults = Faults::new(rng, found);
+        self.until("people are registered", SETTLE_MAX, &mut faults, |_, observation| founded(observation))?;
         while faults.more(self.world.sim.elapsed()) {
             self.tick()?;
             faults.act(&mut self.world)?;
         }
         faults.heal(&mut self.world);
-        let told = Rc::clone(&history);
+        let verdict = Rc::clone(&history);
         let end = self.world.sim.elapsed() + FINISH_MAX;
-        while told.borrow().is_none() {
+        while verdict.borrow().is_none() {
             if self.world.sim.elapsed() > end {
                 return Err(format!(
                     "the clients are not done {FINISH_MAX:?} after the last fault: {}",
@@ -118,25 +118,25 @@ impl Run<'_> {
         self.verdict.faults = faults.count();
         self.until("deleted accounts are erased", ERASED_MAX, &mut faults, erased)?;
         self.until("all nodes are level", LEVEL_MAX, &mut faults, level)?;
-        same_messages(&self.look()?)?;
-        self.judge(history)
+        same_messages(&self.observe()?)?;
+        self.check_history(history)
     }
 
-    fn start_clients(&mut self, dice: &mut Dice, found: &Contradictions) -> Told {
-        let told: Told = Rc::default();
+    fn start_clients(&mut self, rng: &mut Rng, found: &Contradictions) -> Verdict {
+        let verdict: Verdict = Rc::default();
         let plan =
-            workload::Plan { clients: dice.range(3..7) as u32, duration: dice.ms(4000..12_000), seed: dice.next() };
-        let (lasts, others) = (plan.duration, dice.split("people"));
+            workload::Plan { clients: rng.range(3..7) as u32, duration: rng.ms(4000..12_000), seed: rng.next() };
+        let (lasts, others) = (plan.duration, rng.split("people"));
         let addresses: Vec<String> = (1..=super::world::FOUNDERS).map(|n| format!("n{n}:50051")).collect();
         let options = Options { deadline: Duration::from_secs(30), dialer: dialer(), ..Options::default() };
-        let (sink, found) = (Rc::clone(&told), std::sync::Arc::clone(found));
+        let (sink, found) = (Rc::clone(&verdict), std::sync::Arc::clone(found));
         self.world.sim.client("client", async move {
             let people = people::run(addresses.clone(), options.clone(), lasts, others, found);
             let (result, ()) = tokio::join!(workload::run(addresses, options, plan), people);
             sink.replace(Some(result));
             Ok(())
         });
-        told
+        verdict
     }
 
     /// Runs one tick, and a check at every interval.
@@ -144,33 +144,33 @@ impl Run<'_> {
         self.world.step()?;
         self.ticks += 1;
         if self.ticks.is_multiple_of(LOOK_TICKS) {
-            self.look()?;
+            self.observe()?;
         }
         Ok(())
     }
 
-    fn look(&mut self) -> Result<Look, String> {
-        let look = self.world.look()?;
+    fn observe(&mut self) -> Result<Observation, String> {
+        let observation = self.world.observe()?;
         for invariant in &mut self.invariants {
-            invariant.look(&look).map_err(|wrong| format!("{}: {wrong}", invariant.name()))?;
+            invariant.observe(&observation).map_err(|wrong| format!("{}: {wrong}", invariant.name()))?;
         }
-        for sight in &look.sights {
-            let status = &sight.status;
+        for seen in &observation.nodes {
+            let status = &seen.status;
             let seen = [
-                sight.seat as u64,
+                seen.slot as u64,
                 status.term,
                 status.role as u64,
                 status.last_log_index,
                 status.committed_index,
-                sight.applied.revision.0,
-                u64::from(sight.applied.chain.digest.0[0]),
+                seen.applied.revision.0,
+                u64::from(seen.applied.chain.digest.0[0]),
                 self.ticks,
             ];
             for number in seen {
                 self.verdict.trace = (self.verdict.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
             }
         }
-        Ok(look)
+        Ok(observation)
     }
 
     fn until(
@@ -178,7 +178,7 @@ impl Run<'_> {
         what: &str,
         limit: Duration,
         faults: &mut Faults,
-        mut done: impl FnMut(&World<'_>, &Look) -> bool,
+        mut done: impl FnMut(&World<'_>, &Observation) -> bool,
     ) -> Result<(), String> {
         let end = self.world.sim.elapsed() + limit;
         loop {
@@ -186,8 +186,8 @@ impl Run<'_> {
             self.ticks += 1;
             faults.mind(&mut self.world)?;
             if self.ticks.is_multiple_of(LOOK_TICKS) {
-                let look = self.look()?;
-                if done(&self.world, &look) {
+                let observation = self.observe()?;
+                if done(&self.world, &observation) {
                     return Ok(());
                 }
             }
@@ -197,13 +197,13 @@ impl Run<'_> {
         }
     }
 
-    fn judge(&mut self, history: Told) -> Result<(), String> {
+    fn check_history(&mut self, history: Verdict) -> Result<(), String> {
         let history = history.take().expect("the clients are done").map_err(|error| format!("clients: {error}"))?;
         let report = checker::check(&history);
         (self.verdict.acknowledged, self.verdict.unknown) = (report.acknowledged, report.unknown);
         (self.verdict.reads, self.verdict.events) = (report.reads, report.events);
         for invariant in &mut self.invariants {
-            if let Err(wrong) = invariant.judge(&report) {
+            if let Err(wrong) = invariant.check_history(&report) {
                 self.verdict.violations.push(format!("{}: {wrong}", invariant.name()));
             }
         }
@@ -212,61 +212,61 @@ impl Run<'_> {
 
     /// Describes the state of all nodes, for the report of a failure.
     fn describe(&mut self) -> String {
-        let Ok(look) = self.world.look() else { return String::new() };
-        let line = |sight: &invariants::Sight| {
-            let status = &sight.status;
+        let Ok(observation) = self.world.observe() else { return String::new() };
+        let line = |seen: &invariants::NodeSnapshot| {
+            let status = &seen.status;
             let members: Vec<String> =
                 status.members.iter().map(|m| format!("{}{}", m.node_id, if m.voter { "" } else { "L" })).collect();
             format!(
                 "\n  n{} id {} {:?} term {} last {} committed {} applied {} revision {} members {}",
-                sight.seat + 1,
+                seen.slot + 1,
                 status.node_id,
                 status.role,
                 status.term,
                 status.last_log_index,
                 status.committed_index,
                 status.applied_index,
-                sight.applied.revision,
+                seen.applied.revision,
                 members.join(",")
             )
         };
-        format!("standing {:?}{}", self.world.standing, look.sights.iter().map(line).collect::<String>())
+        format!("standing {:?}{}", self.world.standing, observation.nodes.iter().map(line).collect::<String>())
     }
 }
 
 /// Whether all nodes run that should, and have applied all entries.
-fn level(world: &World<'_>, look: &Look) -> bool {
+fn level(world: &World<'_>, observation: &Observation) -> bool {
     let up = world.up();
-    let mut states = look.sights.iter().map(|sight| (sight.applied.revision, sight.status.applied_index));
+    let mut states = observation.nodes.iter().map(|seen| (seen.applied.revision, seen.status.applied_index));
     let first = states.next();
-    look.sights.len() == up.len()
+    observation.nodes.len() == up.len()
         && world.down().is_empty()
         && states.all(|state| Some(state) == first)
-        && look.sights.iter().all(|sight| sight.status.last_log_index == sight.status.applied_index)
+        && observation.nodes.iter().all(|seen| seen.status.last_log_index == seen.status.applied_index)
 }
 
 /// Whether no running node has a deletion with work left.
-fn erased(_: &World<'_>, look: &Look) -> bool {
-    let left = |sight: &invariants::Sight| {
-        let (_, state) = sight.node.files();
+fn erased(_: &World<'_>, observation: &Observation) -> bool {
+    let left = |seen: &invariants::NodeSnapshot| {
+        let (_, state) = seen.node.files();
         let next = Readers::of(state.clone(), 1).and_then(|readers| readers.read(|query| query.next_erasure()));
         !matches!(next, Ok(None))
     };
-    !look.sights.is_empty() && !look.sights.iter().any(left)
+    !observation.nodes.is_empty() && !observation.nodes.iter().any(left)
 }
 
 /// Checks that all nodes have the same messages. The digest does not detect corruption on disk.
-fn same_messages(look: &Look) -> Result<(), String> {
+fn same_messages(observation: &Observation) -> Result<(), String> {
     let mut first: Option<(usize, Vec<Message>)> = None;
-    for sight in &look.sights {
-        let (_, state) = sight.node.files();
-        let messages = messages(state).map_err(|error| format!("n{} cannot be read: {error}", sight.seat + 1))?;
-        let (seat, known) = first.get_or_insert_with(|| (sight.seat, messages.clone()));
+    for seen in &observation.nodes {
+        let (_, state) = seen.node.files();
+        let messages = messages(state).map_err(|error| format!("n{} cannot be read: {error}", seen.slot + 1))?;
+        let (slot, known) = first.get_or_insert_with(|| (seen.slot, messages.clone()));
         if let Some((one, other)) = known.iter().zip(&messages).find(|(one, other)| one != other) {
-            return Err(format!("n{} has the message {one:?}, and n{} {other:?}", *seat + 1, sight.seat + 1));
+            return Err(format!("n{} has the message {one:?}, and n{} {other:?}", *slot + 1, seen.slot + 1));
         }
         if known.len() != messages.len() {
-            return Err(format!("n{} and n{} have different numbers of messages", *seat + 1, sight.seat + 1));
+            return Err(format!("n{} and n{} have different numbers of messages", *slot + 1, seen.slot + 1));
         }
     }
     Ok(())

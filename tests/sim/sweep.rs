@@ -86,8 +86,8 @@ pub fn sweep(plan: &Plan) -> ExitCode {
     let started = Instant::now();
     let failed = AtomicU64::new(0);
     each_seed(plan, None, |seed, output| {
-        let told = String::from_utf8_lossy(&output.stdout);
-        println!("seed {seed}: {}", told.lines().next().unwrap_or("no verdict"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("seed {seed}: {}", text.lines().next().unwrap_or("no verdict"));
         if !output.status.success() {
             failed.fetch_add(1, Ordering::Relaxed);
             report(seed, output);
@@ -109,19 +109,19 @@ pub fn mutants(plan: &Plan) -> ExitCode {
     }
     let (mut found, mut missed) = (0, 0);
     for bug in bugs.iter().filter(|bug| plan.bug.as_deref().is_none_or(|only| only == **bug)) {
-        let (started, tried, told) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));
+        let (started, tried, first) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));
         each_seed(plan, Some(bug), |seed, output| {
             tried.fetch_add(1, Ordering::Relaxed);
             // A seed that fails without the bug proves nothing.
             if output.status.success() || !start(seed, None).status.success() {
                 return true;
             }
-            let mut told = told.lock().expect("not poisoned");
-            told.get_or_insert_with(|| (seed, cause(output)));
+            let mut first = first.lock().expect("not poisoned");
+            first.get_or_insert_with(|| (seed, cause(output)));
             false
         });
         let seconds = started.elapsed().as_secs();
-        match told.into_inner().expect("not poisoned") {
+        match first.into_inner().expect("not poisoned") {
             Some((seed, cause)) => {
                 found += 1;
                 println!("{bug}: found by seed {seed}, {} runs, {seconds} s: {cause}", tried.into_inner());
@@ -136,8 +136,8 @@ pub fn mutants(plan: &Plan) -> ExitCode {
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs each seed until `judge` returns that it is enough.
-fn each_seed(plan: &Plan, bug: Option<&str>, judge: impl Fn(u64, &Output) -> bool + Sync) {
+/// Runs each seed until `goes_on` returns false.
+fn each_seed(plan: &Plan, bug: Option<&str>, goes_on: impl Fn(u64, &Output) -> bool + Sync) {
     let (next, enough) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for _ in 0..plan.jobs {
@@ -148,7 +148,7 @@ fn each_seed(plan: &Plan, bug: Option<&str>, judge: impl Fn(u64, &Output) -> boo
                         return;
                     }
                     let seed = plan.first + at;
-                    if !judge(seed, &start(seed, bug)) {
+                    if !goes_on(seed, &start(seed, bug)) {
                         enough.store(true, Ordering::Relaxed);
                     }
                 }
@@ -172,8 +172,8 @@ fn start(seed: u64, bug: Option<&str>) -> Output {
 
 /// Summarizes the cause of a failure in one line.
 fn cause(output: &Output) -> String {
-    let told = String::from_utf8_lossy(&output.stdout);
-    if let Some(violation) = told.lines().find_map(|line| line.strip_prefix("VIOLATION ")) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(violation) = text.lines().find_map(|line| line.strip_prefix("VIOLATION ")) {
         return violation.chars().take(160).collect();
     }
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::dice::Dice;
+use super::rng::Rng;
 
 /// Interval at which a stalled disk is polled.
 const STALL_LOOK: Duration = Duration::from_millis(5);
@@ -35,7 +35,7 @@ pub struct Latency {
 /// The background tasks of a node.
 pub struct Tasks {
     pub latency: Arc<Latency>,
-    pub dice: Mutex<Dice>,
+    pub rng: Mutex<Rng>,
 }
 
 impl Background for Tasks {
@@ -46,7 +46,7 @@ impl Background for Tasks {
             ending: AtomicBool::new(false),
             pause,
             latency: (name == "log-writer").then(|| Arc::clone(&self.latency)),
-            dice: Mutex::new(self.dice.lock().unwrap_or_else(PoisonError::into_inner).split(name)),
+            rng: Mutex::new(self.rng.lock().unwrap_or_else(PoisonError::into_inner).split(name)),
         });
         tokio::spawn(Arc::clone(&inner).run());
         Ok(Arc::new(Handle(inner)))
@@ -60,7 +60,7 @@ struct Inner {
     ending: AtomicBool,
     pause: Duration,
     latency: Option<Arc<Latency>>,
-    dice: Mutex<Dice>,
+    rng: Mutex<Rng>,
 }
 
 impl Inner {
@@ -86,7 +86,7 @@ impl Inner {
     async fn flush(&self) {
         let Some(latency) = &self.latency else { return };
         let us = self
-            .dice
+            .rng
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .range(50..latency.usual_us.load(Ordering::Relaxed).max(51));

@@ -14,10 +14,10 @@ use turmoil::Sim;
 
 use super::{
     clock,
-    dice::Dice,
+    rng::Rng,
     disk::{self, Crash},
-    host::{Ports, Seat},
-    invariants::{Look, Sight},
+    host::{Ports, NodeSlot},
+    invariants::{Observation, NodeSnapshot},
     people::QUOTA_MIB,
     worker::Latency,
 };
@@ -46,21 +46,21 @@ pub enum Standing {
 
 pub struct World<'a> {
     pub sim: Sim<'a>,
-    pub seats: Vec<Rc<Seat>>,
+    pub slots: Vec<Rc<NodeSlot>>,
     pub standing: Vec<Standing>,
-    /// Seats whose files were damaged: the nodes are expected to quarantine them.
+    /// Slots whose files were damaged: the nodes are expected to quarantine them.
     pub damaged: BTreeSet<usize>,
-    dice: Dice,
-    /// The index up to which each life of each seat was checked.
+    rng: Rng,
+    /// The index up to which each life of each slot was checked.
     looked: BTreeMap<(usize, u64), u64>,
 }
 
 impl World<'_> {
     /// Creates the cluster. The founders start with the first step.
-    pub fn new(seed: u64, root: &Path, dice: &mut Dice) -> Self {
+    pub fn new(seed: u64, root: &Path, rng: &mut Rng) -> Self {
         clock::start(SEATS);
         disk::start(root, SEATS);
-        let latency_ms = dice.range(1..15);
+        let latency_ms = rng.range(1..15);
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .tick_duration(TICK)
@@ -70,23 +70,23 @@ impl World<'_> {
             .tcp_capacity(1 << 16)
             .enable_random_order()
             .build();
-        let usual_us = dice.pick(&[100, 1000, 5000, 20_000]);
+        let usual_us = rng.pick(&[100, 1000, 5000, 20_000]);
         let ports = Ports::new(RefCell::new(vec![PEER_PORT; SEATS]));
-        let kept = dice.pick(&[0, 5, 100, 20_000]);
-        let seats: Vec<Rc<Seat>> =
-            (0..SEATS).map(|number| Rc::new(seat(number, root, (usual_us, kept), &ports, dice))).collect();
-        for seat in &seats[..FOUNDERS] {
-            let seat = Rc::clone(seat);
-            sim.host(seat.name(), move || {
-                let seat = Rc::clone(&seat);
+        let kept = rng.pick(&[0, 5, 100, 20_000]);
+        let slots: Vec<Rc<NodeSlot>> =
+            (0..SEATS).map(|number| Rc::new(slot(number, root, (usual_us, kept), &ports, rng))).collect();
+        for slot in &slots[..FOUNDERS] {
+            let slot = Rc::clone(slot);
+            sim.host(slot.name(), move || {
+                let slot = Rc::clone(&slot);
                 async move {
-                    seat.run().await;
+                    slot.run().await;
                     Ok(())
                 }
             });
         }
         let standing = (0..SEATS).map(|n| if n < FOUNDERS { Standing::Up } else { Standing::Out }).collect();
-        Self { sim, seats, standing, damaged: BTreeSet::new(), dice: dice.split("world"), looked: BTreeMap::new() }
+        Self { sim, slots, standing, damaged: BTreeSet::new(), rng: rng.split("world"), looked: BTreeMap::new() }
     }
 
     /// Runs one tick. Returns whether the clients are done.
@@ -96,40 +96,40 @@ impl World<'_> {
     }
 
     pub fn up(&self) -> Vec<usize> {
-        (0..SEATS).filter(|seat| self.standing[*seat] == Standing::Up).collect()
+        (0..SEATS).filter(|slot| self.standing[*slot] == Standing::Up).collect()
     }
 
     pub fn down(&self) -> Vec<usize> {
-        (0..SEATS).filter(|seat| self.standing[*seat] == Standing::Down).collect()
+        (0..SEATS).filter(|slot| self.standing[*slot] == Standing::Down).collect()
     }
 
     /// Returns a guest that never joined.
     pub fn guest(&self) -> Option<usize> {
-        (FOUNDERS..SEATS).find(|seat| self.standing[*seat] == Standing::Out && *self.seats[*seat].starts.borrow() == 0)
+        (FOUNDERS..SEATS).find(|slot| self.standing[*slot] == Standing::Out && *self.slots[*slot].starts.borrow() == 0)
     }
 
     /// Takes a node down as `how` says. It loses its memory.
-    pub fn crash(&mut self, seat: usize, how: Crash) {
-        let name = self.seats[seat].name();
+    pub fn crash(&mut self, slot: usize, how: Crash) {
+        let name = self.slots[slot].name();
         // The node's files close with the tasks on its host, so no other task may hold them.
-        self.seats[seat].node.lock().expect("not poisoned").take();
-        self.seats[seat].orders.take();
-        self.seats[seat].latency.stalled.store(false, Ordering::Relaxed);
+        self.slots[slot].node.lock().expect("not poisoned").take();
+        self.slots[slot].orders.take();
+        self.slots[slot].latency.stalled.store(false, Ordering::Relaxed);
         let sim = &mut self.sim;
-        disk::crash(seat, how, &mut self.dice, || sim.crash(name));
-        self.standing[seat] = Standing::Down;
+        disk::crash(slot, how, &mut self.rng, || sim.crash(name));
+        self.standing[slot] = Standing::Down;
     }
 
     /// Brings a node up, for the first time or again.
-    pub fn start(&mut self, seat: usize) {
-        let node = Rc::clone(&self.seats[seat]);
-        self.standing[seat] = Standing::Up;
+    pub fn start(&mut self, slot: usize) {
+        let node = Rc::clone(&self.slots[slot]);
+        self.standing[slot] = Standing::Up;
         node.ended.take();
-        if seat >= FOUNDERS && *node.starts.borrow() == 0 {
+        if slot >= FOUNDERS && *node.starts.borrow() == 0 {
             self.sim.host(node.name(), move || {
-                let seat = Rc::clone(&node);
+                let slot = Rc::clone(&node);
                 async move {
-                    seat.run().await;
+                    slot.run().await;
                     Ok(())
                 }
             });
@@ -139,19 +139,19 @@ impl World<'_> {
     }
 
     /// Makes a stopped node listen on another port from its next start on.
-    pub fn relocate(&mut self, seat: usize) {
-        let seat = &self.seats[seat];
-        seat.ports.borrow_mut()[seat.number] += 1;
+    pub fn relocate(&mut self, slot: usize) {
+        let slot = &self.slots[slot];
+        slot.ports.borrow_mut()[slot.number] += 1;
     }
 
     /// Returns the nodes that ended on their own, and their results. Removes them from their hosts.
     pub fn ended(&mut self) -> Vec<(usize, Result<(), String>)> {
         let mut ended = Vec::new();
-        for seat in self.up() {
-            let result = self.seats[seat].ended.take();
+        for slot in self.up() {
+            let result = self.slots[slot].ended.take();
             if let Some(result) = result {
-                self.crash(seat, Crash::Process);
-                ended.push((seat, result));
+                self.crash(slot, Crash::Process);
+                ended.push((slot, result));
             }
         }
         ended
@@ -159,32 +159,32 @@ impl World<'_> {
 
     /// Returns the names of all hosts that links may lead to.
     pub fn hosts(&self) -> Vec<String> {
-        let known = |seat: &&Rc<Seat>| seat.number < FOUNDERS || *seat.starts.borrow() > 0;
-        self.seats.iter().filter(known).map(|seat| seat.name()).collect()
+        let known = |slot: &&Rc<NodeSlot>| slot.number < FOUNDERS || *slot.starts.borrow() > 0;
+        self.slots.iter().filter(known).map(|slot| slot.name()).collect()
     }
 
     /// Observes all running nodes.
-    pub fn look(&mut self) -> Result<Look, String> {
-        let mut sights = Vec::new();
-        for seat in &self.seats {
-            let Some(node) = seat.node.lock().expect("not poisoned").clone() else { continue };
-            let (status, start) = (node.status(), *seat.starts.borrow());
+    pub fn observe(&mut self) -> Result<Observation, String> {
+        let mut nodes = Vec::new();
+        for slot in &self.slots {
+            let Some(node) = slot.node.lock().expect("not poisoned").clone() else { continue };
+            let (status, start) = (node.status(), *slot.starts.borrow());
             let (log, state) = node.files();
             // A node that is stopping because of its disk is not checked any more.
             let Ok(applied) = state.applied() else { continue };
-            let from = self.looked.entry((seat.number, start)).or_default();
+            let from = self.looked.entry((slot.number, start)).or_default();
             let end = (status.committed_index + 1).min(from.saturating_add(ENTRIES_MAX));
             let committed = log.read(*from..end, usize::MAX).unwrap_or_default();
             *from = end.max(*from);
-            sights.push(Sight { seat: seat.number, start, status, applied, committed, node });
+            nodes.push(NodeSnapshot { slot: slot.number, start, status, applied, committed, node });
         }
-        let doubted = |seat: &&Rc<Seat>| !self.damaged.contains(&seat.number) && seat.dir.join("aside").exists();
-        let moved_aside = self.seats.iter().filter(doubted).map(|seat| seat.number);
-        Ok(Look { moved_aside: moved_aside.collect(), sights })
+        let quarantined = |slot: &&Rc<NodeSlot>| !self.damaged.contains(&slot.number) && slot.dir.join("aside").exists();
+        let moved_aside = self.slots.iter().filter(quarantined).map(|slot| slot.number);
+        Ok(Observation { moved_aside: moved_aside.collect(), nodes })
     }
 }
 
-fn seat(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports, dice: &mut Dice) -> Seat {
+fn slot(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports, rng: &mut Rng) -> NodeSlot {
     let name = format!("n{}", number + 1);
     let dir = root.join(&name);
     let config = vec![
@@ -204,13 +204,13 @@ fn seat(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports,
     ];
     let latency = Latency::default();
     latency.usual_us.store(usual_us, Ordering::Relaxed);
-    Seat {
+    NodeSlot {
         number,
         dir,
         config,
         ports: Rc::clone(ports),
         latency: Arc::new(latency),
-        dice: RefCell::new(dice.split(&name)),
+        rng: RefCell::new(rng.split(&name)),
         node: Arc::new(Mutex::new(None)),
         ended: RefCell::new(None),
         stop: RefCell::new(watch::Sender::new(false)),

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use quorum_chat::{chat::Revision, storage::Chain};
 
-use super::{Invariant, Look};
+use super::{Invariant, Observation};
 
 #[derive(Default)]
 pub struct AppliedInOrder {
-    /// The state after each entry, and the seat that it was observed on.
+    /// The state after each entry, and the slot that it was observed on.
     after: BTreeMap<u64, (Revision, Chain, usize)>,
-    /// The index that each life of each seat has reached.
+    /// The index that each life of each slot has reached.
     reached: BTreeMap<(usize, u64), u64>,
 }
 
@@ -23,15 +23,15 @@ impl Invariant for AppliedInOrder {
         "entries are applied in order and once"
     }
 
-    fn look(&mut self, look: &Look) -> Result<(), String> {
-        for sight in &look.sights {
-            let Some(id) = sight.applied.log_id else { continue };
-            let reached = self.reached.entry((sight.seat, sight.start)).or_default();
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        for seen in &observation.nodes {
+            let Some(id) = seen.applied.log_id else { continue };
+            let reached = self.reached.entry((seen.slot, seen.start)).or_default();
             if id.index < *reached {
-                return Err(format!("n{} went back from entry {reached} to {}", sight.seat + 1, id.index));
+                return Err(format!("n{} went back from entry {reached} to {}", seen.slot + 1, id.index));
             }
             *reached = id.index;
-            let state = (sight.applied.revision, sight.applied.chain, sight.seat);
+            let state = (seen.applied.revision, seen.applied.chain, seen.slot);
             let first = *self.after.entry(id.index).or_insert(state);
             if (first.0, first.1) != (state.0, state.1) {
                 return Err(format!(
@@ -39,7 +39,7 @@ impl Invariant for AppliedInOrder {
                     id.index,
                     first.2 + 1,
                     first.0,
-                    sight.seat + 1,
+                    seen.slot + 1,
                     state.0,
                     if first.0 == state.0 { ", with another digest" } else { "" }
                 ));

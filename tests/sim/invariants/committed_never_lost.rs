@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorum_chat::{client::verify::checker::Report, proto::log::v1 as pb, raft::Role};
 
-use super::{Invariant, Look, Sight, id_of, none};
+use super::{Invariant, Observation, NodeSnapshot, id_of, none};
 
 /// Number of entries compared when a node becomes leader. The newest ones are those at risk.
 const COMPARED_MAX: u64 = 500;
@@ -18,10 +18,10 @@ pub struct CommittedNeverLost {
 }
 
 impl CommittedNeverLost {
-    fn check(&self, sight: &Sight) -> Result<(), String> {
-        let older = self.committed.iter().rev().filter(|(_, id)| id.term < sight.status.term);
+    fn check(&self, seen: &NodeSnapshot) -> Result<(), String> {
+        let older = self.committed.iter().rev().filter(|(_, id)| id.term < seen.status.term);
         let Some((&newest, _)) = older.clone().next() else { return Ok(()) };
-        let (log, _) = sight.node.files();
+        let (log, _) = seen.node.files();
         let first = newest.saturating_sub(COMPARED_MAX);
         let entries = log.read(first..newest + 1, usize::MAX).map_err(|error| error.to_string())?;
         let had: BTreeMap<u64, pb::LogId> = entries.iter().map(|entry| (id_of(entry).index, id_of(entry))).collect();
@@ -31,8 +31,8 @@ impl CommittedNeverLost {
             if had.get(index) != Some(id) {
                 return Err(format!(
                     "n{} leads in term {} and has {:?} where {id:?} was committed",
-                    sight.seat + 1,
-                    sight.status.term,
+                    seen.slot + 1,
+                    seen.status.term,
                     had.get(index)
                 ));
             }
@@ -46,19 +46,19 @@ impl Invariant for CommittedNeverLost {
         "committed entries are never lost"
     }
 
-    fn look(&mut self, look: &Look) -> Result<(), String> {
-        for sight in look.sights.iter().filter(|sight| sight.status.role == Role::Leader) {
-            if self.checked.insert((sight.status.term, sight.seat, sight.start)) {
-                self.check(sight)?;
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        for seen in observation.nodes.iter().filter(|seen| seen.status.role == Role::Leader) {
+            if self.checked.insert((seen.status.term, seen.slot, seen.start)) {
+                self.check(seen)?;
             }
         }
-        for entry in look.sights.iter().flat_map(|sight| &sight.committed) {
+        for entry in observation.nodes.iter().flat_map(|seen| &seen.committed) {
             self.committed.entry(id_of(entry).index).or_insert(id_of(entry));
         }
         Ok(())
     }
 
-    fn judge(&mut self, report: &Report) -> Result<(), String> {
+    fn check_history(&mut self, report: &Report) -> Result<(), String> {
         none(report.lost, report)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorum_chat::chat::StateDigest;
 
-use super::{Invariant, Look};
+use super::{Invariant, Observation};
 
 #[derive(Default)]
 pub struct DigestsEqual {
@@ -16,15 +16,15 @@ impl Invariant for DigestsEqual {
         "digests are equal at equal revisions"
     }
 
-    fn look(&mut self, look: &Look) -> Result<(), String> {
-        for sight in &look.sights {
-            let (revision, digest) = (sight.applied.revision.0, sight.applied.chain.digest);
-            let (first, seat) = *self.digests.entry(revision).or_insert((digest, sight.seat));
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        for seen in &observation.nodes {
+            let (revision, digest) = (seen.applied.revision.0, seen.applied.chain.digest);
+            let (first, slot) = *self.digests.entry(revision).or_insert((digest, seen.slot));
             if first != digest {
                 return Err(format!(
                     "at revision {revision} n{} has {first} and n{} has {digest}",
-                    seat + 1,
-                    sight.seat + 1
+                    slot + 1,
+                    seen.slot + 1
                 ));
             }
         }

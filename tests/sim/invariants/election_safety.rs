@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use quorum_chat::raft::Role;
 
-use super::{Invariant, Look};
+use super::{Invariant, Observation};
 
 #[derive(Default)]
 pub struct ElectionSafety {
-    /// The seat and its life that led in a term under an id.
+    /// The slot and its life that led in a term under an id.
     led: BTreeMap<(u64, u64), (usize, u64)>,
 }
 
@@ -20,10 +20,10 @@ impl Invariant for ElectionSafety {
         "election safety"
     }
 
-    fn look(&mut self, look: &Look) -> Result<(), String> {
-        for sight in look.sights.iter().filter(|sight| sight.status.role == Role::Leader) {
-            let leadership = (sight.status.term, sight.status.node_id);
-            let life = (sight.seat, sight.start);
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        for seen in observation.nodes.iter().filter(|seen| seen.status.role == Role::Leader) {
+            let leadership = (seen.status.term, seen.status.node_id);
+            let life = (seen.slot, seen.start);
             let first = *self.led.entry(leadership).or_insert(life);
             if first != life {
                 return Err(format!(

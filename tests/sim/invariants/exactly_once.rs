@@ -11,7 +11,7 @@ impl Invariant for ExactlyOnce {
         "exactly once per client message id"
     }
 
-    fn judge(&mut self, report: &Report) -> Result<(), String> {
+    fn check_history(&mut self, report: &Report) -> Result<(), String> {
         none(report.duplicated, report)
     }
 }

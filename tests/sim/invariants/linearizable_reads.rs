@@ -11,7 +11,7 @@ impl Invariant for LinearizableReads {
         "linearizable reads"
     }
 
-    fn judge(&mut self, report: &Report) -> Result<(), String> {
+    fn check_history(&mut self, report: &Report) -> Result<(), String> {
         none(report.stale_reads + report.reordered + report.phantom, report)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorum_chat::proto::log::v1 as pb;
 
-use super::{Invariant, Look, id_of};
+use super::{Invariant, Observation, id_of};
 
 #[derive(Default)]
 pub struct LogMatching {
@@ -16,18 +16,18 @@ impl Invariant for LogMatching {
         "log matching"
     }
 
-    fn look(&mut self, look: &Look) -> Result<(), String> {
-        for sight in &look.sights {
-            for entry in &sight.committed {
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        for seen in &observation.nodes {
+            for entry in &seen.committed {
                 let index = id_of(entry).index;
-                let (first, seat) = self.committed.entry(index).or_insert_with(|| (entry.clone(), sight.seat));
+                let (first, slot) = self.committed.entry(index).or_insert_with(|| (entry.clone(), seen.slot));
                 if first != entry {
                     return Err(format!(
                         "entry {index} is {:?} on n{} and {:?} on n{}{}",
                         id_of(first),
-                        *seat + 1,
+                        *slot + 1,
                         id_of(entry),
-                        sight.seat + 1,
+                        seen.slot + 1,
                         if first.log_id == entry.log_id { ", with another content" } else { "" }
                     ));
                 }

@@ -1,6 +1,6 @@
 //! The invariants of a run, at every moment and at its end: one file for each.
 //!
-//! Every few milliseconds of simulated time, all running nodes are observed from inside the process: a [`Look`]. At the
+//! Every few milliseconds of simulated time, all running nodes are observed from inside the process: a [`Observation`]. At the
 //! end, the checker of `chatctl verify` checks the recorded history of the clients.
 
 mod applied_in_order;
@@ -11,7 +11,7 @@ mod exactly_once;
 mod linearizable_reads;
 mod log_joins_state;
 mod log_matching;
-mod no_doubt_without_damage;
+mod no_quarantine_without_damage;
 mod resume_without_gap;
 
 use quorum_chat::{
@@ -22,9 +22,9 @@ use quorum_chat::{
 };
 
 /// A node at one moment.
-pub struct Sight {
+pub struct NodeSnapshot {
     /// Its number, from 0.
-    pub seat: usize,
+    pub slot: usize,
     /// The number of its starts. Each start loses what was only in memory.
     pub start: u64,
     pub status: NodeStatus,
@@ -36,8 +36,8 @@ pub struct Sight {
 }
 
 /// All running nodes at one moment.
-pub struct Look {
-    pub sights: Vec<Sight>,
+pub struct Observation {
+    pub nodes: Vec<NodeSnapshot>,
     /// Nodes that have quarantined their files.
     pub moved_aside: Vec<usize>,
 }
@@ -48,12 +48,12 @@ pub trait Invariant {
     fn name(&self) -> &'static str;
 
     /// Checks an observation. The error describes the violation.
-    fn look(&mut self, _look: &Look) -> Result<(), String> {
+    fn observe(&mut self, _observation: &Observation) -> Result<(), String> {
         Ok(())
     }
 
     /// Checks the report on the clients' history. The error describes the violation.
-    fn judge(&mut self, _report: &Report) -> Result<(), String> {
+    fn check_history(&mut self, _report: &Report) -> Result<(), String> {
         Ok(())
     }
 }
@@ -67,7 +67,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(committed_never_lost::CommittedNeverLost::default()),
         Box::new(applied_in_order::AppliedInOrder::default()),
         Box::new(digests_equal::DigestsEqual::default()),
-        Box::new(no_doubt_without_damage::NoDoubtWithoutDamage),
+        Box::new(no_quarantine_without_damage::NoDoubtWithoutDamage),
         Box::new(exactly_once::ExactlyOnce),
         Box::new(linearizable_reads::LinearizableReads),
         Box::new(resume_without_gap::ResumeWithoutGap),
@@ -79,8 +79,8 @@ fn none(count: u64, report: &Report) -> Result<(), String> {
     if count == 0 {
         return Ok(());
     }
-    let told = report.violations.iter().map(|found| format!("{} ({}): {}", found.kind, found.count, found.example));
-    Err(told.collect::<Vec<_>>().join("; "))
+    let violations = report.violations.iter().map(|found| format!("{} ({}): {}", found.kind, found.count, found.example));
+    Err(violations.collect::<Vec<_>>().join("; "))
 }
 
 /// An entry's id; entries of the log have one.

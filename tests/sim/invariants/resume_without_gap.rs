@@ -11,7 +11,7 @@ impl Invariant for ResumeWithoutGap {
         "resumed streams have no gap"
     }
 
-    fn judge(&mut self, report: &Report) -> Result<(), String> {
+    fn check_history(&mut self, report: &Report) -> Result<(), String> {
         none(report.resume_gaps, report)
     }
 }

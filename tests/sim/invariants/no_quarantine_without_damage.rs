@@ -3,18 +3,18 @@
 //! Deliberate damage of a run is excluded; nothing else changes flushed data. A node that still moves its files aside
 //! has written them wrongly, or quarantines them without reason. Its return under a new id would hide the fault.
 
-use super::{Invariant, Look};
+use super::{Invariant, Observation};
 
 pub struct NoDoubtWithoutDamage;
 
 impl Invariant for NoDoubtWithoutDamage {
     fn name(&self) -> &'static str {
-        "files are not doubted without damage"
+        "files are not quarantined without damage"
     }
 
-    fn look(&mut self, look: &Look) -> Result<(), String> {
-        match look.moved_aside.first() {
-            Some(seat) => Err(format!("n{} has moved its files aside", seat + 1)),
+    fn observe(&mut self, observation: &Observation) -> Result<(), String> {
+        match observation.moved_aside.first() {
+            Some(slot) => Err(format!("n{} has moved its files aside", slot + 1)),
             None => Ok(()),
         }
     }
