@@ -17,7 +17,6 @@
 
 mod sim {
     pub mod clock;
-    pub mod rng;
     pub mod disk;
     pub mod entropy;
     pub mod faults;
@@ -25,6 +24,7 @@ mod sim {
     pub mod invariants;
     pub mod member;
     pub mod people;
+    pub mod rng;
     #[path = "../support/rot.rs"]
     pub mod rot;
     pub mod run;

@@ -277,8 +277,9 @@ fn event(event: &Event) -> String {
         EventKind::DeletedForMember { seqs, .. } => format!("hidden: {}", list(seqs)),
         EventKind::AccountDeleted { member_name, .. } => format!("{member_name} deleted the account"),
     };
-    let told = event.members.iter().filter(|m| event.concerns(m.account)).map(|m| &*m.username).collect::<Vec<_>>();
-    format!("  {}: #{} {what} [{}]\n", event.revision, event.conversation, told.join(" "))
+    let recipients =
+        event.members.iter().filter(|m| event.concerns(m.account)).map(|m| &*m.username).collect::<Vec<_>>();
+    format!("  {}: #{} {what} [{}]\n", event.revision, event.conversation, recipients.join(" "))
 }
 
 fn list(seqs: &[Seq]) -> String {

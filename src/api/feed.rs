@@ -28,8 +28,8 @@ use super::{
 use crate::{
     chat::{Event, Revision, TimeMs, limits::fitting},
     delivery::{Cut, Hub, Subscription},
-    net::shares::Share,
     failpoints,
+    net::shares::Share,
     proto::chat::v1 as pb,
 };
 
@@ -130,7 +130,9 @@ impl<B: Backlog> Feed<B> {
         heartbeat: Duration,
     ) -> Result<Self, Status> {
         let after = match after {
-            Some(Revision(after)) if failpoints::is_active(failpoints::REVISION_SKIPPED_ON_RESUME) => Some(Revision(after + 1)),
+            Some(Revision(after)) if failpoints::is_active(failpoints::REVISION_SKIPPED_ON_RESUME) => {
+                Some(Revision(after + 1))
+            }
             after => after,
         };
         let age = measured(&backlog);

@@ -119,9 +119,9 @@ pub(super) async fn observe(api: Arc<Inner>, request: Request, next: Next) -> Re
     if let Some(refusal) = refusal.filter(|_| context.is_some()) {
         response = status::traced(refusal, context).into_http();
     }
-    let told = context.filter(|context| api.tracer.is_on() && context.is_sampled());
+    let traced = context.filter(|context| api.tracer.is_on() && context.is_sampled());
     // Succeeds, as a trace context is plain text.
-    if let Some(Ok(text)) = told.map(|context| HeaderValue::try_from(context.to_string())) {
+    if let Some(Ok(text)) = traced.map(|context| HeaderValue::try_from(context.to_string())) {
         response.headers_mut().insert(TRACE_RESPONSE, text);
     }
     response

@@ -139,15 +139,15 @@ fn print_config(config: &Config) -> u8 {
 }
 
 fn run_local(arguments: &LocalArguments) -> Result<u8, u8> {
-    let told = |error: LocalError| {
+    let report_error = |error: LocalError| {
         tell!("chatd local: {error}");
         error.exit_code()
     };
     if arguments.start.is_some() {
-        return local::prepare_start(arguments, environment()).map_err(told).and_then(run_node);
+        return local::prepare_start(arguments, environment()).map_err(report_error).and_then(run_node);
     }
     let runtime = runtime(Builder::new_current_thread())?;
-    runtime.block_on(local::run(arguments, environment())).map_err(told)
+    runtime.block_on(local::run(arguments, environment())).map_err(report_error)
 }
 
 pub(super) fn runtime(mut builder: Builder) -> Result<Runtime, u8> {

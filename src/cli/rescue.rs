@@ -46,7 +46,8 @@ pub struct RecoverArguments {
 
 /// Restores a backup. Returns the exit code.
 pub(super) fn restore(config: &Config, file: &Path, end_sessions: bool) -> Result<u8, u8> {
-    let (backup, cluster) = offline::restore(config, file, end_sessions).map_err(|error| told("restore", &error))?;
+    let (backup, cluster) =
+        offline::restore(config, file, end_sessions).map_err(|error| report_error("restore", &error))?;
     // The restore is done, even if this cannot be printed.
     let _ = show!(
         "Restored {} into {}: the state of revision {}, made by {} on {}, of the cluster {}.",
@@ -66,7 +67,7 @@ pub(super) fn restore(config: &Config, file: &Path, end_sessions: bool) -> Resul
 
 /// Makes the survivor a new cluster. Returns the exit code.
 pub(super) fn recover(config: &Config, arguments: &RecoverArguments) -> Result<u8, u8> {
-    let failed = |error| told("recover", &error);
+    let failed = |error| report_error("recover", &error);
     let survivor = Survivor::examine(config).map_err(failed)?;
     let mut facts = vec![describe(config, &survivor.facts())];
     let runtime = daemon::runtime(Builder::new_current_thread())?;
@@ -92,7 +93,7 @@ pub(super) fn recover(config: &Config, arguments: &RecoverArguments) -> Result<u
     Ok(0)
 }
 
-fn told(command: &str, error: &ServerError) -> u8 {
+fn report_error(command: &str, error: &ServerError) -> u8 {
     tell!("chatd {command}: {error}");
     error.exit_code()
 }
@@ -103,7 +104,7 @@ fn describe(config: &Config, facts: &SurvivorFacts) -> String {
         0 => "No entry after that: all of the log is known to be committed.".to_owned(),
         count => format!(
             "The {count} entries after that may have been acknowledged or not: they will be applied, so that nothing that was \
-             acknowledged is lost with them. A change whose outcome was never told may so be made after all."
+             acknowledged is lost with them. A change whose outcome was never reported may so be made after all."
         ),
     };
     format!(

@@ -346,10 +346,10 @@ mod tests {
         ];
         let found = found(&[&wrong[..], &[ENDPOINT, ("OTEL_BSP_EXPORT_TIMEOUT", "x")]].concat());
         assert!(found.settings.is_none() && found.effective.is_empty());
-        let told = |key: &str| found.mistakes.iter().any(|mistake| mistake.key == key);
+        let reported = |key: &str| found.mistakes.iter().any(|mistake| mistake.key == key);
         for (key, value) in wrong {
             // The name of the sampler is valid, its number is not.
-            assert_eq!(told(key), key != "OTEL_TRACES_SAMPLER", "{key}={value}: {:?}", found.mistakes);
+            assert_eq!(reported(key), key != "OTEL_TRACES_SAMPLER", "{key}={value}: {:?}", found.mistakes);
         }
         assert_eq!(found.mistakes.len(), wrong.len() - 1, "{:?}", found.mistakes);
         assert!(!format!("{:?}", found.mistakes).contains("Secret Key"));

@@ -124,12 +124,12 @@ fn a_slow_subscriber_is_cut_and_the_others_are_not() {
 #[test]
 fn a_closed_session_takes_its_subscriptions_along() {
     let hub = Hub::new(Revision(0), TimeMs(0));
-    let told = Arc::new(Mutex::new(Vec::new()));
+    let noticed = Arc::new(Mutex::new(Vec::new()));
     hub.on_closed({
-        let told = told.clone();
+        let noticed = noticed.clone();
         move |closed| match closed {
-            Closed::Sessions(sessions) => told.lock().unwrap().extend_from_slice(sessions),
-            Closed::Any => told.lock().unwrap().clear(),
+            Closed::Sessions(sessions) => noticed.lock().unwrap().extend_from_slice(sessions),
+            Closed::Any => noticed.lock().unwrap().clear(),
         }
     });
     let one = hub.subscribe(ALICE, SessionId(1)).unwrap();
@@ -139,9 +139,9 @@ fn a_closed_session_takes_its_subscriptions_along() {
     assert_eq!((one.cut(), two.cut()), (Some(Cut::SessionClosed), Some(Cut::SessionClosed)));
     publish(&hub, message(2, &[ALICE, BOB]));
     assert_eq!(drain(&mut other), [2]);
-    assert_eq!(*told.lock().unwrap(), [SessionId(1), SessionId(9)]);
+    assert_eq!(*noticed.lock().unwrap(), [SessionId(1), SessionId(9)]);
     hub.reset(Revision(7), TimeMs(7));
-    assert!(told.lock().unwrap().is_empty());
+    assert!(noticed.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -63,12 +63,12 @@ const CHUNKS_AHEAD: usize = 4;
 pub struct NetworkFactory {
     peers: Arc<Peers>,
     credentials: Credentials,
-    told: Told,
+    context: AppendContext,
 }
 
 /// Data that a leader adds to openraft's messages, and the places where it keeps the data of the answers.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(super) struct AppendContext {
     /// Time since this leader last had a quorum.
     pub quorum_age: QuorumAge,
     /// Estimates of the followers' clocks.
@@ -87,7 +87,7 @@ pub(super) struct Told {
     pub traced: Arc<Traced>,
 }
 
-impl Told {
+impl AppendContext {
     fn with(&self, target: u64, request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
         let promised = self.promises.of(target).map(Promise::to_pb);
         let message = convert::append_request_pb(request, self.quorum_age.get(), promised, self.log.durable_end());
@@ -97,8 +97,8 @@ impl Told {
 
 impl NetworkFactory {
     /// Clients over `peers` that sign with `credentials` and add the leader's data to each append.
-    pub(super) fn new(peers: Arc<Peers>, credentials: Credentials, told: Told) -> Self {
-        Self { peers, credentials, told }
+    pub(super) fn new(peers: Arc<Peers>, credentials: Credentials, context: AppendContext) -> Self {
+        Self { peers, credentials, context }
     }
 
     fn connect(&self, target: u64, node: &NodeRecord, lane: Lane) -> PeerClient {
@@ -109,7 +109,7 @@ impl NetworkFactory {
             name: node.name.clone(),
             address: node.peer_address.clone(),
             lane,
-            told: self.told.clone(),
+            context: self.context.clone(),
         }
     }
 }
@@ -138,7 +138,7 @@ pub struct PeerClient {
     name: String,
     address: String,
     lane: Lane,
-    told: Told,
+    context: AppendContext,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -155,7 +155,7 @@ impl PeerClient {
         request: &VoteRequest<TypeConfig>,
     ) -> Result<(RaftServiceClient<Channel>, Request<wire::VoteRequest>), RpcError> {
         let client = self.peers.member(self.target, &self.address, Lane::Control).map_err(rpc_error)?;
-        let promised = self.told.promises.of(self.target).map(Promise::to_pb);
+        let promised = self.context.promises.of(self.target).map(Promise::to_pb);
         Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request, promised))))
     }
 
@@ -206,14 +206,14 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        let message = self.credentials.sign(self.target, self.told.with(self.target, &request));
+        let message = self.credentials.sign(self.target, self.context.with(self.target, &request));
         let began = Instant::now();
         let response = self.call(RPCTypes::AppendEntries, &option, client.append(message)).await?;
         if self.lane == Lane::Control {
-            self.told.observer.answered(&self.name, began.elapsed());
+            self.context.observer.answered(&self.name, began.elapsed());
         }
-        self.told.space.note(self.target, response.space_low);
-        self.told.clocks.note(self.target, response.clock_ms);
+        self.context.space.note(self.target, response.space_low);
+        self.context.clocks.note(self.target, response.clock_ms);
         convert::append_response(response).map_err(malformed)
     }
 
@@ -238,19 +238,19 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let mut client = self.client()?;
             let outstanding = Arc::new(AtomicU64::new(0));
             let sent = Arc::clone(&outstanding);
-            let (told, target) = (self.told.clone(), self.target);
-            let replication = Replication::to(&self.name, &told.traced);
+            let (context, target) = (self.context.clone(), self.target);
+            let replication = Replication::to(&self.name, &context.traced);
             let sending = Arc::clone(&replication);
             let requests = input.map(move |request| {
                 sent.fetch_add(1, Ordering::Relaxed);
                 sending.sent(&request.entries);
-                told.with(target, &request)
+                context.with(target, &request)
             });
             let message = self.credentials.sign(self.target, requests);
             // Only the stream itself waits for this call, and a follower may be far away.
             let option = RPCOption::new(STREAM_SILENCE_MAX.max(option.hard_ttl()));
             let response = self.call(RPCTypes::AppendEntries, &option, client.stream_append(message)).await?;
-            let (promises, target) = (self.told.promises.clone(), self.target);
+            let (promises, target) = (self.context.promises.clone(), self.target);
             let responses = watch_for_silence(response, outstanding);
             Ok(Box::pin(responses.inspect(move |response| {
                 if let Ok(Ok(accepted)) = response {
@@ -269,7 +269,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let (mut client, message) = self.vote_call(&request)?;
         let response = self.call(RPCTypes::Vote, &option, client.vote(message)).await?;
         if response.granted {
-            self.told.promises.note(self.target, Promise::of_vote(&request.vote));
+            self.context.promises.note(self.target, Promise::of_vote(&request.vote));
         }
         convert::vote_response(response).map_err(malformed)
     }
@@ -293,7 +293,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let message = self.credentials.sign(self.target, convert::transfer_request_pb(&request));
         let answer = self.call(RPCTypes::TransferLeader, &option, client.transfer_leader(message)).await;
         if matches!(answer, Err(RPCError::Unreachable(_))) && *request.to_node_id() == self.target {
-            self.told.declined.note(self.target);
+            self.context.declined.note(self.target);
         }
         let response = answer?;
         if let Some(actual) = response.vote_changed {

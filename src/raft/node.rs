@@ -399,8 +399,8 @@ impl Node {
     /// Apply lag: entries that this node has learned to be committed and that are not applied yet.
     pub fn behind(&self) -> u64 {
         let status = self.status();
-        let told = self.inner.freshness.committed().map_or(0, |id| id.index);
-        status.committed_index.max(told).saturating_sub(status.applied_index)
+        let known = self.inner.freshness.committed().map_or(0, |id| id.index);
+        status.committed_index.max(known).saturating_sub(status.applied_index)
     }
 
     /// The space on this node's volume.

@@ -20,7 +20,7 @@ use super::{
     lease::{self, Lapses},
     log_store::LogStore,
     members,
-    network::{NetworkFactory, Told},
+    network::{AppendContext, NetworkFactory},
     node::{Inner, Node},
     peers::{Credentials, Peers},
     promises::{self, Held, Promises},
@@ -179,7 +179,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     );
     let (quorum_age, promises, refusals, hand_overs): (QuorumAge, Promises, Arc<_>, HandOvers) = Default::default();
     let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
-    let told = Told {
+    let context = AppendContext {
         clocks: Clocks::default(),
         declined: hand_overs.declined(),
         quorum_age: quorum_age.clone(),
@@ -189,7 +189,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         observer,
         traced: traced.clone(),
     };
-    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), told);
+    let network = NetworkFactory::new(Arc::clone(&parts.peers), parts.credentials.clone(), context);
     let log_store = LogStore::new(parts.log.clone(), parts.failure.clone(), Arc::clone(&traced));
     let started = Raft::new(parts.identity.node_id, config, network, log_store, adapter).await;
     let raft = started.map_err(|fatal| StartError::Fatal(fatal.to_string()))?;

@@ -388,7 +388,7 @@ async fn stray(config: &Config, founding: &Founding, peers: &Peers) -> ServerErr
     }
 }
 
-async fn told(mut stop: watch::Receiver<bool>) {
+async fn shutdown_requested(mut stop: watch::Receiver<bool>) {
     // A dropped sender also means a stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -411,7 +411,7 @@ fn serve_peers(
     };
     tokio::spawn(async move {
         let proofs = |stream: &tls::Stream<_>| Some(stream.peer());
-        serve_http(http2(port, gate), http, router, Arc::default(), proofs, told(stop)).await;
+        serve_http(http2(port, gate), http, router, Arc::default(), proofs, shutdown_requested(stop)).await;
     })
 }
 
@@ -474,8 +474,8 @@ fn serve_web(
     let probes = web::metrics_router(metrics::CONTENT_TYPE, move || metrics.encode(), ready.reasons());
     let proxies = Arc::clone(&config.proxies);
     let page_port = Port::new(Behind::new(ports.web, Arc::clone(&proxies)), config.tls.clone(), Protocol::Http);
-    let page = tokio::spawn(web::serve(page_port, page_gate, page, proxies, told(page_stop)));
-    let probes = tokio::spawn(web::serve_probes(ports.metrics, probe_gate, probes, told(probe_stop)));
+    let page = tokio::spawn(web::serve(page_port, page_gate, page, proxies, shutdown_requested(page_stop)));
+    let probes = tokio::spawn(web::serve_probes(ports.metrics, probe_gate, probes, shutdown_requested(probe_stop)));
     (page, probes)
 }
 
@@ -505,7 +505,7 @@ async fn serve_clients(
     ready: &Ready,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, ServerError> {
-    let routes = api::client_routes(api, ready.healthy(), told(stop.clone()))
+    let routes = api::client_routes(api, ready.healthy(), shutdown_requested(stop.clone()))
         .await
         .map_err(|error| ServerError::Task(format!("gRPC reflection: {error}")))?;
     // The only place that sets the cell. The same services answer browsers.
@@ -521,7 +521,9 @@ async fn serve_clients(
         is_bulk: false,
     };
     let router = routes.into_axum_router();
-    Ok(tokio::spawn(async move { serve_http(http2(port, gate), http, router, proxies, no_proof, told(stop)).await }))
+    Ok(tokio::spawn(async move {
+        serve_http(http2(port, gate), http, router, proxies, no_proof, shutdown_requested(stop)).await
+    }))
 }
 
 fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, ServerError> {
@@ -544,5 +546,7 @@ fn serve_admin(dir: &Path, api: &ChatApi, stop: watch::Receiver<bool>) -> Result
     }));
     let http = Http { spoken: Spoken::Grpc, is_bulk: true, ..Http::default() };
     let port = http2(listener, Gate::uncounted(ADMIN_CONNECTIONS_MAX));
-    Ok(tokio::spawn(async move { serve_http(port, http, router, Arc::default(), no_proof, told(stop)).await }))
+    Ok(tokio::spawn(
+        async move { serve_http(port, http, router, Arc::default(), no_proof, shutdown_requested(stop)).await },
+    ))
 }

@@ -98,11 +98,11 @@ mod tests {
 
     #[test]
     fn a_turn_is_taken_for_what_came_before_the_end_and_none_after_it() {
-        let (told, turns) = mpsc::channel();
+        let (turn, turns) = mpsc::channel();
         let mut left = 3;
         let work: Work = Box::new(move || {
             left -= 1;
-            told.send(left).expect("the test listens");
+            turn.send(left).expect("the test listens");
             if left == 0 { Turn::End } else { Turn::More }
         });
         let worker = Threads.start("test", Duration::ZERO, work).expect("starts");
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn who_is_dropped_after_it_was_woken_takes_the_turn() {
-        let (told, turns) = mpsc::channel();
+        let (turn, turns) = mpsc::channel();
         let work: Work = Box::new(move || {
-            told.send(()).expect("the test listens");
+            turn.send(()).expect("the test listens");
             Turn::Wait
         });
         let worker = Threads.start("test", Duration::ZERO, work).expect("starts");

@@ -191,10 +191,11 @@ async fn a_deleted_account_stays_a_partner_and_says_nothing_more() {
     let mut events = alice.subscribe(Some(sent.revision + 1)).await;
     super::person::up_to_heartbeat(&mut events).await;
     assert_eq!(bob.delete_account().await.deleted_messages, 1);
-    let Some(pb::subscribe_response::Event::AccountDeleted(told)) = super::person::next(&mut events).await.event else {
-        panic!("the partner is told");
+    let Some(pb::subscribe_response::Event::AccountDeleted(closed)) = super::person::next(&mut events).await.event
+    else {
+        panic!("the partner is notified");
     };
-    assert_eq!((told.conversation_id, told.member.as_str()), (sent.conversation_id, "bob"));
+    assert_eq!((closed.conversation_id, closed.member.as_str()), (sent.conversation_id, "bob"));
     let partners = alice.partners().await;
     assert_eq!(partners.len(), 1);
     let bob_now = &partners[0];

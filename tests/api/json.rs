@@ -235,12 +235,12 @@ async fn a_refusal_is_that_of_grpc() {
         let details = tonic_types::StatusExt::get_error_details(&expected);
         assert_eq!(reason(&answer), details.error_info().unwrap().reason);
         let fields = details.bad_request().map(|bad| bad.field_violations[0].field.clone());
-        let told = answer["details"]
+        let violations = answer["details"]
             .as_array()
             .unwrap()
             .iter()
             .find_map(|detail| detail["debug"]["fieldViolations"][0]["field"].as_str());
-        assert_eq!(told.map(str::to_owned), fields);
+        assert_eq!(violations.map(str::to_owned), fields);
     }
     let stranger = Caller::new(&node);
     let (status, answer) = stranger.call("ChatService/ListChatPartners", json!({})).await;

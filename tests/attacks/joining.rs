@@ -62,7 +62,7 @@ async fn a_node_that_nobody_expects_joins_with_a_token_of_its_own() {
 
     // The secret alone is not enough, and neither is an invented token.
     cluster[3].start();
-    eventually("it is told what it needs", async || {
+    eventually("it reports what it needs", async || {
         let log = cluster[3].log();
         log.contains("chatctl members token").then_some(()).ok_or(log)
     })

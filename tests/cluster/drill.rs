@@ -89,8 +89,8 @@ async fn a_drill_breaks_what_the_cluster_can_bear_and_finds_nothing() {
     let mut child = drill(&cluster, dir.path(), "1.5");
     let (status, asked) = serve(&mut cluster, dir.path(), &mut child, |_, _| {}).await;
     let output = child.wait_with_output().await.unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(status.code(), Some(0), "{told}\n{}", String::from_utf8_lossy(&output.stdout));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(status.code(), Some(0), "{log}\n{}", String::from_utf8_lossy(&output.stdout));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     for count in ["lost", "duplicated", "reordered", "phantom", "stale_reads", "resume_gaps"] {
         assert_eq!(result["verdict"][count], 0, "{result}");

@@ -249,7 +249,7 @@ async fn a_namesake_of_a_living_node_is_kept_out() {
     let before = voters(&cluster, 0, &["n1", "n2", "n3", "n4", "n5"]).await;
     let asked = cluster[0].peer.to_string();
     cluster[5].set("CHAT_NAME", "n2").set("CHAT_JOIN", asked).start();
-    eventually("it is told why", async || {
+    eventually("it reports the reason", async || {
         let log = cluster[5].log();
         log.contains("is alive").then_some(()).ok_or(log)
     })

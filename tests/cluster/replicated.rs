@@ -89,8 +89,8 @@ async fn a_message_id_makes_one_message_on_whichever_nodes_it_is_repeated() {
 
     for direct in cluster.directs(&token) {
         let refused = direct.send(id, "alice", "another text").await.unwrap_err();
-        let told = (refused.code, refused.reason.as_deref(), refused.field.as_deref());
-        assert_eq!(told, (Code::InvalidArgument, Some("CLIENT_MESSAGE_ID_REUSED"), Some("client_message_id")));
+        let verdict = (refused.code, refused.reason.as_deref(), refused.field.as_deref());
+        assert_eq!(verdict, (Code::InvalidArgument, Some("CLIENT_MESSAGE_ID_REUSED"), Some("client_message_id")));
     }
     let stored: Vec<String> = history(&alice, "alice").await.into_iter().map(|message| message.body).collect();
     assert_eq!(stored, ["once"]);

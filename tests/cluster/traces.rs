@@ -59,7 +59,7 @@ fn context(trace_id: u128, sampled: bool) -> TraceContext {
 }
 
 /// The trace that the response names.
-fn told<T>(response: &Response<T>) -> TraceContext {
+fn trace_of<T>(response: &Response<T>) -> TraceContext {
     response.metadata().get("traceresponse").expect("it is traced").to_str().unwrap().parse().unwrap()
 }
 
@@ -99,7 +99,7 @@ async fn one_trace_follows_a_message_across_the_nodes() {
     let unsampled = alice.send("bob", Some(context(5, false))).await.unwrap();
     assert!(unsampled.metadata().get("traceresponse").is_none(), "there is nothing to look for");
     let sent = alice.send("bob", Some(context(7, true))).await.unwrap();
-    let answer = told(&sent);
+    let answer = trace_of(&sent);
     assert_eq!((answer.trace_id(), answer.is_sampled()), (7, true));
     let sent = sent.into_inner();
 

@@ -97,12 +97,12 @@ async fn a_disk_that_fails_stops_its_node_with_a_code_that_tells_why() {
         (false, "write chat.db-wal", EIO, STORAGE, "chat.db"),
         (true, "write chat.db-wal", ENOSPC, FULL, "chat.db"),
     ];
-    for (leads, rule, errno, code, told) in cases {
+    for (leads, rule, errno, code, reason) in cases {
         workload.advance(BETWEEN_FAULTS).await;
         let victim = if leads { cluster.leader().await } else { cluster.follower().await };
         faults[victim].set(&[&format!("{rule} {errno}")]);
         assert_eq!(cluster[victim].exit_code().await, code, "{rule} {errno}: {:?}", cluster[victim].errors());
-        assert!(last_error(&cluster, victim).contains(told), "{rule} {errno}: {:?}", cluster[victim].errors());
+        assert!(last_error(&cluster, victim).contains(reason), "{rule} {errno}: {:?}", cluster[victim].errors());
         workload.advance(BETWEEN_FAULTS).await;
         faults[victim].heal();
         cluster.restart(victim).await;
@@ -150,7 +150,7 @@ async fn a_disk_that_fails_behind_the_write_ahead_log_is_noticed_too() {
         ("write =log.db", ENOSPC, FULL, "writing log.db: database or disk is full"),
         ("write =chat.db", ENOSPC, FULL, "chat.db: commit applied entries: database or disk is full"),
     ];
-    for (rule, errno, code, told) in cases {
+    for (rule, errno, code, reason) in cases {
         let victim = cluster.follower().await;
         faults[victim].set(&[&format!("{rule} {errno}")]);
         let body = "x".repeat(BODY);
@@ -163,7 +163,7 @@ async fn a_disk_that_fails_behind_the_write_ahead_log_is_noticed_too() {
         }
         assert_eq!(cluster[victim].exit_code().await, code, "{rule} {errno}: {:?}", cluster[victim].errors());
         let error = last_error(&cluster, victim);
-        assert!(error.contains(told), "{rule} {errno}: {error}");
+        assert!(error.contains(reason), "{rule} {errno}: {error}");
         faults[victim].heal();
         cluster.restart(victim).await;
         cluster.level(&token, 0).await;

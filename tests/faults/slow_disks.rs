@@ -33,7 +33,7 @@ async fn slow_flushes_of_two_followers_hold_up_nobody() {
     println!("the slowest send took {longest:?}, before {usual:?}");
     assert!(longest < LIMIT, "the slowest send took {longest:?}, before {usual:?}");
     assert_eq!(cluster[leader].metric("chat_raft_term").await, term, "there was an election");
-    eventually("the node tells that its disk is slow", async || {
+    eventually("the node reports that its disk is slow", async || {
         let log = cluster[slow[0]].log();
         if log.contains("has taken") { Ok(()) } else { Err("not a word".to_owned()) }
     })

@@ -166,7 +166,7 @@ impl Model {
         found.map(|(id, _)| *id)
     }
 
-    fn tell(&mut self, conversation: ConversationId, kind: EventKind) {
+    fn notify(&mut self, conversation: ConversationId, kind: EventKind) {
         let member = |id: &AccountId| Member { account: *id, username: self.name(*id).into() };
         let members = self.conversations[&conversation].members.iter().map(member).collect();
         self.events.push(Event { revision: self.revision, time: self.clock, conversation, members, kind, trace: None });
@@ -200,7 +200,7 @@ impl Model {
             }
             self.bump();
             let member_name = self.name(me).into();
-            self.tell(id, EventKind::AccountDeleted { member: me, member_name });
+            self.notify(id, EventKind::AccountDeleted { member: me, member_name });
         }
         self.end(self.own_sessions(me));
         let account = self.account(me);
@@ -235,13 +235,13 @@ impl Model {
             return Outcome::AccountErased { revision: self.revision, done: true };
         };
         let mut left = limit.max(1) as usize;
-        let told = conversations.len().min(left);
-        for id in conversations.drain(..told) {
+        let notified = conversations.len().min(left);
+        for id in conversations.drain(..notified) {
             self.bump();
             let member_name = self.name(account).into();
-            self.tell(id, EventKind::AccountDeleted { member: account, member_name });
+            self.notify(id, EventKind::AccountDeleted { member: account, member_name });
         }
-        left -= told;
+        left -= notified;
         let seen = messages.min(left);
         (messages, left) = (messages - seen, left - seen);
         if left == 0 {
@@ -313,7 +313,7 @@ impl Model {
         let seq = Seq(messages.len() as u64);
         let sender_name = self.name(me).into();
         let body = body.into();
-        self.tell(id, EventKind::Message { seq, sender: me, sender_name, client_id, body, deleted: false });
+        self.notify(id, EventKind::Message { seq, sender: me, sender_name, client_id, body, deleted: false });
         Ok(Outcome::MessageSent(MessageSent { conversation: id, seq, revision, time, repeated: false }))
     }
 
@@ -361,7 +361,7 @@ impl Model {
         if before != (delivered, read) {
             self.bump();
             let member_name = self.name(me).into();
-            self.tell(item.conversation, EventKind::Receipt { member: me, member_name, delivered, read, shown });
+            self.notify(item.conversation, EventKind::Receipt { member: me, member_name, delivered, read, shown });
         }
         Ok((if item.read { read } else { delivered }, self.revision))
     }
@@ -394,7 +394,7 @@ impl Model {
         for (conversation, seqs) in changed {
             self.bump();
             let seqs = seqs.into_iter().collect();
-            self.tell(
+            self.notify(
                 conversation,
                 match everyone {
                     true => EventKind::DeletedForEveryone { seqs },

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::{
     clock,
-    rng::Rng,
     disk::{self, Crash},
     member::{self, Contradictions},
+    rng::Rng,
     rot, wal,
     world::{FOUNDERS, Standing, World},
 };

@@ -85,8 +85,7 @@ impl NodeSlot {
         });
         let config = self.config.iter().cloned().chain(self.peer_config());
         let config = Config::load(config).expect("valid");
-        let tasks =
-            Tasks { latency: Arc::clone(&self.latency), rng: Mutex::new(self.rng.borrow_mut().split("tasks")) };
+        let tasks = Tasks { latency: Arc::clone(&self.latency), rng: Mutex::new(self.rng.borrow_mut().split("tasks")) };
         let host = Simulated { stop, background: Arc::new(tasks), node: Arc::clone(&self.node) };
         let result = server::run_on(host, config).await.map_err(|error| error.to_string());
         self.node.lock().expect("not poisoned").take();

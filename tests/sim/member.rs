@@ -21,7 +21,7 @@ use quorum_chat::{
 };
 use tokio::time::timeout;
 
-use super::{rng::Rng, host::dialer};
+use super::{host::dialer, rng::Rng};
 
 /// Time limit for the answer to a forwarded batch.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

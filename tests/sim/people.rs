@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use quorum_chat::client::{Client, ClientError, Consistency, Options, types::Message};
 use tokio::time::{Instant, sleep};
 
-use super::{rng::Rng, member::Contradictions};
+use super::{member::Contradictions, rng::Rng};
 
 /// Quota of each account, in MiB: the smallest possible. The other workload stores much less.
 pub const QUOTA_MIB: u64 = 1;

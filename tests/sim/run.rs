@@ -12,13 +12,13 @@ use quorum_chat::{
 use tempfile::TempDir;
 
 use super::{
-    rng::Rng,
     entropy,
     faults::Faults,
     host::dialer,
     invariants::{self, Invariant, Observation},
     member::Contradictions,
     people,
+    rng::Rng,
     world::World,
 };
 
@@ -89,7 +89,7 @@ pub fn run(seed: u64, disks: &Path) -> Verdict {
     verdict
 }
 
-type Verdict = Rc<RefCell<Option<Result<History, ClientError>>>>;
+type Recorded = Rc<RefCell<Option<Result<History, ClientError>>>>;
 
 impl Run<'_> {
     fn play(&mut self, rng: &mut Rng) -> Result<(), String> {
@@ -103,9 +103,9 @@ impl Run<'_> {
             faults.act(&mut self.world)?;
         }
         faults.heal(&mut self.world);
-        let verdict = Rc::clone(&history);
+        let recorded = Rc::clone(&history);
         let end = self.world.sim.elapsed() + FINISH_MAX;
-        while verdict.borrow().is_none() {
+        while recorded.borrow().is_none() {
             if self.world.sim.elapsed() > end {
                 return Err(format!(
                     "the clients are not done {FINISH_MAX:?} after the last fault: {}",
@@ -122,21 +122,20 @@ impl Run<'_> {
         self.check_history(history)
     }
 
-    fn start_clients(&mut self, rng: &mut Rng, found: &Contradictions) -> Verdict {
-        let verdict: Verdict = Rc::default();
-        let plan =
-            workload::Plan { clients: rng.range(3..7) as u32, duration: rng.ms(4000..12_000), seed: rng.next() };
+    fn start_clients(&mut self, rng: &mut Rng, found: &Contradictions) -> Recorded {
+        let recorded: Recorded = Rc::default();
+        let plan = workload::Plan { clients: rng.range(3..7) as u32, duration: rng.ms(4000..12_000), seed: rng.next() };
         let (lasts, others) = (plan.duration, rng.split("people"));
         let addresses: Vec<String> = (1..=super::world::FOUNDERS).map(|n| format!("n{n}:50051")).collect();
         let options = Options { deadline: Duration::from_secs(30), dialer: dialer(), ..Options::default() };
-        let (sink, found) = (Rc::clone(&verdict), std::sync::Arc::clone(found));
+        let (sink, found) = (Rc::clone(&recorded), std::sync::Arc::clone(found));
         self.world.sim.client("client", async move {
             let people = people::run(addresses.clone(), options.clone(), lasts, others, found);
             let (result, ()) = tokio::join!(workload::run(addresses, options, plan), people);
             sink.replace(Some(result));
             Ok(())
         });
-        verdict
+        recorded
     }
 
     /// Runs one tick, and a check at every interval.
@@ -197,7 +196,7 @@ impl Run<'_> {
         }
     }
 
-    fn check_history(&mut self, history: Verdict) -> Result<(), String> {
+    fn check_history(&mut self, history: Recorded) -> Result<(), String> {
         let history = history.take().expect("the clients are done").map_err(|error| format!("clients: {error}"))?;
         let report = checker::check(&history);
         (self.verdict.acknowledged, self.verdict.unknown) = (report.acknowledged, report.unknown);

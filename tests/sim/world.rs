@@ -14,11 +14,11 @@ use turmoil::Sim;
 
 use super::{
     clock,
-    rng::Rng,
     disk::{self, Crash},
-    host::{Ports, NodeSlot},
-    invariants::{Observation, NodeSnapshot},
+    host::{NodeSlot, Ports},
+    invariants::{NodeSnapshot, Observation},
     people::QUOTA_MIB,
+    rng::Rng,
     worker::Latency,
 };
 
@@ -178,7 +178,8 @@ impl World<'_> {
             *from = end.max(*from);
             nodes.push(NodeSnapshot { slot: slot.number, start, status, applied, committed, node });
         }
-        let quarantined = |slot: &&Rc<NodeSlot>| !self.damaged.contains(&slot.number) && slot.dir.join("aside").exists();
+        let quarantined =
+            |slot: &&Rc<NodeSlot>| !self.damaged.contains(&slot.number) && slot.dir.join("aside").exists();
         let moved_aside = self.slots.iter().filter(quarantined).map(|slot| slot.number);
         Ok(Observation { moved_aside: moved_aside.collect(), nodes })
     }

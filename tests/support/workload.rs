@@ -135,8 +135,8 @@ impl Workload {
             let own: Vec<_> = messages.iter().filter(|message| message.sender == sender.name).collect();
             for (message, sent) in own.iter().zip(&acknowledged) {
                 let found = (&message.body, message.client_message_id.as_str(), message.message_id, message.seq);
-                let told = (&sent.body, &*sent.id.to_string(), sent.message_id, sent.seq);
-                assert_eq!(found, told, "stored and acknowledged differ for {}", sender.name);
+                let expected = (&sent.body, &*sent.id.to_string(), sent.message_id, sent.seq);
+                assert_eq!(found, expected, "stored and acknowledged differ for {}", sender.name);
             }
             assert_eq!(own.len(), acknowledged.len(), "{} has another number of messages than it sent", sender.name);
             for sent in acknowledged {

@@ -206,16 +206,16 @@ mod tests {
 
     /// Creates a program that writes its arguments to a file. Returns both paths.
     fn recorder(dir: &std::path::Path) -> (PathBuf, PathBuf) {
-        let (program, told) = (dir.join("program"), dir.join("told"));
-        std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display())).unwrap();
+        let (program, recorded) = (dir.join("program"), dir.join("recorded"));
+        std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> {}\n", recorded.display())).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        (program, told)
+        (program, recorded)
     }
 
     #[tokio::test]
     async fn compose_and_kubectl_are_called_with_their_own_words() {
         let dir = tempfile::tempdir().unwrap();
-        let (program, told) = recorder(dir.path());
+        let (program, recorded) = recorder(dir.path());
         let program = program.display().to_string();
         let compose = Backend::Compose(vec![program.clone()]);
         let kubectl = Backend::Kubectl(vec![program, "--namespace=chat".to_owned()]);
@@ -228,20 +228,20 @@ mod tests {
         let expected = "kill n1\nstart n1\npause n1\nunpause n1\nrestart n1\n\
                         --namespace=chat delete pod chat-0 --grace-period=0 --force --wait=false\n\
                         --namespace=chat delete pod chat-0\n";
-        assert_eq!(std::fs::read_to_string(told).unwrap(), expected);
+        assert_eq!(std::fs::read_to_string(recorded).unwrap(), expected);
         assert!(!kubectl.can(Act::Pause) && !kubectl.keeps_dead(), "pods are started again by themselves");
     }
 
     #[tokio::test]
     async fn a_program_is_told_what_to_do_with_whom() {
         let dir = tempfile::tempdir().unwrap();
-        let (program, told) = recorder(dir.path());
+        let (program, recorded) = recorder(dir.path());
         let backend = Backend::open(&DrillBy::Program { path: program }, &words(&["n1"])).await.unwrap();
         for act in ALL {
             assert!(backend.can(act));
             backend.act(act, "n1").await.unwrap();
         }
-        assert_eq!(std::fs::read_to_string(told).unwrap(), "kill n1\nstart n1\npause n1\nresume n1\nrestart n1\n");
+        assert_eq!(std::fs::read_to_string(recorded).unwrap(), "kill n1\nstart n1\npause n1\nresume n1\nrestart n1\n");
     }
 
     #[test]

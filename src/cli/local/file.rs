@@ -36,14 +36,14 @@ pub(super) struct NodeRecord {
 /// Reads the file; `None` when it does not exist.
 pub(super) fn read(data: &Path) -> Result<Option<ClusterFile>, LocalError> {
     let path = data.join(NAME);
-    let told = || LocalError::io(format!("{} cannot be read", path.display()));
+    let failed = || LocalError::io(format!("{} cannot be read", path.display()));
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result.map_err(told())?,
+        result => result.map_err(failed())?,
     };
-    let file: ClusterFile = serde_json::from_str(&text).map_err(|error| told()(error.into()))?;
+    let file: ClusterFile = serde_json::from_str(&text).map_err(|error| failed()(error.into()))?;
     if file.nodes.is_empty() {
-        return Err(told()(io::Error::new(io::ErrorKind::InvalidData, "it has no nodes")));
+        return Err(failed()(io::Error::new(io::ErrorKind::InvalidData, "it has no nodes")));
     }
     Ok(Some(file))
 }

@@ -80,20 +80,20 @@ fn fixed(count: u16, base: u16) -> Result<Vec<NodeRecord>, LocalError> {
 /// Finds free ports, below the range that the kernel uses for outgoing connections. The nodes open many of these, and
 /// one of them must not occupy a node's port while that node is down.
 fn picked(count: u16) -> Result<Vec<NodeRecord>, LocalError> {
-    let told = || LocalError::io("no free ports could be found");
+    let failed = || LocalError::io("no free ports could be found");
     let end = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
         .ok()
         .and_then(|range| range.split_whitespace().next()?.parse().ok())
         .unwrap_or(OUTGOING_FROM);
     let span = u32::from(end.saturating_sub(PICK_FROM));
-    let start = getrandom::u32().map_err(|error| told()(io::Error::other(error)))?;
+    let start = getrandom::u32().map_err(|error| failed()(io::Error::other(error)))?;
     let candidates = (0..span).filter_map(|i| u16::try_from(u32::from(PICK_FROM) + (start % span + i) % span).ok());
     let wanted = usize::from(count) * 4;
     // Kept open until all are found, so that no port is found twice.
     let open = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| Ok((l.local_addr()?.port(), l)));
     let mut found: Vec<(u16, TcpListener)> = candidates.filter_map(|port| open(port).ok()).take(wanted).collect();
     while found.len() < wanted {
-        found.push(open(0).map_err(told())?);
+        found.push(open(0).map_err(failed())?);
     }
     let ports = |i: u16| {
         let at = usize::from(i) * 4;

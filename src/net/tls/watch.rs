@@ -29,8 +29,8 @@ pub async fn follow(tls: Arc<Tls>, what: &'static str) {
                 None
             }
             (Ok(false), _) => None,
-            (Err(error), Some((before, told))) if before == error.to_string() => {
-                if !told {
+            (Err(error), Some((before, logged))) if before == error.to_string() => {
+                if !logged {
                     tracing::error!(%error, "The certificate of {what} could not be reloaded; the previous one stays in use");
                 }
                 Some((before, true))

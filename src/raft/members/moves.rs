@@ -54,11 +54,11 @@ const _: () = assert!(HEARD_MAX.as_secs() > 2 * SAY_EVERY.as_secs() + 2 * ANSWER
 /// Starts to follow the addresses of the members, and to announce those of this node until its record has them.
 pub(in crate::raft) fn follow(node: &Node, founding: &Founding, acquaintances: Vec<String>) {
     let own = founding.announcement(&node.inner.identity);
-    tokio::spawn(tell(node.clone(), own, acquaintances));
+    tokio::spawn(announce(node.clone(), own, acquaintances));
 }
 
 /// Returns when Raft was shut down.
-async fn tell(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>) {
+async fn announce(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>) {
     let mut view = node.inner.view.clone();
     let mut trouble = Trouble::default();
     loop {
@@ -164,16 +164,16 @@ impl Node {
     }
 
     async fn say(&self, own: &wire::MoveRequest, address: &str) -> Result<wire::MoveResponse, String> {
-        let told = |reason: &str| format!("{address}: {reason}");
+        let failed = |reason: &str| format!("{address}: {reason}");
         let client = self.inner.peers.client(address, Lane::Control);
-        let mut client = client.map_err(|status| told(status.message()))?;
+        let mut client = client.map_err(|status| failed(status.message()))?;
         let request = self.inner.credentials.present(own.clone());
         match timeout(CHANGE_MAX, client.r#move(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             // The node runs a version without this call, and is about to be upgraded.
-            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(told("it runs an older version")),
-            Ok(Err(status)) => Err(told(&reason(&status))),
-            Err(_) => Err(told("no answer")),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(failed("it runs an older version")),
+            Ok(Err(status)) => Err(failed(&reason(&status))),
+            Err(_) => Err(failed("no answer")),
         }
     }
 

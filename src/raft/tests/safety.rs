@@ -213,7 +213,7 @@ async fn a_follower_that_forgot_what_it_acknowledged_is_told_by_the_leader_and_t
     let restarted = Member::start(others[0], image, rebind(address).await, &settings).await;
     let deadline = Instant::now() + PATIENCE;
     while restarted.node.inner.failure.get().is_none() {
-        assert!(Instant::now() < deadline, "it was not told");
+        assert!(Instant::now() < deadline, "it was not notified");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let failure = restarted.node.inner.failure.get().expect("noted");

@@ -175,7 +175,7 @@ fn waiting_for_durability_ends_with_the_fsync() {
     stalled.log.when_durable(3, done);
     assert!(waited.try_recv().is_err());
     stalled.release();
-    assert!(waited.recv_timeout(Duration::from_secs(10)).expect("told").is_ok());
+    assert!(waited.recv_timeout(Duration::from_secs(10)).expect("an answer").is_ok());
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn a_failed_read_gives_its_connection_back() {
     let _machine = StateMachine::open(dir.path()).expect("open");
     let readers = Readers::open(dir.path(), 1).expect("readers");
     for _ in 0..3 {
-        readers.read(|_| Err::<(), _>(StorageError::Closed)).expect_err("as it was told");
+        readers.read(|_| Err::<(), _>(StorageError::Closed)).expect_err("as requested");
     }
     readers.read(|query| query.revision()).expect("read");
 }

@@ -169,9 +169,12 @@ mod tests {
         let status = Status::with_error_details(Code::InvalidArgument, "body: must not be empty", details);
         let json: Value = serde_json::from_slice(&Failure::of(&status, &Protocol::new()).json()).unwrap();
         assert_eq!((&json["code"], &json["message"]), (&json!("invalid_argument"), &json!("body: must not be empty")));
-        let told: Vec<_> = json["details"].as_array().unwrap().iter().map(|detail| &detail["debug"]).collect();
-        assert_eq!(told[0], &json!({ "reason": "INVALID_FIELD", "domain": DOMAIN }));
-        assert_eq!((&told[1]["retryDelay"], &told[2]["fieldViolations"][0]["field"]), (&json!("1s"), &json!("body")));
+        let debugs: Vec<_> = json["details"].as_array().unwrap().iter().map(|detail| &detail["debug"]).collect();
+        assert_eq!(debugs[0], &json!({ "reason": "INVALID_FIELD", "domain": DOMAIN }));
+        assert_eq!(
+            (&debugs[1]["retryDelay"], &debugs[2]["fieldViolations"][0]["field"]),
+            (&json!("1s"), &json!("body"))
+        );
         assert_eq!(json["details"][0]["type"], "google.rpc.ErrorInfo");
         // A status without details, and one with malformed details.
         for details in [&b""[..], b"\xff\xff"] {

@@ -69,7 +69,7 @@ impl Method {
     /// An answer as the canonical JSON of its message.
     pub(super) fn decode(&self, message: &[u8]) -> Result<Vec<u8>, Status> {
         let broken =
-            |error: &dyn std::fmt::Display| Status::internal(format!("the answer cannot be told in JSON: {error}"));
+            |error: &dyn std::fmt::Display| Status::internal(format!("the answer cannot be encoded as JSON: {error}"));
         let message = DynamicMessage::decode(self.0.output(), message).map_err(|error| broken(&error))?;
         serde_json::to_vec(&message).map_err(|error| broken(&error))
     }

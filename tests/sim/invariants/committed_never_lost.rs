@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorum_chat::{client::verify::checker::Report, proto::log::v1 as pb, raft::Role};
 
-use super::{Invariant, Observation, NodeSnapshot, id_of, none};
+use super::{Invariant, NodeSnapshot, Observation, id_of, none};
 
 /// Number of entries compared when a node becomes leader. The newest ones are those at risk.
 const COMPARED_MAX: u64 = 500;

@@ -79,7 +79,8 @@ fn none(count: u64, report: &Report) -> Result<(), String> {
     if count == 0 {
         return Ok(());
     }
-    let violations = report.violations.iter().map(|found| format!("{} ({}): {}", found.kind, found.count, found.example));
+    let violations =
+        report.violations.iter().map(|found| format!("{} ({}): {}", found.kind, found.count, found.example));
     Err(violations.collect::<Vec<_>>().join("; "))
 }
 

@@ -117,7 +117,7 @@ impl Flags {
                         for seq in seqs {
                             let id = conversation.between(*seq, *seq).first().map_or(0, |(_, id)| *id);
                             if !self.was_asked((id, account), record.ended_us) {
-                                by_nobody(history, at, id, found);
+                                unrequested_effect(history, at, id, found);
                             }
                             self.deleted_at((id, account), happening.revision, at);
                             self.not_yet_at((id, account), happening.revision.saturating_sub(1), at);
@@ -125,7 +125,7 @@ impl Flags {
                     }
                     Event::Message(seen) if seen.body.is_none() => {
                         if !self.was_asked((seen.message, None), record.ended_us) {
-                            by_nobody(history, at, seen.message, found);
+                            unrequested_effect(history, at, seen.message, found);
                         }
                     }
                     Event::Message(_) | Event::Receipt { .. } => {}
@@ -144,8 +144,8 @@ impl Flags {
             let kind = match history.records.get(not_yet.at).map(|record| &record.action) {
                 Some(Action::Read { last: true, .. }) => Kind::Undone,
                 Some(Action::Read { .. }) => Kind::Incomplete,
-                Some(_) => Kind::NeverWas,
-                None => Kind::BeforeItsTime,
+                Some(_) => Kind::ImpossibleState,
+                None => Kind::PrematureVisibility,
             };
             let key = account.map_or(0, |account| u64::from(account) + 1);
             found.add(kind, (*id, key), || {
@@ -188,8 +188,8 @@ impl Flag {
 }
 
 /// Reports a deletion that no client requested.
-pub(super) fn by_nobody(history: &History, at: usize, id: u64, found: &mut Findings) {
-    found.add(Kind::ByNobody, (id, 0), || {
+pub(super) fn unrequested_effect(history: &History, at: usize, id: u64, found: &mut Findings) {
+    found.add(Kind::UnrequestedEffect, (id, 0), || {
         format!("{} shows message {id} as deleted, which nobody had asked for", words(history, at))
     });
 }

@@ -96,7 +96,7 @@ pub(super) fn build(history: &History, found: &mut Findings) -> Ledger {
         for happening in events {
             let Event::Message(seen) = &happening.event else { continue };
             let Some(pair) = ledger.pair_of(record.account, happening, seen) else {
-                found.add(Kind::NeverSent, (seen.message, 0), || told(history, at, seen, "which nobody sent"));
+                found.add(Kind::NeverSent, (seen.message, 0), || describe(history, at, seen, "which nobody sent"));
                 continue;
             };
             ledger.pairs.entry(happening.conversation).or_insert(pair);
@@ -110,7 +110,7 @@ pub(super) fn build(history: &History, found: &mut Findings) -> Ledger {
     ledger
 }
 
-fn told(history: &History, at: usize, seen: &Seen, why: &str) -> String {
+fn describe(history: &History, at: usize, seen: &Seen, why: &str) -> String {
     format!("{} shows message {} as #{}, {why}", words(history, at), seen.message, seen.seq)
 }
 
@@ -206,7 +206,7 @@ impl Ledger {
         let owner = match self.owner(seen, pair) {
             Ok(owner) => owner,
             Err((kind, why, owner)) => {
-                found.add(kind, (seen.message, 0), || told(history, at, seen, why));
+                found.add(kind, (seen.message, 0), || describe(history, at, seen, why));
                 self.tainted.insert(pair);
                 if kind == Kind::NeverSent {
                     return;
@@ -216,7 +216,9 @@ impl Ledger {
         };
         let send = owner.and_then(|owner| self.sends.get(&owner));
         if send.is_some_and(|send| history.records[at].ended_us < send.first_began) {
-            found.add(Kind::BeforeItsTime, (seen.message, 0), || told(history, at, seen, "before it was sent"));
+            found.add(Kind::PrematureVisibility, (seen.message, 0), || {
+                describe(history, at, seen, "before it was sent")
+            });
         }
         let sender = send.map(|send| send.account).or(seen.sender).unwrap_or(u16::MAX);
         let new = Message { pair, seq: seen.seq, sender, owner, time_ms: seen.time_ms, last, source: at };
@@ -227,7 +229,9 @@ impl Ledger {
         {
             // If the send was acknowledged, `acknowledged` reports the contradiction.
             if send.is_some_and(|send| send.acks.is_empty()) {
-                found.add(Kind::NeverWas, (seen.message, 0), || told(history, at, seen, "where another one is"));
+                found.add(Kind::ImpossibleState, (seen.message, 0), || {
+                    describe(history, at, seen, "where another one is")
+                });
             }
             self.tainted.insert(pair);
             return;
@@ -237,11 +241,11 @@ impl Ledger {
         if place != (pair, seen.seq) {
             self.tainted.insert(pair);
             found.add(Kind::Moved, (seen.message, 0), || {
-                told(history, at, seen, &format!("{} as #{}", words(history, source), place.1))
+                describe(history, at, seen, &format!("{} as #{}", words(history, source), place.1))
             });
         }
         if message.time_ms != seen.time_ms || seen.sender.is_some_and(|sender| sender != message.sender) {
-            found.add(Kind::Changed, (seen.message, 0), || told(history, at, seen, "with another sender or time"));
+            found.add(Kind::Changed, (seen.message, 0), || describe(history, at, seen, "with another sender or time"));
         }
     }
 
@@ -364,10 +368,16 @@ fn answers_agree(history: &History, uid: &Uid, acks: &[(usize, Stored)], found: 
         let late = !again.repeated && acks.iter().any(|(other, _)| is_before(history, *other, *at));
         if place(again) != place(stored) || new > 1 || late {
             found.add(Kind::RepeatDiffers, (stored.message, 0), || {
-                let told = |stored: &Stored| {
+                let shown = |stored: &Stored| {
                     format!("message {}, #{}{}", stored.message, stored.seq, if stored.repeated { "" } else { ", new" })
                 };
-                format!("{uid}: {}: {}; {}: {}", words(history, *first), told(stored), words(history, *at), told(again))
+                format!(
+                    "{uid}: {}: {}; {}: {}",
+                    words(history, *first),
+                    shown(stored),
+                    words(history, *at),
+                    shown(again)
+                )
             });
         }
     }

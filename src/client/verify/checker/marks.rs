@@ -70,7 +70,7 @@ pub(super) fn check(history: &History, ledger: &Ledger, floor: &Floor, found: &m
             let by_then = by_then.checked_sub(1).map_or(0, |last| asked[last].1);
             if point.value > furthest.min(by_then) {
                 let (conversation, member) = member_key(name.0, name.1);
-                found.add(Kind::ByNobody, (conversation | 1 << 63, member), || {
+                found.add(Kind::UnrequestedEffect, (conversation | 1 << 63, member), || {
                     let (mark, value, at) = (name.2, point.value, words(history, point.at));
                     format!(
                         "{at} says that {} has {mark:?} up to {value}, and asked for {furthest}",
@@ -112,7 +112,7 @@ fn collect(history: &History, ledger: &Ledger, found: &mut Findings) -> Known {
                 let end = last_seq(pair, marked.revision);
                 let clean = ledger.conversations.get(&pair).is_some_and(|conversation| !conversation.tainted);
                 if clean && (marked.read < target.min(end) || marked.read > end) {
-                    found.add(Kind::NeverWas, (at as u64, 2), || {
+                    found.add(Kind::ImpossibleState, (at as u64, 2), || {
                         format!("{} answers {}, with {end} messages there", words(history, at), marked.read)
                     });
                 }
@@ -158,7 +158,7 @@ fn growing(history: &History, name: Name, points: &[Point], found: &mut Findings
             let kind = match &history.records[low.at].action {
                 Action::Read { last: true, .. } => Kind::Undone,
                 Action::Read { .. } => Kind::Incomplete,
-                _ => Kind::NeverWas,
+                _ => Kind::ImpossibleState,
             };
             let (conversation, member) = member_key(name.0, name.1);
             let key = if kind == Kind::Incomplete { (low.at as u64, 3) } else { (conversation | 1 << 63, member) };

@@ -45,17 +45,17 @@ pub enum Kind {
     /// Two answers to the same client message id name different messages, or both claim to be the first.
     RepeatDiffers,
     /// A stream contains the same event twice.
-    ToldTwice,
+    DeliveredTwice,
     /// Two accounts have two conversations, or two conversations have one id.
     ConversationTwice,
     /// A message has another position than an earlier observation.
     Moved,
     /// An operation precedes one that had completed before it began.
-    AgainstTime,
+    RealTimeViolation,
     /// The order within a conversation contradicts the order of revisions.
     AgainstRevisions,
     /// A page or a stream is out of order.
-    ToldOutOfOrder,
+    DeliveredOutOfOrder,
     /// The service's clock ran backwards.
     ClockBackwards,
     /// A message that no client sent.
@@ -65,11 +65,11 @@ pub enum Kind {
     /// A message with another body, sender, recipient or time than it was sent or observed with.
     Changed,
     /// A message or a deletion was visible before it was requested.
-    BeforeItsTime,
+    PrematureVisibility,
     /// A deletion that no client requested, or a watermark beyond every request.
-    ByNobody,
+    UnrequestedEffect,
     /// An observation that is not the state of any revision.
-    NeverWas,
+    ImpossibleState,
     /// A linearizable read of a state that is older than one that was known when it began.
     Stale,
     /// A read of a state before the requested revision.
@@ -88,19 +88,19 @@ impl Kind {
             Self::Undone => "undone",
             Self::StoredTwice => "stored_twice",
             Self::RepeatDiffers => "repeat_differs",
-            Self::ToldTwice => "told_twice",
+            Self::DeliveredTwice => "delivered_twice",
             Self::ConversationTwice => "conversation_twice",
             Self::Moved => "moved",
-            Self::AgainstTime => "against_time",
+            Self::RealTimeViolation => "real_time_violation",
             Self::AgainstRevisions => "against_revisions",
-            Self::ToldOutOfOrder => "told_out_of_order",
+            Self::DeliveredOutOfOrder => "delivered_out_of_order",
             Self::ClockBackwards => "clock_backwards",
             Self::NeverSent => "never_sent",
             Self::RefusedButStored => "refused_but_stored",
             Self::Changed => "changed",
-            Self::BeforeItsTime => "before_its_time",
-            Self::ByNobody => "by_nobody",
-            Self::NeverWas => "never_was",
+            Self::PrematureVisibility => "premature_visibility",
+            Self::UnrequestedEffect => "unrequested_effect",
+            Self::ImpossibleState => "impossible_state",
             Self::Stale => "stale",
             Self::BelowRevision => "below_revision",
             Self::Incomplete => "incomplete",
@@ -122,13 +122,13 @@ pub struct Report {
     pub acknowledged: u64,
     /// Number of [`Kind::Lost`], [`Kind::Undone`]: messages, deletions and watermarks.
     pub lost: u64,
-    /// Number of [`Kind::StoredTwice`], [`Kind::RepeatDiffers`], [`Kind::ToldTwice`], [`Kind::ConversationTwice`].
+    /// Number of [`Kind::StoredTwice`], [`Kind::RepeatDiffers`], [`Kind::DeliveredTwice`], [`Kind::ConversationTwice`].
     pub duplicated: u64,
-    /// Number of [`Kind::Moved`], [`Kind::AgainstTime`], [`Kind::AgainstRevisions`], [`Kind::ToldOutOfOrder`],
+    /// Number of [`Kind::Moved`], [`Kind::RealTimeViolation`], [`Kind::AgainstRevisions`], [`Kind::DeliveredOutOfOrder`],
     /// [`Kind::ClockBackwards`].
     pub reordered: u64,
-    /// Number of [`Kind::NeverSent`], [`Kind::RefusedButStored`], [`Kind::Changed`], [`Kind::BeforeItsTime`],
-    /// [`Kind::ByNobody`], [`Kind::NeverWas`].
+    /// Number of [`Kind::NeverSent`], [`Kind::RefusedButStored`], [`Kind::Changed`], [`Kind::PrematureVisibility`],
+    /// [`Kind::UnrequestedEffect`], [`Kind::ImpossibleState`].
     pub phantom: u64,
     /// Number of [`Kind::Stale`], [`Kind::BelowRevision`], [`Kind::Incomplete`].
     pub stale_reads: u64,
@@ -188,20 +188,20 @@ impl Report {
         for (kind, (count, example)) in found.found {
             let counter = match kind {
                 Kind::Lost | Kind::Undone => &mut self.lost,
-                Kind::StoredTwice | Kind::RepeatDiffers | Kind::ToldTwice | Kind::ConversationTwice => {
+                Kind::StoredTwice | Kind::RepeatDiffers | Kind::DeliveredTwice | Kind::ConversationTwice => {
                     &mut self.duplicated
                 }
                 Kind::Moved
-                | Kind::AgainstTime
+                | Kind::RealTimeViolation
                 | Kind::AgainstRevisions
-                | Kind::ToldOutOfOrder
+                | Kind::DeliveredOutOfOrder
                 | Kind::ClockBackwards => &mut self.reordered,
                 Kind::NeverSent
                 | Kind::RefusedButStored
                 | Kind::Changed
-                | Kind::BeforeItsTime
-                | Kind::ByNobody
-                | Kind::NeverWas => &mut self.phantom,
+                | Kind::PrematureVisibility
+                | Kind::UnrequestedEffect
+                | Kind::ImpossibleState => &mut self.phantom,
                 Kind::Stale | Kind::BelowRevision | Kind::Incomplete => &mut self.stale_reads,
                 Kind::Gap => &mut self.resume_gaps,
             };

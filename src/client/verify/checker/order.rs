@@ -45,7 +45,7 @@ pub(super) fn check(history: &History, ledger: &Ledger, floor: &Floor, found: &m
             let known = floor.before(send.first_began);
             if *id <= known {
                 let send = words(history, send.first_record);
-                found.add(Kind::AgainstTime, (*id, 0), || {
+                found.add(Kind::RealTimeViolation, (*id, 0), || {
                     format!("message {id} has a revision that is not after {known}, which was seen before {send} began")
                 });
             }
@@ -66,7 +66,7 @@ pub(super) fn check(history: &History, ledger: &Ledger, floor: &Floor, found: &m
         let Some(revision) = record.revision() else { continue };
         let known = floor.before(record.began_us);
         if revision < known {
-            found.add(Kind::AgainstTime, (at as u64, 1), || {
+            found.add(Kind::RealTimeViolation, (at as u64, 1), || {
                 format!("{} was applied at {revision}, before {known}, which was seen before", words(history, at))
             });
         }

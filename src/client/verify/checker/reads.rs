@@ -99,7 +99,7 @@ fn shape(history: &History, read: &Read<'_>, found: &mut Findings) -> bool {
         && !(read.page.has_more && messages.is_empty());
     if !descending || !within {
         let seqs: Vec<u64> = messages.iter().map(|seen| seen.seq).collect();
-        found.add(Kind::ToldOutOfOrder, (read.at as u64, 0), || {
+        found.add(Kind::DeliveredOutOfOrder, (read.at as u64, 0), || {
             format!("{} shows {seqs:?}, before {}, at most {}", words(history, read.at), read.before, read.limit)
         });
     }
@@ -111,7 +111,7 @@ fn shown(history: &History, read: &Read<'_>, flags: &mut Flags, found: &mut Find
     let revision = read.page.revision;
     for seen in &read.page.messages {
         if seen.message > revision {
-            found.add(Kind::NeverWas, (read.at as u64, 0), || {
+            found.add(Kind::ImpossibleState, (read.at as u64, 0), || {
                 format!("{} is of revision {revision}, and shows message {}", words(history, read.at), seen.message)
             });
         }
@@ -120,7 +120,7 @@ fn shown(history: &History, read: &Read<'_>, flags: &mut Flags, found: &mut Find
         } else if flags.was_asked((seen.message, None), read.record.ended_us) {
             flags.deleted_at((seen.message, None), revision, read.at);
         } else {
-            flags::by_nobody(history, read.at, seen.message, found);
+            flags::unrequested_effect(history, read.at, seen.message, found);
         }
         flags.not_yet_at((seen.message, Some(read.record.account)), revision, read.at);
     }
@@ -149,7 +149,7 @@ fn missing(
         if read.last && *seq > expected && !page.messages.iter().any(|seen| seen.seq == expected) {
             complete = false;
             found.add(Kind::Lost, (pair_key(read.pair) | 1 << 63, expected), || {
-                format!("{} has #{seq}, and nobody was ever told of #{expected}", words(history, read.at))
+                format!("{} has #{seq}, and no answer ever contained #{expected}", words(history, read.at))
             });
         }
         expected = seq + 1;
@@ -202,26 +202,38 @@ pub(super) fn check_counts(history: &History, ledger: &Ledger, flags: &Flags, fo
                 });
             }
         };
-        let late = if page.last_seq < last_seq { Kind::Incomplete } else { Kind::NeverWas };
+        let late = if page.last_seq < last_seq { Kind::Incomplete } else { Kind::ImpossibleState };
         wrong(late, "the newest seq", page.last_seq, last_seq, last_seq);
         if page.last_seq != last_seq {
             continue;
         }
         let (certainly, perhaps) = hidden(&read, flags);
         let least = last_seq.saturating_sub(perhaps);
-        wrong(Kind::NeverWas, "the number of visible messages", page.total, least, last_seq.saturating_sub(certainly));
+        wrong(
+            Kind::ImpossibleState,
+            "the number of visible messages",
+            page.total,
+            least,
+            last_seq.saturating_sub(certainly),
+        );
         for (what, marks) in [("own", page.own), ("the other's", page.other)] {
             let (delivered, read) = (marks.delivered, marks.read);
-            wrong(Kind::NeverWas, &format!("{what} delivered watermark"), delivered, read, last_seq);
+            wrong(Kind::ImpossibleState, &format!("{what} delivered watermark"), delivered, read, last_seq);
         }
         if let Some(sent_by) = sent_by.get(&read.pair)
             && let Some((low, high)) = unread(&read, conversation, sent_by, ledger, flags)
         {
-            wrong(Kind::NeverWas, "the number of unread messages", page.unread, low, high);
+            wrong(Kind::ImpossibleState, "the number of unread messages", page.unread, low, high);
         }
         for seen in &page.messages {
             let status = u64::from(status(&read, seen.seq, seen.sender));
-            wrong(Kind::NeverWas, &format!("the status of #{}", seen.seq), u64::from(seen.status), status, status);
+            wrong(
+                Kind::ImpossibleState,
+                &format!("the status of #{}", seen.seq),
+                u64::from(seen.status),
+                status,
+                status,
+            );
         }
     }
 }

@@ -39,12 +39,12 @@ pub(super) fn check(history: &History, ledger: &Ledger, found: &mut Findings) {
     for ((account, stream), mut segments) in streams {
         segments.sort_by_key(|segment| history.records[segment.at].began_us);
         let key = u64::from(account) << 32 | u64::from(stream);
-        let mut told = HashSet::new();
+        let mut delivered = HashSet::new();
         for segment in &segments {
-            once_and_in_order(history, segment, key, &mut told, found);
+            once_and_in_order(history, segment, key, &mut delivered, found);
             whole(history, ledger, account, key, segment, &due, found);
         }
-        newest_receipts(history, account, key, &segments, &due, &told, found);
+        newest_receipts(history, account, key, &segments, &due, &delivered, found);
     }
 }
 
@@ -116,25 +116,25 @@ fn once_and_in_order(
     history: &History,
     segment: &Segment<'_>,
     key: u64,
-    told: &mut HashSet<u64>,
+    delivered: &mut HashSet<u64>,
     found: &mut Findings,
 ) {
     let mut before = segment.after;
     for happening in segment.events {
         let revision = happening.revision;
         if revision <= before {
-            let kind = if told.contains(&revision) { Kind::ToldTwice } else { Kind::ToldOutOfOrder };
+            let kind = if delivered.contains(&revision) { Kind::DeliveredTwice } else { Kind::DeliveredOutOfOrder };
             found.add(kind, (revision, key | 1 << 63), || {
-                format!("{} told revision {revision} after {before}", words(history, segment.at))
+                format!("{} delivered revision {revision} after {before}", words(history, segment.at))
             });
         }
-        told.insert(revision);
+        delivered.insert(revision);
         before = before.max(revision);
         if let Event::Message(seen) = &happening.event
             && seen.message != revision
         {
-            found.add(Kind::NeverWas, (revision, key | 1 << 63), || {
-                format!("{} told message {} as revision {revision}", words(history, segment.at), seen.message)
+            found.add(Kind::ImpossibleState, (revision, key | 1 << 63), || {
+                format!("{} delivered message {} as revision {revision}", words(history, segment.at), seen.message)
             });
         }
     }
@@ -150,7 +150,7 @@ fn whole(
     due: &Due,
     found: &mut Findings,
 ) {
-    let told: HashSet<u64> = segment.events.iter().map(|happening| happening.revision).collect();
+    let delivered: HashSet<u64> = segment.events.iter().map(|happening| happening.revision).collect();
     let mut gap = |revision: u64, what: String| {
         found.add(Kind::Gap, (revision, key), || {
             format!("{} has its cursor at {}, and left out {what}", words(history, segment.at), segment.cursor)
@@ -158,13 +158,13 @@ fn whole(
     };
     let messages = due.messages.get(&account).map_or(&[][..], Vec::as_slice);
     let first = messages.partition_point(|id| *id <= segment.after);
-    for id in messages[first..].iter().take_while(|id| **id <= segment.cursor).filter(|id| !told.contains(id)) {
+    for id in messages[first..].iter().take_while(|id| **id <= segment.cursor).filter(|id| !delivered.contains(id)) {
         gap(*id, format!("message {id}, #{}", ledger.messages[id].seq));
     }
     if segment.after < segment.cursor {
         for (revision, ((one, other), whom)) in due.deletions.range(segment.after + 1..=segment.cursor) {
             let is_due = whom.map_or([*one, *other].contains(&account), |whom| whom == account);
-            if is_due && !told.contains(revision) {
+            if is_due && !delivered.contains(revision) {
                 gap(*revision, format!("the deletion {revision}"));
             }
         }
@@ -178,12 +178,13 @@ fn newest_receipts(
     key: u64,
     segments: &[Segment<'_>],
     due: &Due,
-    told: &HashSet<u64>,
+    delivered: &HashSet<u64>,
     found: &mut Findings,
 ) {
     for (((one, other), member), revision) in &due.receipts {
         let covered = segments.iter().find(|segment| segment.after < *revision && *revision <= segment.cursor);
-        let Some(segment) = covered.filter(|_| [*one, *other].contains(&account) && !told.contains(revision)) else {
+        let Some(segment) = covered.filter(|_| [*one, *other].contains(&account) && !delivered.contains(revision))
+        else {
             continue;
         };
         found.add(Kind::Gap, (*revision, key), || {

@@ -167,13 +167,13 @@ impl Stream {
         let mut stream = self.shared.people[usize::from(self.account)].library.events(Some(self.cursor));
         while !heard.is_enough(target) {
             let Some(Ok(event)) = stream.next().await else { return };
-            let (conversation, told) = match event.kind {
+            let (conversation, content) = match event.kind {
                 EventKind::Message(message) => self.message(&message),
                 EventKind::Receipt(receipt) => self.receipt(&receipt),
                 EventKind::Deletion(deletion) => deleted(deletion),
                 EventKind::AccountDeleted(_) => continue,
             };
-            heard.events.push(Happening { revision: event.revision, conversation, event: told });
+            heard.events.push(Happening { revision: event.revision, conversation, event: content });
             heard.cursor = stream.cursor().unwrap_or_default().max(heard.cursor);
         }
     }

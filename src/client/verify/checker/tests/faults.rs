@@ -132,7 +132,7 @@ fn an_event_that_is_told_again_is_a_duplicate() {
     let mut history = finished(day());
     let again = segments(&mut history)[0].last().cloned().expect("an event");
     segments(&mut history)[0].push(again.clone());
-    assert_eq!(only(&history, Kind::ToldTwice).0, 1);
+    assert_eq!(only(&history, Kind::DeliveredTwice).0, 1);
     // The same for an event that the resuming connection repeats.
     let mut history = finished(day());
     let resumed = history
@@ -141,7 +141,7 @@ fn an_event_that_is_told_again_is_a_duplicate() {
         .rfind(|record| record.account == 0 && matches!(record.action, Action::Subscribe { after, .. } if after > 10));
     let Some(Action::Subscribe { events, .. }) = resumed.map(|record| &mut record.action) else { panic!("it resumes") };
     events.insert(0, again);
-    assert_eq!(only(&history, Kind::ToldTwice).0, 1);
+    assert_eq!(only(&history, Kind::DeliveredTwice).0, 1);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn an_order_against_time_is_found() {
     model.attempt(1, 0, early, Outcome::Ok(first));
     model.finish(&[10, 10]);
     let mut history = model.history();
-    let (_, example) = only(&history, Kind::AgainstTime);
+    let (_, example) = only(&history, Kind::RealTimeViolation);
     assert!(example.contains("message 11") && example.contains("12"), "{example}");
     // If they had overlapped, nothing would be wrong.
     history.records[1].began_us = history.records[0].began_us;
@@ -204,10 +204,10 @@ fn an_order_against_revisions_is_found() {
 fn pages_and_streams_out_of_order_are_found() {
     let mut history = finished(day());
     pages(&mut history, |record, last| last && record.account == 0)[1].messages.swap(0, 1);
-    assert_eq!(only(&history, Kind::ToldOutOfOrder).0, 1);
+    assert_eq!(only(&history, Kind::DeliveredOutOfOrder).0, 1);
     let mut history = finished(day());
     segments(&mut history)[0].swap(0, 1);
-    assert_eq!(only(&history, Kind::ToldOutOfOrder).0, 1);
+    assert_eq!(only(&history, Kind::DeliveredOutOfOrder).0, 1);
 }
 
 #[test]
@@ -239,7 +239,7 @@ const SEEN: Seen = Seen { message: 0, seq: 0, sender: Some(1), body: None, id: N
 
 #[test]
 fn a_tombstone_that_nobody_sent_is_a_phantom_and_one_of_an_open_send_is_not() {
-    let tell = |open: bool| {
+    let observed = |open: bool| {
         let mut model = Model::new(2);
         let uid = model.new_id();
         let stored = model.store(0, 1, uid);
@@ -249,8 +249,8 @@ fn a_tombstone_that_nobody_sent_is_a_phantom_and_one_of_an_open_send_is_not() {
         model.read(1, 0, Freshness::Linearizable, model.revision);
         check(&model.history())
     };
-    assert_eq!(kinds(&tell(true)), []);
-    assert_eq!(kinds(&tell(false)), [Kind::NeverSent]);
+    assert_eq!(kinds(&observed(true)), []);
+    assert_eq!(kinds(&observed(false)), [Kind::NeverSent]);
 }
 
 #[test]
@@ -305,24 +305,24 @@ fn what_is_shown_before_it_was_asked_for_is_a_phantom() {
     let after = history.records[at].ended_us + 10;
     history.records.insert(at + 1, Record { began_us: after, ended_us: after + 10, ..sent });
     let report = check(&history);
-    assert!(report.count(Kind::BeforeItsTime) == 1, "{:#?}", report.violations);
+    assert!(report.count(Kind::PrematureVisibility) == 1, "{:#?}", report.violations);
 }
 
 #[test]
 fn deletions_and_watermarks_that_nobody_asked_for_are_phantoms() {
     let mut history = finished(day());
     history.records.retain(|record| !matches!(record.action, Action::Delete { for_everyone: true, .. }));
-    assert_eq!(only(&history, Kind::ByNobody).0, 1);
+    assert_eq!(only(&history, Kind::UnrequestedEffect).0, 1);
     let mut history = finished(day());
     history.records.retain(|record| !matches!(record.action, Action::Deliver { .. }));
-    assert_eq!(only(&history, Kind::ByNobody).0, 1);
+    assert_eq!(only(&history, Kind::UnrequestedEffect).0, 1);
     let mut history = finished(day());
     for record in &mut history.records {
         if let Action::Delete { outcome, for_everyone: true, .. } = &mut record.action {
             *outcome = Outcome::Refused;
         }
     }
-    assert_eq!(only(&history, Kind::ByNobody).0, 1);
+    assert_eq!(only(&history, Kind::UnrequestedEffect).0, 1);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_state_that_never_was_is_a_phantom() {
         let mut history = finished(day());
         change(pages(&mut history, |record, last| !last && record.account == 1).last_mut().expect("a page"));
         let report = check(&history);
-        assert!(report.count(Kind::NeverWas) > 0 && report.phantom > 0, "{:#?}", report.violations);
+        assert!(report.count(Kind::ImpossibleState) > 0 && report.phantom > 0, "{:#?}", report.violations);
     }
 }
 

@@ -236,20 +236,20 @@ impl Model {
     /// Returns the events of an account's stream between two revisions.
     pub(super) fn events(&self, account: u16, after: u64, cursor: u64) -> Vec<Happening> {
         let mut events = Vec::new();
-        let mut tell = |revision: u64, pair: Pair, event: Event| {
+        let mut deliver = |revision: u64, pair: Pair, event: Event| {
             if after < revision && revision <= cursor && [pair.0, pair.1].contains(&account) {
                 events.push(Happening { revision, conversation: self.conversation(pair, u64::MAX), event });
             }
         };
         for message in &self.messages {
-            tell(message.id, message.pair, Event::Message(self.seen(message, account, cursor)));
+            deliver(message.id, message.pair, Event::Message(self.seen(message, account, cursor)));
         }
         for (revision, pair, member, marks) in &self.marks {
-            tell(*revision, *pair, Event::Receipt { member: Some(*member), marks: *marks });
+            deliver(*revision, *pair, Event::Receipt { member: Some(*member), marks: *marks });
         }
         for (revision, pair, seq, whom) in &self.deletions {
             if whom.is_none_or(|whom| whom == account) {
-                tell(*revision, *pair, Event::Deletion { seqs: vec![*seq], for_everyone: whom.is_none() });
+                deliver(*revision, *pair, Event::Deletion { seqs: vec![*seq], for_everyone: whom.is_none() });
             }
         }
         events.sort_by_key(|event| event.revision);

@@ -126,7 +126,7 @@ type Count = fn(&Report) -> u64;
 
 const CHANGES: [(&str, Change, Count); 10] = [
     ("a loss", lose, |report| report.lost),
-    ("an event told twice", tell_twice, |report| report.duplicated),
+    ("an event delivered twice", deliver_twice, |report| report.duplicated),
     ("an event left out", leave_out, |report| report.resume_gaps),
     ("another body", change_body, |report| report.phantom),
     ("a stranger's message", add_stranger, |report| report.phantom),
@@ -162,9 +162,9 @@ fn lose(model: &Model, history: &mut History, at: usize) -> bool {
     true
 }
 
-fn tell_twice(_: &Model, history: &mut History, at: usize) -> bool {
-    let told = |action: &Action| matches!(action, Action::Subscribe { events, .. } if !events.is_empty());
-    let Some(place) = pick(records(history, told), at) else { return false };
+fn deliver_twice(_: &Model, history: &mut History, at: usize) -> bool {
+    let delivered = |action: &Action| matches!(action, Action::Subscribe { events, .. } if !events.is_empty());
+    let Some(place) = pick(records(history, delivered), at) else { return false };
     let Action::Subscribe { events, .. } = &mut history.records[place].action else { return false };
     let again = events[at % events.len()].clone();
     events.push(again);
@@ -185,8 +185,8 @@ fn leave_out(_: &Model, history: &mut History, at: usize) -> bool {
         }
     }
     let fits = |event: &Event| matches!(event, Event::Message(seen) if known.contains(&seen.message));
-    let told = |action: &Action| matches!(action, Action::Subscribe { events, .. } if events.iter().any(|told| fits(&told.event)));
-    let Some(place) = pick(records(history, told), at) else { return false };
+    let delivered = |action: &Action| matches!(action, Action::Subscribe { events, .. } if events.iter().any(|delivered| fits(&delivered.event)));
+    let Some(place) = pick(records(history, delivered), at) else { return false };
     let Action::Subscribe { events, .. } = &mut history.records[place].action else { return false };
     let messages: Vec<usize> = (0..events.len()).filter(|at| fits(&events[*at].event)).collect();
     events.remove(messages[at % messages.len()]);
