@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use quorum_chat::{
     cli::{local, session_file::SessionFile},
     config::{Config, keys},
-    storage::{StateMachine, StorageError, trust},
+    storage::{StateMachine, StorageError, integrity},
 };
 use quorum_chat_fuzz::scratch::Scratch;
 
@@ -56,10 +56,10 @@ fuzz_target!(|input: Input| match input {
     Input::Doubt(bytes) => {
         let dir = SCRATCH.emptied();
         fs::write(dir.join("doubt"), bytes).expect("written");
-        let reason = trust::doubts(dir).expect("it is there").expect("there is a doubt");
-        let aside = trust::move_aside(dir, &reason).expect("moved");
-        assert!(aside.join("reason").exists() && trust::had_history(dir));
-        assert_eq!(trust::doubts(dir).expect("read"), None, "the doubt is gone with the files");
+        let reason = integrity::quarantine_reason(dir).expect("it is there").expect("there is a doubt");
+        let aside = integrity::move_aside(dir, &reason).expect("moved");
+        assert!(aside.join("reason").exists() && integrity::had_history(dir));
+        assert_eq!(integrity::quarantine_reason(dir).expect("read"), None, "the doubt is gone with the files");
     }
     Input::Diverged(bytes) => {
         let dir = SCRATCH.emptied();

@@ -8,7 +8,7 @@
 use std::{fs, path::Path, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use quorum_chat::storage::{LogDb, Readers, StateMachine, StorageError, trust};
+use quorum_chat::storage::{LogDb, Readers, StateMachine, StorageError, integrity};
 use quorum_chat_fuzz::{
     commands::{self, Step},
     edits::{self, Edit},
@@ -37,7 +37,7 @@ fn start(dir: &Path, edits: &[Edit]) -> Result<StateMachine, StorageError> {
     fs::write(dir.join("log.db"), fixtures::LOG).expect("written");
     let machine = StateMachine::open(dir)?;
     let log = LogDb::open(dir, Box::new(|_| {}))?;
-    let verified = trust::verify(dir, &log, &machine);
+    let verified = integrity::verify(dir, &log, &machine);
     log.close();
     verified.map(|()| machine)
 }

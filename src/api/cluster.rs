@@ -13,7 +13,7 @@ use tonic::{Request, Status};
 use super::{ChatApi, call::Call, status};
 use crate::{
     proto::chat::v1 as pb,
-    raft::{DigestStatus, NodeStatus, Overview, Peer, Role},
+    raft::{ClusterHealth, DigestStatus, NodeStatus, Peer, Role},
 };
 
 /// Time limit for the leader's answer about the health of the others, and thus for this part of the list of nodes.
@@ -61,10 +61,10 @@ impl ChatApi {
 
     pub(super) async fn list_nodes(&self, call: &Call, audience: Audience) -> pb::ListNodesResponse {
         let patience = call.deadline.min(Instant::now() + OVERVIEW_MAX);
-        let overview = self.inner.node.overview(patience).await.ok();
+        let cluster_health = self.inner.node.cluster_health(patience).await.ok();
         let node = self.inner.node.status();
         let timeout = self.inner.settings.election_timeout;
-        let mut answer = list(&node, overview.as_ref(), timeout, &self.inner.node.digests());
+        let mut answer = list(&node, cluster_health.as_ref(), timeout, &self.inner.node.digests());
         if audience == Audience::Everybody {
             restrict_list(&mut answer);
         }
@@ -113,14 +113,14 @@ fn describe(peer: &Peer, node: &NodeStatus) -> pb::NodeInfo {
 
 fn list(
     node: &NodeStatus,
-    overview: Option<&Overview>,
+    cluster_health: Option<&ClusterHealth>,
     timeout: Duration,
     digests: &DigestStatus,
 ) -> pb::ListNodesResponse {
     let mut nodes: Vec<_> = node.members.iter().map(|peer| describe(peer, node)).collect();
-    if let Some(overview) = overview {
+    if let Some(cluster_health) = cluster_health {
         for info in &mut nodes {
-            let health = overview.peers.iter().find(|health| health.node_id == info.node_id);
+            let health = cluster_health.peers.iter().find(|health| health.node_id == info.node_id);
             // The leader has just answered, whether or not it lists itself.
             let leads = info.role == i32::from(pb::NodeRole::Leader);
             let heard = health.and_then(|health| health.silent).is_some_and(|silent| silent <= timeout);
@@ -133,11 +133,12 @@ fn list(
             info.digest = comparison.reports.get(&info.node_id).map(|digest| digest.0.to_vec());
         }
     }
-    let failures_tolerated = overview.map(|overview| overview.failures_tolerated(&node.members, timeout));
+    let failures_tolerated =
+        cluster_health.map(|cluster_health| cluster_health.failures_tolerated(&node.members, timeout));
     pb::ListNodesResponse {
         nodes,
         cluster_id: node.cluster_id.clone(),
-        term: overview.map_or(node.term, |overview| overview.term.max(node.term)),
+        term: cluster_health.map_or(node.term, |cluster_health| cluster_health.term.max(node.term)),
         revision: digests.revision.0,
         answered_by: node.name.clone(),
         failures_tolerated,
@@ -193,8 +194,8 @@ mod tests {
             let silent = if down.contains(&node_id) { None } else { Some(Duration::from_millis(50)) };
             PeerHealth { node_id, silent, lag_entries: Some(0) }
         };
-        let overview = Overview { term: 7, peers: (1..=6).map(health).collect() };
-        list(&node(), Some(&overview), Duration::from_millis(600), &digests()).failures_tolerated
+        let cluster_health = ClusterHealth { term: 7, peers: (1..=6).map(health).collect() };
+        list(&node(), Some(&cluster_health), Duration::from_millis(600), &digests()).failures_tolerated
     }
 
     #[test]
@@ -208,11 +209,11 @@ mod tests {
 
     #[test]
     fn roles_and_health() {
-        let overview = Overview {
+        let cluster_health = ClusterHealth {
             term: 8,
             peers: vec![PeerHealth { node_id: 3, silent: Some(Duration::from_secs(2)), lag_entries: Some(40) }],
         };
-        let response = list(&node(), Some(&overview), Duration::from_millis(600), &digests());
+        let response = list(&node(), Some(&cluster_health), Duration::from_millis(600), &digests());
         let roles: Vec<_> = response.nodes.iter().map(pb::NodeInfo::role).collect();
         use pb::NodeRole::{Follower, Leader, Learner};
         assert_eq!(roles, [Leader, Follower, Follower, Follower, Follower, Learner]);

@@ -8,7 +8,7 @@ use super::{
     auth::{Caller, still_open},
     call::Call,
     convert, judged,
-    reads::{Found, Target},
+    reads::{Resolved, Target},
     status, unexpected,
 };
 use crate::{
@@ -161,10 +161,10 @@ impl ChatApi {
                 })
             };
             match self.inner.database.read(deadline, find).await? {
-                Ok(Found::Conversation(conversation)) => return Ok(conversation),
-                Ok(Found::NoneYet(_)) if confirmed => return Err(status::conversation_unknown()),
+                Ok(Resolved::Conversation(conversation)) => return Ok(conversation),
+                Ok(Resolved::NoneYet(_)) if confirmed => return Err(status::conversation_unknown()),
                 Err(refused) if confirmed => return Err(refused),
-                Ok(Found::NoneYet(_)) | Err(_) => self.barrier(deadline).await?,
+                Ok(Resolved::NoneYet(_)) | Err(_) => self.barrier(deadline).await?,
             }
             confirmed = true;
         }

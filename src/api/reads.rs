@@ -42,7 +42,7 @@ pub(super) enum Awaited {
 }
 
 /// The result of looking up a [`Target`].
-pub(super) enum Found {
+pub(super) enum Resolved {
     Conversation(ConversationId),
     /// The partner exists, but has no conversation with the caller yet.
     NoneYet(crate::storage::AccountRow),
@@ -55,16 +55,16 @@ impl Target {
     }
 
     /// Looks up the conversation, as `me` may see it.
-    pub(super) fn find(&self, query: &Query<'_>, me: AccountId) -> Result<Result<Found, Status>, StorageError> {
+    pub(super) fn find(&self, query: &Query<'_>, me: AccountId) -> Result<Result<Resolved, Status>, StorageError> {
         match self {
             Self::Partner(name) => {
                 let Some(partner) = query.account_by_name(name)? else { return Ok(Err(status::user_unknown(name))) };
                 Ok(Ok(match query.direct_conversation(me, partner.id)? {
-                    Some(conversation) => Found::Conversation(conversation),
-                    None => Found::NoneYet(partner),
+                    Some(conversation) => Resolved::Conversation(conversation),
+                    None => Resolved::NoneYet(partner),
                 }))
             }
-            Self::Id(id) if query.is_member(*id, me)? => Ok(Ok(Found::Conversation(*id))),
+            Self::Id(id) if query.is_member(*id, me)? => Ok(Ok(Resolved::Conversation(*id))),
             Self::Id(_) => Ok(Err(status::conversation_unknown())),
         }
     }
@@ -162,8 +162,8 @@ impl ChatApi {
         let my_name = caller.username.to_string();
         let read = move |query: &Query<'_>| {
             let conversation = match target.find(query, me)? {
-                Ok(Found::Conversation(conversation)) => conversation,
-                Ok(Found::NoneYet(partner)) => return Ok(Ok(no_conversation(my_name, me, partner))),
+                Ok(Resolved::Conversation(conversation)) => conversation,
+                Ok(Resolved::NoneYet(partner)) => return Ok(Ok(no_conversation(my_name, me, partner))),
                 Err(refused) => return Ok(Err(refused)),
             };
             let page = query.conversation_page(me, conversation, before, limit)?;

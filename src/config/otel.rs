@@ -46,7 +46,7 @@ pub(super) const VARIABLES: [(&str, &str, &str); 15] = [
 
 /// The result of reading the variables.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct Loaded {
     /// `None` if tracing is off.
     pub settings: Option<TraceSettings>,
     pub mistakes: Vec<Mistake>,
@@ -55,10 +55,10 @@ pub(super) struct Found {
 }
 
 /// Reads the variables from `source`. `name` is this node's.
-pub(super) fn load(source: &[(String, String)], name: &str) -> Found {
+pub(super) fn load(source: &[(String, String)], name: &str) -> Loaded {
     let given = source.iter().filter(|(key, value)| key.starts_with("OTEL_") && !value.is_empty());
     let given: HashMap<&str, &str> = given.map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let mut reader = Reader { given, found: Found::default() };
+    let mut reader = Reader { given, found: Loaded::default() };
     let settings = reader.settings(name);
     let mut found = reader.found;
     match settings {
@@ -70,7 +70,7 @@ pub(super) fn load(source: &[(String, String)], name: &str) -> Found {
 
 struct Reader<'a> {
     given: HashMap<&'a str, &'a str>,
-    found: Found,
+    found: Loaded,
 }
 
 impl<'a> Reader<'a> {
@@ -264,7 +264,7 @@ fn pairs(text: &str) -> Option<Vec<(String, String)>> {
 mod tests {
     use super::*;
 
-    fn found(pairs: &[(&str, &str)]) -> Found {
+    fn found(pairs: &[(&str, &str)]) -> Loaded {
         let source: Vec<_> = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         load(&source, "n1")
     }

@@ -61,7 +61,7 @@ pub struct Advertised {
 
 /// The part of a node that accepts an identity.
 #[derive(Clone)]
-pub struct Founding {
+pub struct Bootstrap {
     log: LogDb,
     advertised: Advertised,
     credentials: Credentials,
@@ -76,7 +76,7 @@ pub struct Founding {
     giving: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Founding {
+impl Bootstrap {
     /// A node with the log `log`. `credentials` are those of a node outside of any cluster.
     pub fn new(log: LogDb, advertised: Advertised, credentials: Credentials) -> Self {
         let identity = Arc::new(watch::Sender::new(log.identity()));
@@ -133,7 +133,7 @@ impl Founding {
     }
 
     /// Accepts an identity, unless this node has one under which it has made commitments.
-    pub(super) async fn accept(&self, request: wire::FoundRequest) -> Result<(), Status> {
+    pub(super) async fn accept(&self, request: wire::BootstrapRequest) -> Result<(), Status> {
         let _one = self.giving.lock().await;
         if request.name != self.advertised.name {
             return Err(Status::failed_precondition(format!(
@@ -191,7 +191,7 @@ impl Founding {
 
     /// Bootstraps the cluster of `initial` (name and peer address of each node; this node is the first). Returns the
     /// members to initialize Raft with, or `None` if there already is a cluster or this node was initialized earlier.
-    pub async fn found(&self, peers: &Peers, initial: &[(String, String)]) -> Option<BTreeMap<u64, NodeRecord>> {
+    pub async fn run(&self, peers: &Peers, initial: &[(String, String)]) -> Option<BTreeMap<u64, NodeRecord>> {
         let mut rounds = 0;
         loop {
             if !self.log.is_pristine() || self.had_history {
@@ -199,7 +199,7 @@ impl Founding {
             }
             match self.round(peers, initial).await {
                 Ok(members) => return Some(members),
-                Err(Hindrance::Exists(name, cluster)) => {
+                Err(BootstrapError::Exists(name, cluster)) => {
                     tracing::warn!(
                         peer = name,
                         cluster,
@@ -207,7 +207,7 @@ impl Founding {
                     );
                     return None;
                 }
-                Err(Hindrance::Waiting(reason)) => {
+                Err(BootstrapError::Waiting(reason)) => {
                     if rounds % ROUNDS_PER_LINE == 0 {
                         tracing::info!("The cluster cannot be bootstrapped yet: {reason}");
                     }
@@ -222,15 +222,15 @@ impl Founding {
     pub async fn join(&self, peers: &Peers, addresses: &[String]) {
         let mut rounds = 0;
         while self.log.identity().is_none() {
-            let mut hindrance = None;
+            let mut problem = None;
             for address in addresses {
                 match self.ask_to_join(peers, address).await {
                     Ok(()) => return,
-                    Err(Hindrance::Exists(..)) => {}
-                    Err(Hindrance::Waiting(reason)) => hindrance = Some(reason),
+                    Err(BootstrapError::Exists(..)) => {}
+                    Err(BootstrapError::Waiting(reason)) => problem = Some(reason),
                 }
             }
-            if let Some(reason) = hindrance.filter(|_| rounds % ROUNDS_PER_LINE == ROUNDS_PER_LINE - 1) {
+            if let Some(reason) = problem.filter(|_| rounds % ROUNDS_PER_LINE == ROUNDS_PER_LINE - 1) {
                 tracing::info!("This node has not been admitted to a cluster yet: {reason}");
             }
             rounds += 1;
@@ -239,21 +239,21 @@ impl Founding {
     }
 
     /// Asks a member, and then the leader that it names.
-    async fn ask_to_join(&self, peers: &Peers, address: &str) -> Result<(), Hindrance> {
+    async fn ask_to_join(&self, peers: &Peers, address: &str) -> Result<(), BootstrapError> {
         match self.ask_for_a_place(peers, address).await? {
             None => Ok(()),
             Some(leader) => match self.ask_for_a_place(peers, &leader).await? {
                 None => Ok(()),
                 Some(other) => {
-                    Err(Hindrance::Waiting(format!("{address} names {leader} as the leader, and that {other}")))
+                    Err(BootstrapError::Waiting(format!("{address} names {leader} as the leader, and that {other}")))
                 }
             },
         }
     }
 
     /// Asks one node. Returns the address of the leader if another node leads.
-    async fn ask_for_a_place(&self, peers: &Peers, address: &str) -> Result<Option<String>, Hindrance> {
-        let waiting = |reason: &str| Hindrance::Waiting(format!("{address}: {reason}"));
+    async fn ask_for_a_place(&self, peers: &Peers, address: &str) -> Result<Option<String>, BootstrapError> {
+        let waiting = |reason: &str| BootstrapError::Waiting(format!("{address}: {reason}"));
         let found = self.probe(peers, "a member", address).await?;
         // That node has no history: the cluster is being bootstrapped, and this node may be among its initial nodes.
         if !found.initialized || found.cluster_id.is_empty() {
@@ -285,17 +285,21 @@ impl Founding {
         self.take(identity).await.map(|()| None).map_err(|status| waiting(status.message()))
     }
 
-    async fn round(&self, peers: &Peers, initial: &[(String, String)]) -> Result<BTreeMap<u64, NodeRecord>, Hindrance> {
+    async fn round(
+        &self,
+        peers: &Peers,
+        initial: &[(String, String)],
+    ) -> Result<BTreeMap<u64, NodeRecord>, BootstrapError> {
         let mut answers = Vec::with_capacity(initial.len());
         for (name, address) in initial {
             let answer =
                 if *name == self.advertised.name { self.describe() } else { self.probe(peers, name, address).await? };
             if answer.name != *name {
                 let reason = format!("{address} is called {:?}, CHAT_INITIAL_NODES says {name:?}", answer.name);
-                return Err(Hindrance::Waiting(reason));
+                return Err(BootstrapError::Waiting(reason));
             }
             if answer.initialized {
-                return Err(Hindrance::Exists(answer.name, answer.cluster_id));
+                return Err(BootstrapError::Exists(answer.name, answer.cluster_id));
             }
             answers.push(answer);
         }
@@ -306,9 +310,9 @@ impl Founding {
         let mut members = BTreeMap::new();
         for (position, ((name, address), answer)) in initial.iter().zip(answers).enumerate() {
             let node_id = position as u64 + 1;
-            let request = wire::FoundRequest { cluster_id: cluster_id.clone(), node_id, name: name.clone() };
+            let request = wire::BootstrapRequest { cluster_id: cluster_id.clone(), node_id, name: name.clone() };
             if *name == self.advertised.name {
-                self.accept(request).await.map_err(|status| Hindrance::Waiting(status.message().to_owned()))?;
+                self.accept(request).await.map_err(|status| BootstrapError::Waiting(status.message().to_owned()))?;
             } else {
                 self.give(peers, name, address, request).await?;
             }
@@ -324,7 +328,7 @@ impl Founding {
         Ok(members)
     }
 
-    /// Checks whether this node belongs to another cluster than the one that `initial` (as for [`Founding::found`])
+    /// Checks whether this node belongs to another cluster than the one that `initial` (as for [`Bootstrap::run`])
     /// forms now. Returns the ids of both as soon as a majority of all nodes belongs to that other one, and `None` as
     /// soon as a majority belongs to this node's own.
     pub async fn other_cluster(&self, peers: &Peers, initial: &[(String, String)]) -> Option<(String, String)> {
@@ -336,7 +340,7 @@ impl Founding {
         }
     }
 
-    /// One round of [`Founding::other_cluster`]. The outer `None`: not decided yet.
+    /// One round of [`Bootstrap::other_cluster`]. The outer `None`: not decided yet.
     pub async fn compare(&self, peers: &Peers, initial: &[(String, String)]) -> Option<Option<(String, String)>> {
         let own = self.log.identity()?.cluster_id;
         let others = initial.iter().filter(|(name, _)| *name != self.advertised.name);
@@ -350,8 +354,8 @@ impl Founding {
         Some((named != own).then_some((own, named)))
     }
 
-    async fn probe(&self, peers: &Peers, name: &str, address: &str) -> Result<wire::ProbeResponse, Hindrance> {
-        let waiting = |reason: String| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
+    async fn probe(&self, peers: &Peers, name: &str, address: &str) -> Result<wire::ProbeResponse, BootstrapError> {
+        let waiting = |reason: String| BootstrapError::Waiting(format!("{name} at {address}: {reason}"));
         probe(peers, &self.credentials, &self.advertised.name, address).await.map_err(waiting)
     }
 
@@ -360,11 +364,11 @@ impl Founding {
         peers: &Peers,
         name: &str,
         address: &str,
-        request: wire::FoundRequest,
-    ) -> Result<(), Hindrance> {
-        let waiting = |reason: &str| Hindrance::Waiting(format!("{name} at {address}: {reason}"));
+        request: wire::BootstrapRequest,
+    ) -> Result<(), BootstrapError> {
+        let waiting = |reason: &str| BootstrapError::Waiting(format!("{name} at {address}: {reason}"));
         let mut client = peers.client(address, Lane::Control).map_err(|status| waiting(status.message()))?;
-        match timeout(ANSWER_TIMEOUT, client.found(self.sign(request))).await {
+        match timeout(ANSWER_TIMEOUT, client.bootstrap(self.sign(request))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(waiting(status.message())),
             Err(_) => Err(waiting("no answer")),
@@ -407,7 +411,7 @@ pub async fn members_alive(
 }
 
 /// Why a round did not succeed.
-enum Hindrance {
+enum BootstrapError {
     /// A node has history: its name and its cluster id.
     Exists(String, String),
     /// The round cannot succeed yet, for this reason.

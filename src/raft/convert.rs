@@ -168,7 +168,7 @@ pub(super) fn append_request(request: wire::AppendRequest) -> Result<AppendEntri
 pub(super) fn append_request_pb(
     request: &AppendEntriesRequest<TypeConfig>,
     quorum_age: Option<Duration>,
-    promised: Option<wire::Promise>,
+    commitment: Option<wire::Commitment>,
     durable_end: u64,
 ) -> wire::AppendRequest {
     wire::AppendRequest {
@@ -177,7 +177,7 @@ pub(super) fn append_request_pb(
         entries: request.entries.iter().map(entry_pb).collect(),
         leader_commit: request.leader_commit.as_ref().map(log_id_pb),
         quorum_age_ms: quorum_age.map(|age| age.as_millis() as u64),
-        promised,
+        commitment,
         durable_end,
         your_clock_ms: None,
     }
@@ -235,12 +235,15 @@ pub(super) fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<Typ
     Ok(converted)
 }
 
-pub(super) fn vote_request_pb(request: &VoteRequest<TypeConfig>, promised: Option<wire::Promise>) -> wire::VoteRequest {
+pub(super) fn vote_request_pb(
+    request: &VoteRequest<TypeConfig>,
+    commitment: Option<wire::Commitment>,
+) -> wire::VoteRequest {
     wire::VoteRequest {
         vote: Some(vote_pb(&request.vote)),
         last_log_id: request.last_log_id.as_ref().map(log_id_pb),
         leadership_transfer: request.leadership_transfer,
-        promised,
+        commitment,
     }
 }
 

@@ -230,7 +230,7 @@ impl Node {
 
     /// Time since `id` last answered this leader; `None` if it has not answered since this node leads.
     fn silence(&self, id: u64) -> Option<Duration> {
-        self.overview_here().peers.iter().find(|peer| peer.node_id == id).and_then(|peer| peer.silent)
+        self.cluster_health_here().peers.iter().find(|peer| peer.node_id == id).and_then(|peer| peer.silent)
     }
 
     /// Starts a transfer on the leader.
@@ -260,9 +260,9 @@ impl Node {
 
     /// The voter with the most log, among those that answered within `silence_max` and that `may` lead.
     pub(super) fn best_successor(&self, view: &View, silence_max: Duration, may: impl Fn(u64) -> bool) -> Option<u64> {
-        let overview = self.overview_here();
+        let cluster_health = self.cluster_health_here();
         let is_voter = |id: u64| view.member(id).is_some_and(|peer| peer.voter);
-        overview
+        cluster_health
             .peers
             .iter()
             .filter(|peer| peer.node_id != self.inner.identity.node_id && is_voter(peer.node_id) && may(peer.node_id))

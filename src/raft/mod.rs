@@ -10,7 +10,7 @@
 //!   entries before its own fsync, so a restart could otherwise use a log id twice.
 //! - The state machine is never ahead of this node's durable log (`state_machine`).
 //! - A node whose state differs from that of a majority detects it and stops (`auditor`).
-//! - A node whose files are older than its commitments to others takes no part (`promises`).
+//! - A node whose files are older than its commitments to others takes no part (`commitments`).
 //! - The saved committed position is never ahead of the entries (`storage::log`).
 //!
 //! Does not cover: the meaning of commands (`storage`), and the permission to send them (`api`).
@@ -24,6 +24,7 @@ mod eraser;
 mod error;
 mod freshness;
 // Built with the tests as well, since these are built more often than the fuzz targets.
+mod commitments;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod hand_over;
@@ -33,7 +34,6 @@ mod members;
 mod network;
 mod node;
 pub mod peers;
-mod promises;
 mod proposer;
 mod read_gate;
 mod retention;
@@ -52,7 +52,7 @@ pub use admission::{Rate, Rates};
 pub use attempts::{AttemptKey, AttemptLimiter};
 pub use auditor::{Comparison, DigestStatus};
 pub use error::{MemberError, ProposeError, ReadError, Refusal, StartError, TransferError};
-pub use node::{Leading, Node, NodeStatus, Overview, PeerHealth};
+pub use node::{ClusterHealth, Leading, Node, NodeStatus, PeerHealth};
 pub use proposer::Proposals;
 pub use service::PeerService;
 pub use slow_disk::DiskStatus;

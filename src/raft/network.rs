@@ -29,11 +29,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 
 use super::{
+    commitments::{Commitment, Commitments},
     convert::{self, Malformed},
     freshness::{Clocks, QuorumAge},
     hand_over::Declined,
     peers::{Credentials, Lane, Peers},
-    promises::{Promise, Promises},
     snapshots::SnapshotHandle,
     space::Space,
     state_machine::Observer,
@@ -74,7 +74,7 @@ pub(super) struct AppendContext {
     /// Estimates of the followers' clocks.
     pub clocks: Clocks,
     /// Commitments of the followers.
-    pub promises: Promises,
+    pub commitments: Commitments,
     /// This node's log, which gives the end of its durable part.
     pub log: LogDb,
     /// Followers that are low on space.
@@ -89,8 +89,8 @@ pub(super) struct AppendContext {
 
 impl AppendContext {
     fn with(&self, target: u64, request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
-        let promised = self.promises.of(target).map(Promise::to_pb);
-        let message = convert::append_request_pb(request, self.quorum_age.get(), promised, self.log.durable_end());
+        let commitment = self.commitments.of(target).map(Commitment::to_pb);
+        let message = convert::append_request_pb(request, self.quorum_age.get(), commitment, self.log.durable_end());
         wire::AppendRequest { your_clock_ms: self.clocks.of(target), ..message }
     }
 }
@@ -155,8 +155,8 @@ impl PeerClient {
         request: &VoteRequest<TypeConfig>,
     ) -> Result<(RaftServiceClient<Channel>, Request<wire::VoteRequest>), RpcError> {
         let client = self.peers.member(self.target, &self.address, Lane::Control).map_err(rpc_error)?;
-        let promised = self.context.promises.of(self.target).map(Promise::to_pb);
-        Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request, promised))))
+        let commitment = self.context.commitments.of(self.target).map(Commitment::to_pb);
+        Ok((client, self.credentials.sign(self.target, convert::vote_request_pb(request, commitment))))
     }
 
     /// Makes a single call with a deadline.
@@ -250,12 +250,12 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             // Only the stream itself waits for this call, and a follower may be far away.
             let option = RPCOption::new(STREAM_SILENCE_MAX.max(option.hard_ttl()));
             let response = self.call(RPCTypes::AppendEntries, &option, client.stream_append(message)).await?;
-            let (promises, target) = (self.context.promises.clone(), self.target);
+            let (commitments, target) = (self.context.commitments.clone(), self.target);
             let responses = watch_for_silence(response, outstanding);
             Ok(Box::pin(responses.inspect(move |response| {
                 if let Ok(Ok(accepted)) = response {
                     replication.acknowledged(*accepted);
-                    promises.note(target, Promise::of_entry(&vote, *accepted));
+                    commitments.note(target, Commitment::of_entry(&vote, *accepted));
                 }
             })))
         })
@@ -269,7 +269,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let (mut client, message) = self.vote_call(&request)?;
         let response = self.call(RPCTypes::Vote, &option, client.vote(message)).await?;
         if response.granted {
-            self.context.promises.note(self.target, Promise::of_vote(&request.vote));
+            self.context.commitments.note(self.target, Commitment::of_vote(&request.vote));
         }
         convert::vote_response(response).map_err(malformed)
     }

@@ -15,12 +15,12 @@ use super::{
     admission::{Admission, RefusalCounts},
     attempts::AttemptLimiter,
     auditor::Auditor,
+    commitments::Commitments,
     convert,
     error::{ProposeError, ReadError, Refusal},
     freshness::{Freshness, QuorumAge},
     hand_over::HandOvers,
     peers::{Credentials, Lane, Peers},
-    promises::Promises,
     proposer::{AttemptError, Claim, Job, ProposalCounts, Proposals},
     read_gate::{ReadIndex, Waiter},
     slow_disk::Disk,
@@ -60,14 +60,14 @@ pub struct PeerHealth {
 
 /// Health of all members, as seen by the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
+pub struct ClusterHealth {
     /// The leader's term.
     pub term: u64,
     /// All members, the leader included.
     pub peers: Vec<PeerHealth>,
 }
 
-impl Overview {
+impl ClusterHealth {
     /// How many more of the voters among `members` may fail before the quorum is lost. A voter that has been silent for
     /// longer than `silence_max` counts as failed.
     pub fn failures_tolerated(&self, members: &[Peer], silence_max: Duration) -> u32 {
@@ -87,7 +87,7 @@ pub struct Leading {
     /// Time since the leader last had a quorum.
     pub quorum_age: Duration,
     /// Health of all members.
-    pub overview: Overview,
+    pub cluster_health: ClusterHealth,
 }
 
 /// Status of a node.
@@ -136,7 +136,7 @@ pub(super) struct Inner {
     pub read_index: ReadIndex,
     pub freshness: Arc<Freshness>,
     pub quorum_age: QuorumAge,
-    pub promises: Promises,
+    pub commitments: Commitments,
     pub peers: Arc<Peers>,
     pub credentials: Credentials,
     /// How long a command or a read waits for a leader before it fails with `NoLeader`.
@@ -194,38 +194,40 @@ impl Node {
         let command = codec::encode_command(&command);
         intake::check(&command).map_err(|problem| ProposeError::Unfit(problem.to_string()))?;
         let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
-        let mut doubt: Option<String> = None;
+        let mut unknown: Option<String> = None;
         loop {
             let error = match self.attempt((account, command.clone()), trace, false, deadline).await {
-                Ok(outcome) => return settle(outcome, doubt),
+                Ok(outcome) => return resolve(outcome, unknown),
                 Err(error) => error,
             };
             let limit = match error {
                 // An earlier attempt with an unknown outcome may have been applied.
                 Attempt::Refused(refusal) => {
-                    return Err(doubt.map_or(ProposeError::Refused(refusal), ProposeError::OutcomeUnknown));
+                    return Err(unknown.map_or(ProposeError::Refused(refusal), ProposeError::OutcomeUnknown));
                 }
-                Attempt::Overloaded => return Err(doubt.map_or(ProposeError::Overloaded, ProposeError::OutcomeUnknown)),
+                Attempt::Overloaded => {
+                    return Err(unknown.map_or(ProposeError::Overloaded, ProposeError::OutcomeUnknown));
+                }
                 Attempt::Unfit(reason) => {
-                    return Err(doubt.map_or(ProposeError::Unfit(reason), ProposeError::OutcomeUnknown));
+                    return Err(unknown.map_or(ProposeError::Unfit(reason), ProposeError::OutcomeUnknown));
                 }
-                Attempt::Stopped => return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown)),
-                Attempt::NotLeader if doubt.is_none() => give_up_on_leader,
+                Attempt::Stopped => return Err(unknown.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown)),
+                Attempt::NotLeader if unknown.is_none() => give_up_on_leader,
                 Attempt::NotLeader => deadline,
                 Attempt::Unknown(reason) => {
-                    doubt = Some(reason);
+                    unknown = Some(reason);
                     deadline
                 }
             };
             if !view::wait_for_change(&self.inner.view, RETRY_DELAY).await {
-                return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
+                return Err(unknown.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
             }
             let has_leader = self.has_leader(limit).await;
             if self.inner.hand_overs.waits_are_over() {
-                return Err(doubt.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
+                return Err(unknown.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
             }
             if !has_leader || Instant::now() >= limit {
-                return Err(doubt.map_or(ProposeError::NoLeader, ProposeError::OutcomeUnknown));
+                return Err(unknown.map_or(ProposeError::NoLeader, ProposeError::OutcomeUnknown));
             }
         }
     }
@@ -423,20 +425,20 @@ impl Node {
         if !self.inner.view.borrow().is_leader() || !self.is_led() {
             return None;
         }
-        Some(Leading { quorum_age: self.inner.quorum_age.get()?, overview: self.overview_here() })
+        Some(Leading { quorum_age: self.inner.quorum_age.get()?, cluster_health: self.cluster_health_here() })
     }
 
     /// Health of all members, requested from the leader.
     ///
     /// # Errors
     /// There is no leader, or it does not answer before `deadline`.
-    pub async fn overview(&self, deadline: Instant) -> Result<Overview, ReadError> {
+    pub async fn cluster_health(&self, deadline: Instant) -> Result<ClusterHealth, ReadError> {
         let view = self.inner.view.borrow().clone();
         if !self.is_led() {
             return Err(ReadError::NoLeader);
         }
         if view.is_leader() {
-            return Ok(self.overview_here());
+            return Ok(self.cluster_health_here());
         }
         let leader = view.leader().ok_or(ReadError::NoLeader)?;
         let mut client = self
@@ -444,8 +446,8 @@ impl Node {
             .peers
             .member(leader.node_id, &leader.peer_address, Lane::Control)
             .map_err(|_| ReadError::NoLeader)?;
-        let request = self.inner.credentials.sign(leader.node_id, wire::OverviewRequest {});
-        let response = match timeout_at(deadline, client.overview(request)).await {
+        let request = self.inner.credentials.sign(leader.node_id, wire::ClusterHealthRequest {});
+        let response = match timeout_at(deadline, client.cluster_health(request)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(_)) => return Err(ReadError::NoLeader),
             Err(_) => return Err(ReadError::Deadline),
@@ -455,7 +457,7 @@ impl Node {
             silent: peer.silent_ms.map(Duration::from_millis),
             lag_entries: peer.lag_entries,
         });
-        Ok(Overview { term: response.term, peers: peers.collect() })
+        Ok(ClusterHealth { term: response.term, peers: peers.collect() })
     }
 
     /// The longest silence of a follower that still counts as healthy.
@@ -464,7 +466,7 @@ impl Node {
     }
 
     /// Health of all members as seen by this node. Meaningful only on the leader.
-    pub(super) fn overview_here(&self) -> Overview {
+    pub(super) fn cluster_health_here(&self) -> ClusterHealth {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let own = self.inner.identity.node_id;
         let last = metrics.last_log_index;
@@ -480,7 +482,7 @@ impl Node {
                 lag_entries: matched.and_then(|matched| Some(last?.saturating_sub(matched.index))),
             }
         });
-        Overview { term: metrics.current_term, peers: peers.collect() }
+        ClusterHealth { term: metrics.current_term, peers: peers.collect() }
     }
 
     /// Builds a snapshot on this node and waits for it. Returns the index of the last entry in it.
@@ -548,8 +550,8 @@ pub(super) enum Attempt {
 }
 
 /// After an attempt with an unknown outcome, a missing session may have been closed by that very attempt.
-fn settle(outcome: Outcome, doubt: Option<String>) -> Result<Outcome, ProposeError> {
-    match (outcome, doubt) {
+fn resolve(outcome: Outcome, unknown: Option<String>) -> Result<Outcome, ProposeError> {
+    match (outcome, unknown) {
         (Outcome::Rejected(Rejection::SessionUnknown), Some(reason)) => Err(ProposeError::OutcomeUnknown(reason)),
         (outcome, _) => Ok(outcome),
     }

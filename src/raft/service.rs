@@ -1,6 +1,6 @@
 //! The peer port: the calls that other nodes make to this one.
 //!
-//! The port is served before this node belongs to a cluster. Until the node runs, only `Probe` and `Found` are
+//! The port is served before this node belongs to a cluster. Until the node runs, only `Probe` and `Bootstrap` are
 //! answered.
 
 use std::{
@@ -17,13 +17,13 @@ use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    bootstrap::Founding,
+    bootstrap::Bootstrap,
+    commitments::Commitment,
     convert,
     error::Refusal,
     freshness::Freshness,
     node::{Attempt, Node},
     peers::{Credentials, MESSAGE_BYTES_MAX},
-    promises::Promise,
     proposer::{BATCH_MAX, NOT_APPENDED, UNFIT},
     snapshots::SnapshotStore,
     types::{LogId, Snapshot, Vote},
@@ -52,16 +52,16 @@ pub struct PeerService {
 }
 
 struct Inner {
-    founding: Founding,
+    bootstrap: Bootstrap,
     running: OnceLock<(Node, Arc<SnapshotStore>)>,
     /// Permit to receive a snapshot. One is received at a time, because it takes disk space and a full check.
     receiving: Semaphore,
 }
 
 impl PeerService {
-    /// A service that answers only `Probe` and `Found` until [`PeerService::run`] is called.
-    pub fn new(founding: Founding) -> Self {
-        Self { inner: Arc::new(Inner { founding, running: OnceLock::new(), receiving: Semaphore::new(1) }) }
+    /// A service that answers only `Probe` and `Bootstrap` until [`PeerService::run`] is called.
+    pub fn new(bootstrap: Bootstrap) -> Self {
+        Self { inner: Arc::new(Inner { bootstrap, running: OnceLock::new(), receiving: Semaphore::new(1) }) }
     }
 
     /// Starts to answer for `node`.
@@ -294,12 +294,12 @@ impl RaftService for PeerService {
             let message = message.ok()?;
             sent_by(sender, message.vote.as_ref()).ok()?;
             let led = led_at(&hearing.inner.freshness, &message);
-            let (promised, end) = (message.promised, message.durable_end);
+            let (commitment, end) = (message.commitment, message.durable_end);
             let bytes = entry_bytes(&message);
             let request = convert::append_request(message).ok()?;
             hearing.must_be_another(&request.vote).ok()?;
             hearing.remember_leader(&request.vote, end);
-            if !hearing.keeps(promised) || hearing.must_take(bytes).is_err() {
+            if !hearing.keeps(commitment) || hearing.must_take(bytes).is_err() {
                 return None;
             }
             hearing.hear_of_leader(&request.vote);
@@ -319,12 +319,12 @@ impl RaftService for PeerService {
         sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
         let led = led_at(&node.inner.freshness, request.get_ref());
         let quorum_age = request.get_ref().quorum_age_ms.map(Duration::from_millis);
-        let (promised, end) = (request.get_ref().promised, request.get_ref().durable_end);
+        let (commitment, end) = (request.get_ref().commitment, request.get_ref().durable_end);
         let bytes = entry_bytes(request.get_ref());
         let message = convert::append_request(request.into_inner()).map_err(malformed)?;
         node.must_be_another(&message.vote)?;
         node.remember_leader(&message.vote, end);
-        node.must_keep(promised)?;
+        node.must_keep(commitment)?;
         node.must_take(bytes)?;
         node.refuse_deaf_leader(message.entries.is_empty(), quorum_age)?;
         let committed = message.leader_commit;
@@ -342,7 +342,7 @@ impl RaftService for PeerService {
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let node = self.node(&request)?;
         sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
-        node.must_keep(request.get_ref().promised)?;
+        node.must_keep(request.get_ref().commitment)?;
         let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
         node.must_be_another(&message.vote)?;
         node.remember_leader(&message.vote, 0);
@@ -353,7 +353,7 @@ impl RaftService for PeerService {
     async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let node = self.node(&request)?;
         sent_by(Credentials::sender(&request), request.get_ref().vote.as_ref())?;
-        node.must_keep(request.get_ref().promised)?;
+        node.must_keep(request.get_ref().commitment)?;
         let message = convert::vote_request(request.into_inner()).map_err(malformed)?;
         node.must_be_another(&message.vote)?;
         let response = node.inner.raft.pre_vote(message).await.map_err(fatal)?;
@@ -431,7 +431,7 @@ impl RaftService for PeerService {
         let (mut refused, mut refusals) = (0, Vec::new());
         let results = join_all(attempts).await;
         let total = results.len();
-        let mut doubt = None;
+        let mut unknown = None;
         for result in results {
             match result {
                 Ok(outcome) => outcomes.push(codec::encode_outcome(&outcome)),
@@ -444,13 +444,13 @@ impl RaftService for PeerService {
                     refusals.push(not_appended_pb(outcomes.len()));
                     outcomes.push(pb::Outcome::default());
                 }
-                Err(Attempt::Unfit(reason) | Attempt::Unknown(reason)) => doubt = Some(reason),
+                Err(Attempt::Unfit(reason) | Attempt::Unknown(reason)) => unknown = Some(reason),
             }
         }
         if refused == total {
             return Err(Status::failed_precondition("this node is not the leader, or takes no more commands"));
         }
-        if let Some(reason) = doubt {
+        if let Some(reason) = unknown {
             return Err(Status::aborted(reason));
         }
         Ok(Response::new(wire::ProposeResponse { outcomes, refusals }))
@@ -467,21 +467,21 @@ impl RaftService for PeerService {
         }
     }
 
-    async fn overview(
+    async fn cluster_health(
         &self,
-        request: Request<wire::OverviewRequest>,
-    ) -> Result<Response<wire::OverviewResponse>, Status> {
+        request: Request<wire::ClusterHealthRequest>,
+    ) -> Result<Response<wire::ClusterHealthResponse>, Status> {
         let node = self.node(&request)?;
         if !node.inner.view.borrow().is_leader() {
             return Err(Status::failed_precondition("this node is not the leader"));
         }
-        let overview = node.overview_here();
-        let peers = overview.peers.into_iter().map(|peer| wire::PeerHealth {
+        let cluster_health = node.cluster_health_here();
+        let peers = cluster_health.peers.into_iter().map(|peer| wire::PeerHealth {
             node_id: peer.node_id,
             silent_ms: peer.silent.map(|silent| silent.as_millis() as u64),
             lag_entries: peer.lag_entries,
         });
-        Ok(Response::new(wire::OverviewResponse { peers: peers.collect(), term: overview.term }))
+        Ok(Response::new(wire::ClusterHealthResponse { peers: peers.collect(), term: cluster_health.term }))
     }
 
     async fn count_attempt(
@@ -533,17 +533,17 @@ impl RaftService for PeerService {
         Ok(Response::new(node.join(request.into_inner()).await?))
     }
 
-    async fn standing(
+    async fn check_membership(
         &self,
-        request: Request<wire::StandingRequest>,
-    ) -> Result<Response<wire::StandingResponse>, Status> {
+        request: Request<wire::CheckMembershipRequest>,
+    ) -> Result<Response<wire::CheckMembershipResponse>, Status> {
         let node = self.about_itself(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
         }
         let is_member = node.standing_here(request.node_id).await?;
-        Ok(Response::new(wire::StandingResponse { is_member }))
+        Ok(Response::new(wire::CheckMembershipResponse { is_member }))
     }
 
     async fn r#move(&self, request: Request<wire::MoveRequest>) -> Result<Response<wire::MoveResponse>, Status> {
@@ -555,26 +555,32 @@ impl RaftService for PeerService {
         Ok(Response::new(node.moved(request).await?))
     }
 
-    async fn recall(&self, request: Request<wire::RecallRequest>) -> Result<Response<wire::RecallResponse>, Status> {
+    async fn get_commitments(
+        &self,
+        request: Request<wire::GetCommitmentsRequest>,
+    ) -> Result<Response<wire::GetCommitmentsResponse>, Status> {
         let node = self.about_itself(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
         }
-        // A node that no longer belongs to the cluster learns that from `Standing` instead.
+        // A node that no longer belongs to the cluster learns that from `CheckMembership` instead.
         let is_member = node.inner.view.borrow().member(request.node_id).is_some();
-        let promise = node.inner.promises.of(request.node_id).filter(|_| is_member).map(Promise::to_pb);
-        Ok(Response::new(wire::RecallResponse { promise }))
+        let commitment = node.inner.commitments.of(request.node_id).filter(|_| is_member).map(Commitment::to_pb);
+        Ok(Response::new(wire::GetCommitmentsResponse { commitment }))
     }
 
     async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeResponse>, Status> {
         Credentials::check_sender(&request, |_| None)?;
-        Ok(Response::new(self.inner.founding.describe()))
+        Ok(Response::new(self.inner.bootstrap.describe()))
     }
 
-    async fn found(&self, request: Request<wire::FoundRequest>) -> Result<Response<wire::FoundResponse>, Status> {
+    async fn bootstrap(
+        &self,
+        request: Request<wire::BootstrapRequest>,
+    ) -> Result<Response<wire::BootstrapResponse>, Status> {
         Credentials::check_sender(&request, |_| None)?;
-        self.inner.founding.accept(request.into_inner()).await?;
-        Ok(Response::new(wire::FoundResponse {}))
+        self.inner.bootstrap.accept(request.into_inner()).await?;
+        Ok(Response::new(wire::BootstrapResponse {}))
     }
 }

@@ -422,7 +422,7 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
         let led_lately = led_last.is_some_and(|at| at.elapsed() < HAND_OVER_INTERVAL);
         let leads = elapsed_with(now.is_leader().then_some(now.term), &mut leads_since);
         let troubled = elapsed_with((led_lately && space.is_low()).then_some(()), &mut troubled_since);
-        let rooms = space.rooms(own, &now, &node.overview_here().peers, leads, lately);
+        let rooms = space.rooms(own, &now, &node.cluster_health_here().peers, leads, lately);
         let growth = match now.is_leader() {
             true => decide(space.own_room(), &rooms.iter().map(|(_, room)| *room).collect::<Vec<_>>(), troubled),
             // Applies for the moment after this node becomes leader.

@@ -12,7 +12,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::{
     admission::{Admission, Rates},
     auditor::{self, Auditor},
-    bootstrap::Founding,
+    bootstrap::Bootstrap,
+    commitments::{self, Commitments, Held},
     convert, eraser,
     error::StartError,
     freshness::{Clocks, Freshness, QuorumAge},
@@ -23,7 +24,6 @@ use super::{
     network::{AppendContext, NetworkFactory},
     node::{Inner, Node},
     peers::{Credentials, Peers},
-    promises::{self, Held, Promises},
     proposer::{self, ProposalCounts, Proposer},
     read_gate::{self, ReadIndex},
     retention::Retention,
@@ -82,7 +82,7 @@ pub struct Parts {
     /// Identity of the node.
     pub identity: Identity,
     /// Advertised name and addresses of the node, and the state of its bootstrap.
-    pub founding: Founding,
+    pub bootstrap: Bootstrap,
     /// Timing and sizes.
     pub settings: Settings,
     /// The node's log.
@@ -101,7 +101,7 @@ pub struct Parts {
     pub credentials: Credentials,
     /// Seed addresses: peer addresses of nodes that may have this one as a member, in addition to the members in its
     /// state.
-    pub acquaintances: Vec<String>,
+    pub seed_addresses: Vec<String>,
     /// Record of the first failure of the node's files.
     pub failure: FirstFailure,
     /// Recorder of the spans of traced messages.
@@ -161,7 +161,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
     let disk = Disk { log: parts.log.clone(), state: parts.state.clone() };
     let state = parts.state.applied().map_err(StartError::Storage)?;
     let held = Held::now(&parts.log, state.log_id.map(convert::log_id));
-    promises::recall(&parts, &state.membership, &held).await.map_err(StartError::Storage)?;
+    commitments::check(&parts, &state.membership, &held).await.map_err(StartError::Storage)?;
     let (applied_sender, applied) = watch::channel(state.log_id.map(convert::log_id));
     let auditor = Arc::new(Auditor::new(parts.identity.node_id, &state, Arc::clone(&parts.sink)));
     let (observer, traced) = (Arc::clone(&parts.sink), Traced::new(parts.tracer));
@@ -177,13 +177,14 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         parts.failure.clone(),
         Arc::clone(&traced),
     );
-    let (quorum_age, promises, refusals, hand_overs): (QuorumAge, Promises, Arc<_>, HandOvers) = Default::default();
+    let (quorum_age, commitments, refusals, hand_overs): (QuorumAge, Commitments, Arc<_>, HandOvers) =
+        Default::default();
     let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
     let context = AppendContext {
         clocks: Clocks::default(),
         declined: hand_overs.declined(),
         quorum_age: quorum_age.clone(),
-        promises: promises.clone(),
+        commitments: commitments.clone(),
         log: parts.log.clone(),
         space: space.clone(),
         observer,
@@ -232,7 +233,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         read_index,
         freshness: Arc::new(Freshness::default()),
         quorum_age,
-        promises,
+        commitments,
         peers: parts.peers,
         credentials: parts.credentials,
         leader_wait: parts.settings.election_max * 3,
@@ -250,7 +251,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         handovers: AtomicU64::new(0),
     });
     let node = Node { inner };
-    spawn_keepers(&node, (auditor, readers, parts.data_dir), &parts.settings, (&parts.founding, parts.acquaintances));
+    spawn_keepers(&node, (auditor, readers, parts.data_dir), &parts.settings, (&parts.bootstrap, parts.seed_addresses));
     Ok((node, snapshots))
 }
 
@@ -259,9 +260,9 @@ fn spawn_keepers(
     node: &Node,
     (auditor, readers, dir): (Arc<Auditor>, Arc<Readers>, PathBuf),
     settings: &Settings,
-    (founding, acquaintances): (&Founding, Vec<String>),
+    (bootstrap, seed_addresses): (&Bootstrap, Vec<String>),
 ) {
-    members::moves::follow(node, founding, acquaintances);
+    members::moves::follow(node, bootstrap, seed_addresses);
     tokio::spawn(space::watch(node.clone(), dir, settings.space_reserve_bytes));
     tokio::spawn(auditor::run(Arc::downgrade(&node.inner), auditor, settings.digest_interval));
     tokio::spawn(eraser::run(Arc::downgrade(&node.inner), readers));

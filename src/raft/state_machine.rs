@@ -125,7 +125,7 @@ impl StateMachineAdapter {
             self.report_malformed(&applied);
         }
         if let Some(divergence) = self.auditor.applied(&applied) {
-            return Err(self.condemn(divergence).await);
+            return Err(self.mark_diverged(divergence).await);
         }
         // Recorded before the subscribers are notified, since the work for them comes afterwards.
         self.traced.applied((first, last.index), (began, ended));
@@ -153,14 +153,14 @@ impl StateMachineAdapter {
     }
 
     /// Marks this node's state as wrong, so that it is not used any more. The returned error ends Raft on this node.
-    async fn condemn(&self, divergence: Divergence) -> io::Error {
+    async fn mark_diverged(&self, divergence: Divergence) -> io::Error {
         let Divergence { mark, revision, own, theirs, .. } = divergence;
         tracing::error!(
             mark, %revision, digest = %own, majority = %theirs,
             "This node's state differs from that of a majority; stopping"
         );
         let state = self.state.clone();
-        blocking::run(move || state.condemn(&divergence)).await.map_or_else(|error| error, io::Error::other)
+        blocking::run(move || state.mark_diverged(&divergence)).await.map_or_else(|error| error, io::Error::other)
     }
 
     /// Applies a small chunk at once, since a detour through another thread would take longer. Returns the entries if

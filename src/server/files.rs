@@ -15,9 +15,9 @@ use crate::{
     config::Config,
     raft::give_up_reserve_file,
     storage::{
-        Background, FirstFailure, GroupCommit, LogDb, Readers, SharedState, StateMachine, StorageError, new_cluster,
+        Background, FirstFailure, GroupCommit, LogDb, Readers, SharedState, StateMachine, StorageError, integrity,
+        new_cluster,
         private::{self, Narrowed},
-        trust,
     },
     telemetry::metrics::Metrics,
     trace::{Kind, Tracer},
@@ -62,20 +62,20 @@ pub(super) async fn open(
         }
         new_cluster::finish(&dir)?;
         let (log, machine) = open_trusted(&dir, &metrics, &tracer, &*background)?;
-        for name in trust::without_checksums(&dir)? {
+        for name in integrity::without_checksums(&dir)? {
             tracing::warn!(
                 "{name} has no checksums of its pages: an earlier version made it, and CHAT_DATA_DIR has no space for a copy \
                  of it. Make space and start the node again"
             );
         }
-        trust::running(&dir)?;
+        integrity::running(&dir)?;
         let running = Running(dir.clone());
         let (failed, state_failed) = watch::channel(false);
         let failure = FirstFailure::default();
         let commits = Box::new(Commits { metrics, first: failure.clone(), failed });
         let state = SharedState::in_background(machine, commits, &*background)?;
         let readers = Arc::new(Readers::of(state.clone(), READERS)?);
-        let lost = trust::had_history(&dir);
+        let lost = integrity::had_history(&dir);
         Ok(Files { log, state, readers, state_failed, failure, lost, _running: running, _lock: lock })
     });
     opening.await.map_err(|error| ServerError::Task(error.to_string()))?
@@ -94,7 +94,7 @@ impl Drop for Running {
 /// Records that the files are about to be closed. If that fails, or the process is killed first, the write-ahead logs
 /// still exist, and the next start reads them.
 pub(super) fn note_end(dir: &Path) {
-    if let Err(error) = trust::closed(dir) {
+    if let Err(error) = integrity::closed(dir) {
         tracing::warn!(%error, "The clean end of this process could not be recorded");
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn note_end(dir: &Path) {
 /// quarantines them.
 pub(super) fn note_damage(dir: &Path, failure: &FirstFailure) {
     let Some(damage) = failure.get().filter(|failure| failure.corrupt) else { return };
-    if let Err(error) = trust::doubt(dir, &damage.reason) {
+    if let Err(error) = integrity::mark_for_quarantine(dir, &damage.reason) {
         tracing::error!(%error, "The damage could not be recorded for the next start");
     }
 }
@@ -116,7 +116,7 @@ pub(super) async fn forget_aside(dir: PathBuf, erase_after: Duration) {
         tick.tick().await;
         let dir = dir.clone();
         // Earlier than `erase_after`, because the check that finds the files and their removal take time.
-        let forgotten = blocking::run(move || trust::forget_aside(&dir, erase_after / 4 * 3)).await;
+        let forgotten = blocking::run(move || integrity::forget_aside(&dir, erase_after / 4 * 3)).await;
         if let Ok(Err(error)) = forgotten {
             tracing::warn!(%error, "Quarantined files could not be removed");
         }
@@ -129,7 +129,7 @@ fn open_trusted(
     tracer: &Tracer,
     background: &dyn Background,
 ) -> Result<(LogDb, StateMachine), StorageError> {
-    if let Some(reason) = trust::doubts(dir)? {
+    if let Some(reason) = integrity::quarantine_reason(dir)? {
         set_aside(dir, &reason)?;
     }
     match open_and_verify(dir, metrics, tracer, background) {
@@ -159,7 +159,7 @@ fn open_and_verify(
     });
     let log = LogDb::open_in_background(dir, on_group, background)?;
     let verified = StateMachine::open(dir).and_then(|machine| {
-        trust::verify(dir, &log, &machine)?;
+        integrity::verify(dir, &log, &machine)?;
         Ok(machine)
     });
     match verified {
@@ -172,7 +172,7 @@ fn open_and_verify(
 }
 
 fn set_aside(dir: &Path, reason: &str) -> Result<(), StorageError> {
-    let aside = trust::move_aside(dir, reason)?;
+    let aside = integrity::move_aside(dir, reason)?;
     tracing::error!(
         aside = %aside.display(),
         "The files in CHAT_DATA_DIR failed their integrity checks ({reason}). They were moved aside; this node starts empty, under a new id"

@@ -48,7 +48,7 @@ use crate::{
     },
     raft::{
         self, Node, PeerService,
-        bootstrap::{Advertised, Founding},
+        bootstrap::{Advertised, Bootstrap},
         peers::{Credentials, Peers},
     },
     storage::{FirstFailure, LogDb, Readers, StorageError, Threads, private},
@@ -127,9 +127,9 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
         Credentials::new(cluster, id, &config.name, &config.peer_advertise).map_err(|_| ServerError::Credentials)
     };
     let unnamed = present("", 0)?;
-    let founding = Founding::new(files.log.clone(), advertised(&config), unnamed).after_loss(files.lost);
-    let founding = founding.with_token(config.joining.token.as_ref().map(JoinToken::expose));
-    let peer_service = PeerService::new(founding.clone());
+    let bootstrap = Bootstrap::new(files.log.clone(), advertised(&config), unnamed).after_loss(files.lost);
+    let bootstrap = bootstrap.with_token(config.joining.token.as_ref().map(JoinToken::expose));
+    let peer_service = PeerService::new(bootstrap.clone());
     let (close_peers, peers_closed) = watch::channel(false);
     let peer_gate = GatedPort::Peers.gate(&metrics);
     let peer_server = serve_peers(peer_tls.clone(), ports.peer, peer_gate, peer_service.clone(), peers_closed.clone());
@@ -146,7 +146,7 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
     let peers = Arc::new(Peers::new(protection::dialer(peer_tls.as_ref(), || host.dialer())?));
     tracing::info!("Waiting for the cluster: {}", awaited(&config));
     let joined = tokio::select! {
-        joined = join(&config, &founding, &peers, &files.log) => joined?,
+        joined = join(&config, &bootstrap, &peers, &files.log) => joined?,
         () = stop.asked() => {
             tracing::info!("Stopped before this node belonged to a cluster");
             return Ok(());
@@ -156,7 +156,7 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
     let readers = Arc::clone(&files.readers);
     let (node_id, to_ask) = (joined.identity.node_id, members_to_ask(&config));
     let parts = raft::Parts {
-        founding: founding.clone(),
+        bootstrap: bootstrap.clone(),
         identity: joined.identity,
         settings: raft_settings(&config),
         log: files.log,
@@ -166,7 +166,7 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
         sink: Arc::new(Fanout { hub: hub.clone(), metrics: metrics.clone() }),
         peers: Arc::clone(&peers),
         credentials,
-        acquaintances: to_ask.clone(),
+        seed_addresses: to_ask.clone(),
         failure: files.failure.clone(),
         tracer: tracer.clone(),
     };
@@ -193,7 +193,7 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
         () = stop.asked() => None,
         reason = node.failed() => Some(reason),
         reason = state_failed(files.state_failed, &files.failure) => Some(reason),
-        error = stray(&config, &founding, &peers) => return Err(error),
+        error = stray(&config, &bootstrap, &peers) => return Err(error),
         () = node.has_fellows(), if peer_tls.is_none() && !is_trusting => return Err(ServerError::Unprotected),
         () = node.removed(&to_ask) => return Err(ServerError::Removed { name: config.name, node_id }),
     };
@@ -337,25 +337,25 @@ fn members_to_ask(config: &Config) -> Vec<String> {
 }
 
 /// Waits until this node has an identity. The first of the initial nodes assigns the identities of all.
-async fn join(config: &Config, founding: &Founding, peers: &Peers, log: &LogDb) -> Result<Joined, ServerError> {
+async fn join(config: &Config, bootstrap: &Bootstrap, peers: &Peers, log: &LogDb) -> Result<Joined, ServerError> {
     tokio::select! {
-        joined = belong(config, founding, peers) => joined,
+        joined = belong(config, bootstrap, peers) => joined,
         error = log_failed(log) => Err(ServerError::Storage(error)),
     }
 }
 
-async fn belong(config: &Config, founding: &Founding, peers: &Peers) -> Result<Joined, ServerError> {
+async fn belong(config: &Config, bootstrap: &Bootstrap, peers: &Peers) -> Result<Joined, ServerError> {
     let initial = initial_nodes(config);
     // The others are contacted before anything is served. Usually they are either running or absent.
-    if let Some(Some((own, theirs))) = founding.compare(peers, &initial).await {
+    if let Some(Some((own, theirs))) = bootstrap.compare(peers, &initial).await {
         return Err(ServerError::OtherCluster { path: config.data_dir.clone(), own, theirs });
     }
     let is_founder = initial.first().is_some_and(|(name, _)| *name == config.name);
-    let members = if is_founder { founding.found(peers, &initial).await } else { None };
+    let members = if is_founder { bootstrap.run(peers, &initial).await } else { None };
     let to_ask = members_to_ask(config);
     let identity = tokio::select! {
-        identity = founding.identity() => identity,
-        () = founding.join(peers, &to_ask) => founding.identity().await,
+        identity = bootstrap.identity() => identity,
+        () = bootstrap.join(peers, &to_ask) => bootstrap.identity().await,
     };
     Ok(Joined { identity, members })
 }
@@ -381,8 +381,8 @@ async fn state_failed(mut failed: watch::Receiver<bool>, failure: &FirstFailure)
 }
 
 /// Returns when the data directory turns out to belong to another cluster than the other nodes.
-async fn stray(config: &Config, founding: &Founding, peers: &Peers) -> ServerError {
-    match founding.other_cluster(peers, &initial_nodes(config)).await {
+async fn stray(config: &Config, bootstrap: &Bootstrap, peers: &Peers) -> ServerError {
+    match bootstrap.other_cluster(peers, &initial_nodes(config)).await {
         Some((own, theirs)) => ServerError::OtherCluster { path: config.data_dir.clone(), own, theirs },
         None => std::future::pending().await,
     }

@@ -297,11 +297,11 @@ impl Counts {
 }
 
 fn leader_figures(node: &Node, status: &NodeStatus) -> Option<LeaderFigures> {
-    let Leading { quorum_age, overview } = node.leading()?;
-    let tolerated = overview.failures_tolerated(&status.members, node.healthy_silence_max());
+    let Leading { quorum_age, cluster_health } = node.leading()?;
+    let tolerated = cluster_health.failures_tolerated(&status.members, node.healthy_silence_max());
     let others = status.members.iter().filter(|member| member.node_id != status.node_id);
     let peers = others.map(|member| {
-        let health = overview.peers.iter().find(|health| health.node_id == member.node_id);
+        let health = cluster_health.peers.iter().find(|health| health.node_id == member.node_id);
         (member.name.clone(), health.and_then(|health| health.silent), health.and_then(|health| health.lag_entries))
     });
     Some(LeaderFigures { failures_tolerated: u64::from(tolerated), quorum_age, peers: peers.collect() })

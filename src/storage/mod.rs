@@ -36,7 +36,9 @@ mod divergence;
 mod error;
 mod failure;
 mod history;
+mod in_flight;
 pub mod intake;
+pub mod integrity;
 mod locks;
 mod log;
 pub mod new_cluster;
@@ -46,8 +48,6 @@ mod query;
 mod schema;
 mod shared;
 mod snapshot;
-pub mod trust;
-mod underway;
 
 pub use apply::{Applied, AppliedEntry, AppliedPayload, AppliedState, MalformedCommand, NotedDigest, StateMachine};
 pub use background::{Background, Threads, Turn, Work, Worker};

@@ -31,10 +31,10 @@ use super::apply::{AppliedEntry, AppliedPayload, AppliedState, StateMachine, rea
 use super::backup::{self, BackupMeta, verify_backup};
 use super::db;
 use super::error::{Context, StorageError};
+use super::integrity;
 use super::log::{Identity, LogDb};
 use super::private;
 use super::snapshot::{copy_file, copy_state, open_snapshot};
-use super::trust;
 use crate::chat::{Revision, TimeMs};
 use crate::proto::log::v1 as pb;
 
@@ -184,12 +184,12 @@ pub fn survey(dir: &Path) -> Result<Survey, StorageError> {
             return Err(refused(format!("there is no {name}")));
         }
     }
-    if let Some(reason) = trust::doubts(dir)? {
+    if let Some(reason) = integrity::quarantine_reason(dir)? {
         return Err(refused(format!("its files cannot be trusted: {reason}")));
     }
     let log = LogDb::open(dir, Box::new(|_| {}))?;
     let surveyed = StateMachine::open(dir).and_then(|machine| {
-        trust::verify(dir, &log, &machine)?;
+        integrity::verify(dir, &log, &machine)?;
         let identity = log.identity().ok_or_else(|| refused("the node has not belonged to a cluster".into()))?;
         let (state, snapshot) = newest_state(dir, &log, machine.applied())?;
         let (_, last) = log.bounds();
@@ -212,7 +212,7 @@ pub fn survey(dir: &Path) -> Result<Survey, StorageError> {
             Ok(())
         })?;
         // From here on the write-ahead logs may be missing, as after any clean shutdown.
-        trust::closed(dir)?;
+        integrity::closed(dir)?;
         Ok(survey)
     });
     log.close();
@@ -283,8 +283,8 @@ pub fn finish(dir: &Path) -> Result<(), StorageError> {
         db::sync_directory(dir)?;
     }
     if dir.join(DECIDED).exists() {
-        if trust::has_files(dir) {
-            trust::move_aside(dir, "the node became the start of a new cluster (chatd recover)")?;
+        if integrity::has_files(dir) {
+            integrity::move_aside(dir, "the node became the start of a new cluster (chatd recover)")?;
         }
         rename(dir, DECIDED, ARRIVING)?;
     }

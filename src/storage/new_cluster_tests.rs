@@ -50,10 +50,10 @@ fn is_new(dir: &Path, beginning: &Beginning, names: &[&str]) -> pb::LogId {
     for name in [UNFINISHED, DECIDED, ARRIVING] {
         assert!(!dir.join(name).exists(), "{name}");
     }
-    assert_eq!(trust::doubts(dir).expect("looked"), None);
+    assert_eq!(integrity::quarantine_reason(dir).expect("looked"), None);
     let log = LogDb::open(dir, Box::new(|_| {})).expect("open");
     let mut machine = StateMachine::open(dir).expect("open");
-    trust::verify(dir, &log, &machine).expect("they fit together");
+    integrity::verify(dir, &log, &machine).expect("they fit together");
     let node_id = beginning.node_id;
     let identity = Identity { cluster_id: "new-cluster".into(), node_id, name: "n1".into() };
     assert_eq!(log.identity(), Some(identity));
@@ -99,7 +99,7 @@ fn a_restored_backup_is_the_start_of_another_cluster() {
     assert_eq!((restored, beginning.copied), (meta, Revision(2)));
     let end = is_new(to.path(), &beginning, &["alice", "bob"]);
     assert_eq!((end.index, end.term), (3, 4));
-    assert!(!trust::had_history(to.path()));
+    assert!(!integrity::had_history(to.path()));
     // A second restore, onto the new cluster.
     let error = restore(to.path(), &file, &founder(), KeptSessions::All).expect_err("refused");
     assert!(matches!(error, StorageError::NotEmpty { .. }), "{error}");
@@ -180,7 +180,7 @@ fn a_survivor_keeps_all_of_its_log() {
     assert_eq!(survey.identity.node_id, 3);
     // A survey changes nothing that matters.
     assert_eq!(super::survey(dir.path()).expect("surveyed"), survey);
-    assert!(trust::doubts(dir.path()).expect("looked").is_none());
+    assert!(integrity::quarantine_reason(dir.path()).expect("looked").is_none());
 
     let beginning = recover(dir.path(), &survey, &founder(), &[]).expect("recovered");
     assert_eq!(beginning.copied, Revision(5));
@@ -250,7 +250,7 @@ fn what_cannot_be_trusted_or_is_not_there_is_refused() {
     LogDb::open(dir.path(), Box::new(|_| {})).expect("open").close();
     drop(StateMachine::open(dir.path()).expect("open"));
     refused("has not belonged to a cluster");
-    trust::doubt(dir.path(), "a bad page").expect("noted");
+    integrity::mark_for_quarantine(dir.path(), "a bad page").expect("noted");
     refused("a bad page");
 }
 
@@ -280,20 +280,20 @@ fn a_crash_leaves_the_old_state_or_the_new_one() {
             // While the old files were being moved.
             let aside = path.join("aside/000000000001-0");
             fs::create_dir_all(&aside).expect("made");
-            trust::doubt(path, "a new cluster").expect("noted");
+            integrity::mark_for_quarantine(path, "a new cluster").expect("noted");
             fs::rename(path.join("log.db"), aside.join("log.db")).expect("moved");
         },
         |path| {
             // All files were moved, and the mark still exists.
-            trust::move_aside(path, "a new cluster").expect("moved");
-            trust::doubt(path, "a new cluster").expect("noted");
+            integrity::move_aside(path, "a new cluster").expect("moved");
+            integrity::mark_for_quarantine(path, "a new cluster").expect("noted");
         },
         |path| {
-            trust::move_aside(path, "a new cluster").expect("moved");
+            integrity::move_aside(path, "a new cluster").expect("moved");
             fs::rename(path.join(DECIDED), path.join(ARRIVING)).expect("renamed");
         },
         |path| {
-            trust::move_aside(path, "a new cluster").expect("moved");
+            integrity::move_aside(path, "a new cluster").expect("moved");
             fs::rename(path.join(DECIDED), path.join(ARRIVING)).expect("renamed");
             fs::rename(path.join(ARRIVING).join("chat.db"), path.join("chat.db")).expect("moved");
         },

@@ -22,7 +22,7 @@ use super::apply::{Applied, AppliedEntry, AppliedState, StateMachine};
 use super::background::{Background, Threads, Turn, Worker};
 use super::divergence::Divergence;
 use super::error::StorageError;
-use super::underway::Underway;
+use super::in_flight::InFlight;
 
 /// Maximum delay between applying an entry and committing it.
 const COMMIT_WITHIN: Duration = Duration::from_millis(100);
@@ -60,7 +60,7 @@ struct Shared {
     observer: Box<dyn CommitObserver>,
     /// The worker that commits in the background. Set once, at the start.
     committer: OnceLock<Arc<dyn Worker>>,
-    underway: Underway,
+    in_flight: InFlight,
 }
 
 struct Guarded {
@@ -106,7 +106,7 @@ impl SharedState {
             committed: AtomicU64::new(0),
             observer,
             committer: OnceLock::new(),
-            underway: Underway::default(),
+            in_flight: InFlight::default(),
         });
         let weak = Arc::downgrade(&shared);
         let work = Box::new(move || commit_in_time(&weak));
@@ -137,7 +137,7 @@ impl SharedState {
     pub fn apply(&self, entries: Vec<AppliedEntry>) -> Result<Applied, StorageError> {
         let mut guarded = self.shared.lock()?;
         // Only this call waits for a lock of another process. The wait is visible as a slow write.
-        self.shared.underway.run(|| self.shared.guard(&mut guarded, |machine| machine.begin()))?;
+        self.shared.in_flight.run(|| self.shared.guard(&mut guarded, |machine| machine.begin()))?;
         let applied = self.shared.stage(&mut guarded, entries)?;
         if guarded.since.is_some_and(|since| since.elapsed() >= OVERDUE) {
             self.shared.commit(&mut guarded)?;
@@ -185,7 +185,7 @@ impl SharedState {
 
     /// Age of the commit that is in progress; `None` if there is none.
     pub fn stalled(&self) -> Option<Duration> {
-        self.shared.underway.age()
+        self.shared.in_flight.age()
     }
 
     /// Ends the use of this state after a reader has found damage. Nothing is applied, committed or read any more.
@@ -201,7 +201,7 @@ impl SharedState {
     /// Ends the use of this state because it is known to differ from that of the other nodes. It stops applying,
     /// committing and reading, then records the divergence in the data directory, so that no later start serves the
     /// state, and then notifies the observer. Returns the error to stop with.
-    pub fn condemn(&self, divergence: &Divergence) -> StorageError {
+    pub fn mark_diverged(&self, divergence: &Divergence) -> StorageError {
         let mut details = divergence.to_string();
         if let Ok(mut guarded) = self.shared.lock() {
             guarded.failure.get_or_insert_with(|| details.clone());
@@ -250,7 +250,7 @@ impl Shared {
     fn commit(&self, guarded: &mut Guarded) -> Result<(), StorageError> {
         let started = Instant::now();
         let staged = guarded.machine.is_staged();
-        self.underway.run(|| self.guard(guarded, StateMachine::commit))?;
+        self.in_flight.run(|| self.guard(guarded, StateMachine::commit))?;
         self.all_committed(guarded);
         if staged {
             self.observer.committed(started.elapsed());

@@ -161,7 +161,7 @@ fn a_state_that_is_condemned_is_not_used_any_more_nor_after_a_restart() {
     assert_eq!(notices.recv(), Ok(Notice::Committed));
     let (own, theirs) = (StateDigest([1; 32]), StateDigest([2; 32]));
     let divergence = Divergence { mark: 5, revision: Revision(1), own, theirs, agreed: None, time: TimeMs(1) };
-    let error = state.condemn(&divergence);
+    let error = state.mark_diverged(&divergence);
     assert!(error.is_corruption(), "{error}");
     assert_eq!(notices.recv(), Ok(Notice::Failed(error.to_string())));
     readers.read(|query| query.revision()).expect_err("stopped");
@@ -181,7 +181,7 @@ fn a_state_is_condemned_even_if_that_cannot_be_noted() {
     std::fs::create_dir(dir.path().join("chat.db-diverged.tmp")).expect("made");
     let (own, theirs) = (StateDigest([1; 32]), StateDigest([2; 32]));
     let divergence = Divergence { mark: 5, revision: Revision(1), own, theirs, agreed: None, time: TimeMs(1) };
-    let error = state.condemn(&divergence).to_string();
+    let error = state.mark_diverged(&divergence).to_string();
     assert!(error.contains("could not be noted"), "{error}");
     assert_eq!(notices.recv(), Ok(Notice::Failed(error)));
     readers.read(|query| query.revision()).expect_err("stopped");

@@ -293,8 +293,8 @@ async fn a_certificate_of_one_node_does_not_speak_for_another() {
     for from in [2, 3] {
         denied(client().join(plain(from, 2)(&cluster_id).sign(1, join.clone())).await.map(drop));
     }
-    let recall = wire::RecallRequest { cluster_id: cluster_id.clone(), node_id: 3 };
-    denied(client().recall(plain(0, 1)("").present(recall)).await.map(drop));
+    let recall = wire::GetCommitmentsRequest { cluster_id: cluster_id.clone(), node_id: 3 };
+    denied(client().get_commitments(plain(0, 1)("").present(recall)).await.map(drop));
     // Nor can n2 move n3 to another address, as a member or without membership.
     let away = wire::MoveRequest {
         cluster_id: cluster_id.clone(),

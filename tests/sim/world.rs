@@ -26,7 +26,7 @@ use super::{
 pub const FOUNDERS: usize = 5;
 /// Nodes that may join later.
 pub const GUESTS: usize = 2;
-const SEATS: usize = FOUNDERS + GUESTS;
+const SLOTS: usize = FOUNDERS + GUESTS;
 /// The peer port of nodes until they move.
 const PEER_PORT: u16 = 50_052;
 const TICK: Duration = Duration::from_millis(1);
@@ -58,8 +58,8 @@ pub struct World<'a> {
 impl World<'_> {
     /// Creates the cluster. The founders start with the first step.
     pub fn new(seed: u64, root: &Path, rng: &mut Rng) -> Self {
-        clock::start(SEATS);
-        disk::start(root, SEATS);
+        clock::start(SLOTS);
+        disk::start(root, SLOTS);
         let latency_ms = rng.range(1..15);
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
@@ -71,10 +71,10 @@ impl World<'_> {
             .enable_random_order()
             .build();
         let usual_us = rng.pick(&[100, 1000, 5000, 20_000]);
-        let ports = Ports::new(RefCell::new(vec![PEER_PORT; SEATS]));
+        let ports = Ports::new(RefCell::new(vec![PEER_PORT; SLOTS]));
         let kept = rng.pick(&[0, 5, 100, 20_000]);
         let slots: Vec<Rc<NodeSlot>> =
-            (0..SEATS).map(|number| Rc::new(slot(number, root, (usual_us, kept), &ports, rng))).collect();
+            (0..SLOTS).map(|number| Rc::new(slot(number, root, (usual_us, kept), &ports, rng))).collect();
         for slot in &slots[..FOUNDERS] {
             let slot = Rc::clone(slot);
             sim.host(slot.name(), move || {
@@ -85,7 +85,7 @@ impl World<'_> {
                 }
             });
         }
-        let standing = (0..SEATS).map(|n| if n < FOUNDERS { Standing::Up } else { Standing::Out }).collect();
+        let standing = (0..SLOTS).map(|n| if n < FOUNDERS { Standing::Up } else { Standing::Out }).collect();
         Self { sim, slots, standing, damaged: BTreeSet::new(), rng: rng.split("world"), looked: BTreeMap::new() }
     }
 
@@ -96,16 +96,16 @@ impl World<'_> {
     }
 
     pub fn up(&self) -> Vec<usize> {
-        (0..SEATS).filter(|slot| self.standing[*slot] == Standing::Up).collect()
+        (0..SLOTS).filter(|slot| self.standing[*slot] == Standing::Up).collect()
     }
 
     pub fn down(&self) -> Vec<usize> {
-        (0..SEATS).filter(|slot| self.standing[*slot] == Standing::Down).collect()
+        (0..SLOTS).filter(|slot| self.standing[*slot] == Standing::Down).collect()
     }
 
     /// Returns a guest that never joined.
     pub fn guest(&self) -> Option<usize> {
-        (FOUNDERS..SEATS).find(|slot| self.standing[*slot] == Standing::Out && *self.slots[*slot].starts.borrow() == 0)
+        (FOUNDERS..SLOTS).find(|slot| self.standing[*slot] == Standing::Out && *self.slots[*slot].starts.borrow() == 0)
     }
 
     /// Takes a node down as `how` says. It loses its memory.

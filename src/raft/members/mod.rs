@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
-use self::plan::{Change, Situation};
+use self::plan::{Change, MembershipView};
 use super::{
     error::{MemberError, ProposeError, TransferError},
     node::Node,
@@ -139,10 +139,10 @@ impl Node {
         let Admission { cluster_id, node_id } = self.admit(request).await?;
         let client = self.inner.peers.client(peer_address, Lane::Control);
         let mut client = client.map_err(|status| conflict(status.message().to_owned()))?;
-        let request = wire::FoundRequest { cluster_id, node_id, name: found.name };
+        let request = wire::BootstrapRequest { cluster_id, node_id, name: found.name };
         let request = self.inner.credentials.present(request);
         // If the node does not accept its identity, the learner remains unreachable. The next attempt removes it.
-        match timeout(ANSWER_MAX, client.found(request)).await {
+        match timeout(ANSWER_MAX, client.bootstrap(request)).await {
             Ok(Ok(_)) => Ok(node_id),
             Ok(Err(status)) => Err(conflict(status.message().to_owned())),
             Err(_) => Err(MemberError::Unknown("the node does not answer".into())),
@@ -202,9 +202,9 @@ impl Node {
         };
         let text = record.to_string();
         let node_id = self
-            .change(|base, situation| {
+            .change(|base, membership_view| {
                 let id = base + MEMBER_IDS_FROM;
-                situation.admission(id, record).map(|change| (id, change))
+                membership_view.admission(id, record).map(|change| (id, change))
             })
             .await?;
         tracing::info!(node_id, "{text} joins the cluster");
@@ -226,12 +226,12 @@ impl Node {
     /// Rejects a joining node while a member of the same name is alive. That member keeps its place.
     async fn refuse_a_namesake(&self, joiner: &wire::JoinRequest) -> Result<(), MemberError> {
         let stored = self.membership();
-        let overview = self.overview_here();
-        let situation = self.situation(&stored, &overview);
-        for id in situation.ids_of(&joiner.name) {
+        let cluster_health = self.cluster_health_here();
+        let membership_view = self.membership_view(&stored, &cluster_health);
+        for id in membership_view.ids_of(&joiner.name) {
             let in_use = || MemberError::Conflict(format!("the member {id}, called {:?}, is alive", joiner.name));
             let Some(node) = stored.membership().get_node(&id) else { continue };
-            if situation.is_healthy(id) {
+            if membership_view.is_healthy(id) {
                 return Err(in_use());
             }
             let alive = self
@@ -255,7 +255,7 @@ impl Node {
         // flight.
         let patience = Instant::now() + self.inner.election_max * 2;
         let ids = loop {
-            match self.change(|_, situation| situation.removal(name)).await {
+            match self.change(|_, membership_view| membership_view.removal(name)).await {
                 Err(MemberError::Conflict(_)) if Instant::now() < patience => sleep(RETRY_EVERY).await,
                 result => break result?,
             }
@@ -267,12 +267,12 @@ impl Node {
     /// Decides on a change and makes it, provided that the membership is unchanged.
     async fn change<T>(
         &self,
-        decide: impl FnOnce(u64, &Situation<'_>) -> Result<(T, Change), MemberError>,
+        decide: impl FnOnce(u64, &MembershipView<'_>) -> Result<(T, Change), MemberError>,
     ) -> Result<T, MemberError> {
         let stored = self.membership();
-        let overview = self.overview_here();
+        let cluster_health = self.cluster_health_here();
         let base = stored.log_id().map_or(0, |id| id.index);
-        let (result, change) = decide(base, &self.situation(&stored, &overview))?;
+        let (result, change) = decide(base, &self.membership_view(&stored, &cluster_health))?;
         self.apply_change(&stored, change).await?;
         Ok(result)
     }
@@ -311,8 +311,12 @@ impl Node {
         (*self.inner.raft.server_metrics().borrow_watched().membership_config).clone()
     }
 
-    fn situation<'a>(&self, stored: &'a StoredMembership, overview: &'a super::Overview) -> Situation<'a> {
-        Situation { membership: stored.membership(), overview, silence_max: self.inner.election_max }
+    fn membership_view<'a>(
+        &self,
+        stored: &'a StoredMembership,
+        cluster_health: &'a super::ClusterHealth,
+    ) -> MembershipView<'a> {
+        MembershipView { membership: stored.membership(), cluster_health, silence_max: self.inner.election_max }
     }
 
     async fn probe(&self, peer_address: &str) -> Result<wire::ProbeResponse, String> {
@@ -369,8 +373,8 @@ impl Node {
         let questions = self.addresses_of_others(more).into_iter().map(|address| async move {
             let mut client = self.inner.peers.client(&address, Lane::Control).ok()?;
             let cluster_id = self.inner.identity.cluster_id.clone();
-            let request = self.inner.credentials.present(wire::StandingRequest { cluster_id, node_id: own });
-            let answer = timeout(ANSWER_MAX, client.standing(request)).await.ok()?.ok()?;
+            let request = self.inner.credentials.present(wire::CheckMembershipRequest { cluster_id, node_id: own });
+            let answer = timeout(ANSWER_MAX, client.check_membership(request)).await.ok()?.ok()?;
             Some(answer.into_inner().is_member)
         });
         futures_util::future::join_all(questions).await.into_iter().flatten().next()
@@ -427,8 +431,8 @@ pub(super) async fn keep(node: Node) {
         // Another change is in flight.
         let Ok(_one) = node.inner.membership.try_lock() else { continue };
         let stored = node.membership();
-        let overview = node.overview_here();
-        let Some(change) = node.situation(&stored, &overview).next_step() else { continue };
+        let cluster_health = node.cluster_health_here();
+        let Some(change) = node.membership_view(&stored, &cluster_health).next_step() else { continue };
         tracing::info!(?change, "Changing the membership");
         if let Err(error) = node.apply_change(&stored, change).await {
             tracing::warn!(%error, "The membership change failed; retrying");

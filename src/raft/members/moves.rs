@@ -27,7 +27,7 @@ use crate::{
     failpoints,
     proto::raft::v1 as wire,
     raft::{
-        bootstrap::Founding,
+        bootstrap::Bootstrap,
         error::MemberError,
         node::Node,
         peers::{HEARD_MAX, Lane, reason},
@@ -52,13 +52,13 @@ const ADDRESS_BYTES_MAX: usize = 253 + 6;
 const _: () = assert!(HEARD_MAX.as_secs() > 2 * SAY_EVERY.as_secs() + 2 * ANSWER_MAX.as_secs());
 
 /// Starts to follow the addresses of the members, and to announce those of this node until its record has them.
-pub(in crate::raft) fn follow(node: &Node, founding: &Founding, acquaintances: Vec<String>) {
-    let own = founding.announcement(&node.inner.identity);
-    tokio::spawn(announce(node.clone(), own, acquaintances));
+pub(in crate::raft) fn follow(node: &Node, bootstrap: &Bootstrap, seed_addresses: Vec<String>) {
+    let own = bootstrap.announcement(&node.inner.identity);
+    tokio::spawn(announce(node.clone(), own, seed_addresses));
 }
 
 /// Returns when Raft was shut down.
-async fn announce(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>) {
+async fn announce(node: Node, own: wire::MoveRequest, seed_addresses: Vec<String>) {
     let mut view = node.inner.view.clone();
     let mut trouble = Trouble::default();
     loop {
@@ -73,7 +73,7 @@ async fn announce(node: Node, own: wire::MoveRequest, acquaintances: Vec<String>
             }
             continue;
         };
-        match node.announce(&own, &acquaintances).await {
+        match node.announce(&own, &seed_addresses).await {
             Err(reason) if !is_at(record, &own) => trouble.goes_on(record, &own, &reason),
             _ => {}
         }
@@ -135,7 +135,7 @@ impl Node {
     }
 
     /// Announces the addresses of this node once. `Ok`: the record has them.
-    async fn announce(&self, own: &wire::MoveRequest, acquaintances: &[String]) -> Result<(), String> {
+    async fn announce(&self, own: &wire::MoveRequest, seed_addresses: &[String]) -> Result<(), String> {
         let view = self.inner.view.borrow().clone();
         // After a start, a node keeps the previous leader until another one is elected, and the election may depend on
         // this announcement.
@@ -147,7 +147,7 @@ impl Node {
         let leader = view.leader().filter(|leader| leader.node_id != own_id && is_led);
         let asked = match leader {
             Some(leader) => BTreeSet::from([self.inner.peers.address_of(leader.node_id, &leader.peer_address)]),
-            None => self.addresses_of_others(acquaintances),
+            None => self.addresses_of_others(seed_addresses),
         };
         let mut answers = join_all(asked.iter().map(|address| self.say(own, address))).await;
         let named: BTreeSet<String> = answers.iter().flatten().map(|answer| answer.leader.clone()).collect();
@@ -246,7 +246,8 @@ impl Node {
             admission: 0,
         };
         let text = record.to_string();
-        self.change(|_, situation| situation.move_to(to.node_id, record).map(|change| ((), change))).await?;
+        self.change(|_, membership_view| membership_view.move_to(to.node_id, record).map(|change| ((), change)))
+            .await?;
         tracing::info!(node_id = to.node_id, "{text} has new addresses");
         Ok(())
     }

@@ -9,7 +9,7 @@ use openraft::ChangeMembers;
 
 use crate::raft::{
     error::MemberError,
-    node::{Overview, PeerHealth},
+    node::{ClusterHealth, PeerHealth},
     types::{Membership, NodeRecord},
 };
 
@@ -19,14 +19,14 @@ pub(super) type Change = ChangeMembers<u64, NodeRecord>;
 const PROMOTION_LAG_MAX: u64 = 200;
 
 /// The membership with its health, as seen by the leader.
-pub(super) struct Situation<'a> {
+pub(super) struct MembershipView<'a> {
     pub membership: &'a Membership,
-    pub overview: &'a Overview,
+    pub cluster_health: &'a ClusterHealth,
     /// Longest silence of a node that still counts as healthy.
     pub silence_max: Duration,
 }
 
-impl Situation<'_> {
+impl MembershipView<'_> {
     /// The next change to make: the completion of an interrupted change, or the promotion of a learner that has caught
     /// up. `None`: nothing to do.
     pub(super) fn next_step(&self) -> Option<Change> {
@@ -116,7 +116,7 @@ impl Situation<'_> {
     }
 
     fn health(&self, id: u64) -> Option<&PeerHealth> {
-        self.overview.peers.iter().find(|health| health.node_id == id)
+        self.cluster_health.peers.iter().find(|health| health.node_id == id)
     }
 
     fn has_caught_up(&self, id: u64) -> bool {
@@ -148,7 +148,7 @@ mod tests {
     /// A membership with its health. `case` takes the voter sets, the names by id, and the lag of each healthy member.
     struct Case {
         membership: Membership,
-        overview: Overview,
+        cluster_health: ClusterHealth,
     }
 
     fn case(voters: &[&[u64]], nodes: &[(u64, &str)], heard: &[(u64, u64)]) -> Case {
@@ -158,15 +158,15 @@ mod tests {
             let lag = heard.iter().find(|(heard, _)| heard == id).map(|(_, lag)| *lag);
             PeerHealth { node_id: *id, silent: lag.map(|_| Duration::ZERO), lag_entries: lag }
         });
-        let overview = Overview { term: 1, peers: peers.collect() };
-        Case { membership: Membership::new(configs, nodes).expect("well formed"), overview }
+        let cluster_health = ClusterHealth { term: 1, peers: peers.collect() };
+        Case { membership: Membership::new(configs, nodes).expect("well formed"), cluster_health }
     }
 
     impl Case {
-        fn situation(&self) -> Situation<'_> {
-            Situation {
+        fn membership_view(&self) -> MembershipView<'_> {
+            MembershipView {
                 membership: &self.membership,
-                overview: &self.overview,
+                cluster_health: &self.cluster_health,
                 silence_max: Duration::from_millis(600),
             }
         }
@@ -189,8 +189,9 @@ mod tests {
 
     #[test]
     fn a_learner_gets_its_vote_when_it_has_caught_up_and_is_heard() {
-        let step =
-            |lag: &[(u64, u64)]| case(&[&[1, 2, 3, 4, 5]], &with(&[(16, "n6")]), &heard(lag)).situation().next_step();
+        let step = |lag: &[(u64, u64)]| {
+            case(&[&[1, 2, 3, 4, 5]], &with(&[(16, "n6")]), &heard(lag)).membership_view().next_step()
+        };
         assert_eq!(step(&[]), None);
         assert_eq!(step(&[(16, 5000)]), None);
         assert_eq!(step(&[(16, 3)]), Some(ChangeMembers::AddVoterIds(ids(&[16]))));
@@ -201,17 +202,17 @@ mod tests {
         let case = case(&[&[1, 2, 3, 4, 5]], &with(&[(16, "n3")]), &heard(&[(16, 0)]));
         let expected =
             ChangeMembers::Batch(vec![ChangeMembers::AddVoterIds(ids(&[16])), ChangeMembers::RemoveVoters(ids(&[3]))]);
-        assert_eq!(case.situation().next_step(), Some(expected));
+        assert_eq!(case.membership_view().next_step(), Some(expected));
     }
 
     #[test]
     fn an_interrupted_change_is_finished_first() {
         let case = case(&[&[1, 2, 3, 4, 5], &[1, 2, 4, 5, 16]], &with(&[(16, "n3"), (17, "n7")]), &heard(&[(17, 0)]));
         let expected = ChangeMembers::ReplaceAllVoters(ids(&[1, 2, 4, 5, 16]));
-        assert_eq!(case.situation().next_step(), Some(expected));
-        let refused = case.situation().admission(30, record("n8"));
+        assert_eq!(case.membership_view().next_step(), Some(expected));
+        let refused = case.membership_view().admission(30, record("n8"));
         assert!(matches!(refused, Err(MemberError::Conflict(_))), "{refused:?}");
-        let refused = case.situation().removal("n1");
+        let refused = case.membership_view().removal("n1");
         assert!(matches!(refused, Err(MemberError::Conflict(_))), "{refused:?}");
     }
 
@@ -222,14 +223,15 @@ mod tests {
             ChangeMembers::RemoveNodes(ids(&[16])),
             ChangeMembers::AddNodes(BTreeMap::from([(17, record("n3"))])),
         ]);
-        assert_eq!(case.situation().admission(17, record("n3")), Ok(expected));
+        assert_eq!(case.membership_view().admission(17, record("n3")), Ok(expected));
         let plain = ChangeMembers::AddNodes(BTreeMap::from([(17, record("n6"))]));
-        assert_eq!(case.situation().admission(17, record("n6")), Ok(plain));
+        assert_eq!(case.membership_view().admission(17, record("n6")), Ok(plain));
     }
 
     #[test]
     fn nobody_is_removed_whom_the_majority_needs() {
-        let removal = |heard: &[(u64, u64)], name| case(&[&[1, 2, 3, 4, 5]], &FIVE, heard).situation().removal(name);
+        let removal =
+            |heard: &[(u64, u64)], name| case(&[&[1, 2, 3, 4, 5]], &FIVE, heard).membership_view().removal(name);
         let (gone, change) = removal(&ALL_HEARD, "n3").expect("allowed");
         assert_eq!((gone, change), (ids(&[3]), ChangeMembers::Batch(vec![ChangeMembers::RemoveVoters(ids(&[3]))])));
         // Two voters are down already. They may be removed, a third may not.
@@ -238,7 +240,7 @@ mod tests {
         assert!(matches!(removal(&three, "n3"), Err(MemberError::Conflict(_))));
         assert!(matches!(removal(&ALL_HEARD, "n9"), Err(MemberError::NodeUnknown)));
         let alone = case(&[&[1]], &[(1, "n1")], &[(1, 0)]);
-        assert!(matches!(alone.situation().removal("n1"), Err(MemberError::Conflict(_))));
+        assert!(matches!(alone.membership_view().removal("n1"), Err(MemberError::Conflict(_))));
     }
 
     #[test]
@@ -251,6 +253,6 @@ mod tests {
     fn a_learner_may_always_go() {
         let case = case(&[&[1, 2, 3, 4, 5]], &with(&[(16, "n6")]), &[(1, 0)]);
         let expected = ChangeMembers::Batch(vec![ChangeMembers::RemoveNodes(ids(&[16]))]);
-        assert_eq!(case.situation().removal("n6"), Ok((ids(&[16]), expected)));
+        assert_eq!(case.membership_view().removal("n6"), Ok((ids(&[16]), expected)));
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     chat::{Command, Event, Outcome, Revision, SessionId, TimeMs},
     raft::{
         Node, NodeRecord, Observer, Parts, PeerService, Settings,
-        bootstrap::{Advertised, Founding},
+        bootstrap::{Advertised, Bootstrap},
         peers::{Credentials, Peers},
         start,
     },
@@ -89,14 +89,14 @@ impl Member {
             client_address: client_address(id),
             web_address: String::new(),
         };
-        let founding = Founding::new(log.clone(), advertised, credentials.clone());
-        let service = PeerService::new(founding.clone());
+        let bootstrap = Bootstrap::new(log.clone(), advertised, credentials.clone());
+        let service = PeerService::new(bootstrap.clone());
         let state = StateMachine::open(&dir).expect("opens");
         let state = SharedState::new(state, Box::new(())).expect("starts");
         let readers = Arc::new(Readers::of(state.clone(), 2).expect("opens"));
         let parts = Parts {
             identity,
-            founding,
+            bootstrap,
             settings: settings.clone(),
             log: log.clone(),
             state,
@@ -105,7 +105,7 @@ impl Member {
             sink: Arc::new(Silent),
             peers: Arc::new(Peers::default()),
             credentials,
-            acquaintances: Vec::new(),
+            seed_addresses: Vec::new(),
             failure: FirstFailure::default(),
             tracer: Tracer::off(),
         };

@@ -32,7 +32,7 @@ async fn any_node_takes_a_command_and_reads_what_was_acknowledged() {
             assert!(reader.has_account(&name), "node {} does not have {name} after the barrier", reader.id);
         }
     }
-    let health = cluster.members[&1].node.overview(Instant::now() + PATIENCE).await.expect("overview");
+    let health = cluster.members[&1].node.cluster_health(Instant::now() + PATIENCE).await.expect("cluster_health");
     assert_eq!(health.peers.len(), 3);
 }
 
@@ -85,10 +85,10 @@ async fn leadership_is_not_offered_to_a_node_that_is_gone() {
     cluster.members.remove(&gone).expect("a member").stop().await;
     let node = &cluster.members[&leader].node;
     let deadline = Instant::now() + PATIENCE;
-    let silent = |overview: &crate::raft::Overview| {
-        overview.peers.iter().any(|peer| peer.node_id == gone && peer.silent > Some(Duration::from_secs(4)))
+    let silent = |cluster_health: &crate::raft::ClusterHealth| {
+        cluster_health.peers.iter().any(|peer| peer.node_id == gone && peer.silent > Some(Duration::from_secs(4)))
     };
-    while !silent(&node.overview(deadline).await.expect("overview")) {
+    while !silent(&node.cluster_health(deadline).await.expect("cluster_health")) {
         assert!(Instant::now() < deadline, "the leader still hears of it");
         tokio::task::yield_now().await;
     }
@@ -308,11 +308,11 @@ async fn a_node_that_has_less_than_it_promised_to_a_candidate_does_not_vote() {
     let candidate = |index| wire::VoteRequest {
         vote: Some(pb::Vote { term: term + 100, node_id: 2, committed: false }),
         last_log_id: Some(pb::LogId { term: term + 99, node_id: 2, index: 1000 }),
-        promised: Some(wire::Promise { term, leader_id: 1, log_id: None, end_index: index }),
+        commitment: Some(wire::Commitment { term, leader_id: 1, log_id: None, end_index: index }),
         ..Default::default()
     };
     let end = member.node.status().last_log_index + 1;
-    assert!(client.pre_vote(ours.sign(1, candidate(end))).await.is_ok(), "it has all that it promised");
+    assert!(client.pre_vote(ours.sign(1, candidate(end))).await.is_ok(), "it has everything that it committed to");
     let refused = client.pre_vote(ours.sign(1, candidate(end + 1))).await.expect_err("refused");
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     let refused = client.vote(ours.sign(1, candidate(end + 1))).await.expect_err("refused");
@@ -345,8 +345,8 @@ async fn the_peer_port_refuses_strangers() {
     assert!(client.vote(theirs.sign(1, vote)).await.is_err());
     assert_eq!(member.node.status().term, term);
     // A node of the cluster accepts no other identity.
-    let found = wire::FoundRequest { cluster_id: "new".into(), node_id: 1, name: "n1".into() };
-    let refused = client.found(tonic::Request::new(found)).await.expect_err("refused");
+    let found = wire::BootstrapRequest { cluster_id: "new".into(), node_id: 1, name: "n1".into() };
+    let refused = client.bootstrap(tonic::Request::new(found)).await.expect_err("refused");
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
 }
 

@@ -97,7 +97,7 @@ impl End {
     /// # Errors
     /// [`StorageError::Corrupt`]: the log holds less than was durable, or the note is damaged. Otherwise, the file
     /// cannot be read or written.
-    pub(super) fn open(dir: &Path, found: &Found) -> Result<Self, StorageError> {
+    pub(super) fn open(dir: &Path, found: &Recovered) -> Result<Self, StorageError> {
         let path = dir.join(NAME);
         let is_new = !fs::exists(&path).map_err(StorageError::io("look for", &path))?;
         let file = private::open_or_create(&path).map_err(StorageError::io("open", &path))?;
@@ -154,7 +154,7 @@ impl End {
 }
 
 /// The content of the log at a start.
-pub(super) struct Found<'a> {
+pub(super) struct Recovered<'a> {
     /// Position of the last entry, or else of the last purged one.
     pub last: Option<pb::LogId>,
     pub vote: Option<pb::Vote>,
@@ -162,7 +162,7 @@ pub(super) struct Found<'a> {
     pub at: &'a dyn Fn(u64) -> Result<Option<pb::LogId>, StorageError>,
 }
 
-impl Found<'_> {
+impl Recovered<'_> {
     /// Checks that the log contains everything noted. An entry with the same index and term is the same entry, and so
     /// are all entries before it.
     fn check(&self, noted: &Note) -> Result<(), StorageError> {

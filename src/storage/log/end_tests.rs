@@ -18,12 +18,12 @@ fn vote(term: u64, committed: bool) -> pb::Vote {
 }
 
 /// A log that ends before `end`, with all entries of term 1.
-fn found(end: u64, vote: Option<pb::Vote>) -> Found<'static> {
-    Found { last: end.checked_sub(1).map(|index| id(1, index)), vote, at: &|index| Ok(Some(id(1, index))) }
+fn found(end: u64, vote: Option<pb::Vote>) -> Recovered<'static> {
+    Recovered { last: end.checked_sub(1).map(|index| id(1, index)), vote, at: &|index| Ok(Some(id(1, index))) }
 }
 
 /// The error of a note that does not match the log.
-fn lost(dir: &Path, found: &Found) -> String {
+fn lost(dir: &Path, found: &Recovered) -> String {
     let error = End::open(dir, found).err().expect("less than was durable");
     assert!(error.is_corruption(), "{error}");
     error.to_string()
@@ -41,12 +41,13 @@ fn less_than_was_noted_is_noticed_and_nothing_else() {
     let voted = Some(vote(2, true));
     assert!(lost(dir.path(), &found(8, voted)).contains("log.db has lost its end"));
     assert!(
-        lost(dir.path(), &Found { at: &|index| Ok(Some(id(0, index))), ..found(12, voted) }).contains("lost its end")
+        lost(dir.path(), &Recovered { at: &|index| Ok(Some(id(0, index))), ..found(12, voted) })
+            .contains("lost its end")
     );
     for less in [None, Some(vote(1, true)), Some(vote(2, false))] {
         assert!(lost(dir.path(), &found(9, less)).contains("Vote"));
     }
-    End::open(dir.path(), &Found { at: &|_| Ok(None), ..found(12, voted) }).expect("it was purged");
+    End::open(dir.path(), &Recovered { at: &|_| Ok(None), ..found(12, voted) }).expect("it was purged");
     let mut end = End::open(dir.path(), &found(12, Some(vote(3, false)))).unwrap();
     assert_eq!((end.noted.last, end.noted.vote), (Some(id(1, 11)), vote(3, false)), "what is found counts from now on");
     end.lower(Some(id(1, 20))).unwrap();

@@ -34,10 +34,10 @@ use rusqlite::Connection;
 use super::{
     StorageError,
     background::{Background, Threads, Worker},
-    underway::Underway,
+    in_flight::InFlight,
 };
 use crate::{failpoints, proto::log::v1 as pb, trace::TraceContext};
-use end::{End, Found};
+use end::{End, Recovered};
 use tail::Tail;
 use writer::{Operation, Writer};
 
@@ -66,7 +66,7 @@ struct Shared {
     /// Set once, when the log is opened.
     writer: OnceLock<Arc<dyn Worker>>,
     identity: Mutex<Option<Identity>>,
-    underway: Arc<Underway>,
+    in_flight: Arc<InFlight>,
 }
 
 /// The readable state of the log, durable or not.
@@ -131,7 +131,7 @@ impl LogDb {
         let (queue, operations) = mpsc::channel();
         let end = tail::end(loaded.last);
         let at = |index| schema::position(&connection, &loaded, index);
-        let noted = End::open(dir, &Found { last: loaded.last.or(loaded.purged), vote: loaded.vote, at: &at })?;
+        let noted = End::open(dir, &Recovered { last: loaded.last.or(loaded.purged), vote: loaded.vote, at: &at })?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 tail: Tail::new(loaded.last),
@@ -148,11 +148,11 @@ impl LogDb {
             },
             writer: OnceLock::new(),
             identity: Mutex::new(loaded.identity),
-            underway: Arc::default(),
+            in_flight: Arc::default(),
         });
-        let (weak, underway) = (Arc::downgrade(&shared), Arc::clone(&shared.underway));
+        let (weak, in_flight) = (Arc::downgrade(&shared), Arc::clone(&shared.in_flight));
         let mut writer =
-            Writer::new((connection, checkpoints, noted), operations, weak, underway, on_group, loaded.purged);
+            Writer::new((connection, checkpoints, noted), operations, weak, in_flight, on_group, loaded.purged);
         let writer = background
             .start("log-writer", Duration::ZERO, Box::new(move || writer.turn()))
             .map_err(StorageError::io("start the log writer of", &path))?;
@@ -403,7 +403,7 @@ impl LogDb {
 
     /// Age of the write that is in progress; `None` if there is none.
     pub fn stalled(&self) -> Option<Duration> {
-        self.shared.underway.age()
+        self.shared.in_flight.age()
     }
 
     /// Encoded bytes appended since the log was opened.

@@ -25,8 +25,8 @@ use crate::{
         background::Turn,
         db::{self, Checkpoints},
         error::Context as _,
+        in_flight::InFlight,
         locks,
-        underway::Underway,
     },
     trace::TraceContext,
 };
@@ -78,7 +78,7 @@ pub(super) struct Writer {
     end: End,
     queue: mpsc::Receiver<Operation>,
     shared: Weak<Shared>,
-    underway: Arc<Underway>,
+    in_flight: Arc<InFlight>,
     on_group: Box<dyn Fn(&GroupCommit) + Send>,
     /// Committed position that is not written yet. It is part of a later transaction: alone it is not worth an fsync,
     /// nor another page in each group.
@@ -102,7 +102,7 @@ impl Writer {
         (connection, checkpoints, end): (Connection, Checkpoints, End),
         queue: mpsc::Receiver<Operation>,
         shared: Weak<Shared>,
-        underway: Arc<Underway>,
+        in_flight: Arc<InFlight>,
         on_group: Box<dyn Fn(&GroupCommit) + Send>,
         purged: Option<pb::LogId>,
     ) -> Self {
@@ -115,7 +115,7 @@ impl Writer {
             end,
             queue,
             shared,
-            underway,
+            in_flight,
             on_group,
             committed: None,
             committed_written: None,
@@ -133,8 +133,8 @@ impl Writer {
                 return Turn::Wait;
             }
             // No operation is waiting, so this turn only deletes purged rows.
-            let underway = Arc::clone(&self.underway);
-            return match underway.run(|| self.write(&[])) {
+            let in_flight = Arc::clone(&self.in_flight);
+            return match in_flight.run(|| self.write(&[])) {
                 Ok(_) => Turn::More,
                 Err(error) => {
                     self.fail(group, error);
@@ -165,8 +165,8 @@ impl Writer {
             group.clear();
             return Ok(Turn::More);
         }
-        let underway = Arc::clone(&self.underway);
-        let (entries, written) = underway.run(|| {
+        let in_flight = Arc::clone(&self.in_flight);
+        let (entries, written) = in_flight.run(|| {
             self.note_what_goes(group)?;
             let written = self.write(group)?;
             self.note_what_is_durable(group, stop)?;

@@ -36,7 +36,7 @@ fn killed() -> tempfile::TempDir {
 
 /// The reason that a start would find for a quarantine; `None` if the files are intact.
 fn found(dir: &Path) -> Option<String> {
-    if let Some(reason) = doubts(dir).expect("looked") {
+    if let Some(reason) = quarantine_reason(dir).expect("looked") {
         return Some(reason);
     }
     let opened = LogDb::open(dir, Box::new(|_| {})).and_then(|log| Ok((log, StateMachine::open(dir)?)));
@@ -158,7 +158,7 @@ fn a_snapshot_that_was_just_installed_may_be_ahead_of_the_log() {
 #[test]
 fn everything_is_moved_aside_at_once_and_only_the_newest_are_kept() {
     let dir = killed();
-    doubt(dir.path(), "the test says so").expect("marked");
+    mark_for_quarantine(dir.path(), "the test says so").expect("marked");
     assert_eq!(found(dir.path()).as_deref(), Some("the test says so"));
     // The move was interrupted: the mark still exists, and the next start continues.
     let aside = move_aside(dir.path(), "the test says so").expect("moved");
@@ -178,9 +178,9 @@ fn a_doubt_counts_whatever_it_says() {
     let dir = tempfile::tempdir().expect("tempdir");
     for content in [&b""[..], b"why", b"\xff\xfe"] {
         fs::write(dir.path().join(DOUBT), content).expect("write");
-        let reason = doubts(dir.path()).expect("read").expect("there is a doubt");
+        let reason = quarantine_reason(dir.path()).expect("read").expect("there is a doubt");
         move_aside(dir.path(), &reason).expect("moved");
-        assert_eq!(doubts(dir.path()).expect("read"), None);
+        assert_eq!(quarantine_reason(dir.path()).expect("read"), None);
     }
 }
 
@@ -206,7 +206,7 @@ fn a_node_that_could_not_note_its_end_is_trusted() {
 fn a_snapshot_that_was_being_installed_is_no_loss() {
     let dir = killed();
     fs::remove_file(dir.path().join("chat.db-wal")).expect("removed");
-    assert!(doubts(dir.path()).expect("looked").is_some());
+    assert!(quarantine_reason(dir.path()).expect("looked").is_some());
     fs::copy(dir.path().join("chat.db"), dir.path().join(snapshot::INSTALL)).expect("copied");
-    assert_eq!(doubts(dir.path()).expect("looked"), None);
+    assert_eq!(quarantine_reason(dir.path()).expect("looked"), None);
 }

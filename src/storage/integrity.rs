@@ -57,13 +57,13 @@ const FILES: [&str; 11] = [
 ];
 
 /// Marks the files for quarantine, durably. The next start moves them aside.
-pub fn doubt(dir: &Path, reason: &str) -> Result<(), StorageError> {
+pub fn mark_for_quarantine(dir: &Path, reason: &str) -> Result<(), StorageError> {
     write_durably(dir, DOUBT, reason)
 }
 
 /// The reason to quarantine the files, as far as it can be detected before they are opened. SQLite would create a
 /// missing file, and would accept a file whose write-ahead log is missing.
-pub fn doubts(dir: &Path) -> Result<Option<String>, StorageError> {
+pub fn quarantine_reason(dir: &Path) -> Result<Option<String>, StorageError> {
     let mark = dir.join(DOUBT);
     // Read as bytes, not text: the mark counts even if its content is unreadable.
     match fs::read(&mark) {
@@ -147,7 +147,7 @@ pub fn closed(dir: &Path) -> Result<(), StorageError> {
 
 /// Moves all files of a node into a new quarantine directory, and returns its path. The node is then empty.
 pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
-    doubt(dir, reason)?;
+    mark_for_quarantine(dir, reason)?;
     let all = dir.join(ASIDE);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
     let name = (0..).map(|n| format!("{seconds:012}-{n}")).find(|name| !all.join(name).exists()).unwrap_or_default();
@@ -246,5 +246,5 @@ fn write_durably(dir: &Path, name: &str, content: &str) -> Result<(), StorageErr
 }
 
 #[cfg(test)]
-#[path = "trust_tests.rs"]
+#[path = "integrity_tests.rs"]
 mod tests;

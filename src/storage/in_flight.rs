@@ -7,9 +7,9 @@ use std::{
 
 /// The write in progress of one thread.
 #[derive(Debug, Default)]
-pub(super) struct Underway(Mutex<Option<Instant>>);
+pub(super) struct InFlight(Mutex<Option<Instant>>);
 
-impl Underway {
+impl InFlight {
     /// Runs a write and tracks its start.
     pub(super) fn run<T>(&self, write: impl FnOnce() -> T) -> T {
         *self.since() = Some(Instant::now());

@@ -3,7 +3,7 @@
 //! Each node has a commitment on disk before it makes it. When its volume is put back to an earlier moment (an old
 //! copy, a snapshot of the machine), its files are consistent, and nothing in them shows that something is missing. The
 //! node would vote twice, or elect a leader that lacks an entry which it helped to commit. But the nodes that received
-//! its commitments keep them, for as long as they run. So a node asks the others before it takes part ([`recall`]), and
+//! its commitments keep them, for as long as they run. So a node asks the others before it takes part ([`check`]), and
 //! every append of a leader and every request for a vote carries the receiver's earlier commitments to the sender. A
 //! node that is behind its own commitments quarantines its files, as if they were damaged.
 //!
@@ -43,7 +43,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(300);
 
 /// Commitments of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Promise {
+pub(super) struct Commitment {
     /// Leader that the node follows, voted for, or was: term and node id. It no longer follows any earlier one.
     leader: (u64, u64),
     /// Entry that the node has on disk under that leader.
@@ -52,7 +52,7 @@ pub(super) struct Promise {
     end: u64,
 }
 
-impl Promise {
+impl Commitment {
     /// The node voted for, or follows, the leader that `vote` names.
     pub(super) fn of_vote(vote: &Vote) -> Self {
         Self { leader: (vote.leader_id.term, vote.leader_id.node_id), log_id: None, end: 0 }
@@ -68,15 +68,15 @@ impl Promise {
         Self { end, ..Self::of_vote(vote) }
     }
 
-    pub(super) fn to_pb(self) -> wire::Promise {
+    pub(super) fn to_pb(self) -> wire::Commitment {
         let (term, leader_id) = self.leader;
         let log_id = self.log_id.as_ref().map(convert::log_id_pb);
-        wire::Promise { term, leader_id, log_id, end_index: self.end }
+        wire::Commitment { term, leader_id, log_id, end_index: self.end }
     }
 
-    pub(super) fn from_pb(promise: wire::Promise) -> Self {
-        let leader = (promise.term, promise.leader_id);
-        Self { leader, log_id: promise.log_id.map(convert::log_id), end: promise.end_index }
+    pub(super) fn from_pb(commitment: wire::Commitment) -> Self {
+        let leader = (commitment.term, commitment.leader_id);
+        Self { leader, log_id: commitment.log_id.map(convert::log_id), end: commitment.end_index }
     }
 
     fn and(self, other: Self) -> Self {
@@ -114,8 +114,8 @@ impl Held {
         Self { leader: (vote.term, vote.node_id), last }
     }
 
-    fn forgot(&self, promise: &Promise) -> StorageError {
-        StorageError::Outdated(format!("it promised {promise}, and has {self}"))
+    fn forgot(&self, commitment: &Commitment) -> StorageError {
+        StorageError::Outdated(format!("it had committed to {commitment}, and has {self}"))
     }
 }
 
@@ -123,7 +123,7 @@ fn position(f: &mut fmt::Formatter<'_>, leader: (u64, u64), entries: u64) -> fmt
     write!(f, "term {} of node {} and {entries} log entries", leader.0, leader.1)
 }
 
-impl fmt::Display for Promise {
+impl fmt::Display for Commitment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         position(f, self.leader, self.log_id.map_or(0, |id| id.index + 1).max(self.end))
     }
@@ -137,18 +137,18 @@ impl fmt::Display for Held {
 
 /// Commitments by node id. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Promises(Arc<Mutex<BTreeMap<u64, Promise>>>);
+pub(super) struct Commitments(Arc<Mutex<BTreeMap<u64, Commitment>>>);
 
-impl Promises {
+impl Commitments {
     /// Adds a commitment of `node`.
-    pub(super) fn note(&self, node: u64, promise: Promise) {
-        let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = promises.entry(node).or_default();
-        *known = known.and(promise);
+    pub(super) fn note(&self, node: u64, commitment: Commitment) {
+        let mut commitments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = commitments.entry(node).or_default();
+        *known = known.and(commitment);
     }
 
     /// The commitments of `node`, if any.
-    pub(super) fn of(&self, node: u64) -> Option<Promise> {
+    pub(super) fn of(&self, node: u64) -> Option<Commitment> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
     }
 }
@@ -157,16 +157,16 @@ impl Promises {
 ///
 /// # Errors
 /// [`StorageError::Outdated`] if this node has less. The error is noted as the failure of the node's files.
-pub(super) async fn recall(parts: &Parts, members: &pb::StoredMembership, held: &Held) -> Result<(), StorageError> {
+pub(super) async fn check(parts: &Parts, members: &pb::StoredMembership, held: &Held) -> Result<(), StorageError> {
     let members = members.membership.iter().flat_map(|membership| &membership.nodes);
     let own = parts.identity.node_id;
     let others = members.filter(|member| member.node_id != own).map(|member| member.peer_address.as_str());
-    let others: BTreeSet<&str> = others.chain(parts.acquaintances.iter().map(String::as_str)).collect();
+    let others: BTreeSet<&str> = others.chain(parts.seed_addresses.iter().map(String::as_str)).collect();
     let asked =
         others.into_iter().map(|address| timeout(ANSWER_MAX, ask(&parts.peers, &parts.credentials, parts, address)));
-    for promise in join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?) {
-        if !promise.is_kept_by(held) {
-            let error = held.forgot(&promise);
+    for commitment in join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?) {
+        if !commitment.is_kept_by(held) {
+            let error = held.forgot(&commitment);
             parts.failure.note("", &error);
             return Err(error);
         }
@@ -174,34 +174,34 @@ pub(super) async fn recall(parts: &Parts, members: &pb::StoredMembership, held: 
     Ok(())
 }
 
-async fn ask(peers: &Peers, credentials: &Credentials, parts: &Parts, address: &str) -> Option<Promise> {
+async fn ask(peers: &Peers, credentials: &Credentials, parts: &Parts, address: &str) -> Option<Commitment> {
     let mut client = peers.client(address, Lane::Control).ok()?;
     let identity = &parts.identity;
-    let request = wire::RecallRequest { cluster_id: identity.cluster_id.clone(), node_id: identity.node_id };
-    client.recall(credentials.present(request)).await.ok()?.into_inner().promise.map(Promise::from_pb)
+    let request = wire::GetCommitmentsRequest { cluster_id: identity.cluster_id.clone(), node_id: identity.node_id };
+    client.get_commitments(credentials.present(request)).await.ok()?.into_inner().commitment.map(Commitment::from_pb)
 }
 
 impl Node {
     /// Records the commitments of a leader or a candidate that sent a message.
     pub(super) fn remember_leader(&self, vote: &Vote, end: u64) {
-        self.inner.promises.note(vote.leader_id.node_id, Promise::of_leader(vote, end));
+        self.inner.commitments.note(vote.leader_id.node_id, Commitment::of_leader(vote, end));
     }
 
     /// [`Node::keeps`], as a status.
-    pub(super) fn must_keep(&self, promise: Option<wire::Promise>) -> Result<(), Status> {
-        let outdated = || Status::failed_precondition("this node's files are older than what it promised: it stops");
-        self.keeps(promise).then_some(()).ok_or_else(outdated)
+    pub(super) fn must_keep(&self, commitment: Option<wire::Commitment>) -> Result<(), Status> {
+        let outdated = || Status::failed_precondition("this node's files are older than its commitments: it stops");
+        self.keeps(commitment).then_some(()).ok_or_else(outdated)
     }
 
     /// Whether this node meets the commitments that a leader or a candidate has of it. False: this node has less, its
     /// files fail, and it takes no further part.
-    pub(super) fn keeps(&self, promise: Option<wire::Promise>) -> bool {
-        let Some(promise) = promise.map(Promise::from_pb) else { return true };
+    pub(super) fn keeps(&self, commitment: Option<wire::Commitment>) -> bool {
+        let Some(commitment) = commitment.map(Commitment::from_pb) else { return true };
         let held = Held::now(&self.inner.log, *self.inner.applied.borrow());
-        if promise.is_kept_by(&held) {
+        if commitment.is_kept_by(&held) {
             return true;
         }
-        let error = held.forgot(&promise);
+        let error = held.forgot(&commitment);
         self.inner.failure.note("", &error);
         self.inner.disk.state.fail(&error);
         false
@@ -228,39 +228,39 @@ mod tests {
 
     #[test]
     fn a_node_that_has_less_than_it_promised_is_found_out() {
-        let promise = Promise::of_entry(&vote(3, 1), entry(3, 50));
-        assert!(promise.is_kept_by(&held(3, entry(3, 50))));
-        assert!(promise.is_kept_by(&held(3, entry(3, 51))));
-        assert!(!promise.is_kept_by(&held(3, entry(3, 49))), "the log is shorter");
-        assert!(!promise.is_kept_by(&held(3, entry(2, 90))), "the log is another one, from before");
-        assert!(!promise.is_kept_by(&held(2, entry(2, 90))), "the vote is older");
-        assert!(!promise.is_kept_by(&held(0, None)));
-        assert!(!Promise::of_vote(&vote(3, 2)).is_kept_by(&held(3, entry(3, 50))), "it voted for a later leader");
+        let commitment = Commitment::of_entry(&vote(3, 1), entry(3, 50));
+        assert!(commitment.is_kept_by(&held(3, entry(3, 50))));
+        assert!(commitment.is_kept_by(&held(3, entry(3, 51))));
+        assert!(!commitment.is_kept_by(&held(3, entry(3, 49))), "the log is shorter");
+        assert!(!commitment.is_kept_by(&held(3, entry(2, 90))), "the log is another one, from before");
+        assert!(!commitment.is_kept_by(&held(2, entry(2, 90))), "the vote is older");
+        assert!(!commitment.is_kept_by(&held(0, None)));
+        assert!(!Commitment::of_vote(&vote(3, 2)).is_kept_by(&held(3, entry(3, 50))), "it voted for a later leader");
 
-        let led = Promise::of_leader(&vote(3, 1), 51);
+        let led = Commitment::of_leader(&vote(3, 1), 51);
         assert!(led.is_kept_by(&held(3, entry(2, 50))));
         assert!(!led.is_kept_by(&held(3, entry(3, 49))));
     }
 
     #[test]
     fn a_later_leader_may_have_taken_entries_away() {
-        let promise = Promise::of_entry(&vote(3, 1), entry(3, 50));
-        assert!(promise.is_kept_by(&held(4, entry(2, 20))));
+        let commitment = Commitment::of_entry(&vote(3, 1), entry(3, 50));
+        assert!(commitment.is_kept_by(&held(4, entry(2, 20))));
     }
 
     #[test]
     fn the_latest_promise_counts_and_under_one_leader_the_most() {
-        let promises = Promises::default();
-        assert_eq!(promises.of(7), None);
-        promises.note(7, Promise::of_entry(&vote(3, 1), entry(3, 50)));
-        promises.note(7, Promise::of_entry(&vote(3, 1), entry(3, 40)));
-        promises.note(7, Promise::of_leader(&vote(3, 1), 45));
-        promises.note(7, Promise::of_vote(&vote(2, 2)));
-        let known = Promise { leader: (3, 1), log_id: entry(3, 50), end: 45 };
-        assert_eq!(promises.of(7), Some(known));
-        assert_eq!(Promise::from_pb(known.to_pb()), known);
-        promises.note(7, Promise::of_vote(&vote(4, 2)));
-        assert_eq!(promises.of(7), Some(Promise::of_vote(&vote(4, 2))));
-        assert_eq!(promises.of(8), None);
+        let commitments = Commitments::default();
+        assert_eq!(commitments.of(7), None);
+        commitments.note(7, Commitment::of_entry(&vote(3, 1), entry(3, 50)));
+        commitments.note(7, Commitment::of_entry(&vote(3, 1), entry(3, 40)));
+        commitments.note(7, Commitment::of_leader(&vote(3, 1), 45));
+        commitments.note(7, Commitment::of_vote(&vote(2, 2)));
+        let known = Commitment { leader: (3, 1), log_id: entry(3, 50), end: 45 };
+        assert_eq!(commitments.of(7), Some(known));
+        assert_eq!(Commitment::from_pb(known.to_pb()), known);
+        commitments.note(7, Commitment::of_vote(&vote(4, 2)));
+        assert_eq!(commitments.of(7), Some(Commitment::of_vote(&vote(4, 2))));
+        assert_eq!(commitments.of(8), None);
     }
 }
