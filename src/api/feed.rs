@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     chat::{Event, Revision, TimeMs, limits::fitting},
-    delivery::{Cut, Hub, Subscription},
+    delivery::{DisconnectReason, Hub, Subscription},
     failpoints,
     net::shares::Share,
     proto::chat::v1 as pb,
@@ -44,7 +44,7 @@ const EXPIRY_CHECK_MIN: Duration = Duration::from_millis(50);
 
 /// A selection of the past events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum BacklogScope {
     /// Messages that were not acknowledged.
     Undelivered,
     /// All events that concern the caller.
@@ -57,7 +57,7 @@ pub(super) trait Backlog: Send + Sync + 'static {
     /// more. Fails when the caller's session is closed.
     fn page(
         &self,
-        which: Which,
+        scope: BacklogScope,
         after: Revision,
         up_to: Revision,
     ) -> impl Future<Output = Result<Vec<Event>, Status>> + Send;
@@ -180,11 +180,11 @@ impl<B: Backlog> Feed<B> {
     }
 
     /// Handles a cut: opens a new subscription if the subscriber did not cause the cut, or else ends the feed.
-    fn resume(&mut self, cut: Cut) -> Result<(), Status> {
+    fn resume(&mut self, cut: DisconnectReason) -> Result<(), Status> {
         match cut {
-            Cut::Slow if self.level => return Err(status::cut(cut)),
-            Cut::SessionClosed | Cut::Stopping => return Err(status::cut(cut)),
-            Cut::Slow | Cut::Reset => {}
+            DisconnectReason::Slow if self.level => return Err(status::cut(cut)),
+            DisconnectReason::SessionClosed | DisconnectReason::Stopping => return Err(status::cut(cut)),
+            DisconnectReason::Slow | DisconnectReason::Reset => {}
         }
         self.age = measured(&self.backlog);
         let subscription = self.hub.subscribe(self.caller.account, self.caller.session);
@@ -206,7 +206,7 @@ impl<B: Backlog> Feed<B> {
             return Ok(Some(convert::event(&event, self.caller.account, Revision(0))));
         }
         if !self.page.last {
-            self.page = self.page(Which::Undelivered, after, up_to).await?;
+            self.page = self.page(BacklogScope::Undelivered, after, up_to).await?;
             return Ok(None);
         }
         self.cursor = up_to;
@@ -216,8 +216,8 @@ impl<B: Backlog> Feed<B> {
     }
 
     /// The next page, truncated to what may wait.
-    async fn page(&self, which: Which, after: Revision, up_to: Revision) -> Result<Page, Status> {
-        let mut events = self.backlog.page(which, after, up_to).await?;
+    async fn page(&self, scope: BacklogScope, after: Revision, up_to: Revision) -> Result<Page, Status> {
+        let mut events = self.backlog.page(scope, after, up_to).await?;
         let fitting = fitting(events.iter().map(Event::size), PAGE_BYTES_MAX);
         let bytes = events.iter().take(fitting).map(Event::size).sum();
         let share = self.hub.reserve(self.caller.account, bytes);
@@ -234,7 +234,7 @@ impl<B: Backlog> Feed<B> {
         }
         let up_to = self.subscription.start;
         if !self.page.last {
-            self.page = self.page(Which::All, self.cursor, up_to).await?;
+            self.page = self.page(BacklogScope::All, self.cursor, up_to).await?;
             return Ok(None);
         }
         self.cursor = self.cursor.max(up_to);

@@ -89,13 +89,16 @@ impl Backlog for World {
         Err(status::token_expired())
     }
 
-    async fn page(&self, which: Which, after: Revision, up_to: Revision) -> Result<Vec<Event>, Status> {
+    async fn page(&self, scope: BacklogScope, after: Revision, up_to: Revision) -> Result<Vec<Event>, Status> {
         if !*self.session_open.lock().unwrap() {
             return Err(status::token_invalid());
         }
         let wanted = |event: &&Event| {
             let others = !matches!(event.kind, EventKind::Message { sender: BOB, .. });
-            event.concerns(BOB) && event.revision > after && event.revision <= up_to && (which == Which::All || others)
+            event.concerns(BOB)
+                && event.revision > after
+                && event.revision <= up_to
+                && (scope == BacklogScope::All || others)
         };
         let page = self.stored.lock().unwrap().iter().filter(wanted).take(PAGE_EVENTS).cloned().collect();
         for revision in std::mem::take(&mut *self.meanwhile.lock().unwrap()) {

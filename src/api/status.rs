@@ -15,7 +15,7 @@ use crate::{
         Rejection,
         limits::{Invalid, JOIN_TOKENS_MAX},
     },
-    delivery::{Cut, TooManySubscriptions},
+    delivery::{DisconnectReason, TooManySubscriptions},
     raft::{MemberError, ProposeError, ReadError, Refusal, TransferError},
     storage::StorageError,
     trace::TraceContext,
@@ -403,15 +403,15 @@ pub(super) fn password(error: &PasswordError) -> Status {
 }
 
 /// The reason why a subscription ended.
-pub(super) fn cut(cut: Cut) -> Status {
+pub(super) fn cut(cut: DisconnectReason) -> Status {
     match cut {
-        Cut::Slow => {
+        DisconnectReason::Slow => {
             let text = "the reader does not keep up; subscribe again after the last revision seen";
             status(Code::Aborted, "SLOW_SUBSCRIBER", text, None)
         }
-        Cut::SessionClosed => token_invalid(),
+        DisconnectReason::SessionClosed => token_invalid(),
         // Subscribers resume by themselves. One that is opened at the moment of a reset may get this status.
-        Cut::Reset | Cut::Stopping => stopping(),
+        DisconnectReason::Reset | DisconnectReason::Stopping => stopping(),
     }
 }
 
@@ -532,9 +532,9 @@ mod tests {
         is(read(&ReadError::Stopped), Code::Unavailable, "NODE_STOPPING", true);
         is(login_throttled(Duration::from_secs(2)), Code::ResourceExhausted, "LOGIN_THROTTLED", true);
         is(session_mismatch(), Code::Unauthenticated, "SESSION_MISMATCH", false);
-        is(cut(Cut::Slow), Code::Aborted, "SLOW_SUBSCRIBER", false);
-        is(cut(Cut::SessionClosed), Code::Unauthenticated, "TOKEN_INVALID", false);
-        is(cut(Cut::Stopping), Code::Unavailable, "NODE_STOPPING", true);
+        is(cut(DisconnectReason::Slow), Code::Aborted, "SLOW_SUBSCRIBER", false);
+        is(cut(DisconnectReason::SessionClosed), Code::Unauthenticated, "TOKEN_INVALID", false);
+        is(cut(DisconnectReason::Stopping), Code::Unavailable, "NODE_STOPPING", true);
         let not_taken = TransferError::NotTaken("another node leads".into());
         is(transfer(&not_taken, "n9"), Code::FailedPrecondition, "NOT_TAKEN_OVER", false);
         is(transfer(&TransferError::Silent, "n9"), Code::FailedPrecondition, "NODE_SILENT", false);

@@ -10,7 +10,7 @@ use super::{
     ChatApi,
     auth::{Caller, still_open},
     call::Call,
-    feed::{Backlog, Feed, PAGE_EVENTS, Which},
+    feed::{Backlog, BacklogScope, Feed, PAGE_EVENTS},
     reads::Awaited,
     status,
 };
@@ -108,15 +108,15 @@ struct StoredEvents {
 }
 
 impl Backlog for StoredEvents {
-    async fn page(&self, which: Which, after: Revision, up_to: Revision) -> Result<Vec<Event>, Status> {
+    async fn page(&self, scope: BacklogScope, after: Revision, up_to: Revision) -> Result<Vec<Event>, Status> {
         let (account, session) = (self.account, self.session);
         let read = move |query: &Query<'_>| {
             if let Err(closed) = still_open(query, session)? {
                 return Ok(Err(closed));
             }
-            let events = match which {
-                Which::Undelivered => query.undelivered(account, after, up_to, PAGE_EVENTS)?,
-                Which::All => query.events_after(account, after, up_to, PAGE_EVENTS)?,
+            let events = match scope {
+                BacklogScope::Undelivered => query.undelivered(account, after, up_to, PAGE_EVENTS)?,
+                BacklogScope::All => query.events_after(account, after, up_to, PAGE_EVENTS)?,
             };
             Ok(Ok(events))
         };

@@ -39,7 +39,7 @@ use crate::{
 use queue::Queue;
 use timing::Sample;
 
-pub use queue::{Cut, QUEUE_EVENTS_MAX};
+pub use queue::{DisconnectReason, QUEUE_EVENTS_MAX};
 pub use timing::DeliveryObserver;
 
 /// Open subscriptions of a node. Each takes one to two kilobytes, with its stream.
@@ -159,7 +159,7 @@ impl Registry {
         }
     }
 
-    fn cut_all(&mut self, cut: Cut) {
+    fn cut_all(&mut self, cut: DisconnectReason) {
         for entry in self.accounts.values().flatten() {
             entry.queue.cut(cut);
         }
@@ -220,7 +220,7 @@ impl Hub {
                 registry.retain(account, |entry| {
                     let closed = entry.session == *session;
                     if closed {
-                        entry.queue.cut(Cut::SessionClosed);
+                        entry.queue.cut(DisconnectReason::SessionClosed);
                     }
                     !closed
                 });
@@ -236,7 +236,7 @@ impl Hub {
     /// Cuts every open subscription after a snapshot was installed. They resume from the database.
     pub fn reset(&self, revision: Revision, clock: TimeMs) {
         let mut registry = self.lock();
-        registry.cut_all(Cut::Reset);
+        registry.cut_all(DisconnectReason::Reset);
         registry.tell_closed(Closed::Any);
         self.inner.published.send_replace((revision, clock));
     }
@@ -245,7 +245,7 @@ impl Hub {
     pub fn stop(&self) {
         let mut registry = self.lock();
         registry.stopping = true;
-        registry.cut_all(Cut::Stopping);
+        registry.cut_all(DisconnectReason::Stopping);
     }
 
     /// Whether the node is draining.
@@ -292,7 +292,7 @@ impl Hub {
         let id = registry.next_id;
         registry.next_id += 1;
         if registry.stopping {
-            queue.cut(Cut::Stopping);
+            queue.cut(DisconnectReason::Stopping);
         } else {
             // The fuller the node, the fewer subscriptions an account gets, so that a newcomer always finds room.
             let free = SUBSCRIPTIONS_MAX.saturating_sub(registry.stats.subscriptions);
@@ -330,13 +330,13 @@ pub struct Subscription {
 
 impl Subscription {
     /// The next event, in revision order, or the reason why there will be none. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Arc<Event>, Cut> {
+    pub async fn next(&mut self) -> Result<Arc<Event>, DisconnectReason> {
         let (event, since) = self.queue.next().await?;
         Ok(self.pushed(event, since))
     }
 
     /// The next event or end if one is available; `None` if [`Self::next`] would wait.
-    pub fn try_next(&mut self) -> Option<Result<Arc<Event>, Cut>> {
+    pub fn try_next(&mut self) -> Option<Result<Arc<Event>, DisconnectReason>> {
         let next = self.queue.try_next()?;
         Some(next.map(|(event, since)| self.pushed(event, since)))
     }
@@ -351,7 +351,7 @@ impl Subscription {
     }
 
     /// The reason why the subscription was cut, if it was.
-    pub fn cut(&self) -> Option<Cut> {
+    pub fn cut(&self) -> Option<DisconnectReason> {
         self.queue.cut_reason()
     }
 }

@@ -26,7 +26,7 @@ const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// Why a subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Cut {
+pub enum DisconnectReason {
     /// Too many events were waiting, or too many bytes of them.
     #[error("the subscriber does not keep up")]
     Slow,
@@ -49,7 +49,7 @@ struct State {
     bytes: usize,
     /// The share of the budget for these events. `None` while none were counted.
     share: Option<Share>,
-    cut: Option<Cut>,
+    cut: Option<DisconnectReason>,
 }
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Queue {
             state.events.push_back((event.clone(), at));
             state.bytes = bytes;
         } else {
-            state.cut = Some(Cut::Slow);
+            state.cut = Some(DisconnectReason::Slow);
             state.empty();
         }
         let fits = state.cut.is_none();
@@ -114,7 +114,7 @@ impl Queue {
     }
 
     /// Ends the queue and drops its events. The first reason is kept.
-    pub(super) fn cut(&self, cut: Cut) {
+    pub(super) fn cut(&self, cut: DisconnectReason) {
         let mut state = self.lock();
         if state.cut.is_none() {
             state.cut = Some(cut);
@@ -124,12 +124,12 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    pub(super) fn cut_reason(&self) -> Option<Cut> {
+    pub(super) fn cut_reason(&self) -> Option<DisconnectReason> {
         self.lock().cut
     }
 
     /// The next event, with the time of its arrival.
-    pub(super) fn try_next(&self) -> Option<Result<(Arc<Event>, Instant), Cut>> {
+    pub(super) fn try_next(&self) -> Option<Result<(Arc<Event>, Instant), DisconnectReason>> {
         let mut state = self.lock();
         match state.cut {
             Some(cut) => Some(Err(cut)),
@@ -150,7 +150,7 @@ impl Queue {
     }
 
     /// Cancel-safe: an event is taken only when it is returned.
-    pub(super) async fn next(&self) -> Result<(Arc<Event>, Instant), Cut> {
+    pub(super) async fn next(&self) -> Result<(Arc<Event>, Instant), DisconnectReason> {
         loop {
             if let Some(next) = self.try_next() {
                 return next;

@@ -95,7 +95,7 @@ fn the_revision_is_announced_after_its_events_are_queued() {
             Some(Ok(event)) => last = event.revision.0,
             // Overflow is not the subject of this test.
             Some(Err(cut)) => {
-                assert_eq!(cut, Cut::Slow);
+                assert_eq!(cut, DisconnectReason::Slow);
                 break;
             }
             None => assert!(announced.0 <= last, "empty after {last}, though {announced} was announced"),
@@ -116,7 +116,7 @@ fn a_slow_subscriber_is_cut_and_the_others_are_not() {
     assert_eq!(slow.cut(), None);
     publish(&hub, message(1000, &[ALICE, BOB]));
     publish(&hub, message(1001, &[ALICE, BOB]));
-    assert_eq!(slow.try_next(), Some(Err(Cut::Slow)));
+    assert_eq!(slow.try_next(), Some(Err(DisconnectReason::Slow)));
     assert_eq!(drain(&mut quick), [1000, 1001]);
     assert_eq!(hub.stats(), HubStats { subscriptions: 1, slow_cuts: 1 });
 }
@@ -136,7 +136,7 @@ fn a_closed_session_takes_its_subscriptions_along() {
     let two = hub.subscribe(ALICE, SessionId(1)).unwrap();
     let mut other = hub.subscribe(ALICE, SessionId(2)).unwrap();
     hub.publish(vec![], &[SessionId(1), SessionId(9)], Revision(1), TimeMs(1));
-    assert_eq!((one.cut(), two.cut()), (Some(Cut::SessionClosed), Some(Cut::SessionClosed)));
+    assert_eq!((one.cut(), two.cut()), (Some(DisconnectReason::SessionClosed), Some(DisconnectReason::SessionClosed)));
     publish(&hub, message(2, &[ALICE, BOB]));
     assert_eq!(drain(&mut other), [2]);
     assert_eq!(*noticed.lock().unwrap(), [SessionId(1), SessionId(9)]);
@@ -149,12 +149,12 @@ fn reset_and_stop_cut_all() {
     let hub = Hub::new(Revision(0), TimeMs(0));
     let before = hub.subscribe(ALICE, SessionId(1)).unwrap();
     hub.reset(Revision(70), TimeMs(7));
-    assert_eq!(before.cut(), Some(Cut::Reset));
+    assert_eq!(before.cut(), Some(DisconnectReason::Reset));
     let after = hub.subscribe(ALICE, SessionId(1)).unwrap();
     assert_eq!((after.start, after.cut()), (Revision(70), None));
     hub.stop();
-    assert_eq!(after.cut(), Some(Cut::Stopping));
-    assert_eq!(hub.subscribe(ALICE, SessionId(1)).unwrap().cut(), Some(Cut::Stopping));
+    assert_eq!(after.cut(), Some(DisconnectReason::Stopping));
+    assert_eq!(hub.subscribe(ALICE, SessionId(1)).unwrap().cut(), Some(DisconnectReason::Stopping));
 }
 
 #[test]
@@ -178,5 +178,5 @@ async fn next_waits_for_an_event_and_for_the_end() {
     // Whether or not the task has received the event yet, the cut follows or replaces it, and ends the wait.
     hub.stop();
     let (first, second) = waiting.await.unwrap();
-    assert!(first.is_ok_and(|e| e.revision == Revision(1)) || second == Err(Cut::Stopping));
+    assert!(first.is_ok_and(|e| e.revision == Revision(1)) || second == Err(DisconnectReason::Stopping));
 }

@@ -1,7 +1,7 @@
 //! Connections that are bounded in number by a [`Gate`], and in the time that they may go without progress.
 //!
 //! A caller could hold a connection forever by sending nothing, sending byte by byte, or reading no answers. Each
-//! connection therefore has a [`Demand`] to meet.
+//! connection therefore has a [`IdlePolicy`] to meet.
 //!
 //! Does not cover: the protocol on the connection, and the requests.
 
@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The progress that a connection has to make. A connection that fails to make it ends with `TimedOut`.
 #[derive(Debug, Clone, Copy)]
-pub enum Demand {
+pub enum IdlePolicy {
     /// A number of bytes must arrive in time. There is no limit after that.
     FirstBytes {
         /// The number of bytes.
@@ -50,13 +50,13 @@ pub enum Demand {
 pub struct Bounded<L> {
     listener: L,
     gate: Gate,
-    demand: Demand,
+    idle_policy: IdlePolicy,
 }
 
 impl<L: Listener> Bounded<L> {
-    /// The connections of `listener` that `gate` admits, each of which has to meet `demand`.
-    pub fn new(listener: L, gate: Gate, demand: Demand) -> Self {
-        Self { listener, gate, demand }
+    /// The connections of `listener` that `gate` admits, each of which has to meet `idle_policy`.
+    pub fn new(listener: L, gate: Gate, idle_policy: IdlePolicy) -> Self {
+        Self { listener, gate, idle_policy }
     }
 
     /// The gate that admits the connections.
@@ -70,7 +70,7 @@ impl<L: Listener> Bounded<L> {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     let behind = L::behind(&stream);
-                    return Connection::new(stream, self.gate.admit(from), behind, self.demand);
+                    return Connection::new(stream, self.gate.admit(from), behind, self.idle_policy);
                 }
                 Err(error) => {
                     let port = self.listener.local_addr().map(|address| address.port()).unwrap_or_default();
@@ -91,17 +91,17 @@ impl<L: Listener> Bounded<L> {
 }
 
 /// A connection that keeps its place at the gate until it is dropped. It fails when the gate ends it, or when it does
-/// not meet its [`Demand`].
+/// not meet its [`IdlePolicy`].
 pub struct Connection<S> {
     stream: S,
     ticket: Arc<Ticket>,
     /// Where a proxy will name the caller; `None` once the caller is known.
     behind: Option<Arc<OnceLock<SocketAddr>>>,
-    /// The demand that the connection still has to meet.
-    demand: Demand,
+    /// The idle_policy that the connection still has to meet.
+    idle_policy: IdlePolicy,
     /// Whether the last operation was a write, with no byte received since.
     is_idle: bool,
-    /// `None` once no demand remains.
+    /// `None` once no idle_policy remains.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -112,9 +112,9 @@ impl<S> Drop for Connection<S> {
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, ticket: Arc<Ticket>, behind: Option<Arc<OnceLock<SocketAddr>>>, demand: Demand) -> Self {
-        let (Demand::FirstBytes { within, .. } | Demand::Writes { within }) = demand;
-        Self { stream, ticket, behind, demand, is_idle: true, deadline: Some(Box::pin(sleep(within))) }
+    fn new(stream: S, ticket: Arc<Ticket>, behind: Option<Arc<OnceLock<SocketAddr>>>, idle_policy: IdlePolicy) -> Self {
+        let (IdlePolicy::FirstBytes { within, .. } | IdlePolicy::Writes { within }) = idle_policy;
+        Self { stream, ticket, behind, idle_policy, is_idle: true, deadline: Some(Box::pin(sleep(within))) }
     }
 
     /// The inner connection.
@@ -141,18 +141,18 @@ impl<S> Connection<S> {
     }
 
     fn has_read(&mut self, count: usize) {
-        match &mut self.demand {
-            Demand::FirstBytes { bytes, .. } => {
+        match &mut self.idle_policy {
+            IdlePolicy::FirstBytes { bytes, .. } => {
                 *bytes = bytes.saturating_sub(count);
                 if *bytes == 0 {
                     self.deadline = None;
                 }
             }
-            Demand::Writes { .. } if count > 0 && self.is_idle => {
+            IdlePolicy::Writes { .. } if count > 0 && self.is_idle => {
                 self.is_idle = false;
                 self.begin_anew();
             }
-            Demand::Writes { .. } => {}
+            IdlePolicy::Writes { .. } => {}
         }
     }
 
@@ -162,7 +162,7 @@ impl<S> Connection<S> {
     }
 
     fn begin_anew(&mut self) {
-        if let (Demand::Writes { within }, Some(deadline)) = (self.demand, &mut self.deadline) {
+        if let (IdlePolicy::Writes { within }, Some(deadline)) = (self.idle_policy, &mut self.deadline) {
             deadline.as_mut().reset(Instant::now() + within);
         }
     }
@@ -254,10 +254,10 @@ mod tests {
     /// Time limit for events that must happen.
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    async fn bounded(connections: usize, demand: Demand) -> (Bounded<TcpListener>, SocketAddr) {
+    async fn bounded(connections: usize, idle_policy: IdlePolicy) -> (Bounded<TcpListener>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Bounded::new(listener, Gate::uncounted(connections), demand), address)
+        (Bounded::new(listener, Gate::uncounted(connections), idle_policy), address)
     }
 
     async fn fails<T: std::fmt::Debug>(operation: impl Future<Output = io::Result<T>>) -> io::ErrorKind {
@@ -266,7 +266,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_say_enough_in_time_is_cut_off() {
-        let (mut listener, address) = bounded(8, Demand::FirstBytes { bytes: 24, within: SOON }).await;
+        let (mut listener, address) = bounded(8, IdlePolicy::FirstBytes { bytes: 24, within: SOON }).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(&[1; 23]).await.unwrap();
         let mut connection = listener.accept().await;
@@ -276,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_said_enough_may_be_silent() {
-        let (mut listener, address) = bounded(8, Demand::FirstBytes { bytes: 24, within: LONG }).await;
+        let (mut listener, address) = bounded(8, IdlePolicy::FirstBytes { bytes: 24, within: LONG }).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = listener.accept().await;
         assert_eq!(connection.ticket().from(), client.local_addr().unwrap());
@@ -287,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_only_asks_is_cut_off() {
-        let (mut listener, address) = bounded(8, Demand::Writes { within: SOON }).await;
+        let (mut listener, address) = bounded(8, IdlePolicy::Writes { within: SOON }).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = listener.accept().await;
         client.write_all(&[1; 1000]).await.unwrap();
@@ -297,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_reads_nothing_is_cut_off() {
-        let (mut listener, address) = bounded(8, Demand::Writes { within: SOON }).await;
+        let (mut listener, address) = bounded(8, IdlePolicy::Writes { within: SOON }).await;
         let _client = TcpStream::connect(address).await.unwrap();
         let mut connection = listener.accept().await;
         let everything = async {
@@ -313,7 +313,7 @@ mod tests {
         let (ours, _theirs) = tokio::io::duplex(1);
         let ticket = Gate::uncounted(1).admit(SocketAddr::from(([127, 0, 0, 1], 1)));
         let buffered = tokio::io::BufWriter::new(ours);
-        let mut connection = Connection::new(buffered, ticket, None, Demand::Writes { within: SOON });
+        let mut connection = Connection::new(buffered, ticket, None, IdlePolicy::Writes { within: SOON });
         connection.write_all(&[1; 100]).await.unwrap();
         assert_eq!(fails(connection.flush()).await, io::ErrorKind::TimedOut);
         assert_eq!(fails(connection.shutdown()).await, io::ErrorKind::TimedOut);
@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_write_starts_the_time_anew() {
-        let (mut listener, address) = bounded(8, Demand::Writes { within: LONG }).await;
+        let (mut listener, address) = bounded(8, IdlePolicy::Writes { within: LONG }).await;
         let _client = TcpStream::connect(address).await.unwrap();
         let mut connection = listener.accept().await;
         let first = connection.deadline.as_ref().unwrap().deadline();
@@ -334,7 +334,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let ticket = Gate::uncounted(1).admit(SocketAddr::from(([127, 0, 0, 1], 1)));
         let within = Duration::from_secs(30);
-        let mut connection = Connection::new(ours, ticket, None, Demand::Writes { within });
+        let mut connection = Connection::new(ours, ticket, None, IdlePolicy::Writes { within });
         connection.write_all(b"an answer").await.unwrap();
         let written = Instant::now();
         tokio::time::advance(within - Duration::from_secs(1)).await;
@@ -352,7 +352,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_beyond_the_bound_ends_the_oldest() {
-        let (mut listener, address) = bounded(2, Demand::Writes { within: LONG }).await;
+        let (mut listener, address) = bounded(2, IdlePolicy::Writes { within: LONG }).await;
         let mut clients = Vec::new();
         let mut connections = Vec::new();
         for _ in 0..3 {

@@ -184,10 +184,11 @@ impl Dialer {
         let way = Arc::<Way>::default();
         let address = address_of(endpoint.uri(), self.tls.is_some());
         let under_way = Mutex::default();
-        let maker = Arc::new(Maker { dialer: self.clone(), address, patience, way: Arc::clone(&way), under_way });
+        let reconnect =
+            Arc::new(Reconnect { dialer: self.clone(), address, patience, way: Arc::clone(&way), under_way });
         let connect = tower::service_fn(move |_: Uri| {
-            let maker = Arc::clone(&maker);
-            async move { maker.connection().await.map(TokioIo::new) }
+            let reconnect = Arc::clone(&reconnect);
+            async move { reconnect.connection().await.map(TokioIo::new) }
         });
         Line { channel: self.with_origin(endpoint).connect_with_connector_lazy(connect), way }
     }
@@ -210,7 +211,7 @@ fn address_of(uri: &Uri, tls: bool) -> String {
 }
 
 /// Makes the connections of one channel, one at a time.
-struct Maker {
+struct Reconnect {
     dialer: Dialer,
     address: String,
     patience: Patience,
@@ -221,7 +222,7 @@ struct Maker {
 /// A connection attempt in flight, or a connection that was completed after its call had given up.
 type Making = oneshot::Receiver<io::Result<ByteStream>>;
 
-impl Maker {
+impl Reconnect {
     /// The next connection.
     async fn connection(self: Arc<Self>) -> io::Result<ByteStream> {
         let mut under_way = self.under_way.lock().await;
@@ -250,7 +251,7 @@ impl Maker {
     fn begin(self: &Arc<Self>) -> Making {
         let (mut sender, receiver) = oneshot::channel();
         let (dialer, address, patience) = (self.dialer.clone(), self.address.clone(), self.patience);
-        let (way, maker) = (Arc::clone(&self.way), Arc::downgrade(self));
+        let (way, reconnect) = (Arc::clone(&self.way), Arc::downgrade(self));
         tokio::spawn(async move {
             let made = tokio::select! {
                 biased;
@@ -260,8 +261,8 @@ impl Maker {
             // A waiting call has received the connection by now.
             let _ = sender.send(made);
             sleep(KEPT).await;
-            if let Some(maker) = maker.upgrade() {
-                maker.drop_what_is_left();
+            if let Some(reconnect) = reconnect.upgrade() {
+                reconnect.drop_what_is_left();
             }
         });
         receiver

@@ -183,7 +183,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::{bounded::Demand, gate::Gate};
+    use crate::net::{bounded::IdlePolicy, gate::Gate};
 
     /// Only a fault takes this long.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -207,7 +207,7 @@ mod tests {
     async fn a_stop_waits_for_calls_and_for_nobody_who_is_silent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let listener = Bounded::new(listener, Gate::uncounted(8), Demand::Writes { within: PATIENCE });
+        let listener = Bounded::new(listener, Gate::uncounted(8), IdlePolicy::Writes { within: PATIENCE });
         let (stop, called) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let begun = Arc::clone(&called);
         let router = Router::new().route(

@@ -86,7 +86,7 @@ pub(super) async fn watch(node: Node) {
 async fn to_a_successor(node: &Node, silence_max: Duration) -> Result<u64, TransferError> {
     let view = node.inner.view.borrow().clone();
     let successor = node.best_successor(&view, silence_max, |_| true).ok_or(TransferError::NotAVoter)?;
-    node.hand_over(Some(successor)).await
+    node.transfer_here(Some(successor)).await
 }
 
 #[cfg(test)]

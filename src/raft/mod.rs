@@ -27,7 +27,6 @@ mod freshness;
 mod commitments;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
-mod hand_over;
 mod lease;
 mod log_store;
 mod members;
@@ -44,6 +43,7 @@ mod space;
 mod start;
 mod state_machine;
 mod traced;
+mod transfer;
 mod types;
 mod unchecked;
 mod view;

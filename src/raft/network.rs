@@ -32,12 +32,12 @@ use super::{
     commitments::{Commitment, Commitments},
     convert::{self, Malformed},
     freshness::{Clocks, QuorumAge},
-    hand_over::Declined,
     peers::{Credentials, Lane, Peers},
     snapshots::SnapshotHandle,
     space::Space,
     state_machine::Observer,
     traced::{Replication, Traced},
+    transfer::Declined,
     types::{NodeRecord, Snapshot, TypeConfig, Vote},
 };
 use crate::{

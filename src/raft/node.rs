@@ -19,12 +19,12 @@ use super::{
     convert,
     error::{ProposeError, ReadError, Refusal},
     freshness::{Freshness, QuorumAge},
-    hand_over::HandOvers,
     peers::{Credentials, Lane, Peers},
     proposer::{AttemptError, Claim, Job, ProposalCounts, Proposals},
     read_gate::{ReadIndex, Waiter},
     slow_disk::Disk,
     space::{Space, SpaceStatus},
+    transfer::Transfers,
     types::{LogId, Raft},
     view::{self, Heard, Peer, Role, View},
 };
@@ -144,7 +144,7 @@ pub(super) struct Inner {
     /// Longest silence of a follower that still counts as healthy.
     pub election_max: Duration,
     /// Leadership transfers.
-    pub hand_overs: HandOvers,
+    pub transfers: Transfers,
     /// Held during a membership change, so that only one runs at a time.
     pub membership: Mutex<()>,
     /// See [`super::Settings::expected_nodes`].
@@ -159,7 +159,7 @@ pub(super) struct Inner {
     /// Limiter of login and registration attempts, used while this node leads.
     pub attempts: OnceLock<Arc<dyn AttemptLimiter>>,
     /// Number of leadership transfers because of a slow disk.
-    pub handovers: AtomicU64,
+    pub slow_disk_transfers: AtomicU64,
 }
 
 impl Node {
@@ -223,7 +223,7 @@ impl Node {
                 return Err(unknown.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
             }
             let has_leader = self.has_leader(limit).await;
-            if self.inner.hand_overs.waits_are_over() {
+            if self.inner.transfers.waits_are_over() {
                 return Err(unknown.map_or(ProposeError::Stopped, ProposeError::OutcomeUnknown));
             }
             if !has_leader || Instant::now() >= limit {
@@ -325,7 +325,7 @@ impl Node {
                 return Err(ReadError::Stopped);
             }
             let has_leader = self.has_leader(give_up_on_leader).await;
-            if self.inner.hand_overs.waits_are_over() {
+            if self.inner.transfers.waits_are_over() {
                 return Err(ReadError::Stopped);
             }
             if !has_leader || Instant::now() >= give_up_on_leader {

@@ -369,7 +369,7 @@ impl RaftService for PeerService {
         sent_by(Credentials::sender(&request), request.get_ref().from.as_ref())?;
         let message = convert::transfer_request(request.into_inner()).map_err(malformed)?;
         node.must_be_another(message.from_leader())?;
-        if *message.to_node_id() == node.inner.identity.node_id && node.inner.hand_overs.is_stopping() {
+        if *message.to_node_id() == node.inner.identity.node_id && node.inner.transfers.is_stopping() {
             return Err(Status::failed_precondition("this node is stopping"));
         }
         let mut response = wire::TransferLeaderResponse::default();
@@ -493,15 +493,15 @@ impl RaftService for PeerService {
         answer.map(Response::new).ok_or_else(|| Status::failed_precondition("this node is not the leader"))
     }
 
-    async fn hand_over(
+    async fn transfer_leadership(
         &self,
-        request: Request<wire::HandOverRequest>,
-    ) -> Result<Response<wire::HandOverResponse>, Status> {
+        request: Request<wire::TransferLeadershipRequest>,
+    ) -> Result<Response<wire::TransferLeadershipResponse>, Status> {
         use super::error::TransferError as E;
         let node = self.node(&request)?;
         let to = Some(request.into_inner().to).filter(|id| *id != 0);
-        match node.hand_over_on_request(to).await {
-            Ok(to) => Ok(Response::new(wire::HandOverResponse { to })),
+        match node.transfer_on_request(to).await {
+            Ok(to) => Ok(Response::new(wire::TransferLeadershipResponse { to })),
             Err(error @ E::NotAVoter) => Err(Status::not_found(error.to_string())),
             Err(error @ E::Silent) => Err(Status::aborted(error.to_string())),
             Err(error) => Err(Status::failed_precondition(error.to_string())),

@@ -46,14 +46,14 @@ pub struct DiskStatus {
     /// How long the write in flight has taken so far; zero if there is none.
     pub stalled: Duration,
     /// Number of times that this node transferred leadership because its disk was slow.
-    pub handovers: u64,
+    pub slow_disk_transfers: u64,
 }
 
 impl Node {
     /// Status of this node's disk.
     pub fn disk(&self) -> DiskStatus {
         let stalled = self.inner.disk.stalled().map_or(Duration::ZERO, |(_, age)| age);
-        DiskStatus { stalled, handovers: self.inner.handovers.load(Ordering::Relaxed) }
+        DiskStatus { stalled, slow_disk_transfers: self.inner.slow_disk_transfers.load(Ordering::Relaxed) }
     }
 }
 
@@ -88,9 +88,9 @@ pub(super) async fn watch(node: Node, bound: Duration) {
             continue;
         }
         handed_over = Some(Instant::now());
-        match node.hand_over(None).await {
+        match node.transfer_here(None).await {
             Ok(to) => {
-                node.inner.handovers.fetch_add(1, Ordering::Relaxed);
+                node.inner.slow_disk_transfers.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(to, "This leader's disk is slow and a majority's is not; transferring leadership");
             }
             Err(error) => tracing::warn!(%error, "This leader's disk is slow, and no node can take over"),

@@ -367,11 +367,11 @@ impl Space {
 
 impl Node {
     /// Transfers leadership to the one of `nodes` that answers and has the most log.
-    async fn hand_over_to_one_of(&self, nodes: &[u64]) -> Result<u64, TransferError> {
+    async fn transfer_to_one_of(&self, nodes: &[u64]) -> Result<u64, TransferError> {
         let view = self.inner.view.borrow().clone();
         let successor = self.best_successor(&view, self.inner.election_max, |id| nodes.contains(&id));
         let successor = successor.ok_or(TransferError::NotAVoter)?;
-        self.hand_over(Some(successor)).await
+        self.transfer_here(Some(successor)).await
     }
 }
 
@@ -434,7 +434,7 @@ pub(super) async fn watch(node: Node, dir: PathBuf, reserve_bytes: u64) {
         let due = handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_INTERVAL);
         if now.is_leader() && space.is_low() && with_space.len() > rooms.len() / 2 && due {
             handed_over = Some(Instant::now());
-            match node.hand_over_to_one_of(&with_space).await {
+            match node.transfer_to_one_of(&with_space).await {
                 Ok(to) => tracing::warn!(to, "This leader's volume is low on space; transferring leadership"),
                 Err(error) => {
                     tracing::warn!(%error, "This leader's volume is low on space, and no other node can lead")

@@ -17,7 +17,6 @@ use super::{
     convert, eraser,
     error::StartError,
     freshness::{Clocks, Freshness, QuorumAge},
-    hand_over::HandOvers,
     lease::{self, Lapses},
     log_store::LogStore,
     members,
@@ -32,6 +31,7 @@ use super::{
     space::{self, Space},
     state_machine::{Observer, StateMachineAdapter},
     traced::Traced,
+    transfer::Transfers,
     types::Raft,
     view,
 };
@@ -177,12 +177,12 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         parts.failure.clone(),
         Arc::clone(&traced),
     );
-    let (quorum_age, commitments, refusals, hand_overs): (QuorumAge, Commitments, Arc<_>, HandOvers) =
+    let (quorum_age, commitments, refusals, transfers): (QuorumAge, Commitments, Arc<_>, Transfers) =
         Default::default();
     let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
     let context = AppendContext {
         clocks: Clocks::default(),
-        declined: hand_overs.declined(),
+        declined: transfers.declined(),
         quorum_age: quorum_age.clone(),
         commitments: commitments.clone(),
         log: parts.log.clone(),
@@ -238,7 +238,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         credentials: parts.credentials,
         leader_wait: parts.settings.election_max * 3,
         election_max: parts.settings.election_max,
-        hand_overs,
+        transfers,
         membership: Mutex::new(()),
         expected_nodes: parts.settings.expected_nodes.clone(),
         failure: parts.failure,
@@ -248,7 +248,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         space,
         charges: std::sync::Mutex::new(Admission::new(rates)),
         refusals,
-        handovers: AtomicU64::new(0),
+        slow_disk_transfers: AtomicU64::new(0),
     });
     let node = Node { inner };
     spawn_keepers(&node, (auditor, readers, parts.data_dir), &parts.settings, (&parts.bootstrap, parts.seed_addresses));

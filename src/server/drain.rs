@@ -19,7 +19,7 @@ use super::files;
 use crate::{config::Config, delivery::Hub, raft::Node};
 
 /// Time limit for the transfer of leadership at a stop.
-const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+const TRANSFER_MAX: Duration = Duration::from_secs(2);
 /// Time limit for calls that wait for a leader, a majority or a revision, once leadership was transferred.
 const WAITS_MAX: Duration = Duration::from_secs(1);
 /// Time limit for closing the log at a stop.
@@ -50,7 +50,7 @@ impl Serving {
     pub(super) async fn drain(self, config: &Config) {
         tracing::info!("Stopping: transferring leadership, then finishing calls");
         let deadline = Instant::now() + config.drain_timeout;
-        let has_leader = self.node.step_aside(deadline.min(Instant::now() + HAND_OVER_MAX)).await;
+        let has_leader = self.node.transfer_before_stop(deadline.min(Instant::now() + TRANSFER_MAX)).await;
         let node = self.node.clone();
         tokio::spawn(async move { node.end_waits(if has_leader { WAITS_MAX } else { Duration::ZERO }).await });
         self.hub.stop();
@@ -61,7 +61,7 @@ impl Serving {
             tracing::warn!("Some calls did not finish in time and were cut off");
         }
         // The node may have been elected just before the stop was requested.
-        self.node.step_aside(Instant::now() + HAND_OVER_MAX).await;
+        self.node.transfer_before_stop(Instant::now() + TRANSFER_MAX).await;
         files::note_end(&config.data_dir);
         // Another process may have locked the log.
         if timeout(SHUTDOWN_MAX, self.node.shutdown()).await.is_err() {

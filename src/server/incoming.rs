@@ -14,7 +14,7 @@ use super::{ADMIN_CONNECTIONS_MAX, ServerError};
 use crate::{
     net::{
         Listener,
-        bounded::{Bounded, Demand},
+        bounded::{Bounded, IdlePolicy},
         gate::{Drop, Gate, Pools},
     },
     telemetry::metrics::Metrics,
@@ -103,5 +103,5 @@ impl GatedPort {
 
 /// Wraps `listener` so that its connections have to begin with the HTTP/2 preface.
 pub(super) fn http2<L: Listener>(listener: L, gate: Gate) -> Bounded<L> {
-    Bounded::new(listener, gate, Demand::FirstBytes { bytes: PREFACE_BYTES, within: PREFACE_MAX })
+    Bounded::new(listener, gate, IdlePolicy::FirstBytes { bytes: PREFACE_BYTES, within: PREFACE_MAX })
 }

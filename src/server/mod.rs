@@ -133,7 +133,7 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
     let (close_peers, peers_closed) = watch::channel(false);
     let peer_gate = GatedPort::Peers.gate(&metrics);
     let peer_server = serve_peers(peer_tls.clone(), ports.peer, peer_gate, peer_service.clone(), peers_closed.clone());
-    let _beside = beside(&config, &peer_tls, &metrics);
+    let _background = spawn_background(&config, &peer_tls, &metrics);
     let services = web::Services::default();
     let receiver: Arc<Receiver> = Arc::default();
     let page = page(&config, &hub, &node_cell, &services, &receiver);
@@ -209,7 +209,7 @@ async fn serve<H: Host>(host: H, config: Config, files_max: usize) -> Result<(),
 }
 
 /// The background tasks of the node, until the set is dropped: reload certificates, watch the files.
-fn beside(config: &Config, peer_tls: &Option<Arc<Tls>>, metrics: &Metrics) -> JoinSet<()> {
+fn spawn_background(config: &Config, peer_tls: &Option<Arc<Tls>>, metrics: &Metrics) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(observe::follow_files(config.data_dir.clone(), metrics.clone()));
     tasks.spawn(files::forget_aside(config.data_dir.clone(), config.erase_after));

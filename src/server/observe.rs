@@ -242,7 +242,7 @@ pub(super) async fn follow(node: Node, hub: Hub, ready: Ready, metrics: Metrics,
 struct Counts {
     leader: Option<(u64, u64)>,
     slow_cuts: u64,
-    handovers: u64,
+    slow_disk_transfers: u64,
     proposals: Proposals,
     refusals: Vec<(&'static str, u64)>,
     busy: Duration,
@@ -256,7 +256,7 @@ impl Counts {
         Self {
             leader: status.leader.as_ref().map(|leader| (status.term, leader.node_id)),
             slow_cuts: hub.stats().slow_cuts,
-            handovers: node.disk().handovers,
+            slow_disk_transfers: node.disk().slow_disk_transfers,
             proposals: node.proposals(),
             refusals: node.refusals(),
             spans: tracer.counts(),
@@ -273,7 +273,7 @@ impl Counts {
             metrics.raft.leader_changes.inc();
         }
         metrics.delivery.slow_subscriber_cuts.inc_by(now.slow_cuts.saturating_sub(self.slow_cuts));
-        metrics.storage.slow_disk_handovers.inc_by(now.handovers.saturating_sub(self.handovers));
+        metrics.storage.slow_disk_transfers.inc_by(now.slow_disk_transfers.saturating_sub(self.slow_disk_transfers));
         let (new, old) = (now.proposals, self.proposals);
         metrics.add_proposals("committed", new.committed - old.committed);
         metrics.add_proposals("forwarded", new.forwarded - old.forwarded);

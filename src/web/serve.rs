@@ -10,7 +10,7 @@ use axum::{
 
 use crate::net::{
     Listener,
-    bounded::{Bounded, Demand},
+    bounded::{Bounded, IdlePolicy},
     gate::{Gate, Ticket},
     proxies::Proxies,
     serve::{Http, Spoken, no_proof, serve as serve_http},
@@ -37,7 +37,7 @@ pub async fn serve(
     proxies: Arc<Proxies>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let listener = Bounded::new(listener, gate, Demand::Writes { within: WRITES_WITHIN });
+    let listener = Bounded::new(listener, gate, IdlePolicy::Writes { within: WRITES_WITHIN });
     serve_http(listener, pages(), router, proxies, no_proof, shutdown).await;
 }
 
@@ -49,7 +49,7 @@ pub async fn serve_probes(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let listener = Bounded::new(listener, gate, Demand::Writes { within: WRITES_WITHIN });
+    let listener = Bounded::new(listener, gate, IdlePolicy::Writes { within: WRITES_WITHIN });
     let router = router.layer(from_fn(|request: Request, next: Next| {
         if let Some(ticket) = request.extensions().get::<Arc<Ticket>>() {
             ticket.prove(ticket.owner());
@@ -94,7 +94,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let listener = Bounded::new(listener, Gate::uncounted(connections), Demand::Writes { within: patience });
+        let listener = Bounded::new(listener, Gate::uncounted(connections), IdlePolicy::Writes { within: patience });
         let running = tokio::spawn(serve_http(listener, pages(), router, Arc::default(), no_proof, async {
             let _ = stopped.await;
         }));

@@ -69,7 +69,7 @@ async fn a_leader_with_slow_flushes_hands_over_and_may_lead_again() {
     let longest = workload.longest();
     println!("the slowest send took {longest:?}, before {usual:?}");
     assert!(longest < LIMIT, "the slowest send took {longest:?}, before {usual:?}");
-    assert!(cluster[slow].metric("chat_slow_disk_handovers_total").await >= 1.0);
+    assert!(cluster[slow].metric("chat_slow_disk_transfers_total").await >= 1.0);
     assert!(cluster[slow].metric("chat_disk_stalled_seconds").await >= 0.5);
     cluster[slow].logged("transferring leadership").await;
     faults[slow].heal();

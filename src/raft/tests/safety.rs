@@ -60,20 +60,20 @@ async fn a_node_that_is_stopping_declines_leadership_and_the_next_one_is_asked()
     let first = cluster.leader().await;
     let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != first).collect();
     let (stopping, second) = (others[0], others[1]);
-    let step_aside = async |id: u64| {
+    let transfer_before_stop = async |id: u64| {
         let began = Instant::now();
-        cluster.members[&id].node.step_aside(began + PATIENCE).await;
+        cluster.members[&id].node.transfer_before_stop(began + PATIENCE).await;
         assert!(began.elapsed() < PATIENCE / 2, "it took {:?}", began.elapsed());
     };
     let term = cluster.members[&first].node.status().term;
-    step_aside(stopping).await;
-    step_aside(first).await;
+    transfer_before_stop(stopping).await;
+    transfer_before_stop(first).await;
     assert_eq!(cluster.leader().await, second);
     assert_eq!(cluster.members[&second].node.status().term, term + 1);
     // Neither of them accepts leadership now.
-    step_aside(second).await;
+    transfer_before_stop(second).await;
     assert!(cluster.members[&second].leads());
-    let declined = cluster.members[&second].node.inner.hand_overs.declined();
+    let declined = cluster.members[&second].node.inner.transfers.declined();
     assert!([first, stopping].iter().all(|id| declined.count(*id) > 0), "both were asked");
 }
 

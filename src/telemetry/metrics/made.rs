@@ -6,11 +6,11 @@ use prometheus::{
 };
 
 /// Creates metrics and registers them.
-pub(super) struct Maker<'a> {
+pub(super) struct MetricBuilder<'a> {
     pub registry: &'a Registry,
 }
 
-impl Maker<'_> {
+impl MetricBuilder<'_> {
     fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("names, labels and buckets are valid constants");
         self.registry.register(Box::new(metric.clone())).expect("each name is used once");

@@ -24,7 +24,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use made::Maker;
+use made::MetricBuilder;
 
 /// The media type of the text of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -175,7 +175,7 @@ pub struct StorageMetrics {
     /// Seconds since the start of the disk write in progress.
     pub disk_stalled_seconds: Gauge,
     /// Transfers of leadership because this node's disk was slow.
-    pub slow_disk_handovers: IntCounter,
+    pub slow_disk_transfers: IntCounter,
     file_bytes: IntGaugeVec,
     /// Free bytes of the data directory's volume.
     pub volume_free_bytes: IntGauge,
@@ -219,7 +219,7 @@ impl Metrics {
             Registry::new_custom(Some("chat".to_owned()), Some(labels.clone())).expect("the prefix is not empty");
         let process = Registry::new_custom(None, Some(labels)).expect("no prefix");
         made::register_process(&process);
-        let new = Maker { registry: &registry };
+        let new = MetricBuilder { registry: &registry };
         new.info(
             "build_info",
             "Always 1; the label is the running version.",
@@ -369,7 +369,7 @@ impl Metrics {
 }
 
 impl RaftMetrics {
-    fn new(new: &Maker<'_>) -> Self {
+    fn new(new: &MetricBuilder<'_>) -> Self {
         Self {
             term: new.gauge("raft_term", "Current Raft term."),
             is_leader: new.gauge("raft_is_leader", "1 on the leader, else 0."),
@@ -447,7 +447,7 @@ impl RaftMetrics {
 }
 
 impl CallMetrics {
-    fn new(new: &Maker<'_>) -> Self {
+    fn new(new: &MetricBuilder<'_>) -> Self {
         Self {
             requests: new.counters(
                 "rpc_requests_total",
@@ -489,7 +489,7 @@ impl CallMetrics {
 }
 
 impl DeliveryMetrics {
-    fn new(new: &Maker<'_>) -> Self {
+    fn new(new: &MetricBuilder<'_>) -> Self {
         Self {
             subscriptions: new.gauge("subscriptions", "Open subscriptions on this node."),
             slow_subscriber_cuts: new
@@ -513,7 +513,7 @@ impl DeliveryMetrics {
 }
 
 impl StorageMetrics {
-    fn new(new: &Maker<'_>) -> Self {
+    fn new(new: &MetricBuilder<'_>) -> Self {
         Self {
             log_fsync_seconds: new.histogram(
                 "log_fsync_seconds",
@@ -536,8 +536,8 @@ impl StorageMetrics {
                 "Time that the current write to log.db or chat.db has taken so far; 0 when there is none.",
                 &[],
             ),
-            slow_disk_handovers: new.counter(
-                "slow_disk_handovers_total",
+            slow_disk_transfers: new.counter(
+                "slow_disk_transfers_total",
                 "Leadership transfers away from this node because its disk was slow and a majority's was not.",
             ),
             file_bytes: new.gauges("file_bytes", "Size of a file in the data directory.", &["file"]),
@@ -549,7 +549,7 @@ impl StorageMetrics {
 }
 
 impl TraceMetrics {
-    fn new(new: &Maker<'_>) -> Self {
+    fn new(new: &MetricBuilder<'_>) -> Self {
         Self {
             ended: new.counter("trace_spans_total", "Spans of sampled traces that ended here."),
             exported: new.counter("trace_spans_exported_total", "Spans that the trace collector accepted."),
@@ -562,7 +562,7 @@ impl TraceMetrics {
 }
 
 impl RuntimeMetrics {
-    fn new(new: &Maker<'_>) -> Self {
+    fn new(new: &MetricBuilder<'_>) -> Self {
         Self {
             tasks: new.gauge("runtime_tasks", "Live tasks of the asynchronous runtime."),
             queue_depth: new.gauge("runtime_queue_depth", "Tasks that wait in the runtime's shared queue."),

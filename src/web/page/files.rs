@@ -45,8 +45,8 @@ macro_rules! files {
 const FILES: &[File] = files! {
     "text/css; charset=utf-8" => "style.css";
     "image/svg+xml" => "icon.svg";
-    SCRIPT => "abort.js" "account.js" "api.js" "ask.js" "auth.js" "boot.js" "calls.js" "chat.js" "client.js"
-        "cluster.js" "composer.js" "copy.js" "dom.js" "feed.js" "find.js" "keep.js" "list.js" "main.js" "messages.js"
+    SCRIPT => "abort.js" "account.js" "api.js" "dialogs.js" "auth.js" "boot.js" "retry.js" "chat.js" "client.js"
+        "cluster.js" "composer.js" "copy.js" "dom.js" "feed.js" "find.js" "storage.js" "list.js" "main.js" "messages.js"
         "motion.js" "nodes.js" "outbox.js" "people.js" "picks.js" "places.js" "receipts.js" "session.js" "shell.js"
         "store.js" "tabs.js" "text.js" "toasts.js";
 };

@@ -1,6 +1,6 @@
 // Account management: the password, open sessions and privacy.
 
-import { show } from "./ask.js";
+import { show } from "./dialogs.js";
 import { passwordProblem } from "./auth.js";
 import { $, el } from "./dom.js";
 import { duration, when } from "./text.js";

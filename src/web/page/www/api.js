@@ -1,7 +1,7 @@
 // A single call to a single node, as described in docs/api.md. Requests and answers are JSON, errors become `Failure`,
 // and streams are read line by line.
 //
-// Does not cover: the choice of the node (nodes.js) and retries (calls.js).
+// Does not cover: the choice of the node (nodes.js) and retries (retry.js).
 
 import { anyOf } from "./abort.js";
 

@@ -6,10 +6,10 @@
 // messages in the list count as delivered.
 
 import { Failure } from "./api.js";
-import { Calls, pause } from "./calls.js";
+import { Calls, pause } from "./retry.js";
 import { Events } from "./dom.js";
 import { Feed } from "./feed.js";
-import { keep } from "./keep.js";
+import { keep } from "./storage.js";
 import { Outbox } from "./outbox.js";
 import { Receipts } from "./receipts.js";
 import { Store } from "./store.js";

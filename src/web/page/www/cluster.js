@@ -1,7 +1,7 @@
 // The cluster panel. Shows the nodes, the leader, the node of this page, and the remaining fault tolerance.
 
 import { $, el } from "./dom.js";
-import { show } from "./ask.js";
+import { show } from "./dialogs.js";
 import { baseOf } from "./nodes.js";
 import { count } from "./text.js";
 

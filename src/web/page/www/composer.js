@@ -4,7 +4,7 @@
 // is too long to send is kept less often, and one that is much too long is rejected.
 
 import { $, isComposing } from "./dom.js";
-import { keep } from "./keep.js";
+import { keep } from "./storage.js";
 import { toast } from "./toasts.js";
 import { charactersLeft, count } from "./text.js";
 

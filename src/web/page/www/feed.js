@@ -6,7 +6,7 @@
 
 import { anyOf } from "./abort.js";
 import { Failure, stream } from "./api.js";
-import { pause } from "./calls.js";
+import { pause } from "./retry.js";
 import { Events } from "./dom.js";
 
 /** Nodes send a heartbeat at least every 15 s. */

@@ -6,7 +6,7 @@
 // began.
 
 import { $ } from "./dom.js";
-import { pause } from "./calls.js";
+import { pause } from "./retry.js";
 import { dateOf } from "./text.js";
 
 const TYPING_MS = 150;

@@ -1,20 +1,20 @@
 // The start of the page, once boot.js has loaded everything. Chooses between login and chat, and connects the views to
 // the client.
 //
-// The modules, from the bottom up, are api.js (one call), nodes.js and calls.js (failover and retries), feed.js (the
+// The modules, from the bottom up, are api.js (one call), nodes.js and retry.js (failover and retries), feed.js (the
 // stream), store.js (the data), outbox.js and receipts.js (outgoing messages and receipts), and client.js (all of them,
 // for one account). The views are people.js, chat.js (with composer.js, picks.js, messages.js), list.js, cluster.js and
 // auth.js. In addition, places.js is about the way back, and shell.js about keeping the page in the browser.
 
 import { changePassword, drawPrivacy, showSessions } from "./account.js";
 import { $, eachFrame } from "./dom.js";
-import { confirm, show } from "./ask.js";
+import { confirm, show } from "./dialogs.js";
 import { Auth, nameProblem } from "./auth.js";
 import { Chat } from "./chat.js";
 import { Client } from "./client.js";
 import { Cluster } from "./cluster.js";
 import { guardDrops, refuseFiles } from "./composer.js";
-import { keep } from "./keep.js";
+import { keep } from "./storage.js";
 import { Nodes } from "./nodes.js";
 import { People } from "./people.js";
 import * as places from "./places.js";

@@ -11,7 +11,7 @@
 
 import { Failure, call } from "./api.js";
 import { Events } from "./dom.js";
-import { keep } from "./keep.js";
+import { keep } from "./storage.js";
 
 /** Timeout of a node for naming the leader. It doubles when a round times out. On a slow path, connecting takes most of
  * it. */

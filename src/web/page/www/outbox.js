@@ -5,9 +5,9 @@
 // Messages to one person are sent one at a time, in the order in which they were written.
 
 import { Failure } from "./api.js";
-import { pause } from "./calls.js";
+import { pause } from "./retry.js";
 import { Events } from "./dom.js";
-import { keep } from "./keep.js";
+import { keep } from "./storage.js";
 import { bytesOf, uuid7 } from "./text.js";
 
 /** Browsers let a page keep about 5 MB, and drafts need some of that. */

@@ -1,7 +1,7 @@
 // The selection of messages, and the bar that deletes them.
 
 import { $ } from "./dom.js";
-import { confirm } from "./ask.js";
+import { confirm } from "./dialogs.js";
 import { announce, toast } from "./toasts.js";
 import { count } from "./text.js";
 

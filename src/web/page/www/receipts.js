@@ -3,7 +3,7 @@
 // Both are watermarks, so only the highest of each conversation is kept, and a repeat changes nothing.
 
 import { Failure } from "./api.js";
-import { pause } from "./calls.js";
+import { pause } from "./retry.js";
 
 const GATHER_MS = 150;
 const AGAIN_MS = 1000;

@@ -6,8 +6,8 @@
 // cookies.
 
 import { Failure, call, forgetCookie } from "./api.js";
-import { Calls } from "./calls.js";
-import { keep, tab } from "./keep.js";
+import { Calls } from "./retry.js";
+import { keep, tab } from "./storage.js";
 import { uuid7 } from "./text.js";
 
 const PROBE_MS = 1500;

@@ -1,7 +1,7 @@
 // Toasts, announcements for screen readers, and notifications of the system.
 
 import { $, avatar, el } from "./dom.js";
-import { keep } from "./keep.js";
+import { keep } from "./storage.js";
 import { oneLine } from "./text.js";
 
 const TOASTS_MAX = 3;

@@ -66,7 +66,7 @@ impl Declined {
 
 /// This node's leadership transfers. They are started one at a time.
 #[derive(Default)]
-pub(super) struct HandOvers {
+pub(super) struct Transfers {
     one: Mutex<()>,
     declined: Declined,
     is_stopping: AtomicBool,
@@ -74,7 +74,7 @@ pub(super) struct HandOvers {
     waits_are_over: watch::Sender<bool>,
 }
 
-impl HandOvers {
+impl Transfers {
     /// The counts in which the network records declined offers.
     pub(super) fn declined(&self) -> Declined {
         self.declined.clone()
@@ -125,15 +125,16 @@ impl Node {
         let leader = view.leader().ok_or(TransferError::NoLeader)?;
         let late = || TransferError::Unknown("the leader does not answer".into());
         let target = if view.is_leader() {
-            timeout_at(deadline, self.hand_over_on_request(to)).await.map_err(|_| late())??
+            timeout_at(deadline, self.transfer_on_request(to)).await.map_err(|_| late())??
         } else {
             let mut client = self
                 .inner
                 .peers
                 .member(leader.node_id, &leader.peer_address, Lane::Control)
                 .map_err(|_| TransferError::NoLeader)?;
-            let request = self.inner.credentials.sign(leader.node_id, wire::HandOverRequest { to: to.unwrap_or(0) });
-            match timeout_at(deadline, client.hand_over(request)).await {
+            let request =
+                self.inner.credentials.sign(leader.node_id, wire::TransferLeadershipRequest { to: to.unwrap_or(0) });
+            match timeout_at(deadline, client.transfer_leadership(request)).await {
                 Ok(Ok(response)) => response.into_inner().to,
                 Ok(Err(status)) if status.code() == Code::NotFound => return Err(TransferError::NotAVoter),
                 Ok(Err(status)) if status.code() == Code::Aborted => return Err(TransferError::Silent),
@@ -153,7 +154,7 @@ impl Node {
 
     /// Waits for the result of an offer, and repeats it while this node leads.
     async fn taken(&self, offer: Offered, deadline: Instant) -> Result<Offer, TransferError> {
-        let declined = &self.inner.hand_overs.declined;
+        let declined = &self.inner.transfers.declined;
         let before = declined.count(offer.to);
         let is_over = |view: &View| {
             let is_another = |id| id == offer.to || id != offer.leader || view.term > offer.term;
@@ -209,7 +210,7 @@ impl Node {
 
     /// Starts a transfer that an operator asks for. A target that has been silent for long is rejected before anything
     /// changes.
-    pub(super) async fn hand_over_on_request(&self, to: Option<u64>) -> Result<u64, TransferError> {
+    pub(super) async fn transfer_on_request(&self, to: Option<u64>) -> Result<u64, TransferError> {
         let view = self.inner.view.borrow().clone();
         let is_other_voter =
             |id: &u64| *id != self.inner.identity.node_id && view.member(*id).is_some_and(|peer| peer.voter);
@@ -225,7 +226,7 @@ impl Node {
                 return Err(TransferError::Silent);
             }
         }
-        self.hand_over(to).await
+        self.transfer_here(to).await
     }
 
     /// Time since `id` last answered this leader; `None` if it has not answered since this node leads.
@@ -234,8 +235,8 @@ impl Node {
     }
 
     /// Starts a transfer on the leader.
-    pub(super) async fn hand_over(&self, to: Option<u64>) -> Result<u64, TransferError> {
-        let _one = self.inner.hand_overs.one.lock().await;
+    pub(super) async fn transfer_here(&self, to: Option<u64>) -> Result<u64, TransferError> {
+        let _one = self.inner.transfers.one.lock().await;
         let view = self.inner.view.borrow().clone();
         if !view.is_leader() {
             return Err(TransferError::NoLeader);
@@ -279,7 +280,7 @@ impl Node {
     /// Returns when calls no longer wait for a leader, a majority or a revision, see [`Node::end_waits`].
     pub async fn waits_end(&self) {
         // The sender lives as long as the node.
-        let _ = self.inner.hand_overs.waits_are_over.subscribe().wait_for(|are_over| *are_over).await;
+        let _ = self.inner.transfers.waits_are_over.subscribe().wait_for(|are_over| *are_over).await;
     }
 
     /// For a node that is stopping. Calls stop waiting for a leader, a majority or a revision after `grace`, or as soon
@@ -293,14 +294,14 @@ impl Node {
             }
             sleep_until(until.min(Instant::now() + OFFER_AGAIN)).await;
         }
-        self.inner.hand_overs.waits_are_over.send_replace(true);
+        self.inner.transfers.waits_are_over.send_replace(true);
     }
 
     /// Transfers leadership, if this node has it, so that the other voters need no election. If a successor declines or
     /// is slow, the next best is asked. Gives up at `deadline`, or once no election can succeed. After this call the
     /// node no longer stands for election. Returns whether there may be another leader.
-    pub async fn step_aside(&self, deadline: Instant) -> bool {
-        self.inner.hand_overs.is_stopping.store(true, Ordering::Relaxed);
+    pub async fn transfer_before_stop(&self, deadline: Instant) -> bool {
+        self.inner.transfers.is_stopping.store(true, Ordering::Relaxed);
         self.inner.raft.runtime_config().elect(false);
         let own = self.inner.identity.node_id;
         let (mut asked, mut last) = (BTreeSet::new(), None);
@@ -327,7 +328,7 @@ impl Node {
                 }
             };
             asked.insert(successor);
-            let offered = match timeout_at(deadline, self.hand_over(Some(successor))).await {
+            let offered = match timeout_at(deadline, self.transfer_here(Some(successor))).await {
                 Ok(Ok(_)) => {
                     let offer = Offered { leader: own, term: view.term, to: successor };
                     self.taken(offer, patience).await
