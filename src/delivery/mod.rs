@@ -1,4 +1,4 @@
-//! Post-commit fan-out: hands applied events to the subscribers on this node.
+//! Fan-out of applied events to the subscribers on this node.
 //!
 //! Owns the open subscriptions and their queues, in memory only. Older events are in the database: a subscriber reads
 //! the database up to [`Subscription::start`], and receives everything after it through the queue.
@@ -6,8 +6,10 @@
 //! Invariants:
 //! - Registering and publishing take the same lock. So each event is either at or below a subscription's start, or in
 //!   its queue; never both, never neither.
-//! - [`Hub::publish`] is called after the commit, by the one thread that applies. So the database is never behind the
-//!   revision that the hub announces.
+//! - [`Hub::publish`] is called in the order of the log, one call at a time, after the entries were applied. Their
+//!   transaction may still be open (decision 0009). A read that starts after a revision was announced contains it
+//!   nevertheless, because every read first commits the applied entries (`SharedState::settle`). If that commit fails,
+//!   the node neither reads nor publishes any more.
 //! - The revision is announced after the events up to it are queued. A subscriber that observes revision R and then
 //!   finds its queue empty has received everything up to R.
 //! - Nothing here waits for a subscriber. A subscription whose queue is full is cut, and its subscriber receives the

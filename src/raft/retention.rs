@@ -10,7 +10,7 @@
 //! A snapshot that is older is made again if anything was applied since. Both write-ahead logs are truncated to zero
 //! after each check. The other half of the delay is for that work.
 //!
-//! Does not cover: files moved aside ([`crate::storage::trust::forget_aside`]), files of a node that does not run, and
+//! Does not cover: files moved aside ([`crate::storage::integrity::forget_aside`]), files of a node that does not run, and
 //! copies that the operator made.
 
 use std::{

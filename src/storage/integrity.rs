@@ -11,10 +11,10 @@
 //! - a missing write-ahead log, if the process did not shut down cleanly
 //! - a log that ends before its durable end
 //! - a state that is ahead of the log (the log lost its end), unless it was just installed as a snapshot
-//! - a call of [`doubt`], after damage was found while the node was running
+//! - a call of [`mark_for_quarantine`], after damage was found while the node was running
 //!
 //! Does not cover: a volume that was reset to an earlier moment as a whole. Its files are consistent, and only the
-//! other nodes can detect it (`raft::promises`).
+//! other nodes can detect it (`raft::commitments`).
 //!
 //! Invariant: a directory is moved as a whole or not at all. The quarantine mark is on disk before the first file is
 //! moved, and is removed after the last.
@@ -32,7 +32,7 @@ use super::{db::sync_directory, pages, private, snapshot};
 use crate::proto::log::v1 as pb;
 
 /// File name of the quarantine mark. It contains the reason.
-const DOUBT: &str = "doubt";
+const MARK: &str = "doubt";
 /// File name of the marker that exists from the start of a process until its clean shutdown.
 const RUNNING: &str = "running";
 /// Directory for quarantined files.
@@ -58,13 +58,13 @@ const FILES: [&str; 11] = [
 
 /// Marks the files for quarantine, durably. The next start moves them aside.
 pub fn mark_for_quarantine(dir: &Path, reason: &str) -> Result<(), StorageError> {
-    write_durably(dir, DOUBT, reason)
+    write_durably(dir, MARK, reason)
 }
 
 /// The reason to quarantine the files, as far as it can be detected before they are opened. SQLite would create a
 /// missing file, and would accept a file whose write-ahead log is missing.
 pub fn quarantine_reason(dir: &Path) -> Result<Option<String>, StorageError> {
-    let mark = dir.join(DOUBT);
+    let mark = dir.join(MARK);
     // Read as bytes, not text: the mark counts even if its content is unreadable.
     match fs::read(&mark) {
         Ok(reason) => return Ok(Some(String::from_utf8_lossy(&reason).into_owned())),
@@ -162,7 +162,7 @@ pub fn move_aside(dir: &Path, reason: &str) -> Result<PathBuf, StorageError> {
             _ => {}
         }
     }
-    let mark = dir.join(DOUBT);
+    let mark = dir.join(MARK);
     fs::copy(&mark, aside.join(REASON)).map_err(StorageError::io("copy", &mark))?;
     sync_directory(&aside)?;
     sync_directory(&all)?;
@@ -197,7 +197,7 @@ pub fn forget_aside(dir: &Path, age: Duration) -> Result<(), StorageError> {
 
 /// Whether any file exists that [`move_aside`] moves, or a move has begun.
 pub(super) fn has_files(dir: &Path) -> bool {
-    FILES.iter().chain([&DOUBT]).any(|name| dir.join(name).exists())
+    FILES.iter().chain([&MARK]).any(|name| dir.join(name).exists())
 }
 
 /// Whether files were quarantined here. In this case there was a cluster, and this node may join one but not create

@@ -73,7 +73,7 @@ fn a_missing_write_ahead_log_is_noticed() {
     for name in ["log.db-wal", "chat.db-wal"] {
         let dir = killed();
         fs::remove_file(dir.path().join(name)).expect("removed");
-        assert!(found(dir.path()).expect("a doubt").contains("write-ahead log"), "{name}");
+        assert!(found(dir.path()).expect("a reason").contains("write-ahead log"), "{name}");
     }
 }
 
@@ -124,17 +124,17 @@ fn a_log_that_lost_its_end_or_a_changed_entry_is_noticed() {
     let conn = crate::storage::open_file(&dir.path().join("log.db")).expect("open");
     conn.execute("DELETE FROM entry WHERE idx >= 50", []).expect("delete");
     drop(conn);
-    assert!(found(dir.path()).expect("a doubt").contains("log.db has lost its end"));
+    assert!(found(dir.path()).expect("a reason").contains("log.db has lost its end"));
     // As if the log had never held more.
     fs::remove_file(dir.path().join("log.db-end")).expect("removed");
-    assert!(found(dir.path()).expect("a doubt").contains("has applied 99, but the log ends at 49"));
+    assert!(found(dir.path()).expect("a reason").contains("has applied 99, but the log ends at 49"));
 
     let dir = killed();
     closed_in_order(dir.path());
     let conn = crate::storage::open_file(&dir.path().join("log.db")).expect("open");
     conn.execute("UPDATE entry SET bytes = ?1 WHERE idx = 7", params![vec![1_u8; 3000]]).expect("update");
     drop(conn);
-    assert!(found(dir.path()).expect("a doubt").contains("log entry 7"));
+    assert!(found(dir.path()).expect("a reason").contains("log entry 7"));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_snapshot_that_was_just_installed_may_be_ahead_of_the_log() {
     let mut state = StateMachine::open(dir.path()).expect("state");
     state.apply(vec![AppliedEntry { log_id: id(100), payload: AppliedPayload::Blank }]).expect("apply");
     drop(state);
-    assert!(found(dir.path()).expect("a doubt").contains("has applied 100, but the log ends at 49"));
+    assert!(found(dir.path()).expect("a reason").contains("has applied 100, but the log ends at 49"));
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn everything_is_moved_aside_at_once_and_only_the_newest_are_kept() {
 fn a_doubt_counts_whatever_it_says() {
     let dir = tempfile::tempdir().expect("tempdir");
     for content in [&b""[..], b"why", b"\xff\xfe"] {
-        fs::write(dir.path().join(DOUBT), content).expect("write");
-        let reason = quarantine_reason(dir.path()).expect("read").expect("there is a doubt");
+        fs::write(dir.path().join(MARK), content).expect("write");
+        let reason = quarantine_reason(dir.path()).expect("read").expect("a reason");
         move_aside(dir.path(), &reason).expect("moved");
         assert_eq!(quarantine_reason(dir.path()).expect("read"), None);
     }

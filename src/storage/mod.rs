@@ -14,7 +14,7 @@
 //!   digest.
 //! - `pages`: checksums of the pages of all databases. [`lock_holder`]: the process that holds a lock on one.
 //! - [`private`]: files that only the node's own user may read.
-//! - [`trust`]: the integrity state of the data directory, and its quarantine.
+//! - [`integrity`]: the integrity checks of the data directory, and its quarantine.
 //! - [`BackupFile`]: a copy of the state for the operator. [`new_cluster`]: starts a new cluster from such a copy.
 //! - Snapshots: whole database files, created, verified and installed by functions of [`StateMachine`].
 //!
