@@ -58,7 +58,7 @@ async fn only_the_nodes_own_user_reads_its_files() {
     cluster.start_all().await;
     assert_eq!(open_to_others(&dir), [] as [String; 0]);
     let log = cluster[0].log();
-    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("open to other users")), "{log}");
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("accessible to other users")), "{log}");
 }
 
 /// The number of occurrences of a text in each of the files.

@@ -115,7 +115,7 @@ async fn a_founder_that_lost_its_disk_founds_no_second_cluster_and_comes_back() 
     cluster[0].start();
     eventually("the founder finds the cluster", async || {
         let log = cluster[0].log();
-        log.contains("There is a cluster already").then_some(()).ok_or(log)
+        log.contains("A cluster exists already").then_some(()).ok_or(log)
     })
     .await;
     cluster[0].ready().await;

@@ -178,7 +178,7 @@ async fn replaced(cluster: &Cluster, times: usize) {
     for node in 0..cluster.len() {
         eventually("the certificates are replaced", async || {
             let log = cluster[node].log();
-            let found = |what: &str| log.matches(&format!("The certificate of {what}")).count() >= times;
+            let found = |what: &str| log.matches(&format!("Reloaded the certificate of {what}")).count() >= times;
             (found("peers") && found("clients")).then_some(()).ok_or(log)
         })
         .await;
