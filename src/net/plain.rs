@@ -21,7 +21,7 @@ const ALERT: u8 = 0x15;
 pub(super) struct Plain<S> {
     stream: S,
     is_begun: bool,
-    /// A byte that was read to find out why a write failed.
+    /// A byte that was read after a write had failed.
     first: Option<u8>,
 }
 
@@ -36,16 +36,27 @@ fn talks_tls() -> io::Error {
 }
 
 impl<S: AsyncRead + Unpin> Plain<S> {
-    /// The cause of a failed write: an alert that waits to be read, or else `failed`.
-    fn reason(&mut self, context: &mut Context<'_>, failed: io::Error) -> io::Error {
-        if !self.is_begun && self.first.is_none() {
-            let mut first = [0];
-            let mut buffer = ReadBuf::new(&mut first);
-            if matches!(Pin::new(&mut self.stream).poll_read(context, &mut buffer), Poll::Ready(Ok(()))) {
-                self.first = buffer.filled().first().copied();
-            }
+    /// The result of a write that failed with `failed`, possibly because the server answered with an alert and closed
+    /// the connection. Pending until it is known whether there is an alert. If there is one, a caller that also reads
+    /// finds it there, because HTTP/2 does not report the cause of a failed write to the calls on the connection.
+    fn failed_write<T>(&mut self, context: &mut Context<'_>, failed: io::Error) -> Poll<io::Result<T>> {
+        let is_closed = matches!(failed.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        match self.first {
+            Some(ALERT) => return Poll::Ready(Err(talks_tls())),
+            None if is_closed && !self.is_begun => {}
+            _ => return Poll::Ready(Err(failed)),
         }
-        if self.first == Some(ALERT) { talks_tls() } else { failed }
+        let mut first = [0];
+        let mut buffer = ReadBuf::new(&mut first);
+        // A closed connection becomes readable, so this wakes the task.
+        if ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).is_ok() {
+            self.first = buffer.filled().first().copied();
+        }
+        if self.first == Some(ALERT) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(failed))
     }
 }
 
@@ -72,8 +83,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plain<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+        match ready!(Pin::new(&mut self.stream).poll_write(context, bytes)) {
+            Err(error) => self.failed_write(context, error),
+            written => Poll::Ready(written),
+        }
     }
 
     fn poll_write_vectored(
@@ -81,8 +94,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plain<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
-        Poll::Ready(written.map_err(|error| self.reason(context, error)))
+        match ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices)) {
+            Err(error) => self.failed_write(context, error),
+            written => Poll::Ready(written),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -90,8 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plain<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
-        Poll::Ready(flushed.map_err(|error| self.reason(context, error)))
+        match ready!(Pin::new(&mut self.stream).poll_flush(context)) {
+            Err(error) => self.failed_write(context, error),
+            flushed => Poll::Ready(flushed),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

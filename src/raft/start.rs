@@ -177,8 +177,7 @@ pub async fn start(parts: Parts) -> Result<(Node, Arc<SnapshotStore>), StartErro
         parts.failure.clone(),
         Arc::clone(&traced),
     );
-    let (quorum_age, commitments, refusals, transfers): (QuorumAge, Commitments, Arc<_>, Transfers) =
-        Default::default();
+    let (quorum_age, commitments, refusals, transfers) = <(QuorumAge, Commitments, Arc<_>, Transfers)>::default();
     let space = Space::at_start(&parts.data_dir, parts.settings.space_reserve_bytes);
     let context = AppendContext {
         clocks: Clocks::default(),
