@@ -1,4 +1,4 @@
-# Commands of a developer. `make verify` changes nothing and needs no root; `.ci/run` runs everything, in containers too.
+# Commands of a developer. `make verify` changes nothing and needs no root; `.ci/run` runs everything.
 
 .PHONY: help verify fix test sim mutants fuzz browser observability chaos manifests bench soak
 

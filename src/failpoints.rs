@@ -1,8 +1,8 @@
 //! Failpoints: seeded bugs, which show that the simulation finds such bugs.
 //!
 //! Each is a plausible mistake in a replicated store. They are compiled only with the feature `failpoints`, which no
-//! release can have. A process activates one only if [`VARIABLE`] names it. Without the feature, [`is_active`] is a constant
-//! and the compiler removes them.
+//! release can have. A process activates one only if [`VARIABLE`] names it. Without the feature, [`is_active`] is a
+//! constant and the compiler removes them.
 
 #[cfg(all(feature = "failpoints", not(debug_assertions)))]
 compile_error!("failpoints are for tests and never part of a release");

@@ -230,7 +230,7 @@ pub(super) fn revision_in_future(asked: u64, have: u64) -> Status {
 /// The cluster was restored from a backup that is older than this revision.
 pub(super) fn revision_lost(asked: u64) -> Status {
     let text = format!(
-        "the revision {asked} was lost when the cluster was made anew from a backup or a single node: read again what it was about"
+        "the revision {asked} was lost when the cluster was recreated from a backup or a single node: read the affected data again"
     );
     status(Code::OutOfRange, "REVISION_LOST", text, None)
 }

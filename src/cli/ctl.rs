@@ -105,7 +105,7 @@ impl fmt::Display for Failure {
             Self::Usage(message) => f.write_str(message),
             Self::Io(error) => write!(f, "{error}"),
             Self::Unhealthy => f.write_str("not all nodes serve"),
-            Self::Violated => f.write_str("the cluster broke a promise"),
+            Self::Violated => f.write_str("a guarantee was violated"),
             Self::Inconclusive(why) => write!(f, "nothing was proven: {why}"),
         }
     }

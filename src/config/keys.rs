@@ -108,7 +108,7 @@ pub const KEYS: &[Key] = &[
         "JOIN_TOKEN",
         Derived("none"),
         "64 hex digits",
-        "Token from `chatctl members token`, for a node whose name is not in the members' EXPECTED_NODES.",
+        "Token from `chatctl members token`, for a node whose name the members do not expect.",
     ),
     key("JOIN_TOKEN_FILE", Derived("none"), "file", "File to read JOIN_TOKEN from instead."),
     key(
@@ -251,7 +251,7 @@ pub const KEYS: &[Key] = &[
         "SPACE_RESERVE_MB",
         Fixed("256"),
         "MiB",
-        "Free space below which messages and registrations are rejected; at most a tenth of the volume; 0: no check.",
+        "Free space below which messages and registrations are rejected, at least 8, at most a tenth of the volume; 0: no check.",
     ),
     key("HASH_PARALLELISM", Fixed("2"), "threads", "Concurrent password hashes; each takes 19 MiB."),
     key("WORKER_THREADS", Fixed("0"), "threads", "Worker threads of the runtime; 0: one per core."),

@@ -1,7 +1,7 @@
 //! Connections that are bounded in number by a [`Gate`], and in the time that they may go without progress.
 //!
 //! A caller could hold a connection forever by sending nothing, sending byte by byte, or reading no answers. Each
-//! connection therefore has a [`IdlePolicy`] to meet.
+//! connection therefore has an [`IdlePolicy`] to meet.
 //!
 //! Does not cover: the protocol on the connection, and the requests.
 
@@ -97,11 +97,11 @@ pub struct Connection<S> {
     ticket: Arc<Ticket>,
     /// Where a proxy will name the caller; `None` once the caller is known.
     behind: Option<Arc<OnceLock<SocketAddr>>>,
-    /// The idle_policy that the connection still has to meet.
+    /// The policy that still applies.
     idle_policy: IdlePolicy,
     /// Whether the last operation was a write, with no byte received since.
     is_idle: bool,
-    /// `None` once no idle_policy remains.
+    /// `None` once no policy applies.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 

@@ -17,11 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// be the length of a settings frame that exceeds any real one.
 const ALERT: u8 = 0x15;
 
-/// A connection that records whether anything was read on it.
+/// A connection that records whether anything was read on it. One task has to poll both its reads and its writes: a
+/// failed write waits for the other direction.
 pub(super) struct Plain<S> {
     stream: S,
     is_begun: bool,
-    /// A byte that was read after a write had failed.
+    /// A byte that was read after a write had failed. An alert stays here: all that follows fails because of it.
     first: Option<u8>,
 }
 
@@ -48,7 +49,8 @@ impl<S: AsyncRead + Unpin> Plain<S> {
         }
         let mut first = [0];
         let mut buffer = ReadBuf::new(&mut first);
-        // A closed connection becomes readable, so this wakes the task.
+        // A connection that the server closed becomes readable, so this wakes the task. After a shutdown of this side a
+        // write can fail without that, but nothing writes then.
         if ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).is_ok() {
             self.first = buffer.filled().first().copied();
         }
@@ -67,13 +69,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        if self.first == Some(ALERT) {
+            return Poll::Ready(Err(talks_tls()));
+        }
         if let Some(first) = self.first.take_if(|_| buffer.remaining() > 0) {
             buffer.put_slice(&[first]);
-            self.is_begun = first != ALERT;
-            return Poll::Ready(if self.is_begun { Ok(()) } else { Err(talks_tls()) });
+            self.is_begun = true;
+            return Poll::Ready(Ok(()));
         }
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if !self.is_begun && buffer.filled().get(before) == Some(&ALERT) {
+            self.first = Some(ALERT);
             return Poll::Ready(Err(talks_tls()));
         }
         self.is_begun |= buffer.filled().len() > before;
@@ -145,6 +151,15 @@ mod tests {
         drop(far);
         let error = Plain::new(near).write_all(b"PRI * HTTP/2.0").await.unwrap_err();
         assert!(error.to_string().contains("talks TLS"), "{error}");
+        // A caller that also reads finds the alert there.
+        let (near, mut far) = duplex(64);
+        far.write_all(&ALERT_RECORD).await.unwrap();
+        drop(far);
+        let mut near = Plain::new(near);
+        assert!(futures_util::poll!(std::pin::pin!(near.write_all(b"PRI * HTTP/2.0"))).is_pending());
+        for _ in 0..2 {
+            assert!(near.read_u8().await.unwrap_err().to_string().contains("talks TLS"));
+        }
         // Without an alert, the original error stays.
         let (near, far) = duplex(64);
         drop(far);

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_has_less_than_it_promised_is_found_out() {
+    fn a_node_that_has_less_than_it_committed_to_is_found_out() {
         let commitment = Commitment::of_entry(&vote(3, 1), entry(3, 50));
         assert!(commitment.is_kept_by(&held(3, entry(3, 50))));
         assert!(commitment.is_kept_by(&held(3, entry(3, 51))));

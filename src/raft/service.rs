@@ -542,7 +542,7 @@ impl RaftService for PeerService {
         if request.cluster_id != node.inner.identity.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
         }
-        let is_member = node.standing_here(request.node_id).await?;
+        let is_member = node.is_member_here(request.node_id).await?;
         Ok(Response::new(wire::CheckMembershipResponse { is_member }))
     }
 

@@ -147,7 +147,7 @@ impl StateMachineAdapter {
                 index,
                 position,
                 problem,
-                "Rejected a malformed command in the log. A member appended it and cannot be trusted"
+                "Rejected a malformed command in the log. The member that appended it cannot be trusted"
             );
         }
     }

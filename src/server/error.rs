@@ -155,7 +155,7 @@ impl ServerError {
     }
 }
 
-/// What a storage error says of a backup that has one.
+/// Prefix of an error that means a damaged backup.
 fn damaged(source: &StorageError) -> &'static str {
     if source.is_corruption() { "it is damaged or incomplete: " } else { "" }
 }

@@ -75,7 +75,7 @@ def run_one(cluster, name, choices, inside):
         result = image.check(cluster)
     elif name == "settings":
         log("-- settings")
-        result = settings.check(cluster, tell) or "the cluster beside did not mind"
+        result = settings.check(cluster, log) or "the cluster beside did not mind"
     else:
         result = run_scenario(cluster, name, choices, inside)
     log(f"-- {name}: {time.monotonic() - began:.0f} s: {result}")

@@ -34,7 +34,7 @@ def texts(pattern):
 
 
 def check_files():
-    """Validates against the schemas of several Kubernetes versions, and runs the lints."""
+    """Validates against the schemas of several Kubernetes versions, and runs the lint."""
     others = [name for name in os.listdir(os.path.join(ROOT, "k8s")) if not name.endswith(".yaml") or name.startswith("kustomization")]
     if others:
         raise AssertionError(f"k8s/ is for `kubectl apply -f k8s/`: {others} do not belong there")
@@ -72,11 +72,11 @@ def check_versions():
 def main():
     parser = argparse.ArgumentParser(description="Checks the Kubernetes manifests, and runs them.")
     parser.add_argument("--image", default="quorum-chat", help="the image to run (default: %(default)s)")
-    parser.add_argument("--only-check", action="store_true", help="run nothing: schemas and lints")
+    parser.add_argument("--only-check", action="store_true", help="run nothing: schemas and lint")
     parser.add_argument("--only-mutants", action="store_true", help="run only the broken manifests")
     options = parser.parse_args()
     began = time.monotonic()
-    print(f"{check_files()} documents are valid for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}, and pass {len(lint.CHECKS)} lints")
+    print(f"{check_files()} documents are valid for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}, and pass {len(lint.CHECKS)} checks")
     image = check_versions()
     if options.only_check:
         return

@@ -47,7 +47,7 @@ const CHANGE_MAX: Duration = Duration::from_secs(5);
 /// Timeout of a call to one node.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Interval at which a node without a leader asks whether it is still a member.
-const STANDING_EVERY: Duration = Duration::from_secs(1);
+const MEMBERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An identity in this cluster.
 pub(super) struct Admission {
@@ -248,7 +248,7 @@ impl Node {
     /// On the leader: removes all nodes of a name.
     pub(super) async fn remove_here(&self, name: &str) -> Result<BTreeSet<u64>, MemberError> {
         if self.inner.identity.name == name {
-            return Err(MemberError::Conflict("this node leads: it has to hand over first".into()));
+            return Err(MemberError::Conflict("this node leads, so it must transfer leadership first".into()));
         }
         let _one = self.inner.membership.lock().await;
         // Two conflicts pass by themselves: a new leader has no answers from some members yet, or another change is in
@@ -334,7 +334,7 @@ impl Node {
     /// Whether an id belongs to the cluster, as of a moment at which a majority has confirmed the leader. Any member
     /// can answer. A node that was removed while it was away does not have the addresses of the members that joined
     /// meanwhile, and one of those may lead.
-    pub(super) async fn standing_here(&self, node_id: u64) -> Result<bool, MemberError> {
+    pub(super) async fn is_member_here(&self, node_id: u64) -> Result<bool, MemberError> {
         Ok(self.settled_membership().await?.membership().get_node(&node_id).is_some())
     }
 
@@ -353,10 +353,10 @@ impl Node {
     /// asks the other members and the nodes at `more` addresses.
     pub async fn removed(&self, more: &[String]) {
         loop {
-            if !self.is_led() && self.ask_standing(more).await == Some(false) {
+            if !self.is_led() && self.ask_membership(more).await == Some(false) {
                 return;
             }
-            sleep(STANDING_EVERY).await;
+            sleep(MEMBERSHIP_CHECK_INTERVAL).await;
         }
     }
 
@@ -368,7 +368,7 @@ impl Node {
         known.chain(more.iter().cloned()).collect()
     }
 
-    async fn ask_standing(&self, more: &[String]) -> Option<bool> {
+    async fn ask_membership(&self, more: &[String]) -> Option<bool> {
         let own = self.inner.identity.node_id;
         let questions = self.addresses_of_others(more).into_iter().map(|address| async move {
             let mut client = self.inner.peers.client(&address, Lane::Control).ok()?;

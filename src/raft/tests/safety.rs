@@ -298,7 +298,7 @@ async fn a_follower_that_was_away_too_long_is_brought_level_by_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_has_less_than_it_promised_to_a_candidate_does_not_vote() {
+async fn a_node_that_has_less_than_it_committed_to_does_not_vote() {
     let cluster = Cluster::start(1, quick()).await;
     let member = &cluster.members[&1];
     let peers = Peers::default();

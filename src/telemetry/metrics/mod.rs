@@ -460,7 +460,7 @@ impl CallMetrics {
                 &CALL_SECONDS,
                 &["method"],
             ),
-            in_flight: new.gauges("rpc_in_flight", "Calls in flight.", &["method"]),
+            in_flight: new.gauges("rpc_in_flight", "Calls that have arrived and are not answered; open streams do not count.", &["method"]),
             repeated_sends: new.counter(
                 "repeated_sends_total",
                 "Sends repeated under the same id, which got the first answer again.",
@@ -500,7 +500,7 @@ impl DeliveryMetrics {
             ),
             push_delay_seconds: new.histogram(
                 "push_delay_seconds",
-                "Time from the commit of an event on this node to its push into a subscriber's stream.",
+                "Time from the application of an event on this node to its push into a subscriber's stream.",
                 &DISK_SECONDS,
             ),
             acknowledgement_seconds: new.histogram(

@@ -1,7 +1,7 @@
 //! The invariants of a run, at every moment and at its end: one file for each.
 //!
-//! Every few milliseconds of simulated time, all running nodes are observed from inside the process: a [`Observation`]. At the
-//! end, the checker of `chatctl verify` checks the recorded history of the clients.
+//! Every few milliseconds of simulated time, all running nodes are observed from inside the process: an
+//! [`Observation`]. At the end, the checker of `chatctl verify` checks the recorded history of the clients.
 
 mod applied_in_order;
 mod committed_never_lost;
@@ -67,7 +67,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(committed_never_lost::CommittedNeverLost::default()),
         Box::new(applied_in_order::AppliedInOrder::default()),
         Box::new(digests_equal::DigestsEqual::default()),
-        Box::new(no_quarantine_without_damage::NoDoubtWithoutDamage),
+        Box::new(no_quarantine_without_damage::NoQuarantineWithoutDamage),
         Box::new(exactly_once::ExactlyOnce),
         Box::new(linearizable_reads::LinearizableReads),
         Box::new(resume_without_gap::ResumeWithoutGap),

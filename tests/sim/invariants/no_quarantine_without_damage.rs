@@ -5,9 +5,9 @@
 
 use super::{Invariant, Observation};
 
-pub struct NoDoubtWithoutDamage;
+pub struct NoQuarantineWithoutDamage;
 
-impl Invariant for NoDoubtWithoutDamage {
+impl Invariant for NoQuarantineWithoutDamage {
     fn name(&self) -> &'static str {
         "files are not quarantined without damage"
     }

@@ -124,8 +124,8 @@ pub struct Report {
     pub lost: u64,
     /// Number of [`Kind::StoredTwice`], [`Kind::RepeatDiffers`], [`Kind::DeliveredTwice`], [`Kind::ConversationTwice`].
     pub duplicated: u64,
-    /// Number of [`Kind::Moved`], [`Kind::RealTimeViolation`], [`Kind::AgainstRevisions`], [`Kind::DeliveredOutOfOrder`],
-    /// [`Kind::ClockBackwards`].
+    /// Number of [`Kind::Moved`], [`Kind::RealTimeViolation`], [`Kind::AgainstRevisions`],
+    /// [`Kind::DeliveredOutOfOrder`], [`Kind::ClockBackwards`].
     pub reordered: u64,
     /// Number of [`Kind::NeverSent`], [`Kind::RefusedButStored`], [`Kind::Changed`], [`Kind::PrematureVisibility`],
     /// [`Kind::UnrequestedEffect`], [`Kind::ImpossibleState`].

@@ -8,7 +8,7 @@ import { count, distance, exactly, oneLine, when } from "./text.js";
 const ROW_PX = 68;
 const HEAD_PX = 36;
 const TYPING_MS = 150;
-/** Limit of a search in bytes (see the protocol files). */
+/** Limit of a search in characters (see the protocol files). */
 const QUERY_MAX = 32;
 
 export const MARKS = {

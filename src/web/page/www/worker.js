@@ -1,8 +1,8 @@
 // The service worker. Keeps the shell of the page, so that the page can be loaded while its node is down.
 //
 // The shell is the document with its policy, and the files that it names. Invariants:
-// - A node that answers always decides. Its document is used and replaces the kept one. The kept shell is used only if
-//   no answer comes in time, or a proxy answers with an error.
+// - A node that answers always decides. Its document is used and replaces the kept one. The kept document is used only
+//   if no answer comes in time, or the answer is a 5xx. A kept file is used whenever the node does not serve it.
 // - At most one version is kept. The first answer of another version removes it before any of the new one is kept.
 // - A shell counts once its document is stored, which is last. So half a shell is never used.
 // - Only the shell is kept, and no API answer or other data of an account.
