@@ -75,15 +75,10 @@ impl ChatApi {
     pub(super) async fn await_revision(&self, target: Revision, deadline: Instant) -> Result<(), Status> {
         let mut published = self.inner.hub.revision();
         let reached = timeout_at(deadline, published.wait_for(|(revision, _)| *revision >= target));
-        let reached = tokio::select! {
-            biased;
-            reached = reached => reached,
-            () = self.inner.node.waits_end() => return Err(status::stopping()),
-        };
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(status::stopping()),
-            Err(_) => Err(status::revision_not_reached(target.0, self.inner.hub.current().0.0)),
+        match self.inner.node.unless_waits_end(reached).await {
+            Some(Ok(Ok(_))) => Ok(()),
+            None | Some(Ok(Err(_))) => Err(status::stopping()),
+            Some(Err(_)) => Err(status::revision_not_reached(target.0, self.inner.hub.current().0.0)),
         }
     }
 

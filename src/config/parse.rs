@@ -202,11 +202,9 @@ impl Checker {
 
     /// An address to listen on. Port 0 is rejected if the port is advertised.
     pub(super) fn listen(&mut self, name: &str, value: Option<String>, advertised: bool) -> Option<SocketAddr> {
-        let expected = match advertised {
-            true => "an IP address and a port other than 0, such as [::]:50051 or 127.0.0.1:50051",
-            false => "an IP address and a port, such as [::]:50051 or 127.0.0.1:50051",
-        };
-        self.parsed(name, value, expected, |text| {
+        let port = if advertised { "a port other than 0" } else { "a port" };
+        let expected = format!("an IP address and {port}, such as [::]:50051 or 127.0.0.1:50051");
+        self.parsed(name, value, &expected, |text| {
             text.parse().ok().filter(|address: &SocketAddr| !advertised || address.port() != 0)
         })
     }

@@ -234,11 +234,8 @@ impl Node {
 
     /// Waits for a leader until `limit`, or until this node ends all waits because it is stopping.
     async fn has_leader(&self, limit: Instant) -> bool {
-        tokio::select! {
-            biased;
-            has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some()) => has_leader,
-            () = self.waits_end() => false,
-        }
+        let has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some());
+        self.unless_waits_end(has_leader).await.unwrap_or(false)
     }
 
     /// Makes one attempt. The command was `forwarded` by a follower, or comes from a caller of this node. Account 0
@@ -274,12 +271,8 @@ impl Node {
             mpsc::error::TrySendError::Full(_) => Attempt::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Attempt::Stopped,
         })?;
-        let answered = tokio::select! {
-            biased;
-            answered = timeout_at(deadline, answer) => answered,
-            () = self.waits_end() => {
-                return Err(if claim.give_up() { Attempt::Stopped } else { Attempt::Unknown(STOPPING.into()) });
-            }
+        let Some(answered) = self.unless_waits_end(timeout_at(deadline, answer)).await else {
+            return Err(if claim.give_up() { Attempt::Stopped } else { Attempt::Unknown(STOPPING.into()) });
         };
         match answered {
             Ok(Ok(Ok(outcome))) => Ok(outcome),
@@ -309,10 +302,8 @@ impl Node {
                 mpsc::error::TrySendError::Full(_) => ReadError::NoLeader,
                 mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
             })?;
-            let released = tokio::select! {
-                biased;
-                released = timeout_at(deadline, released) => released,
-                () = self.waits_end() => return Err(ReadError::Stopped),
+            let Some(released) = self.unless_waits_end(timeout_at(deadline, released)).await else {
+                return Err(ReadError::Stopped);
             };
             match released {
                 Ok(Ok(Ok(()))) => return Ok(()),

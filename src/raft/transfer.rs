@@ -277,10 +277,16 @@ impl Node {
         view.members.iter().find(|peer| peer.voter && peer.node_id != own && may(peer.node_id)).map(|peer| peer.node_id)
     }
 
-    /// Returns when calls no longer wait for a leader, a majority or a revision, see [`Node::end_waits`].
-    pub async fn waits_end(&self) {
-        // The sender lives as long as the node.
-        let _ = self.inner.transfers.waits_are_over.subscribe().wait_for(|are_over| *are_over).await;
+    /// The result of `wait`, which waits for a leader, a majority or a revision. `None` if this node ends all such waits
+    /// first, because it is stopping; see [`Node::end_waits`].
+    pub async fn unless_waits_end<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut waits_are_over = self.inner.transfers.waits_are_over.subscribe();
+        tokio::select! {
+            biased;
+            done = wait => Some(done),
+            // The sender lives as long as the node.
+            _ = waits_are_over.wait_for(|are_over| *are_over) => None,
+        }
     }
 
     /// For a node that is stopping. Calls stop waiting for a leader, a majority or a revision after `grace`, or as soon

@@ -178,17 +178,17 @@ ALL = [
 ]
 
 
-def check(cluster, tell):
+def check(cluster, log):
     """Runs all of them beside a running cluster, which must not be affected."""
     bench = Bench(cluster)
     for one in ALL:
         began = time.monotonic()
         try:
-            told = one(bench)
+            result = one(bench)
         except (Broken, EngineError, engine.Timeout) as error:
             raise Broken(f"{one.__name__.replace('_', ' ')}: {error}") from error
         finally:
             bench.clear()
-        tell(f"   {one.__name__.replace('_', ' ')}: {told} ({time.monotonic() - began:.1f} s)")
+        log(f"   {one.__name__.replace('_', ' ')}: {result} ({time.monotonic() - began:.1f} s)")
     cluster.ready(FIRST)
     cluster.tolerates(2)
