@@ -6,36 +6,39 @@
 #   gcr.io/distroless/cc-debian12:nonroot@sha256:<digest>
 # Between releases the tags bring the fixes of the base images.
 
+# The manifests, and sources without content in the places where Cargo looks for them: dependencies need something to be
+# dependencies of. What the next stage copies from here is the same as long as the manifests are, and so is its layer of
+# dependencies.
+FROM rust:1.95-slim-bookworm AS manifests
+COPY . /all
+RUN mkdir /build && cd /all && tar -c .cargo Cargo.toml Cargo.lock patches tests/Cargo.toml src/*/Cargo.toml | tar -x -C /build \
+    && cd /build \
+    && for crate in src/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && for path in $(sed -n 's/^path = "\(.*\)"$/\1/p' tests/Cargo.toml); do \
+        mkdir -p "tests/$(dirname "$path")" && touch "tests/$path"; done \
+    && echo 'fn main() {}' | tee src/proto/build.rs src/chatd/src/main.rs src/chatctl/src/main.rs
+
+
 FROM rust:1.95-slim-bookworm AS build
-WORKDIR /build
 # `quick` is for tests of the image: built sooner, and slower.
 ARG PROFILE=release
-
-# The dependencies by themselves, in a layer that stays as long as Cargo.toml and Cargo.lock do. They need something to be
-# dependencies of: empty sources in the places that Cargo.toml names.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src/bin tests \
-    && touch src/lib.rs tests/sim.rs \
-    && echo 'fn main() {}' | tee build.rs src/bin/chatd.rs src/bin/chatctl.rs \
-    && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins
+COPY --from=manifests /build /build
+RUN cd /build && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins
 
 # All that .dockerignore lets in. Cargo goes by time stamps, and those of the sources are older than the empty ones. The
 # last command says what the programs are made of, for a search for crates with a known fault.
-COPY . .
-RUN find build.rs proto src -type f -exec touch {} + \
+COPY . /build
+RUN cd /build && find proto src -type f -exec touch {} + \
     && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins \
-    && mkdir -p /image/bin /image/data /image/secret /image/share \
-    && cp "target/$PROFILE/chatd" "target/$PROFILE/chatctl" /image/bin/ \
-    && tools/sbom > /image/share/sbom.cdx.json
+    && mkdir -p /image/root/usr/local/bin /image/root/usr/share/quorum-chat /image/user/data /image/user/secret \
+    && cp "target/$PROFILE/chatd" "target/$PROFILE/chatctl" /image/root/usr/local/bin/ \
+    && tools/sbom > /image/root/usr/share/quorum-chat/sbom.cdx.json
 
 
 FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /image/bin/ /usr/local/bin/
-COPY --from=build /image/share/ /usr/share/quorum-chat/
-# An empty directory that belongs to the user: a new volume takes that over.
-COPY --from=build --chown=65532:65532 /image/data /data
-# For a volume with the peer secret: a new one takes over its owner.
-COPY --from=build --chown=65532:65532 /image/secret /secret
+COPY --from=build /image/root/ /
+# Empty directories that belong to the user, for the data and for the peer secret: a new volume takes that over.
+COPY --from=build --chown=65532:65532 /image/user/ /
 
 # SQLite puts what does not fit into memory next to the data: nothing else needs to be writable.
 ENV CHAT_DATA_DIR=/data \
@@ -46,8 +49,8 @@ VOLUME /data
 # Clients, other nodes, browsers, probes and metrics.
 EXPOSE 50051 50052 8080 9464
 STOPSIGNAL SIGTERM
-# Alive, not ready: whoever restarts what is not healthy must not restart the survivors of a lost majority. A start checks
-# all of the data before it answers.
+# Alive, not ready: whoever restarts what is not healthy must not restart the survivors of a lost majority. The first
+# start of a new version may rewrite all of the data before it answers.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["/usr/local/bin/chatd", "health"]
 ENTRYPOINT ["/usr/local/bin/chatd"]
 

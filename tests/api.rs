@@ -3,19 +3,17 @@
 //! Every test has its own process and data directory, so tests run in parallel. They wait for conditions with a
 //! deadline that only a fault reaches.
 
-mod api {
-    mod accounts;
-    mod crowd;
-    mod deletions;
-    mod hostile;
-    mod input;
-    mod json;
-    mod messages;
-    mod node;
-    mod pages;
-    mod person;
-    mod privacy;
-    mod requests;
-    mod sessions;
-    mod subscriptions;
-}
+mod accounts;
+mod crowd;
+mod deletions;
+mod hostile;
+mod input;
+mod json;
+mod messages;
+mod node;
+mod pages;
+mod person;
+mod privacy;
+mod requests;
+mod sessions;
+mod subscriptions;

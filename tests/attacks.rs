@@ -4,17 +4,14 @@
 //! The tests are numbered like the threats in `docs/security.md`. Nodes and clusters come from `support`. Every attack
 //! is bounded in time. Tests wait for conditions.
 
-mod attacks {
-    mod accounts;
-    mod admission;
-    mod at_rest;
-    mod joining;
-    mod peers;
-    mod poison;
-    mod proxies;
-    mod space;
-    mod storm;
-    mod web;
-    mod work;
-}
-mod support;
+mod accounts;
+mod admission;
+mod at_rest;
+mod joining;
+mod peers;
+mod poison;
+mod proxies;
+mod space;
+mod storm;
+mod web;
+mod work;

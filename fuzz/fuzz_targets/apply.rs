@@ -10,16 +10,14 @@
 use std::{path::Path, sync::LazyLock};
 
 use arbitrary::Arbitrary;
+use chat::{Outcome, Rejection};
 use libfuzzer_sys::fuzz_target;
-use quorum_chat::{
-    chat::{Outcome, Rejection},
-    storage::{AppliedState, Readers, StateMachine},
-};
 use quorum_chat_fuzz::{
     commands::{self, Step, Verdict},
     questions::{self, Answers, Trust},
     scratch::Scratch,
 };
+use storage::{AppliedState, Readers, StateImage, StateMachine};
 
 /// What happens after an entry.
 #[derive(Debug, Clone, Copy, Arbitrary)]
@@ -84,10 +82,10 @@ fn open(dir: &Path) -> StateMachine {
 fn install_a_snapshot(machine: &mut StateMachine) {
     machine.commit().expect("commits");
     let before = machine.applied().clone();
-    let snapshot = StateMachine::build_snapshot(machine.directory()).expect("built");
-    let meta = StateMachine::verify_snapshot(&snapshot.path).expect("verified");
-    assert_eq!((meta.log_id, meta.revision), (before.log_id, before.revision));
-    machine.install_snapshot(&snapshot.path).expect("installed");
+    let image = StateImage::open(machine.directory()).expect("opened");
+    let received = image.receive(machine.directory()).expect("received");
+    assert_eq!((received.meta().log_id, received.meta().revision), (before.log_id, before.revision));
+    machine.install_snapshot(received).expect("installed");
     assert_eq!(machine.applied(), &before);
 }
 

@@ -12,18 +12,17 @@ use std::{
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
+use client::{ERROR_DOMAIN, EventKind, fuzzing};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use quorum_chat::{
-    client::{ERROR_DOMAIN, EventKind, fuzzing},
-    proto::chat::v1 as pb,
-};
+use proto::chat::v1 as pb;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tonic::{
     Code, Status,
     codegen::http::{HeaderMap, HeaderName, HeaderValue, Response},
 };
 use tonic_types::StatusExt as _;
+use verify::unary::Connection;
 
 #[derive(Debug, Arbitrary)]
 enum Input<'a> {
@@ -80,7 +79,7 @@ fuzz_target!(|input: Input| match input {
             far.write_all(bytes).await.expect("there is room");
             // What the client says goes nowhere; there is no more to come.
             far.shutdown().await.expect("open");
-            fuzzing::call(near).await
+            call(near).await
         });
         assert!(answer.is_err(), "nobody made an answer");
     }
@@ -96,7 +95,7 @@ fn check_answer(answer: &Answer<'_>) {
     let body = answer.parts.concat();
     let result = RUNTIME.block_on(async {
         let (near, far) = tokio::io::duplex(1 << 20);
-        let (result, _) = tokio::join!(fuzzing::call(near), respond(far, answer));
+        let (result, _) = tokio::join!(call(near), respond(far, answer));
         result
     });
     match result {
@@ -109,6 +108,13 @@ fn check_answer(answer: &Answer<'_>) {
         }
         Err(status) => judge(status),
     }
+}
+
+/// Makes one call over an existing connection.
+async fn call(stream: DuplexStream) -> Result<pb::SendMessageResponse, Status> {
+    let connection = Connection::over(stream, "test").await;
+    let mut connection = connection.map_err(|error| Status::unavailable(error.to_string()))?;
+    connection.call("/chat.v1.ChatService/SendMessage", None, &pb::SendMessageRequest::default()).await
 }
 
 /// Plays the server. What HTTP/2 does not let it send is not sent.

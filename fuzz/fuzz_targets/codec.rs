@@ -5,13 +5,11 @@
 
 #![no_main]
 
+use chat::Outcome;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
-use quorum_chat::{
-    chat::Outcome,
-    proto::log::v1 as pb,
-    storage::codec::{self, DecodeError},
-};
+use proto::log::v1 as pb;
+use storage::codec::{self, DecodeError};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (kind, bytes) = input;
@@ -26,7 +24,8 @@ fuzz_target!(|input: (u8, &[u8])| {
             }
         }
         _ => {
-            // With the lengths of an entry and of a batch before it: cut off or too long is an error and no other entry.
+            // With the lengths of an entry and of a batch before it: cut off or too long is an error and no other
+            // entry.
             let Ok(entry) = pb::Entry::decode_length_delimited(bytes) else { return };
             let whole = entry.encode_length_delimited_to_vec();
             assert_eq!(pb::Entry::decode_length_delimited(whole.as_slice()), Ok(entry));
@@ -54,9 +53,9 @@ trait Bounded {
     fn check(&self, bytes: usize);
 }
 
-impl Bounded for quorum_chat::chat::Command {
+impl Bounded for chat::Command {
     fn check(&self, bytes: usize) {
-        use quorum_chat::chat::Command as C;
+        use chat::Command as C;
         let size = match self {
             C::CreateAccount { username, password_hash, .. } => username.len() + password_hash.len(),
             C::SendMessage { body, .. } => body.len(),

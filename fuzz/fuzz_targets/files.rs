@@ -8,13 +8,12 @@
 use std::{fs, sync::LazyLock};
 
 use arbitrary::Arbitrary;
+use chatctl::session_file::SessionFile;
+use chatd::local;
 use libfuzzer_sys::fuzz_target;
-use quorum_chat::{
-    cli::{local, session_file::SessionFile},
-    config::{Config, keys},
-    storage::{StateMachine, StorageError, integrity},
-};
 use quorum_chat_fuzz::scratch::Scratch;
+use server::config::{Config, keys};
+use storage::{StateMachine, StorageError, integrity};
 
 #[derive(Debug, Arbitrary)]
 enum Input<'a> {

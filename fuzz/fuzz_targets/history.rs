@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use quorum_chat::client::verify::{checker, history::History};
+use verify::{checker, history::History};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(history) = History::read(bytes) else { return };

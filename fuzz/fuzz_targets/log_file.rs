@@ -9,16 +9,14 @@ use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use quorum_chat::{
-    proto::log::v1 as pb,
-    storage::{LogDb, StorageError, open_file},
-};
+use proto::log::v1 as pb;
 use quorum_chat_fuzz::{
     edits::{self, Edit},
     fixtures,
     scratch::Scratch,
 };
 use rusqlite::Connection;
+use storage::{LogDb, StorageError, open_file};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::default);
 static NEW: LazyLock<Vec<u8>> = LazyLock::new(|| fixtures::new_log(SCRATCH.emptied()));

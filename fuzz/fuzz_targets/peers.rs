@@ -13,16 +13,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::Full;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
-use quorum_chat::{
-    proto::{log::v1 as pb, raft::v1 as wire},
-    raft::{convert::Malformed, fuzzing, peers::Credentials},
-};
+use proto::{log::v1 as pb, raft::v1 as wire};
 use quorum_chat_fuzz::{
     edits::{self, Edit},
     fixtures,
     scratch::Scratch,
 };
-use sha2::{Digest as _, Sha256};
+use raft::{convert::Malformed, fuzzing, peers::Credentials};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 #[derive(Debug, Arbitrary)]
@@ -47,9 +44,11 @@ enum Word<'a> {
 #[derive(Debug, Arbitrary)]
 struct Snapshot {
     edits: Vec<Edit>,
-    chunk: u16,
+    chunk_pages: u8,
+    /// The chunks do not end where pages do.
+    is_askew: bool,
     longer: i8,
-    hash: Option<u8>,
+    has_other_checksum: bool,
     second_header: bool,
     cut: u8,
 }
@@ -114,15 +113,8 @@ fn call(name: [Word<'_>; 2]) {
 }
 
 fn header(bytes: &[u8]) -> wire::SnapshotHeader {
-    wire::SnapshotHeader {
-        length_bytes: bytes.len() as u64,
-        sha256: Sha256::digest(bytes).to_vec(),
-        ..Default::default()
-    }
+    wire::SnapshotHeader { length_bytes: bytes.len() as u64, ..Default::default() }
 }
-
-/// A flag, and the length of the message.
-const FRAME_HEAD_BYTES: usize = 5;
 
 fn frame(message: &wire::SnapshotChunk, into: &mut BytesMut) {
     into.put_u8(0);
@@ -137,27 +129,25 @@ fn receive(snapshot: &Snapshot) {
     edits::damage(&mut bytes, &snapshot.edits);
     let mut header = header(&bytes);
     header.length_bytes = header.length_bytes.saturating_add_signed(snapshot.longer.into());
-    if let Some(at) = snapshot.hash {
-        header.sha256[usize::from(at % 32)] ^= 1;
-    }
     let mut stream = BytesMut::new();
-    for data in bytes.chunks(usize::from(snapshot.chunk).max(512)) {
+    let chunk = usize::from(snapshot.chunk_pages).max(1) * 4096 + usize::from(snapshot.is_askew);
+    for data in bytes.chunks(chunk) {
         frame(&wire::SnapshotChunk { part: Some(Part::Data(Bytes::copy_from_slice(data))) }, &mut stream);
     }
-    let whole = stream.len();
     if snapshot.second_header {
         frame(&wire::SnapshotChunk { part: Some(Part::Header(header.clone())) }, &mut stream);
     }
+    let crc32 = crc32fast::hash(&bytes) ^ u32::from(snapshot.has_other_checksum);
+    frame(&wire::SnapshotChunk { part: Some(Part::End(wire::SnapshotEnd { crc32 })) }, &mut stream);
     stream.truncate(stream.len() - usize::from(snapshot.cut).min(stream.len()));
-    let is_announced = snapshot.longer == 0 && snapshot.hash.is_none();
-    // The cut may take just the second header away, or leave the head of its frame, which tonic takes for nothing.
-    let rest = stream.len().checked_sub(whole);
-    let is_good = is_announced && rest == Some(0);
-    let may_be_taken = is_good || (is_announced && rest == Some(FRAME_HEAD_BYTES));
+    // In one part, the pages are where they belong.
+    let is_askew = snapshot.is_askew && bytes.len() > chunk;
+    let is_whole = !snapshot.second_header && snapshot.cut == 0 && !is_askew;
+    let is_good = is_whole && snapshot.longer == 0 && !snapshot.has_other_checksum;
     let received = RUNTIME.block_on(fuzzing::receive_snapshot(dir, &header, Full::new(stream.freeze())));
     match received {
-        Ok(_) => {
-            assert!(may_be_taken, "a snapshot that is not what its header says");
+        Ok(_received) => {
+            assert!(is_good, "a snapshot that is not what its header and its end say");
             assert_eq!(the_one_file(dir).as_deref(), Some(bytes.as_slice()), "what was received is what was sent");
         }
         Err(_) => {

@@ -8,17 +8,15 @@
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
+use chat::{
+    Command, Destination,
+    limits::{self, BODY_BYTES_MAX, USERNAME_CHARS_MAX},
+};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use quorum_chat::{
-    api::fuzzing,
-    chat::{
-        Command, Destination,
-        limits::{self, BODY_BYTES_MAX, USERNAME_CHARS_MAX},
-    },
-    proto::chat::v1 as pb,
-    storage::codec,
-};
+use proto::chat::v1 as pb;
+use server::api::fuzzing;
+use storage::codec;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 #[derive(Debug, Arbitrary)]

@@ -8,7 +8,6 @@
 use std::{fs, path::Path, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use quorum_chat::storage::{LogDb, Readers, StateMachine, StorageError, integrity};
 use quorum_chat_fuzz::{
     commands::{self, Step},
     edits::{self, Edit},
@@ -16,6 +15,7 @@ use quorum_chat_fuzz::{
     questions::{self, Trust},
     scratch::Scratch,
 };
+use storage::{Incoming, LogDb, Readers, StateImage, StateMachine, StorageError, integrity};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::default);
 
@@ -44,11 +44,15 @@ fn start(dir: &Path, edits: &[Edit]) -> Result<StateMachine, StorageError> {
 
 /// A damaged snapshot is installed in an empty node.
 fn receive(dir: &Path, edits: &[Edit]) -> Result<StateMachine, StorageError> {
-    let path = dir.join("received");
+    let path = dir.join("sent");
     damaged(fixtures::SNAPSHOT, &path, edits);
-    let meta = StateMachine::verify_snapshot(&path)?;
     let mut machine = StateMachine::open(&dir.join("node")).expect("opens");
-    machine.install_snapshot(&path)?;
+    let sent = fs::read(path).expect("read");
+    let mut incoming = Incoming::create(machine.directory())?;
+    incoming.write(&sent)?;
+    let received = incoming.finish(crc32fast::hash(&sent))?;
+    let meta = received.meta().clone();
+    machine.install_snapshot(received)?;
     let applied = machine.applied();
     assert_eq!((applied.log_id, applied.revision), (meta.log_id, meta.revision), "what was verified was installed");
     assert_eq!(applied.membership, meta.membership);
@@ -74,8 +78,8 @@ fn serve(machine: &mut StateMachine, steps: &[Step]) -> Result<(), StorageError>
         Err(_) => assert_eq!(machine.applied(), &before),
     }
     ask()?;
-    let snapshot = StateMachine::build_snapshot(&dir)?;
-    let meta = StateMachine::verify_snapshot(&snapshot.path)?;
+    let received = StateImage::open(&dir)?.receive(&dir)?;
+    let meta = received.meta();
     assert_eq!((meta.log_id, meta.revision), (machine.applied().log_id, machine.applied().revision));
     Ok(())
 }

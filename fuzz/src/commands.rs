@@ -2,15 +2,13 @@
 //! malformed commands and batches. What only a later version may have written is left out, because it stops a node.
 
 use arbitrary::Arbitrary;
-use prost::Message as _;
-use quorum_chat::{
-    chat::{
-        AccountCommand, AccountId, ClientId, Command, ConversationId, Destination, DigestReport, Login, PrivacyChange,
-        ReceiptItem, Seq, SessionId, StateDigest, TokenHash,
-    },
-    proto::log::v1 as pb,
-    storage::{AppliedEntry, AppliedPayload, codec},
+use chat::{
+    AccountCommand, AccountId, ClientId, Command, ConversationId, Destination, DigestReport, Login, PrivacyChange,
+    ReceiptItem, Seq, SessionId, StateDigest, TokenHash,
 };
+use prost::Message as _;
+use proto::log::v1 as pb;
+use storage::{AppliedEntry, AppliedPayload, codec};
 
 /// More would only make each run longer.
 const ENTRIES_MAX: usize = 24;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use arbitrary::Arbitrary;
-use quorum_chat::storage::open_file;
 use rusqlite::{Connection, types::Value};
+use storage::open_file;
 
 const PAGE: usize = 4096;
 /// More would only make each run longer.

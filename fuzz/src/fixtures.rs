@@ -1,20 +1,18 @@
-//! Files of the first version of the formats, from `tests/fixtures`, and what they hold.
+//! Files of the first version of the formats, from `src/storage/tests/fixtures`, and what they hold.
 
 use std::{fs, path::Path, sync::mpsc};
 
 use prost::Message as _;
-use quorum_chat::{
-    proto::log::v1 as pb,
-    storage::{AppliedEntry, AppliedPayload, Identity, LogDb},
-};
+use proto::log::v1 as pb;
+use storage::{AppliedEntry, AppliedPayload, Identity, LogDb};
 
 /// A log without its first two entries.
-pub const LOG: &[u8] = include_bytes!("../../tests/fixtures/v1/log.db");
+pub const LOG: &[u8] = include_bytes!("../../src/storage/tests/fixtures/v1/log.db");
 /// The state that all entries make.
-pub const STATE: &[u8] = include_bytes!("../../tests/fixtures/v1/chat.db");
+pub const STATE: &[u8] = include_bytes!("../../src/storage/tests/fixtures/v1/chat.db");
 /// The state before the last entry.
-pub const SNAPSHOT: &[u8] = include_bytes!("../../tests/fixtures/v1/chat.snapshot");
-const ENTRIES: &[u8] = include_bytes!("../../tests/fixtures/v1/entries.bin");
+pub const SNAPSHOT: &[u8] = include_bytes!("../../src/storage/tests/fixtures/v1/chat.snapshot");
+const ENTRIES: &[u8] = include_bytes!("../../src/storage/tests/fixtures/v1/entries.bin");
 
 /// All entries, those that the log has purged as well.
 pub fn entries() -> Vec<pb::Entry> {
@@ -62,7 +60,7 @@ pub fn new_log(dir: &Path) -> Vec<u8> {
     log.close();
     drop(log);
     let path = dir.join("log.db");
-    let conn = quorum_chat::storage::open_file(&path).expect("opens");
+    let conn = storage::open_file(&path).expect("opens");
     let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).expect("checkpoint");
     assert_eq!(busy, 0);
     drop(conn);

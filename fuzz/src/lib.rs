@@ -1,7 +1,7 @@
 //! What the fuzz targets share: the fixtures, how they are damaged, command sequences, and questions to a state.
 //!
-//! The targets are in `fuzz_targets/`, one for each group of decoders; each says what has to hold. `fuzz/run` builds and
-//! runs them all.
+//! The targets are in `fuzz_targets/`, one for each group of decoders; each says what has to hold. `fuzz/run` builds
+//! and runs them all.
 
 pub mod commands;
 pub mod edits;

@@ -4,10 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use quorum_chat::{
-    chat::{AccountId, ConversationId, Event, EventKind, Revision, Seq, limits::PAGE_SIZE_MAX},
-    storage::{AccountRow, ConversationPage, MemberRow, MessageRow, Query, StorageError},
-};
+use chat::{AccountId, ConversationId, Event, EventKind, Revision, Seq, limits::PAGE_SIZE_MAX};
+use storage::{AccountRow, ConversationPage, MemberRow, MessageRow, Query, StorageError};
 
 /// What is known of the file that is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +46,7 @@ pub fn ask(query: &Query<'_>, trust: Trust) -> Result<Answers, StorageError> {
         let found = query.account_by_name(&account.username)?;
         assert!(trust == Trust::Damaged || found.as_ref() == Some(account));
         query.unread_total(me)?;
-        query.session(quorum_chat::chat::SessionId(me.0))?;
+        query.session(chat::SessionId(me.0))?;
         let (conversations, total) = query.conversations(me, None, PAGE_SIZE_MAX)?;
         assert!(conversations.len() as u64 <= total);
         assert!(conversations.is_sorted_by(|a, b| a.last_revision >= b.last_revision));

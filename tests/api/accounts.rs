@@ -1,6 +1,6 @@
 //! Accounts: names, passwords, repeated requests, logins and their throttling, lists.
 
-use quorum_chat::proto::chat::v1 as pb;
+use proto::chat::v1 as pb;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 

@@ -1,6 +1,6 @@
 //! A thousand idle subscribers: their cost in memory, and their effect on the latency of others.
 //!
-//! The figures are printed (`cargo test --test api crowd -- --nocapture`). Only memory is asserted, because latencies
+//! The figures are printed (`cargo test -- --nocapture api::crowd`). Only memory is asserted, because latencies
 //! depend on the load of the machine.
 
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! Deletion of messages, for the caller and for everyone, as both members see it.
 
-use quorum_chat::proto::chat::v1::{self as pb, DeletionEvent, subscribe_response::Event};
+use proto::chat::{
+    v1 as pb,
+    v1::{DeletionEvent, subscribe_response::Event},
+};
 
 use super::{
     node::Node,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use quorum_chat::proto::chat::v1::{
-    self as pb, mark_read_request, read_conversation_request, send_message_request::To,
+use proto::chat::{
+    v1 as pb,
+    v1::{mark_read_request, read_conversation_request, send_message_request::To},
 };
 use tonic::Code;
 

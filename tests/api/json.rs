@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use quorum_chat::proto::chat::v1::{self as pb, chat_service_client::ChatServiceClient};
+use proto::chat::{v1 as pb, v1::chat_service_client::ChatServiceClient};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},

@@ -1,7 +1,8 @@
 //! Sends and their retries, unread counts, receipts, notes.
 
-use quorum_chat::proto::chat::v1::{
-    self as pb, MessageStatus, read_conversation_request, send_message_request::To, subscribe_response::Event,
+use proto::chat::{
+    v1 as pb,
+    v1::{MessageStatus, read_conversation_request, send_message_request::To, subscribe_response::Event},
 };
 use tonic::Code;
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use quorum_chat::proto::chat::v1::{ListNodesRequest, cluster_service_client::ClusterServiceClient};
+use proto::chat::v1::{ListNodesRequest, cluster_service_client::ClusterServiceClient};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -60,7 +60,8 @@ impl Node {
             let log = fs::File::create(dir.path().join("log")).expect("a file for the node's log");
             // The usual soft limit in every environment, because the node has to raise it.
             let child = Command::new("sh")
-                .args(["-c", "ulimit -S -n 1024; exec \"$0\"", env!("CARGO_BIN_EXE_chatd")])
+                .args(["-c", "ulimit -S -n 1024; exec \"$0\""])
+                .arg(support::chatd())
                 .envs(own)
                 .envs(settings.iter().copied())
                 .stdin(Stdio::piped())

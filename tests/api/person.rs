@@ -2,9 +2,12 @@
 
 use std::fmt::Debug;
 
-use quorum_chat::proto::chat::v1::{
-    self as pb, chat_service_client::ChatServiceClient, read_conversation_request, send_message_request,
-    subscribe_response::Event,
+use proto::chat::{
+    v1 as pb,
+    v1::{
+        chat_service_client::ChatServiceClient, read_conversation_request, send_message_request,
+        subscribe_response::Event,
+    },
 };
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt as _;

@@ -1,6 +1,9 @@
 //! The view of others on a person who hides reads and the use of sessions.
 
-use quorum_chat::proto::chat::v1::{self as pb, MessageStatus, subscribe_response::Event};
+use proto::chat::{
+    v1 as pb,
+    v1::{MessageStatus, subscribe_response::Event},
+};
 
 use super::{
     node::Node,

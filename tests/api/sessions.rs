@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use quorum_chat::{
-    chat::{AccountId, Command, TokenHash},
-    net::tls::{Secrets, Tls},
-    proto::{
-        chat::v1::{self as pb, ListNodesRequest, cluster_service_client::ClusterServiceClient},
-        raft::v1::{ForwardedCommand, ProposeRequest},
+use chat::{AccountId, Command, TokenHash};
+use net::tls::{Secrets, Tls};
+use proto::{
+    chat::{
+        v1 as pb,
+        v1::{ListNodesRequest, cluster_service_client::ClusterServiceClient},
     },
-    raft::peers::{Credentials, Lane, Peers},
-    storage::codec,
+    raft::v1::{ForwardedCommand, ProposeRequest},
 };
+use raft::peers::{Credentials, Lane, Peers};
 use sha2::{Digest as _, Sha256};
+use storage::codec;
 use tonic::{Code, Request, Status, transport::Endpoint};
 
 use super::{
@@ -143,7 +144,7 @@ async fn open_session(node: &Node, account: u64, lifetime: Duration) -> String {
         account: AccountId(account),
         token_hash: TokenHash(Sha256::digest(&token).into()),
         lifetime_ms: lifetime.as_millis().try_into().unwrap(),
-        login: quorum_chat::chat::Login::default(),
+        login: chat::Login::default(),
     };
     let command = Some(codec::encode_command(&command));
     let proposal = ForwardedCommand { command, ..Default::default() };
@@ -155,7 +156,7 @@ async fn open_session(node: &Node, account: u64, lifetime: Duration) -> String {
     let mut member = peers.client(&node.peer.to_string(), Lane::Forward).unwrap();
     let outcomes = member.propose(request).await.expect("proposed").into_inner().outcomes;
     assert_eq!(outcomes.len(), 1);
-    token.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(token)
 }
 
 #[tokio::test]

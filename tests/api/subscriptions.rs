@@ -1,6 +1,6 @@
 //! Subscriptions: the first events, resuming at every revision, limits, and how they end.
 
-use quorum_chat::proto::chat::v1::{self as pb, subscribe_response::Event};
+use proto::chat::{v1 as pb, v1::subscribe_response::Event};
 use rustix::process::Signal;
 use tonic::{Code, Streaming};
 

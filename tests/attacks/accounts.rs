@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use client::{Client, ClientError};
 use futures_util::future::join_all;
-use quorum_chat::client::{Client, ClientError};
 use tonic::Code;
 
-use crate::support::{Cluster, PASSWORD, eventually, impatient};
+use support::{Cluster, PASSWORD, eventually, impatient};
 
 fn reason(error: &ClientError) -> &str {
     error.reason.as_deref().unwrap_or_default()

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{Cluster, PASSWORD, eventually};
+use support::{Cluster, PASSWORD, eventually};
 
 /// A directory with all its files and directories.
 fn everything(dir: &Path) -> Vec<PathBuf> {
@@ -38,14 +38,12 @@ async fn only_the_nodes_own_user_reads_its_files() {
     cluster.start_all().await;
     let (alice, _) = cluster.register("alice").await;
     alice.send_message("alice", "hello").await.unwrap();
-    cluster[0].snapshot().await.unwrap();
     let dir = cluster[0].data_dir();
     let files = everything(&dir);
     assert!(files.iter().any(|path| fs::metadata(path).unwrap().file_type().is_socket()), "{files:?}");
     for ending in ["log.db", "log.db-wal", "chat.db", "chat.db-wal", "chat.db-shm", "lock"] {
         assert!(files.iter().any(|path| path.ends_with(ending)), "{ending} in {files:?}");
     }
-    assert!(files.iter().any(|path| path.extension().is_some_and(|ending| ending == "snapshot")), "{files:?}");
     assert_eq!(open_to_others(&dir), [] as [String; 0]);
 
     // Permissions left behind by an earlier version are narrowed, and the log says so.
@@ -90,7 +88,7 @@ async fn what_is_deleted_is_gone_from_every_file_after_the_delay() {
     let ended = cluster.client().await.login("carol", PASSWORD).await.unwrap();
     cluster.level(&token, ended.revision).await;
     let secrets: Vec<Vec<u8>> = {
-        let conn = quorum_chat::storage::open_file(&dirs[0].join("chat.db")).unwrap();
+        let conn = storage::open_file(&dirs[0].join("chat.db")).unwrap();
         let password = |name: &str| -> String {
             let sql = "SELECT password_hash FROM account WHERE username = ?1";
             conn.query_row(sql, [name], |row| row.get(0)).unwrap()
@@ -109,8 +107,7 @@ async fn what_is_deleted_is_gone_from_every_file_after_the_delay() {
         bob.send_message("alice", &body(LEFT_MARK)).await.unwrap();
         alice.send_message("bob", "this one stays").await.unwrap();
     }
-    // Other copies in a node's directory: a snapshot, and files that were moved aside.
-    cluster[0].snapshot().await.unwrap();
+    // Other copies in a node's directory: files that were moved aside.
     cluster[1].kill();
     fs::write(dirs[1].join("doubt"), "a test").unwrap();
     cluster.restart(1).await;

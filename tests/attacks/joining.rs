@@ -2,18 +2,16 @@
 
 use std::process::Command;
 
-use quorum_chat::{
-    net::tls::{Secrets, Tls},
-    proto::raft::v1 as wire,
-    raft::peers::{Credentials, Lane, Peers},
-};
+use net::tls::{Secrets, Tls};
+use proto::raft::v1 as wire;
+use raft::peers::{Credentials, Lane, Peers};
 use tonic::{Code, Status};
 
-use crate::support::{Cluster, PEER_SECRET, eventually};
+use support::{Cluster, PEER_SECRET, eventually};
 
 /// Runs `chatctl members token` at a node's socket.
 fn token(cluster: &Cluster, node: usize) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let output = Command::new(support::chatctl())
         .args(["--timeout", "20", "members", "token", "--socket"])
         .arg(cluster[node].data_dir().join("admin.sock"))
         .output()

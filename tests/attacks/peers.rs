@@ -10,11 +10,9 @@ use std::{
     },
 };
 
-use quorum_chat::{
-    net::tls::{Files, Secrets, Tls, issue::Authority},
-    proto::raft::v1 as wire,
-    raft::peers::{Credentials, Lane, Peers},
-};
+use net::tls::{Files, Secrets, Tls, issue::Authority};
+use proto::raft::v1 as wire;
+use raft::peers::{Credentials, Lane, Peers};
 use tempfile::TempDir;
 use tokio::{
     io::AsyncReadExt as _,
@@ -23,7 +21,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::support::{Cluster, PATIENCE, PEER_SECRET, eventually};
+use support::{Cluster, PATIENCE, PEER_SECRET, eventually};
 
 /// Ways to call the peer port, by name.
 fn strangers() -> Vec<(&'static str, Peers)> {
@@ -124,11 +122,11 @@ async fn a_relay_that_terminates_tls_gets_nowhere() {
     // The relay speaks TLS with its own secret, so nodes do not connect to it.
     let own = Tls::shared(Secrets::parse("the-secret-of-the-relay").unwrap(), None).unwrap();
     let listener = TcpListener::bind(cluster[dead].peer).await.unwrap();
-    let mut port = quorum_chat::net::tls::Port::new(listener, Some(own), quorum_chat::net::tls::Protocol::Grpc);
+    let mut port = net::tls::Port::new(listener, Some(own), net::tls::Protocol::Grpc);
     let (tried, read) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (seen, got) = (Arc::clone(&tried), Arc::clone(&read));
     tokio::spawn(async move {
-        use quorum_chat::net::Listener as _;
+        use net::Listener as _;
         while let Ok((mut stream, _)) = port.accept().await {
             let (seen, got) = (Arc::clone(&seen), Arc::clone(&got));
             tokio::spawn(async move {
@@ -283,7 +281,7 @@ async fn a_certificate_of_one_node_does_not_speak_for_another() {
     assert_eq!(index(plain(3, 2)(&cluster_id)).await, Err(Code::PermissionDenied));
     assert_eq!(index(plain(77, 2)(&cluster_id)).await, Err(Code::PermissionDenied));
     // As itself, but with the vote of n3.
-    let vote = quorum_chat::proto::log::v1::Vote { term: 1_000_000, node_id: 3, committed: false };
+    let vote = proto::log::v1::Vote { term: 1_000_000, node_id: 3, committed: false };
     let request = wire::VoteRequest { vote: Some(vote), ..Default::default() };
     denied(client().vote(plain(2, 1)(&cluster_id).sign(1, request)).await.map(drop));
     // In place of n3, before and outside of a membership.
@@ -338,5 +336,5 @@ async fn connections_end_when_a_certificate_is_replaced() {
         cluster[node].ready().await;
     }
     let client = cluster.client().await;
-    client.create_account("alice", crate::support::PASSWORD).await.unwrap();
+    client.create_account("alice", support::PASSWORD).await.unwrap();
 }

@@ -1,17 +1,15 @@
 //! An untrusted member proposes invalid commands, and appends them as a leader that was not elected. Such an entry once
 //! ended every node, again at each start.
 
+use chat::{Command, limits};
+use client::Client;
+use net::tls::{Secrets, Tls};
 use prost::Message as _;
-use quorum_chat::{
-    chat::{Command, limits},
-    client::Client,
-    net::tls::{Secrets, Tls},
-    proto::{log::v1 as pb, raft::v1 as wire},
-    raft::peers::{Credentials, Lane, Peers},
-    storage::codec,
-};
+use proto::{log::v1 as pb, raft::v1 as wire};
+use raft::peers::{Credentials, Lane, Peers};
+use storage::codec;
 
-use crate::support::{Cluster, Node, PEER_SECRET, eventually};
+use support::{Cluster, Node, PEER_SECRET, eventually};
 
 /// The id of a leader that was not elected.
 const STRANGER: u64 = 9;

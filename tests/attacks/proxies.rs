@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::web::{Answer, call, exchange};
-use crate::support::{Cluster, PASSWORD, PATIENCE};
+use support::{Cluster, PASSWORD, PATIENCE};
 
 /// Number of attempts that one address has on an account.
 const ATTEMPTS: usize = 10;

@@ -1,16 +1,13 @@
 //! Point 15: an account cannot exceed its limits, and full volumes stop growth and nothing else.
 
 #[allow(dead_code, reason = "the tests of faults use the rest")]
-#[path = "../faults/volume.rs"]
-mod volume;
-
 use std::{fs, os::unix::fs::FileExt as _, path::Path};
 
-use quorum_chat::client::{ClientError, Consistency};
+use client::{ClientError, Consistency};
 use uuid::Uuid;
 
-use crate::support::{Cluster, PASSWORD, eventually};
-use volume::Volume;
+use support::volume::Volume;
+use support::{Cluster, PASSWORD, eventually};
 
 fn reason(error: &ClientError) -> &str {
     error.reason.as_deref().unwrap_or_default()

@@ -10,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use client::Consistency;
 use futures_util::future::join_all;
-use quorum_chat::{client::Consistency, proto::chat::v1 as pb};
+use proto::chat::v1 as pb;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -23,7 +24,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::admission::{HALF_A_HANDSHAKE, PREFACE, frame, headers, many_files, silent};
-use crate::support::{Cluster, Direct};
+use support::{Cluster, Direct};
 
 /// Duration of `chatctl verify` during the attacks.
 const SECONDS: u64 = 15;
@@ -106,7 +107,8 @@ async fn attack([grpc, peer, web, metrics]: [SocketAddr; 4], token: String) {
     let half: Vec<u8> =
         (0..256).flat_map(|call| frame(1, 4, 2 * call + 1, &headers("/chat.v1.ChatService/Login", &[]))).collect();
     let json = format!(
-        "POST /chat.v1.ChatService/Login HTTP/1.1\r\nHost: {web}\r\nContent-Type: application/json\r\nContent-Length: 262144\r\n\r\n{}",
+        "POST /chat.v1.ChatService/Login HTTP/1.1\r\nHost: {web}\r\nContent-Type: application/json\r\n\
+         Content-Length: 262144\r\n\r\n{}",
         " ".repeat(100_000)
     );
     let (pages, subscriptions) = greedy(&token);
@@ -170,7 +172,7 @@ async fn under_all_attacks_at_once_others_are_served_and_the_promises_hold() {
         });
     }
     let nodes: Vec<String> = (0..cluster.len()).map(|node| cluster[node].grpc.to_string()).collect();
-    let verify = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let verify = Command::new(support::chatctl())
         .args(["verify", "--output", "json", "--clients", "2", "--seconds", &SECONDS.to_string()])
         .args(["--nodes", &nodes.join(",")])
         .stdout(Stdio::piped())

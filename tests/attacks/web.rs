@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Cluster, PASSWORD, PATIENCE};
+use support::{Cluster, PASSWORD, PATIENCE};
 
 /// An answer of the web port.
 pub(super) struct Answer {
@@ -154,7 +154,10 @@ async fn a_planted_cookie_acts_for_nobody() {
         tokens.push(login["token"].as_str().unwrap().to_owned());
     }
     let [alices, mallorys] = &tokens[..] else { panic!() };
-    let message = |number: u8| json!({ "recipient": "mallory", "body": "secret", "clientMessageId": format!("0190163d-8694-739b-aea5-0000000000{number:02}") });
+    let message = |number: u8| {
+        let id = format!("0190163d-8694-739b-aea5-0000000000{number:02}");
+        json!({ "recipient": "mallory", "body": "secret", "clientMessageId": id })
+    };
     let planted = format!("Cookie: chat_session.alice={mallorys}");
     let bearer = format!("Authorization: Bearer {mallorys}");
     for (with, what) in [(&planted, "a cookie"), (&bearer, "a token")] {
@@ -201,7 +204,7 @@ async fn over_tls(web: SocketAddr, certificates: &Path) -> impl AsyncRead + Asyn
 #[tokio::test]
 async fn over_tls_cookies_are_of_this_host_alone() {
     let dir = TempDir::new().unwrap();
-    let made = Command::new(env!("CARGO_BIN_EXE_chatctl")).arg("certs").arg(dir.path()).arg("n1").output().unwrap();
+    let made = Command::new(support::chatctl()).arg("certs").arg(dir.path()).arg("n1").output().unwrap();
     assert!(made.status.success(), "{made:?}");
     let mut cluster = Cluster::prepared(1);
     cluster.set_all("CHAT_WEB_HOSTS", "chat.example.org");
@@ -277,7 +280,7 @@ async fn strangers_learn_how_to_follow_the_leader_and_no_more() {
     assert!(page.status == 200 && !page.body.contains(&peer), "{}", page.body);
     // The operator needs no session.
     let socket = cluster[0].data_dir().join("admin.sock");
-    let mut status = Command::new(env!("CARGO_BIN_EXE_chatctl"));
+    let mut status = Command::new(support::chatctl());
     let status = status.args(["status", "--output", "json", "--socket"]).arg(socket).output().unwrap();
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!((&status["restricted"], &status["nodes"][0]["peer_address"]), (&json!(false), &json!(peer)), "{status}");
@@ -328,10 +331,10 @@ async fn the_grpc_port_serves_no_page() {
     // The same over HTTP/2: a cookie is not accepted as a token.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap();
     let channel = endpoint.connect().await.unwrap();
-    let mut request = tonic::Request::new(quorum_chat::proto::chat::v1::ListChatPartnersRequest::default());
+    let mut request = tonic::Request::new(proto::chat::v1::ListChatPartnersRequest::default());
     request.metadata_mut().insert("cookie", format!("chat_session.alice={token}").parse().unwrap());
     request.metadata_mut().insert("chat-session", "alice".parse().unwrap());
-    let mut client = quorum_chat::proto::chat::v1::chat_service_client::ChatServiceClient::new(channel);
+    let mut client = proto::chat::v1::chat_service_client::ChatServiceClient::new(channel);
     let status = client.list_chat_partners(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
 }

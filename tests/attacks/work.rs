@@ -10,20 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chat::{
+    AccountId, ClientId, Command, ConversationId, Destination, Login, Outcome, ReceiptItem, Revision, Seq, SessionId,
+    TokenHash,
+};
+use client::Consistency;
 use futures_util::future::join_all;
 use prost::Message as _;
-use quorum_chat::{
-    chat::{
-        AccountId, ClientId, Command, ConversationId, Destination, Login, Outcome, ReceiptItem, Revision, Seq,
-        SessionId, TokenHash,
-    },
-    client::Consistency,
-    proto::log::v1 as pb,
-    storage::{AppliedEntry, AppliedPayload, Query, Readers, StateMachine, StorageError, codec},
-};
+use proto::log::v1 as pb;
+use storage::{AppliedEntry, AppliedPayload, Query, Readers, StateMachine, StorageError, codec};
 use uuid::Uuid;
 
-use crate::support::{Cluster, eventually};
+use support::{Cluster, eventually};
 
 /// Number of messages in the history.
 const MESSAGES: u32 = 60_000;
@@ -169,7 +167,7 @@ fn the_deletion_of_an_account_with_a_long_history_delays_nobody() {
     }
     assert!(steps >= MESSAGES / 256);
     assert_eq!(history.read("what is left", |query| query.next_erasure()), None);
-    let database = quorum_chat::storage::open_file(&history.dir.path().join("chat.db")).unwrap();
+    let database = storage::open_file(&history.dir.path().join("chat.db")).unwrap();
     let count = |sql: &str| -> i64 { database.query_row(sql, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM message WHERE sender_id = 1 AND (body <> '' OR deleted = 0)"), 0);
     assert_eq!(count("SELECT count(*) FROM message WHERE sender_id = 2 AND body = 'hello'"), i64::from(MESSAGES / 2));

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from playwright.sync_api import expect, sync_playwright
 
-from cluster import Cluster
+from local_cluster import LocalCluster
 from person import Person
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -26,7 +26,7 @@ class Case(unittest.TestCase):
 
     @classmethod
     def make_cluster(cls):
-        return Cluster(cls.nodes)
+        return LocalCluster(cls.nodes)
 
     @classmethod
     def setUpClass(cls):
@@ -35,7 +35,8 @@ class Case(unittest.TestCase):
         playwright = sync_playwright().start()
         cls.addClassCleanup(playwright.stop)
         # Chromium's own sandbox does not work for root, and containers often run as root.
-        cls.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        cls.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         cls.addClassCleanup(cls.browser.close)
 
     def setUp(self):

@@ -20,7 +20,12 @@ class Person:
     def _heard(self, message):
         # The browser itself logs failed requests and refusals. It also logs that it accepts no worker from a node with
         # an untrusted certificate. In that case the page works, but is not kept.
-        own = ("Failed to load resource", "net::ERR", "blocked by CORS policy", "An SSL certificate error occurred when")
+        own = (
+            "Failed to load resource",
+            "net::ERR",
+            "blocked by CORS policy",
+            "An SSL certificate error occurred when",
+        )
         if message.type == "error" and not any(part in message.text for part in own):
             self.faults.append(message.text)
 
@@ -90,7 +95,8 @@ class Person:
 
     def message(self, text):
         """The message with exactly this text."""
-        return self.page.locator("#messages .message").filter(has=self.page.locator(".body").get_by_text(text, exact=True))
+        body = self.page.locator(".body").get_by_text(text, exact=True)
+        return self.page.locator("#messages .message").filter(has=body)
 
     def sees(self, text):
         expect(self.message(text)).to_have_count(1)

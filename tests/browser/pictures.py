@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from case import CHROMIUM
-from cluster import Cluster
+from local_cluster import LocalCluster
 from person import PASSWORD, Person
 from playwright.sync_api import sync_playwright
 
@@ -16,7 +16,7 @@ SIZE = {"width": 1100, "height": 700}
 
 
 def main(directory):
-    cluster = Cluster()
+    cluster = LocalCluster()
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -37,13 +37,18 @@ def main(directory):
             write("tomas", "maja", "Morning! I pulled the plug of two machines in the rack.")
             write("tomas", "maja", "By accident.")
             write("maja", "tomas", "I saw. Did anybody notice?")
-            write("tomas", "maja", "No. All five nodes were in the dashboard, two of them red, and people went on chatting.")
+            write(
+                "tomas",
+                "maja",
+                "No. All five nodes were in the dashboard, two of them red, and people went on chatting.",
+            )
             write("maja", "tomas", "Then put the plugs back in, and we say it was a drill.")
             for theme in ("light", "dark"):
                 tomas = Person(browser.new_context(locale="en-GB"), "tomas").goto(cluster.web("n3"))
                 tomas.log_in()
                 tomas.is_in()
-                maja = Person(browser.new_context(viewport=SIZE, color_scheme=theme, locale="en-GB"), "maja").goto(cluster.web("n1"))
+                context = browser.new_context(viewport=SIZE, color_scheme=theme, locale="en-GB")
+                maja = Person(context, "maja").goto(cluster.web("n1"))
                 maja.log_in()
                 maja.is_in()
                 tomas.open("maja")

@@ -6,7 +6,7 @@ import unittest
 from playwright.sync_api import expect
 
 from case import Case
-from cluster import until
+from waiting import wait_until
 from front import Front
 from person import Person
 
@@ -136,7 +136,7 @@ class Lacking(Case):
         alice.context.grant_permissions(["notifications"], origin=self.cluster.web("n1"))
         bob, token = self.account("bob")
         worker = "navigator.serviceWorker.getRegistration().then((found) => Boolean(found?.active))"
-        until("worker", lambda: alice.page.evaluate(worker))
+        wait_until("worker", lambda: alice.page.evaluate(worker))
         settings = alice.settings()
         settings.get_by_label("Notify me about new messages").check()
         alice.page.keyboard.press("Escape")
@@ -148,10 +148,10 @@ class Lacking(Case):
             self.cluster.call("n1", "ChatService/SendMessage", message, token)
 
         write("one", 1)
-        until("notification", lambda: alice.page.evaluate(SHOWN) == [[bob, "one", True]])
+        wait_until("notification", lambda: alice.page.evaluate(SHOWN) == [[bob, "one", True]])
         alice.context.service_workers[0].evaluate(CLICK)
         expect(alice.page.locator("#chat-name")).to_have_text(bob)
-        until("end of the notification", lambda: alice.page.evaluate(SHOWN) == [])
+        wait_until("end of the notification", lambda: alice.page.evaluate(SHOWN) == [])
         # Without a worker there are no notifications.
         alice.page.evaluate("() => { ServiceWorkerRegistration.prototype.showNotification = () => Promise.reject(); }")
         alice.open(alice.name)
@@ -223,7 +223,7 @@ class Kept(Case):
         self.keeps(self.front.own)
 
     def keeps(self, version):
-        until(f"kept shell of {version}", lambda: self.page.evaluate(KEPT) == {version: True})
+        wait_until(f"kept shell of {version}", lambda: self.page.evaluate(KEPT) == {version: True})
 
     def shows(self, version):
         self.person.is_out()
@@ -279,7 +279,7 @@ class Kept(Case):
             self.front.mode = "down"
             self.page.reload()
             expect(self.page.locator("#boot")).to_contain_text("too old")
-            until("end of the broken shell", lambda: self.page.evaluate(KEPT) == {})
+            wait_until("end of the broken shell", lambda: self.page.evaluate(KEPT) == {})
             self.front.mode = "up"
             self.page.reload()
             self.shows(own)

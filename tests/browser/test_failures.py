@@ -7,7 +7,7 @@ import unittest
 from playwright.sync_api import expect
 
 from case import Case
-from cluster import until
+from waiting import wait_until
 from person import PASSWORD
 
 #: The paths of everything that is kept.
@@ -70,7 +70,7 @@ class Failures(Case):
         alice, bob = self.join("alice", near), self.join("bob", far)
         alice.open(bob.name).send("before")
         bob.open(alice.name).sees("before")
-        until("kept page", lambda: alice.page.evaluate(IS_KEPT))
+        wait_until("kept page", lambda: alice.page.evaluate(IS_KEPT))
         self.kill(near)
         alice.page.reload()
         alice.is_in()
@@ -114,7 +114,8 @@ class Failures(Case):
             with self.subTest(victim=victim):
                 # The viewport is high enough for the document to contain all messages.
                 tall = {"viewport": {"width": 1200, "height": 3000}}
-                alice, bob = self.join(f"alice{number}", victim, **tall), self.join(f"bob{number}", self.followers()[-1], **tall)
+                alice = self.join(f"alice{number}", victim, **tall)
+                bob = self.join(f"bob{number}", self.followers()[-1], **tall)
                 bob.page.get_by_role("searchbox").fill(alice.name)
                 bob.row(alice.name).click()
                 alice.open(bob.name)
@@ -154,7 +155,8 @@ class Failures(Case):
         alice.open(bob.name).send("before")
         bob.open(alice.name).sees("before")
         carol, token = self.account("carol")
-        message = {"recipient": alice.name, "body": "from carol", "clientMessageId": "0190163d-8694-739b-aea5-966c26f8ad91"}
+        client_id = "0190163d-8694-739b-aea5-966c26f8ad91"
+        message = {"recipient": alice.name, "body": "from carol", "clientMessageId": client_id}
         self.cluster.call(followers[0], "ChatService/SendMessage", message, token)
         expect(alice.row(carol)).to_contain_text("from carol")
         self.kill(leader, *followers[2:])
@@ -165,7 +167,7 @@ class Failures(Case):
             person.status("No majority")
         age = lambda: int(re.search(r"as of (\d+) seconds? ago", alice.page.locator("#banner").inner_text())[1])
         first = age()
-        until("greater age", lambda: age() > first + 1)
+        wait_until("greater age", lambda: age() > first + 1)
         # The node that answers is up, regardless of the state of the others.
         alice.button("show the cluster", exact=False).click()
         expect(alice.page.locator("#cluster-nodes .here")).to_contain_text("up")
@@ -265,7 +267,8 @@ class Failures(Case):
         def answer_with(script):
             return lambda route: route.fulfill(content_type="text/javascript", body=script)
 
-        for script, text in (("export function start() { throw new Error('as planned'); }", "Loading"), ("let let;", "This browser is too old")):
+        failing = "export function start() { throw new Error('as planned'); }"
+        for script, text in ((failing, "Loading"), ("let let;", "This browser is too old")):
             with self.subTest(text):
                 context = self.browser.new_context()
                 context.route("**/assets/*/main.js", answer_with(script))

@@ -8,7 +8,8 @@ import unittest
 from playwright.sync_api import expect
 
 from case import Case
-from cluster import Spread, until
+from cluster import Spread
+from waiting import wait_until
 
 
 class SeveralHosts(Case):
@@ -23,7 +24,7 @@ class SeveralHosts(Case):
         alice.open(bob.name).send("before")
         bob.open(alice.name).sees("before")
         self.assertEqual(alice.context.cookies(), [], "a cookie would not be sent there")
-        until("kept page", lambda: alice.page.evaluate("caches.match('/', { ignoreVary: true }).then(Boolean)"))
+        wait_until("kept page", lambda: alice.page.evaluate("caches.match('/', { ignoreVary: true }).then(Boolean)"))
         self.cluster.kill("n1")
         alice.send("from the other host")
         bob.sees("from the other host")
@@ -60,7 +61,8 @@ class SeveralHosts(Case):
         page = alice.context.new_page()
         page.goto(f"http://127.0.0.2:{server.server_address[1]}/")
         steal = """async ([node, name, kind]) => {
-            const ask = { method: "POST", credentials: "include", body: "{}", headers: { "Content-Type": kind, ...(name ? { "Chat-Session": name } : {}) } };
+            const headers = { "Content-Type": kind, ...(name ? { "Chat-Session": name } : {}) };
+            const ask = { method: "POST", credentials: "include", body: "{}", headers };
             try {
                 return (await fetch(`${node}/chat.v1.ChatService/ListChatPartners`, ask)).status;
             } catch (error) {
@@ -69,7 +71,21 @@ class SeveralHosts(Case):
         }"""
         for name, kind in ((alice.name, "application/json"), ("", "application/json"), ("", "text/plain")):
             self.assertEqual(page.evaluate(steal, [self.cluster.web("n2"), name, kind]), "Failed to fetch", kind)
-        self.assertFalse(page.evaluate("node => new Promise((done) => { const frame = document.createElement('iframe'); frame.onload = () => { let seen = false; try { seen = frame.contentDocument?.title === 'quorum-chat'; } catch { } done(seen); }; frame.src = node; document.body.append(frame); })", self.cluster.web("n2")))
+        look_inside = """node => new Promise((done) => {
+            const frame = document.createElement("iframe");
+            frame.onload = () => {
+                let seen = false;
+                try {
+                    seen = frame.contentDocument?.title === "quorum-chat";
+                } catch {
+                    // The frame is of another origin.
+                }
+                done(seen);
+            };
+            frame.src = node;
+            document.body.append(frame);
+        })"""
+        self.assertFalse(page.evaluate(look_inside, self.cluster.web("n2")))
 
 
 class Tls(Case):
@@ -131,7 +147,10 @@ class ManyTabs(Case):
         context.add_init_script(
             """
             Object.defineProperty(document, "hidden", { get: () => window.isHidden === true });
-            window.look = (isLookedAt) => { window.isHidden = !isLookedAt; document.dispatchEvent(new Event("visibilitychange")); };
+            window.look = (isLookedAt) => {
+                window.isHidden = !isLookedAt;
+                document.dispatchEvent(new Event("visibilitychange"));
+            };
             """
         )
         tabs = [self.join("alice", "n1", context=context)]
@@ -150,7 +169,8 @@ class ManyTabs(Case):
         bob, token = self.account("bob")
 
         def write(text, number):
-            message = {"recipient": tabs[0].name, "body": text, "clientMessageId": f"0190163d-8694-739b-aea5-{number:012x}"}
+            client_id = f"0190163d-8694-739b-aea5-{number:012x}"
+            message = {"recipient": tabs[0].name, "body": text, "clientMessageId": client_id}
             self.cluster.call("n1", "ChatService/SendMessage", message, token)
 
         write("one", 1)
@@ -163,7 +183,11 @@ class ManyTabs(Case):
         tabs[0].page.evaluate("look(false)")
         tabs[0].page.close()
         write("two", 2)
-        until("tab that tells of it", lambda: any("two" in text for tab in tabs[1:] for text in tab.row(bob).all_inner_texts()))
+
+        def is_told():
+            return any("two" in text for tab in tabs[1:] for text in tab.row(bob).all_inner_texts())
+
+        wait_until("tab that tells of it", is_told)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import unittest
 from playwright.sync_api import expect
 
 from case import Case
-from cluster import until
+from waiting import wait_until
 
 #: Puts a picture into the clipboard, as if copied from another page.
 COPY_PICTURE = """async () => {
@@ -217,7 +217,7 @@ class Input(Case):
         expect(alice.message("one").locator(".meta")).to_contain_text("Deleting…")
         expect(alice.page.locator("#pick-bar")).to_be_hidden()
         expect(alice.button("Select messages")).to_be_focused()
-        until("call to delete", lambda: alice.page.evaluate("1") and held)
+        wait_until("call to delete", lambda: alice.page.evaluate("1") and held)
         # The outcome is unknown. The node may or may not have deleted the message before it failed.
         again = {"code": "unavailable", "message": "The leader is gone.", "details": [{"debug": {"retryDelay": "60s"}}]}
         held[0].fulfill(status=503, json=again)

@@ -32,10 +32,18 @@ class Looks(Case):
         person.page.evaluate(AXE)
         # Wait for the animations first, because half-transparent elements have too little contrast.
         person.page.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
-        faults = person.page.evaluate("axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations)")
-        told = [f"{fault['id']}: {fault['help']}: {node['target']} {node.get('failureSummary')}" for fault in faults for node in fault["nodes"]]
+        faults = person.page.evaluate(
+            "axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations)"
+        )
+        told = [
+            f"{fault['id']}: {fault['help']}: {node['target']} {node.get('failureSummary')}"
+            for fault in faults
+            for node in fault["nodes"]
+        ]
         self.assertEqual(told, [], where)
-        beside = person.page.evaluate("[document.documentElement.scrollWidth - innerWidth, document.documentElement.scrollHeight - innerHeight]")
+        beside = person.page.evaluate(
+            "[document.documentElement.scrollWidth - innerWidth, document.documentElement.scrollHeight - innerHeight]"
+        )
         self.assertLessEqual(max(beside), 0, f"{where}: the page itself scrolls")
         cut = person.page.evaluate(CUT)
         self.assertEqual(cut, [], f"{where}: something is cut off at the side")
@@ -89,10 +97,14 @@ class Looks(Case):
     def fill(self, alice, bob, carol, token):
         """Creates a conversation with a bit of everything, and another unread one."""
         for at, body in enumerate(["Lunch at noon?", "I have a table by the window."]):
-            message = {"recipient": alice.name, "body": body, "clientMessageId": f"0190163d-8694-739b-aea5-{abs(hash((alice.name, at))) % 16**12:012x}"}
+            client_id = f"0190163d-8694-739b-aea5-{abs(hash((alice.name, at))) % 16**12:012x}"
+            message = {"recipient": alice.name, "body": body, "clientMessageId": client_id}
             self.cluster.call("n4", "ChatService/SendMessage", message, token)
-        alice.open(bob.name).send("Hello Bob! Have you seen this? https://example.com/a/rather/long/address/that/has/to/wrap/somewhere")
-        bob.open(alice.name).send("Not yet.\nI will have a look when I am back at my desk, which will be some time in the afternoon.")
+        link = "https://example.com/a/rather/long/address/that/has/to/wrap/somewhere"
+        alice.open(bob.name).send(f"Hello Bob! Have you seen this? {link}")
+        bob.open(alice.name).send(
+            "Not yet.\nI will have a look when I am back at my desk, which will be some time in the afternoon."
+        )
         alice.sees("Not yet. I will have a look when I am back at my desk, which will be some time in the afternoon.")
         alice.send("Nothing is lost, even when two of the five nodes are.")
         bob.send("שלום, 你好, 👋🏽")
@@ -147,7 +159,10 @@ class Looks(Case):
 
         def tab_to(name, most=30):
             for _ in range(most):
-                focused = alice.page.evaluate("(document.activeElement.labels?.[0] ?? document.activeElement).textContent.trim() || document.activeElement.getAttribute('aria-label')")
+                focused = alice.page.evaluate(
+                    "(document.activeElement.labels?.[0] ?? document.activeElement).textContent.trim()"
+                    " || document.activeElement.getAttribute('aria-label')"
+                )
                 if focused and focused.startswith(name):
                     return
                 keyboard.press("Tab")

@@ -6,176 +6,9 @@ import random
 import unittest
 
 from case import Case
+from random_orders import STORY
 
 SEED = int(os.environ.get("SEED", random.randrange(2**32)))
-
-#: Alice's browser in front of a simulated cluster. The cluster applies events in one order. The page receives the
-#: results (the list, pages, the stream, the answers to its own messages) in any order that the API allows. In the end
-#: the page must show the state of the cluster.
-STORY = """
-async ({ base, seed }) => {
-    const { Store } = await import(`${base}/store.js`);
-    let state = seed;
-    const random = (below) => {
-        state = (Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9) >>> 0;
-        return Math.floor((state / 2 ** 32) * below);
-    };
-    const copy = (value) => JSON.parse(JSON.stringify(value));
-
-    // The cluster.
-    let revision = 10;
-    const truth = { messages: [], delivered: { alice: 0, bob: 0 }, read: { alice: 0, bob: 0 }, bobIsGone: false };
-    const events = [];
-    const happen = (event) => events.push({ revision, ...copy(event) });
-    const write = (sender) => {
-        if (truth.bobIsGone) return null;
-        revision += 1;
-        const seq = truth.messages.length + 1;
-        const message = { messageId: String(revision), conversationId: "5", seq: String(seq), sender, body: `text ${seq}`, timeMs: String(1000 * revision), clientMessageId: `id ${seq}` };
-        truth.messages.push(message);
-        const told = sender === "alice" ? message : { ...message, clientMessageId: undefined };
-        happen({ message: { message: told, members: ["alice", "bob"] } });
-        return message;
-    };
-    const mark = (kind, member) => {
-        const last = truth.messages.length;
-        if (truth[kind][member] >= last || (member === "bob" && truth.bobIsGone)) return;
-        revision += 1;
-        truth[kind][member] += 1 + random(last - truth[kind][member]);
-        truth.delivered[member] = Math.max(truth.delivered[member], truth.read[member]);
-        happen({ receipt: { conversationId: "5", member, deliveredSeq: String(truth.delivered[member]), readSeq: String(truth.read[member]) } });
-    };
-    const remove = (forEveryone) => {
-        const some = truth.messages.filter((message) => (forEveryone ? !message.deleted && message.sender === "bob" : !message.hidden) && random(4) === 0).slice(0, 3);
-        if (!some.length) return;
-        revision += 1;
-        for (const message of some) Object.assign(message, forEveryone ? { deleted: true, body: "" } : { hidden: true });
-        happen({ deletion: { conversationId: "5", seqs: some.map((message) => message.seq), forEveryone } });
-    };
-    const leave = () => {
-        revision += 1;
-        truth.bobIsGone = true;
-        for (const message of truth.messages) if (message.sender === "bob") Object.assign(message, { deleted: true, body: "" });
-        happen({ accountDeleted: { conversationId: "5", member: "bob" } });
-    };
-    const visible = () => truth.messages.filter((message) => !message.hidden);
-    const unread = () => visible().filter((message) => message.sender === "bob" && !message.deleted && Number(message.seq) > truth.read.alice).length;
-    const members = () => ["alice", "bob"].map((name) => ({ username: name, deleted: name === "bob" && truth.bobIsGone, deliveredSeq: String(truth.delivered[name]), readSeq: String(truth.read[name]) }));
-    const common = () => ({ conversationId: "5", unreadCount: String(unread()), lastSeq: String(truth.messages.length), members: members(), header: { revision: String(revision) } });
-    const page = (before, limit) => {
-        const all = visible().filter((message) => !before || Number(message.seq) < before).reverse();
-        return copy({ ...common(), messages: all.slice(0, limit), hasMore: all.length > limit });
-    };
-    const row = () => copy({ ...common(), username: "bob", deleted: truth.bobIsGone, lastMessage: visible().at(-1) });
-
-    for (let count = random(30); count > 0; count -= 1) write(random(2) ? "alice" : "bob");
-    if (random(2)) mark("read", "alice");
-    if (random(2)) mark("read", "bob");
-
-    // The page. Answers in flight arrive later in any order, and stream events arrive in their own order.
-    const store = new Store("alice");
-    const stale = new Set();
-    store.on("stale", (conversation) => stale.add(conversation));
-    const first = row();
-    let heard = events.length;
-    if (truth.messages.length) store.row(first, revision);
-    const conversation = store.with("bob");
-    const underWay = [];
-    let [lagging, isQuiet] = [page(0, 10), false];
-    let told = revision;
-    const hear = () => {
-        if (heard === events.length) return;
-        store.apply(events[heard]);
-        told = events[heard].revision;
-        heard += 1;
-    };
-    const checkOrder = () => {
-        const seqs = conversation.messages.map((message) => message.seq);
-        for (let at = 1; at < seqs.length; at += 1) if (seqs[at] <= seqs[at - 1]) throw new Error(`the order is ${seqs}`);
-        if (conversation.unread < 0) throw new Error("less than nothing is unread");
-    };
-    const open = () => {
-        if (conversation.loaded || conversation.early) return;
-        conversation.early = [];
-        const since = told;
-        // Without a quorum, a lagging node may answer.
-        const answer = isQuiet || random(3) ? page(0, 10) : lagging;
-        underWay.push(() => store.page(conversation, answer, 0, since));
-    };
-    const older = () => {
-        const before = conversation.floor;
-        if (!conversation.loaded || !conversation.hasOlder) return;
-        const since = told;
-        const answer = isQuiet || random(6) ? page(before, 10) : copy({ ...page(before, 10), header: { revision: String(since - 1) } });
-        underWay.push(() => store.page(conversation, answer, before, since));
-    };
-    const refresh = () => {
-        if (!stale.size) return;
-        const answer = page(0, 1);
-        underWay.push(() => store.refresh(conversation, answer));
-    };
-    const steps = [
-        () => write("bob"), () => write("bob"),
-        () => { const message = copy(write("alice")); if (message) underWay.push(() => store.sent(conversation, message, `text ${message.seq}`, message.clientMessageId)); },
-        () => mark("delivered", "bob"), () => mark("read", "bob"),
-        // After these, the page requests the counters, which would hide a wrong count.
-        ...(random(2) ? [] : [
-            () => mark("read", "alice"), () => remove(true), () => remove(false),
-            () => random(20) === 0 && !truth.bobIsGone && truth.messages.length && leave(),
-        ]),
-        hear, hear, hear, hear, open, older, older, refresh, refresh,
-        () => random(5) === 0 && conversation.trim(15),
-        () => { lagging = page(0, 10); },
-        () => {
-            // The person has seen some of the messages, or the end.
-            if (!conversation.id || conversation.lastSeq <= truth.read.alice) return;
-            const seq = random(2) ? conversation.lastSeq : truth.read.alice + 1 + random(conversation.lastSeq - truth.read.alice);
-            store.read(conversation, seq);
-            revision += 1;
-            truth.read.alice = Math.max(truth.read.alice, seq);
-            truth.delivered.alice = Math.max(truth.delivered.alice, seq);
-            happen({ receipt: { conversationId: "5", member: "alice", deliveredSeq: String(truth.delivered.alice), readSeq: String(truth.read.alice) } });
-            const marked = revision;
-            // The count may be slightly newer.
-            if (random(2)) write("bob");
-            const answer = { readSeq: String(seq), unreadCount: String(unread()), revision: String(marked) };
-            underWay.push(() => store.marked(conversation, answer));
-        },
-        () => underWay.length && underWay.splice(random(underWay.length), 1)[0](),
-        () => underWay.length && underWay.splice(random(underWay.length), 1)[0](),
-    ];
-    for (let step = 0; step < 150; step += 1) {
-        steps[random(steps.length)]();
-        checkOrder();
-    }
-
-    // Nothing changes any more. All events arrive, inexact counters are requested, and everything is loaded.
-    while (heard < events.length || underWay.length) {
-        if (underWay.length && random(2)) underWay.splice(random(underWay.length), 1)[0]();
-        else hear();
-    }
-    if (!truth.messages.length) return null;
-    isQuiet = true;
-    open();
-    for (const load of underWay.splice(0)) load();
-    while (conversation.hasOlder) {
-        older();
-        for (const load of underWay.splice(0)) load();
-    }
-    for (let tries = 0; conversation.stale && tries < 3; tries += 1) store.refresh(conversation, page(0, 1));
-    checkOrder();
-    const shown = (message) => [message.seq, message.sender, message.body, message.deleted ?? false].join(" ");
-    const seen = {
-        messages: conversation.messages.map(shown), last: conversation.last && shown(conversation.last), unread: conversation.unread, lastSeq: conversation.lastSeq,
-        read: conversation.members.get("bob").read, delivered: conversation.members.get("bob").delivered, gone: conversation.deleted, stale: conversation.stale,
-    };
-    const is = {
-        messages: visible().map(shown), last: visible().length ? shown(visible().at(-1)) : null, unread: unread(), lastSeq: truth.messages.length,
-        read: truth.read.bob, delivered: truth.delivered.bob, gone: truth.bobIsGone, stale: false,
-    };
-    return JSON.stringify(seen) === JSON.stringify(is) ? null : { seen, is };
-}
-"""
 
 
 class Modules(Case):
@@ -218,14 +51,27 @@ class Modules(Case):
             """async (base) => {
                 const { rowsOf } = await import(`${base}/messages.js`);
                 const { Picks } = await import(`${base}/picks.js`);
-                const messages = [60, 61].map((seq) => ({ seq, sender: "bob", body: "", time: 1795564800000 + seq, deleted: false, clientId: "" }));
-                const kinds = (hasOlder, marker) => rowsOf({ hasOlder, floor: 60, messages }, [], marker, new Picks(() => {}), "alice").map((row) => row.kind).join();
+                const messages = [60, 61].map((seq) => ({
+                    seq, sender: "bob", body: "", time: 1795564800000 + seq, deleted: false, clientId: "",
+                }));
+                const kinds = (hasOlder, marker) => {
+                    const conversation = { hasOlder, floor: 60, messages };
+                    const rows = rowsOf(conversation, [], marker, new Picks(() => {}), "alice");
+                    return rows.map((row) => row.kind).join();
+                };
                 return [kinds(true, 10), kinds(false, 10), kinds(true, 59), kinds(true, 60), kinds(true, null)];
             }""",
             self.base,
         )
         all_of_it = "day,new,message,message"
-        self.assertEqual(kinds, ["older,day,message,message", all_of_it, "older," + all_of_it, "older,day,message,new,message", "older,day,message,message"])
+        expected = [
+            "older,day,message,message",
+            all_of_it,
+            "older," + all_of_it,
+            "older,day,message,new,message",
+            "older,day,message,message",
+        ]
+        self.assertEqual(kinds, expected)
 
     def test_numbers_are_said_with_the_right_form_of_the_word(self):
         said = self.evaluate(
@@ -247,7 +93,10 @@ class Modules(Case):
 
     def test_ids_are_uuids_of_version_7_in_the_order_of_their_making(self):
         ids = self.evaluate(
-            "async (base) => { const { uuid7 } = await import(`${base}/text.js`); return [0, 1, 2 ** 32 - 1, 2 ** 32, 1795564800000].map((now) => uuid7(now)); }",
+            """async (base) => {
+                const { uuid7 } = await import(`${base}/text.js`);
+                return [0, 1, 2 ** 32 - 1, 2 ** 32, 1795564800000].map((now) => uuid7(now));
+            }""",
             self.base,
         )
         for made in ids:
@@ -260,8 +109,9 @@ class Modules(Case):
             """async (base) => {
                 const { retryAfterMs } = await import(`${base}/api.js`);
                 const now = Date.UTC(2026, 10, 29);
-                const dates = ["29 Nov 2026 00:00:07", "29 Nov 2020 00:00:00", "01 Jan 2100 00:00:00"].map((date) => `${date} GMT`);
-                const texts = [null, "", "2", " 2 ", "-5", "1e9", "999999999", "soon", ...dates];
+                const dates = ["29 Nov 2026 00:00:07", "29 Nov 2020 00:00:00", "01 Jan 2100 00:00:00"];
+                const inGmt = dates.map((date) => `${date} GMT`);
+                const texts = [null, "", "2", " 2 ", "-5", "1e9", "999999999", "soon", ...inGmt];
                 return texts.map((text) => retryAfterMs(text, now));
             }""",
             self.base,
@@ -301,7 +151,10 @@ class Modules(Case):
     def test_only_web_addresses_become_links(self):
         texts = {
             "see https://example.com/a?b=1&c=(d). Now": ["https://example.com/a?b=1&c=(d)"],
-            "(https://example.com/a_(b), 'https://example.com/c's').": ["https://example.com/a_(b)", "https://example.com/c's"],
+            "(https://example.com/a_(b), 'https://example.com/c's').": [
+                "https://example.com/a_(b)",
+                "https://example.com/c's",
+            ],
             "HTTPS://EXAMPLE.COM/A [https://example.com/]": ["HTTPS://EXAMPLE.COM/A", "https://example.com/"],
             "https://bücher.example/straße": ["https://xn--bcher-kva.example/straße"],
             # An address that imitates another host is shown in its real form, or is not a link.
@@ -329,7 +182,8 @@ class Modules(Case):
                     const { linked } = await import(`${base}/text.js`);
                     const box = document.createElement("p");
                     box.append(...linked(text));
-                    return [box.textContent, [...box.querySelectorAll("a")].map((link) => [link.textContent, link.rel, link.target])];
+                    const links = [...box.querySelectorAll("a")];
+                    return [box.textContent, links.map((link) => [link.textContent, link.rel, link.target])];
                 }""",
                 [self.base, text],
             )
@@ -360,7 +214,9 @@ class Modules(Case):
                     overrides: (n) => "a\u202e".repeat(n / 4),
                     towers: (n) => "\u0300".repeat(n / 2),
                 };
-                const row = (body) => ({ message: { body, time: 1795564800000, sender: "bob" }, state: "", isFirst: true });
+                const row = (body) => {
+                    return { message: { body, time: 1795564800000, sender: "bob" }, state: "", isFirst: true };
+                };
                 const once = (body) => {
                     const start = performance.now();
                     for (let round = 0; round < 3; round += 1) draw(row(body), {});
@@ -382,11 +238,13 @@ class Modules(Case):
         """No control character reorders the text around a message, and no tower of marks covers that text."""
         found = self.evaluate(
             """async (base) => {
-                const [{ draw }, { oneLine }] = await Promise.all([import(`${base}/messages.js`), import(`${base}/text.js`)]);
+                const { draw } = await import(`${base}/messages.js`);
+                const { oneLine } = await import(`${base}/text.js`);
                 const list = document.createElement("ol");
                 document.body.append(list);
                 const drawn = (body) => {
-                    list.replaceChildren(draw({ message: { body, time: 1795564800000, sender: "bob" }, state: "", isFirst: true }, {}));
+                    const message = { body, time: 1795564800000, sender: "bob" };
+                    list.replaceChildren(draw({ message, state: "", isFirst: true }, {}));
                     return list.querySelector(".text");
                 };
                 const [plain, tower] = [drawn("a"), `a${"\u0300".repeat(300)}`];
@@ -408,7 +266,10 @@ class Modules(Case):
             }""",
             self.base,
         )
-        self.assertEqual(found, [True, "clip", "plaintext", 30, 30, "photo_[right-to-left]gpj.exe", "isolate", True, True, "abc d"])
+        self.assertEqual(
+            found,
+            [True, "clip", "plaintext", 30, 30, "photo_[right-to-left]gpj.exe", "isolate", True, True, "abc d"],
+        )
 
     def test_times_are_in_the_language_of_the_page_and_in_the_way_of_the_person(self):
         told = {}

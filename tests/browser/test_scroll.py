@@ -6,7 +6,7 @@ import unittest
 from playwright.sync_api import expect
 
 from case import Case
-from cluster import until
+from waiting import wait_until
 
 #: The position of the list, and the positions of its rows on the screen.
 PLACE = """(box) => {
@@ -118,9 +118,9 @@ class Scrolling(Case):
         for step in (1, 2, 5):
             for _ in range(20):
                 alice.page.mouse.wheel(0, -step)
-            until("way up", lambda step=step: abs(box.evaluate(PLACE)["end"] - 20 * step) < 2)
+            wait_until("way up", lambda step=step: abs(box.evaluate(PLACE)["end"] - 20 * step) < 2)
             alice.page.mouse.wheel(0, 1000)
-            until("way down", lambda: box.evaluate(PLACE)["end"] < 1)
+            wait_until("way down", lambda: box.evaluate(PLACE)["end"] < 1)
         device = alice.context.new_cdp_session(alice.page)
 
         def drag(by, step):
@@ -152,7 +152,7 @@ class Scrolling(Case):
         # The page does not interfere with a scroll, although older messages arrive and are higher than estimated.
         box.evaluate(COUNT_WRITES)
         alice.page.mouse.move(x, y)
-        until("first message", lambda: alice.page.mouse.wheel(0, -400) or "seq/1" in alice.keys())
+        wait_until("first message", lambda: alice.page.mouse.wheel(0, -400) or "seq/1" in alice.keys())
         box.evaluate(AT_REST)
         self.assertEqual(alice.page.evaluate("writes"), 0)
 
@@ -194,17 +194,18 @@ class Scrolling(Case):
         expect(count).to_contain_text("1 of 1 since")
         expect(current).to_have_text("a NEEDLE is here")
         self.assertEqual(alice.page.evaluate("[...CSS.highlights.get('find')].map(String)"), ["NEEDLE"])
-        # The messages were written in arbitrary order, so some of these are not loaded yet.
+        # The messages were written in arbitrary order, so some of these are not loaded yet. The number alone would also
+        # find what begins with it, as blanks at the end do not count.
         for number in (3, 77, 140):
-            field.fill(f"message {number} ")
-            expect(count).to_contain_text("1 of 1")
-            expect(current).to_contain_text(f"message {number} ")
+            field.fill(f"message {number} and")
+            expect(count).to_have_text(re.compile(r"^1 of 1\b"))
+            expect(current).to_contain_text(f"message {number} and")
             expect(current).to_be_in_viewport()
         field.fill("message 15")
         # The matches are 15 and 150 to 159.
         for at in range(1, 12):
-            # If there are older messages before the last known match, they are searched, too.
-            expect(count).to_have_text(re.compile(rf"^{at} of 1[01]\b"))
+            # How many of them are loaded at first is arbitrary, too. The search goes on in what is older.
+            expect(count).to_have_text(re.compile(rf"^{at} of ([1-9]|1[01])\b"))
             expect(current).to_be_in_viewport()
             press("Enter")
         field.fill("nobody wrote this")

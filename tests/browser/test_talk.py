@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from playwright.sync_api import expect
 
 from case import Case
-from cluster import until
+from waiting import wait_until
 from person import PASSWORD
 
 
@@ -70,7 +70,9 @@ class Talk(Case):
         alice, bob = self.join("alice"), self.join("bob", "n2")
         alice.open(bob.name)
         bodies = {
-            "script": "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>",
+            "script": (
+                "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>"
+            ),
             "right to left": "שלום עולם, مرحبا بالعالم (123)",
             "override": "\u202e‮reversed",
             "emoji": "👩‍👩‍👧‍👦🏳️‍🌈 ¡hola! 你好",
@@ -163,7 +165,10 @@ class Talk(Case):
         expect(alice.page.locator("#people .name")).to_have_text([self.called("kim0")])
         expect(alice.page.locator("#people .people-head")).to_have_text(["People"])
         # The page ignores keys that belong to an input method.
-        search.evaluate("box => box.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true }))")
+        search.evaluate(
+            "box => box.dispatchEvent("
+            "new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true }))"
+        )
         expect(alice.page.locator("#chat")).to_have_attribute("data-open", "no")
         search.fill("kim1")
         expect(alice.page.locator("#people-empty")).to_have_text("No matches.")
@@ -187,27 +192,41 @@ class Talk(Case):
         alice.has_mark("hello?", "Sent")
         self.assertEqual([message["body"] for message in self.history(token, alice.name)], ["hello?"])
         # The conversation was never loaded because it did not exist, but its messages are read.
-        message = {"recipient": alice.name, "body": "I am here now", "clientMessageId": "0190163d-8694-739b-aea5-966c26f8ad92"}
+        client_id = "0190163d-8694-739b-aea5-966c26f8ad92"
+        message = {"recipient": alice.name, "body": "I am here now", "clientMessageId": client_id}
         self.cluster.call("n1", "ChatService/SendMessage", message, token)
         alice.sees("I am here now")
         ask = {"partner": alice.name, "limit": 1}
-        read = lambda: [member.get("readSeq") for member in self.cluster.call("n1", "ChatService/ReadConversation", ask, token)["members"] if member["username"] == alice.name]
-        until("mark of her reading", lambda: read() == ["2"])
+
+        def read():
+            page = self.cluster.call("n1", "ChatService/ReadConversation", ask, token)
+            return [member.get("readSeq") for member in page["members"] if member["username"] == alice.name]
+
+        wait_until("mark of her reading", lambda: read() == ["2"])
         expect(alice.row(carol).locator(".badge")).to_have_count(0)
 
     def test_what_is_between_the_page_and_the_node_may_fail_in_words_of_its_own(self):
         alice = self.join("alice")
         alice.open(alice.name)
-        answers = [{"status": 502, "json": {"error": "bad gateway"}}, {"status": 500, "json": None}, {"status": 503, "body": "<h1>503</h1>"}]
+        answers = [{"status": 502, "json": {"error": "bad gateway"}}, {"status": 500, "json": None}]
+        answers += [{"status": 503, "body": "<h1>503</h1>"}]
         # These answers ask for a retry, and one of them states the delay.
         answers += [{"status": 408}, {"status": 425, "json": {"code": "too_early"}}]
         answers += [{"status": 429, "headers": {"Retry-After": "1"}}]
-        alice.page.route("**/SendMessage", lambda route: route.fulfill(**answers.pop()) if answers else route.continue_())
+
+        def answer(route):
+            return route.fulfill(**answers.pop()) if answers else route.continue_()
+
+        alice.page.route("**/SendMessage", answer)
         alice.send("through all of that")
         alice.has_mark("through all of that", "Sent")
         self.assertEqual(answers, [])
         refusals = [{"status": 403, "body": "forbidden"}] * 2
-        alice.page.route("**/ListChatPartners", lambda route: route.fulfill(**refusals.pop()) if refusals else route.continue_())
+
+        def refuse(route):
+            return route.fulfill(**refusals.pop()) if refusals else route.continue_()
+
+        alice.page.route("**/ListChatPartners", refuse)
         alice.page.reload()
         said = "Some data couldn't be loaded: The server responded with 403 Forbidden."
         expect(alice.page.locator(".toast")).to_have_text([said])
@@ -224,15 +243,21 @@ class Talk(Case):
         other.page.keyboard.press("Escape")
         other.page.evaluate("document.hasFocus = () => false")
         # Extends the delay of ELSEWHERE_MS because read receipts arrive later on a busy machine.
-        other.page.evaluate("() => { const real = setTimeout; window.setTimeout = (work, ms) => real(work, ms === 600 ? 4000 : ms); }")
+        other.page.evaluate(
+            """() => {
+                const real = setTimeout;
+                window.setTimeout = (work, ms) => real(work, ms === 600 ? 4000 : ms);
+            }"""
+        )
         bob.open(alice.name).send("first")
-        until("notification", lambda: other.page.evaluate("notes.length === 1"))
+        wait_until("notification", lambda: other.page.evaluate("notes.length === 1"))
         alice.open(bob.name).sees("first")
         bob.send("second")
         bob.has_mark("second", "Read")
-        message = {"recipient": alice.name, "body": "from carol", "clientMessageId": "0190163d-8694-739b-aea5-966c26f8ad93"}
+        client_id = "0190163d-8694-739b-aea5-966c26f8ad93"
+        message = {"recipient": alice.name, "body": "from carol", "clientMessageId": client_id}
         self.cluster.call("n1", "ChatService/SendMessage", message, token)
-        until("second notification", lambda: other.page.evaluate("notes.length > 1"))
+        wait_until("second notification", lambda: other.page.evaluate("notes.length > 1"))
         self.assertEqual(other.page.evaluate("notes"), [[bob.name, "first"], [carol, "from carol"]])
 
     def test_nothing_falls_between_a_conversation_and_a_list_that_comes_late(self):
@@ -242,7 +267,7 @@ class Talk(Case):
         held = []
         alice.page.route("**/ListChatPartners", lambda route: route.continue_() if held else held.append(route))
         alice.page.reload()
-        until("call for the list", lambda: alice.page.evaluate("1") and held)
+        wait_until("call for the list", lambda: alice.page.evaluate("1") and held)
         bob.send("two")
         bob.has_mark("two", "Sent")
         held[0].continue_()
@@ -259,7 +284,7 @@ class Talk(Case):
         alice.page.route("**/DeleteMessages", lambda route: held.append(route))
         alice.button("Delete for me").click()
         alice.confirm("Delete")
-        until("call to delete", lambda: alice.page.evaluate("1") and held)
+        wait_until("call to delete", lambda: alice.page.evaluate("1") and held)
         alice.open(alice.name)
         alice.input.press_sequentially("a note")
         held[0].continue_()
@@ -372,7 +397,7 @@ class Talk(Case):
         self.assertEqual(alice.page.evaluate("notes"), [])
         alice.page.evaluate("document.hasFocus = () => false")
         bob.send("while she does not")
-        until("notification", lambda: alice.page.evaluate("notes.length === 1"))
+        wait_until("notification", lambda: alice.page.evaluate("notes.length === 1"))
         self.assertEqual(alice.page.evaluate("notes"), [[bob.name, "while she does not"]])
         alice.page.evaluate("lastNote.dispatchEvent(new Event('click'))")
         alice.sees("while she does not")

@@ -11,22 +11,18 @@ use std::{
     },
 };
 
-use quorum_chat::{
-    client::{Client, ClientError, Consistency},
-    storage::new_cluster,
-};
+use client::{Client, ClientError, Consistency};
 use serde_json::Value;
+use storage::new_cluster;
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::{
-    digest::listed,
-    support::{Cluster, Direct, PASSWORD, eventually, history},
-};
+use super::digest::listed;
+use support::{Cluster, Direct, PASSWORD, eventually, history};
 
 /// Runs `chatctl backup` at a node's socket. Returns its exit code and output.
 fn back_up(cluster: &Cluster, at: usize, file: &Path, more: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let output = Command::new(support::chatctl())
         .args(["--output", "json", "--timeout", "5", "backup"])
         .arg(file)
         .arg("--socket")
@@ -69,7 +65,7 @@ async fn stored(client: &Client) -> Vec<Acknowledged> {
     let messages = history(client, "alice").await.into_iter();
     messages
         .map(|message| Acknowledged {
-            client_id: message.client_message_id.parse().unwrap(),
+            client_id: message.client_message_id.unwrap(),
             message_id: message.message_id,
             seq: message.seq,
         })

@@ -1,10 +1,10 @@
 //! Which node may use a data directory, and which may be a member.
 
-use quorum_chat::client::Consistency;
+use client::Consistency;
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::support::{Cluster, Node, eventually};
+use support::{Cluster, Node, eventually};
 
 /// Starts a node that has to refuse. Returns its exit code, and the line with the reason.
 async fn refusal(node: &mut Node) -> (i32, String) {

@@ -1,14 +1,11 @@
 //! The delivery of a message, with the two people on different nodes.
 
-use quorum_chat::client::{
-    Client, Consistency, EventKind, EventStream, Options,
-    types::{DeliveryReceipt, MessageStatus},
-};
+use client::{Client, Consistency, EventKind, EventStream, MessageStatus, Options};
 
-use crate::support::{Cluster, PASSWORD};
+use support::{Cluster, PASSWORD};
 
 async fn next(events: &mut EventStream) -> EventKind {
-    tokio::time::timeout(crate::support::PATIENCE, events.next()).await.expect("an event comes").unwrap().unwrap().kind
+    tokio::time::timeout(support::PATIENCE, events.next()).await.expect("an event comes").unwrap().unwrap().kind
 }
 
 /// The next receipt of `member`: its delivered and read watermarks.
@@ -24,7 +21,7 @@ async fn receipt(events: &mut EventStream, member: &str) -> (u64, u64) {
 
 async fn statuses(client: &Client, partner: &str) -> Vec<MessageStatus> {
     let page = client.read_conversation(partner, 0, 200, Consistency::Linearizable).await.unwrap();
-    page.messages.iter().rev().map(|message| message.status()).collect()
+    page.messages.iter().rev().map(|message| message.status.expect("a read has it")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,8 +54,8 @@ async fn what_was_undelivered_comes_first_and_receipts_reach_the_sender() {
         assert_eq!(statuses(&alice, "bob").await, [Sent; 3], "sent to bob's client is not delivered");
     }
 
-    let up_to = |up_to_seq| vec![DeliveryReceipt { conversation_id, up_to_seq }];
-    by_hand.acknowledge_delivery(up_to(2)).await.unwrap();
+    let up_to = |seq| [(conversation_id, seq)];
+    by_hand.acknowledge_delivery(&up_to(2)).await.unwrap();
     assert_eq!(receipt(&mut receipts, "bob").await, (2, 0));
     assert_eq!(statuses(&alice, "bob").await, [Delivered, Delivered, Sent]);
     by_hand.mark_read("alice", 1).await.unwrap();
@@ -66,7 +63,7 @@ async fn what_was_undelivered_comes_first_and_receipts_reach_the_sender() {
     assert_eq!(statuses(&alice, "bob").await, [Read, Delivered, Sent]);
 
     // Neither watermark goes back.
-    by_hand.acknowledge_delivery(up_to(1)).await.unwrap();
+    by_hand.acknowledge_delivery(&up_to(1)).await.unwrap();
     assert_eq!(by_hand.mark_read("alice", 1).await.unwrap().read_seq, 1);
     assert_eq!(statuses(&alice, "bob").await, [Read, Delivered, Sent]);
 
@@ -94,8 +91,7 @@ async fn a_node_that_stood_still_does_not_tell_of_what_was_acknowledged_meanwhil
         let still = cluster.follower().await;
         cluster.level(&token, sent.revision).await;
         cluster[still].stop();
-        let receipt = DeliveryReceipt { conversation_id: sent.conversation_id, up_to_seq: sent.seq };
-        bob.acknowledge_delivery(vec![receipt]).await.unwrap();
+        bob.acknowledge_delivery(&[(sent.conversation_id, sent.seq)]).await.unwrap();
         cluster[still].go_on();
         let (ids, heartbeat) = cluster.direct(still, &token).undelivered(Consistency::Linearizable).await.unwrap();
         assert!(ids.is_empty(), "{ids:?} were acknowledged");

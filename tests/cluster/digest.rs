@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeSet, process::Command};
 
-use quorum_chat::{
-    client::{Client, Consistency, types},
-    proto::chat::v1::cluster_service_client::ClusterServiceClient,
-};
+use client::{Client, Consistency};
+use proto::chat::v1::{self as types, cluster_service_client::ClusterServiceClient};
 
-use crate::support::{Cluster, eventually};
+use support::{Cluster, eventually};
 
 /// Five nodes that compare digests every second.
 async fn five() -> Cluster {
@@ -41,7 +39,10 @@ async fn agreed(cluster: &Cluster, node: usize, nodes: usize, revision: u64) {
 }
 
 fn change(cluster: &Cluster, node: usize, sql: &str) {
-    let conn = quorum_chat::storage::open_file(&cluster[node].data_dir().join("chat.db")).unwrap();
+    let dir = cluster[node].data_dir();
+    // Otherwise what is recent would replace what is changed.
+    storage::StateMachine::open(&dir).and_then(|mut state| state.write_all_back()).unwrap();
+    let conn = storage::open_file(&dir.join("chat.db")).unwrap();
     assert_eq!(conn.execute(sql, []).unwrap(), 1, "{sql}");
 }
 
@@ -123,11 +124,8 @@ async fn a_leader_with_another_state_stops_and_takes_nobody_along() {
     restart_changed(&mut cluster, wrong, "UPDATE conversation SET last_seq = last_seq + 1").await;
     let socket = cluster[wrong].data_dir().join("admin.sock");
     let name = cluster[wrong].name.clone();
-    let done = Command::new(env!("CARGO_BIN_EXE_chatctl"))
-        .args(["members", "transfer", &name, "--socket"])
-        .arg(socket)
-        .output()
-        .unwrap();
+    let done =
+        Command::new(support::chatctl()).args(["members", "transfer", &name, "--socket"]).arg(socket).output().unwrap();
     assert!(done.status.success(), "{done:?}");
     assert_eq!(cluster.leader().await, wrong);
     alice.send_message("bob", "touches it").await.unwrap();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::support::{Cluster, PATIENCE};
+use support::{Cluster, PATIENCE};
 
 /// A program that records its actions, and waits until they are executed.
 fn program(dir: &Path) -> PathBuf {
@@ -29,7 +29,7 @@ fn program(dir: &Path) -> PathBuf {
 
 fn drill(cluster: &Cluster, dir: &Path, hold: &str) -> Child {
     let nodes: Vec<String> = (0..cluster.len()).map(|node| cluster[node].grpc.to_string()).collect();
-    Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    Command::new(support::chatctl())
         .args(["--nodes", &nodes.join(","), "--output", "json", "drill", "--yes", "--hold", hold, "program"])
         .arg(program(dir))
         .env_clear()

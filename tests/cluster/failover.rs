@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use quorum_chat::client::{ClientError, Consistency};
+use client::{ClientError, Consistency};
 use uuid::Uuid;
 
-use crate::support::{Cluster, Workload, eventually};
+use support::{Cluster, Workload, eventually};
 
 /// Number of messages of each sender between two faults.
 const BETWEEN_FAULTS: u64 = 10;
@@ -54,8 +54,9 @@ async fn serves(cluster: &Cluster, node: usize, token: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_leader_was_killed_the_next_send_is_acknowledged_within_two_seconds() {
-    const LIMIT: Duration = Duration::from_secs(2);
+async fn after_the_leader_was_killed_the_next_send_is_acknowledged_before_any_timeout() {
+    // The lease and the shortest election timeout. It takes about 30 ms, and longer on a busy machine.
+    const LIMIT: Duration = Duration::from_millis(600 + 300);
     let mut cluster = Cluster::five_alone().await;
     let (alice, token) = cluster.register("alice").await;
     for round in 0..3 {
@@ -164,7 +165,7 @@ async fn calls_that_wait_in_vain_hold_up_no_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn planned_stops_leave_no_call_in_doubt_through_any_node() {
+async fn planned_stops_leave_no_outcome_unknown_through_any_node() {
     let rounds = std::env::var("STOP_ROUNDS").map_or(5, |rounds| rounds.parse().expect("a number"));
     let mut cluster = Cluster::five().await;
     let workload = Workload::start(&cluster, 2, true).await;

@@ -8,17 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quorum_chat::client::{
-    Options,
-    verify::{checker::check, workload},
-};
+use client::Options;
 use tokio::time::sleep;
+use verify::{checker::check, workload};
 
-use crate::{
-    digest::listed,
-    members::voters,
-    support::{Cluster, eventually},
-};
+use super::{digest::listed, members::voters};
+use support::{Cluster, eventually};
 
 const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 /// Maximum times: between two kills, of a node's downtime, and until a starting node is killed again.

@@ -6,13 +6,11 @@ use std::{
     process::Command,
 };
 
-use quorum_chat::{
-    client::Consistency,
-    proto::chat::v1::{ListNodesResponse, NodeRole},
-};
+use client::Consistency;
+use proto::chat::v1::{ListNodesResponse, NodeRole};
 use serde_json::Value;
 
-use crate::support::{Cluster, Node, eventually};
+use support::{Cluster, Node, eventually};
 
 /// Five running nodes, and `more` that are prepared to join later.
 pub async fn five_and(more: usize) -> Cluster {
@@ -50,7 +48,7 @@ pub async fn voters(cluster: &Cluster, asked: usize, expected: &[&str]) -> Vec<u
 
 /// Runs `chatctl members` at a node's socket. Returns its exit code and output.
 fn members(cluster: &Cluster, at: usize, arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let output = Command::new(support::chatctl())
         .args(["--output", "json", "--timeout", "20", "members"])
         .args(arguments)
         .arg("--socket")
@@ -159,6 +157,8 @@ async fn an_invited_node_is_added_and_the_leader_can_be_removed() {
     let (code, text) = members(&cluster, 1, &["add", &address]);
     assert!(code != 0 && text.contains("MEMBERSHIP_CONFLICT") && text.contains("is not empty"), "{text}");
 
+    // The new member passes on what it is asked as soon as it knows the leader.
+    voters(&cluster, 5, &["n1", "n2", "n3", "n4", "n5", "n6"]).await;
     let leader = cluster.leader().await;
     let name = cluster[leader].name.clone();
     let before = alice.send_message("alice", "before").await.unwrap();

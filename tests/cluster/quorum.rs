@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use quorum_chat::client::{Client, ClientError, Consistency};
+use client::{Client, ClientError, Consistency};
 use tonic::Code;
 
-use crate::support::{Cluster, eventually, impatient};
+use support::{Cluster, eventually, impatient};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_three_of_five_dead_writes_are_refused_and_local_reads_tell_their_age() {

@@ -2,11 +2,11 @@
 //! survive every process.
 
 use futures_util::future::join_all;
-use quorum_chat::client::types::SendMessageResponse;
+use proto::chat::v1::SendMessageResponse;
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::support::{Cluster, Direct, PASSWORD, Workload, eventually, history};
+use support::{Cluster, Direct, PASSWORD, Workload, eventually, history};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_opened_on_one_node_is_known_to_all_and_outlives_them() {

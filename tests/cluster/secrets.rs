@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::support::{Cluster, Collector, eventually};
+use support::{Cluster, Collector, eventually};
 
 const PASSWORD: &str = "hunter2-and-some-more";
 const WRONG: &str = "not-hunter2-but-wrong";
@@ -44,7 +44,7 @@ async fn no_password_token_secret_or_message_is_logged_even_at_the_finest_level(
         cluster.direct(node, &token[1..]).send(Uuid::new_v4(), "alice", BODY).await.unwrap_err();
     }
     let mut events = alice.events(Some(0));
-    tokio::time::timeout(crate::support::PATIENCE, events.next()).await.expect("an event comes").unwrap().unwrap();
+    tokio::time::timeout(support::PATIENCE, events.next()).await.expect("an event comes").unwrap().unwrap();
     eventually("spans were exported", async || match collector.taken().len() {
         0 => Err("none yet".to_owned()),
         _ => Ok(()),

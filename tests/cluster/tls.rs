@@ -8,19 +8,19 @@ use std::{
     sync::Arc,
 };
 
-use quorum_chat::client::{Client, Options};
+use client::{Client, Options};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use crate::support::{Cluster, PASSWORD, eventually};
+use support::{Cluster, PASSWORD, eventually};
 
 /// Runs `chatctl` with its own home directory. Returns its exit code and output.
 fn chatctl(home: &Path, words: &[&str], input: &str) -> (i32, String) {
     use std::io::Write as _;
-    let mut process = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let mut process = Command::new(support::chatctl())
         .args(words)
         .env_clear()
         .env("HOME", home)
@@ -104,7 +104,7 @@ async fn with_certificates_everything_works_and_without_nothing_does() {
     client.create_account("alice", PASSWORD).await.unwrap();
     client.login("alice", PASSWORD).await.unwrap();
     client.send_message("alice", "before").await.unwrap();
-    let leader = client.leader().await.unwrap().leader.unwrap().name;
+    let leader = client.leader().await.unwrap().node.name;
     let leader = NAMES.iter().position(|name| *name == leader).unwrap();
     cluster[leader].kill();
     client.send_message("alice", "after").await.unwrap();

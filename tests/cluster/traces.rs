@@ -2,21 +2,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use client::Options;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
-use quorum_chat::{
-    client::{
-        Options,
-        types::{self, subscribe_response::Event},
-    },
-    proto::chat::v1::chat_service_client::ChatServiceClient,
-    trace::TraceContext,
-};
+use proto::chat::v1::{self as types, chat_service_client::ChatServiceClient, subscribe_response::Event};
 use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status, transport::Channel};
 use tonic_types::StatusExt as _;
+use trace::TraceContext;
 use uuid::Uuid;
 
-use crate::support::{Cluster, Collector, Direct, PASSWORD, eventually};
+use support::{Cluster, Collector, Direct, PASSWORD, eventually};
 
 /// A client with its own trace context.
 struct Caller {

@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quorum_chat::client::verify::{
-    checker::{Kind, check},
-    history::{Action, History, Outcome},
-};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::{Child, Command};
+use verify::{
+    checker::{Kind, check},
+    history::{Action, History, Outcome},
+};
 
-use crate::support::{Cluster, eventually};
+use support::{Cluster, eventually};
 
 /// Duration of the load, in seconds.
 const SECONDS: u64 = 8;
@@ -24,7 +24,7 @@ const SEED: u64 = 20_261_124;
 
 fn verify(cluster: &Cluster, history: &Path) -> Child {
     let nodes: Vec<String> = (0..cluster.len()).map(|node| cluster[node].grpc.to_string()).collect();
-    Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    Command::new(support::chatctl())
         .args(["verify", "--output", "json", "--clients", "4"])
         .args(["--seconds", &SECONDS.to_string(), "--seed", &SEED.to_string(), "--nodes", &nodes.join(",")])
         .arg("--history")
@@ -97,11 +97,11 @@ async fn the_promises_are_kept_while_two_nodes_at_a_time_are_killed_and_a_loss_w
 }
 
 /// Starts `chatctl verify` with two clients, and waits until their accounts exist.
-async fn under_way(cluster: &Cluster, options: &[&str]) -> Child {
+async fn in_flight(cluster: &Cluster, options: &[&str]) -> Child {
     let (_, token) = cluster.register("witness").await;
     let revision = cluster.level(&token, 0).await;
     let nodes: Vec<String> = (0..cluster.len()).map(|node| cluster[node].grpc.to_string()).collect();
-    let run = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let run = Command::new(support::chatctl())
         .args(["verify", "--clients", "2", "--nodes", &nodes.join(",")])
         .args(options)
         .kill_on_drop(true)
@@ -121,7 +121,7 @@ async fn under_way(cluster: &Cluster, options: &[&str]) -> Child {
 async fn a_run_that_can_read_nothing_back_is_not_called_good() {
     const INCONCLUSIVE: i32 = 6;
     let mut cluster = Cluster::five().await;
-    let run = under_way(&cluster, &["--seconds", "3", "--timeout", "2"]).await;
+    let run = in_flight(&cluster, &["--seconds", "3", "--timeout", "2"]).await;
     // The majority dies for good.
     (0..3).for_each(|node| cluster[node].kill());
     let output = run.wait_with_output().await.unwrap();
@@ -133,7 +133,7 @@ async fn a_run_that_can_read_nothing_back_is_not_called_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_interrupted_reads_back_and_judges_what_it_did() {
     let cluster = Cluster::five().await;
-    let run = under_way(&cluster, &["--seconds", "3600", "--output", "json"]).await;
+    let run = in_flight(&cluster, &["--seconds", "3600", "--output", "json"]).await;
     let pid = Pid::from_raw(run.id().unwrap().cast_signed()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     let output = run.wait_with_output().await.unwrap();

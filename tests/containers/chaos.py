@@ -1,5 +1,5 @@
-"""Breaks the five containers of docker-compose.yml in every way that is promised to be survived, under load, and checks after
-each that every promise was kept. See `tests/containers/chaos --help`.
+"""Breaks the five containers of docker-compose.yml in every way that is promised to be survived, under load, and checks
+after each that every promise was kept. See `tests/containers/chaos --help`.
 
 Needs an engine, Compose (v2, or 1.28 and later), and Python. With root on the engine's own machine, `nsenter` and
 `iptables`, network faults are injected inside the containers. Otherwise only the engine's commands are used. Each
@@ -19,6 +19,7 @@ import image
 import scenarios
 import settings
 from cluster import FIRST, ROOT, Broken, Cluster, Load
+from stage import Stage
 
 NAMES = {scenario.__name__: scenario for scenario in scenarios.ALL + scenarios.WITH_TLS}
 # Checks that run without load, of the image and of invalid settings.
@@ -28,7 +29,9 @@ BESIDE = ["image", "settings"]
 def arguments():
     parser = argparse.ArgumentParser(prog="tests/containers/chaos", description=__doc__.split("\n\n")[0])
     parser.add_argument("--seed", type=int, help="repeats the choices of a run; what they meet differs")
-    parser.add_argument("--minutes", type=float, help="goes on for so long, in random order; at least each scenario once")
+    parser.add_argument(
+        "--minutes", type=float, help="goes on for so long, in random order; at least each scenario once"
+    )
     parser.add_argument("--only", help=f"some of: {', '.join([*BESIDE, *NAMES])}; separated by commas, in this order")
     parser.add_argument("--image", default="quorum-chat:chaos", help="the tag to build and run (default: %(default)s)")
     parser.add_argument("--no-build", action="store_true", help="takes the image as it is")
@@ -53,7 +56,7 @@ def log(line):
 def run_scenario(cluster, name, choices, inside):
     """Runs one scenario under load, and checks the invariants after it. Returns a summary."""
     load = Load(cluster, choices.getrandbits(48), FIRST)
-    stage = scenarios.Stage(cluster, load, choices, inside)
+    stage = Stage(cluster, load, choices, inside)
     # The load must make progress before the first fault.
     cluster.advance()
     result = NAMES[name](stage)

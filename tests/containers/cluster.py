@@ -16,8 +16,10 @@ LATER = ["n6", "n7"]
 # Marks everything that is created outside the compose file, so that cleanup finds it.
 LABEL = "quorum-chat.test"
 SOCKET = "/data/admin.sock"
-# Makes digest comparisons, snapshots and log truncation frequent, so that faults coincide with them.
-SETTINGS = {"CHAT_DIGEST_INTERVAL_S": "1", "CHAT_SNAPSHOT_LOG_MB": "1", "CHAT_LOG_ENTRIES_KEPT": "200"}
+# Makes digest comparisons, snapshots and log truncation frequent, so that faults coincide with them. Damage has to be
+# found while a scenario waits for it.
+SETTINGS = {"CHAT_DIGEST_INTERVAL_S": "1", "CHAT_SNAPSHOT_LOG_MB": "1", "CHAT_LOG_ENTRIES_KEPT": "200",
+            "CHAT_SCRUB_INTERVAL_S": "10"}
 # Time limit for a node or the cluster to reach a state. It is generous so that the tests pass on slow machines.
 PATIENCE_S = 90
 
@@ -72,7 +74,8 @@ class Cluster:
 
     def issue_certificates(self):
         """Issues new certificates for all nodes, from the existing authority or from a new one."""
-        options = ["--rm", "--network", "none", "--volume", f"{self.certs}:/certs", "--entrypoint", "/usr/local/bin/chatctl"]
+        options = ["--rm", "--network", "none", "--volume", f"{self.certs}:/certs"]
+        options += ["--entrypoint", "/usr/local/bin/chatctl"]
         docker("run", *options, self.image, "certs", "/certs", *FIRST, *LATER)
 
     @property
@@ -235,7 +238,8 @@ class Cluster:
             try:
                 container = self.container(name)
                 state = container.state()
-                told.append(f"--- {name}: {state['Status']}, exit code {state['ExitCode']}\n{container.logs(tail=lines)}")
+                logs = container.logs(tail=lines)
+                told.append(f"--- {name}: {state['Status']}, exit code {state['ExitCode']}\n{logs}")
             except EngineError:
                 # The container was never created, or is being recreated.
                 continue
@@ -269,7 +273,8 @@ class Load:
         self.cluster, self.names = cluster, list(names)
         self.container = Container(f"{cluster.project}-verify")
         self.container.remove()
-        options = ["--network", "host", "--label", f"{LABEL}={cluster.project}", "--entrypoint", "/usr/local/bin/chatctl"]
+        options = ["--network", "host", "--label", f"{LABEL}={cluster.project}"]
+        options += ["--entrypoint", "/usr/local/bin/chatctl"]
         words = ["verify", "--output", "json", "--nodes", cluster.address_list(names), "--seed", str(seed)]
         if cluster.tls_words:
             options += ["--volume", f"{cluster.certs}:/certs:ro"]
@@ -293,7 +298,8 @@ class Load:
             raise Broken(f"chatctl verify: exit code {code}, {wrong}: {said}")
         if report["seconds"] >= self.SECONDS_MAX:
             raise Broken(f"the scenario took longer than the load: {report['seconds']} s")
-        expect("nodes that were read back", report["nodes_read_back"], len(self.names) if read_back is None else read_back)
+        expected = len(self.names) if read_back is None else read_back
+        expect("nodes that were read back", report["nodes_read_back"], expected)
         return report
 
     def history(self):
@@ -340,5 +346,5 @@ class History:
 
     def acknowledged_between(self, since, until):
         """Sends that started and were acknowledged within this interval."""
-        calls = ((record, outcome) for record, kind, outcome in self.calls() if kind == "send" and isinstance(outcome, dict))
-        return [record for record, _ in calls if since <= self.began(record) and self.ended(record) <= until]
+        sends = (record for record, kind, outcome in self.calls() if kind == "send" and isinstance(outcome, dict))
+        return [record for record in sends if since <= self.began(record) and self.ended(record) <= until]

@@ -14,8 +14,15 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+import waiting
+from waiting import Not, Timeout
 
 # Time limit for one command. It has to cover the grace period of a container that is stopped.
 COMMAND_S = 120
@@ -25,16 +32,19 @@ class EngineError(Exception):
     """A command failed or timed out."""
 
 
-class Timeout(Exception):
-    """A condition did not become true in time."""
-
-
 def run(*words, check=True, timeout=COMMAND_S, input=None, env=None, cwd=None):
     """Runs a command and returns its result, with the output as text (bytes when `input` is bytes)."""
     text = not isinstance(input, (bytes, bytearray))
     try:
         done = subprocess.run(
-            words, input=input, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=text, timeout=timeout, env=env, cwd=cwd
+            words,
+            input=input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=text,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
         )
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"{' '.join(words)}: not done after {timeout} s") from error
@@ -52,33 +62,15 @@ def docker(*words, **options):
 
 
 def wait_until(what, condition, seconds=30, every=0.1):
-    """Waits until `condition()` is true and returns its result. A condition that raises `EngineError` is not true yet.
+    """Waits like `waiting.wait_until`. A condition that raises `EngineError` is not true yet."""
 
-    The condition may return `Not(reason)` to explain why it is not true. The error contains the last reason."""
-    deadline = time.monotonic() + seconds
-    reason = ""
-    while True:
+    def attempt():
         try:
-            result = condition()
-            if isinstance(result, Not):
-                reason = result.reason
-            elif result:
-                return result
+            return condition()
         except EngineError as error:
-            reason = str(error)
-        if time.monotonic() >= deadline:
-            raise Timeout(f"{what}: not within {seconds} s{': ' + reason if reason else ''}")
-        time.sleep(every)
+            return Not(error)
 
-
-class Not:
-    """The result of a condition that is not true, with the reason."""
-
-    def __init__(self, reason):
-        self.reason = str(reason)
-
-    def __bool__(self):
-        return False
+    return waiting.wait_until(what, attempt, seconds, every)
 
 
 def free_ports(count):
@@ -322,7 +314,8 @@ class Netns:
         for chain in ["INPUT", "OUTPUT"]:
             some = ["--match", "statistic", "--mode", "random", "--probability", str(probability)]
             # Loopback traffic is not on the network.
-            self.run("iptables", "--append", chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *some, "--jump", "DROP")
+            way = "-i" if chain == "INPUT" else "-o"
+            self.run("iptables", "--append", chain, "!", way, "lo", *some, "--jump", "DROP")
 
     def delay(self, milliseconds, jitter, loss_percent):
         """Delays outgoing packets. Needs netem in the kernel. Returns whether that was possible."""

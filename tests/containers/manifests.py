@@ -35,7 +35,8 @@ def texts(pattern):
 
 def check_files():
     """Validates against the schemas of several Kubernetes versions, and runs the lint."""
-    others = [name for name in os.listdir(os.path.join(ROOT, "k8s")) if not name.endswith(".yaml") or name.startswith("kustomization")]
+    names = os.listdir(os.path.join(ROOT, "k8s"))
+    others = [name for name in names if not name.endswith(".yaml") or name.startswith("kustomization")]
     if others:
         raise AssertionError(f"k8s/ is for `kubectl apply -f k8s/`: {others} do not belong there")
     documents = []
@@ -46,7 +47,8 @@ def check_files():
                     kubernetes_validate.validate(document, version, strict=True)
                 except kubernetes_validate.ValidationError as error:
                     where = ".".join(str(part) for part in error.absolute_path)
-                    raise AssertionError(f"{name}: {document['kind']}, Kubernetes {version}: {where}: {error.message}") from None
+                    what = f"{name}: {document['kind']}, Kubernetes {version}"
+                    raise AssertionError(f"{what}: {where}: {error.message}") from None
             if name.startswith("k8s/"):
                 documents.append(document)
     found = lint.problems(documents)
@@ -76,7 +78,8 @@ def main():
     parser.add_argument("--only-mutants", action="store_true", help="run only the broken manifests")
     options = parser.parse_args()
     began = time.monotonic()
-    print(f"{check_files()} documents are valid for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}, and pass {len(lint.CHECKS)} checks")
+    count, versions = check_files(), f"Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}"
+    print(f"{count} documents are valid for {versions}, and pass {len(lint.CHECKS)} checks")
     image = check_versions()
     if options.only_check:
         return

@@ -3,40 +3,22 @@
 A scenario is a function that takes a `Stage`. It returns a one-line summary, and raises when the cluster does not
 behave as required. The caller checks the invariants of every scenario (the load's verdict, equal states); see
 `chaos.py`. All waits are for conditions. A fault that has a duration names it in a constant.
+
+This file has the list of all scenarios, and those that stop nodes or change the cluster. `network_faults.py` and
+`disk_faults.py` have the others.
 """
 
-import itertools
 import time
 
 import engine
-from cluster import FIRST, LABEL, LATER, PATIENCE_S, SOCKET, Broken, expect
-from engine import Container, EngineError, Netns, Not, wait_until
+from cluster import FIRST, LATER, PATIENCE_S, SOCKET, Broken, expect
+from disk_faults import damaged_files, full_disk, wiped_volumes
+from engine import Not, wait_until
+from network_faults import cut_off, slow_network, split
 
 # Longer than any election (CHAT_ELECTION_MAX_MS is 600 ms), and than the time after which a leader without a quorum
 # is no longer reported as leader.
 PAUSE_S = 4
-# Duration of a partition, after all nodes have detected it.
-CUT_S = 4
-# How long the cluster is observed on a bad network.
-SLOW_S = 8
-
-
-class Stage:
-    """The cluster, the load on it, and the source of random choices."""
-
-    def __init__(self, cluster, load, random, inside=True):
-        self.cluster, self.load, self.random = cluster, load, random
-        # Whether faults may be injected inside the containers' networks. Otherwise only the engine's commands are used.
-        self.inside = inside
-        # Checks the history of the load after it has ended.
-        self.after = None
-
-    def followers(self, count):
-        leader = self.cluster.leader()
-        return self.random.sample([name for name in FIRST if name != leader], count)
-
-    def why_not_inside(self, name):
-        return Netns.why_not(self.cluster.container(name)) if self.inside else "not wanted"
 
 
 def bring_back(cluster, names):
@@ -47,20 +29,33 @@ def bring_back(cluster, names):
     cluster.tolerates(2)
 
 
+def successors(cluster, since):
+    """The nodes that stood for election because they noticed that the leader's process had ended. Without that, the
+    election would have waited for timeouts."""
+    said = "The leader's process has ended; standing for election"
+    return [name for name in cluster.running() if said in cluster.container(name).logs(since=since)]
+
+
 def kills(stage):
-    """Kills one or two nodes at a time, including the leader, and starts them again."""
-    cluster, done = stage.cluster, []
+    """Kills one or two nodes at a time, including the leader, and starts them again. A leader is replaced at once,
+    unless the machine is so busy that a timeout comes first."""
+    cluster, done, noticed = stage.cluster, [], []
     for round in range(4):
-        victims = stage.followers(2) if round % 2 else [cluster.leader(), *stage.followers(1)]
+        leader = cluster.leader()
+        victims = stage.followers(2) if round % 2 else [leader, *stage.followers(1)]
         stage.random.shuffle(victims)
         if round == 3:
             victims = victims[:1]
+        began = time.time()
         for victim in victims:
             cluster.container(victim).kill()
         cluster.advance()
+        noticed += successors(cluster, began)
         bring_back(cluster, victims)
         done.append("+".join(victims))
-    return f"killed {', '.join(done)}"
+    if not noticed:
+        raise Broken("no node ever noticed that the leader was killed")
+    return f"killed {', '.join(done)}; {', '.join(noticed)} noticed the end of a leader"
 
 
 def paused_leader(stage):
@@ -77,284 +72,6 @@ def paused_leader(stage):
         cluster.tolerates(2)
         done.append(leader)
     return f"paused {', '.join(done)}"
-
-
-def cut_off(stage):
-    """Disconnects a follower, then the leader and another node. They come back at other addresses."""
-    cluster, done = stage.cluster, []
-    for victims in [stage.followers(1), [cluster.leader(), *stage.followers(1)]]:
-        for victim in victims:
-            engine.disconnect(cluster.network, cluster.container(victim))
-        cut = time.monotonic()
-        cluster.advance()
-        time.sleep(max(0, CUT_S - (time.monotonic() - cut)))
-        for victim in reversed(victims):
-            engine.connect(cluster.network, cluster.container(victim), aliases=[victim])
-        cluster.ready(victims)
-        cluster.tolerates(2)
-        done.append("+".join(victims))
-    return f"took {', '.join(done)} off the network"
-
-
-def split(stage):
-    """Splits the nodes into groups of 2, 2 and 1 that clients can all reach. No group may store anything.
-
-    Inside the containers' networks, packets are dropped silently, as in a real partition. Where that is not possible,
-    each group gets a network of its own. In that case names also stop resolving, and connections break at once."""
-    cluster, order = stage.cluster, list(FIRST)
-    stage.random.shuffle(order)
-    groups = [order[:2], order[2:4], order[4:]]
-    why_not = stage.why_not_inside(order[0])
-    heal = split_by_networks(stage, groups) if why_not else split_by_loss(stage, groups)
-    try:
-        for name in order:
-
-            def notices():
-                code, line = cluster.health(name)
-                return Not("it is ready") if code == 0 else (line or True)
-
-            wait_until(f"{name} says that it is not ready", notices, PATIENCE_S)
-            expect(f"{name} is alive", cluster.health(name, ready=False), (0, "alive"))
-        since = time.time()
-        time.sleep(CUT_S)
-        until = time.time()
-    finally:
-        heal()
-    cluster.ready(order)
-    cluster.tolerates(2)
-    cluster.advance()
-    told = "by networks: " + why_not if why_not else "by dropped packets"
-    stage.after = lambda history: nothing_was_stored(history, since, until)
-    return f"split into {' | '.join('+'.join(group) for group in groups)} ({told})"
-
-
-def nothing_was_stored(history, since, until):
-    stored = history.acknowledged_between(since, until)
-    if stored:
-        raise Broken(f"{len(stored)} sends were acknowledged without a majority: {stored[0]}")
-    sends = [record for record, kind, _ in history.calls() if kind == "send" and history.began(record) < until]
-    if not any(since <= history.ended(record) for record in sends):
-        raise Broken("nobody tried to send anything while there was no majority")
-
-
-def split_by_loss(stage, groups):
-    addresses = stage.cluster.addresses()
-    inside = {name: Netns(stage.cluster.container(name)) for name in addresses}
-    for group in groups:
-        for name in group:
-            inside[name].drop(address for other, address in addresses.items() if other not in group)
-
-    def heal():
-        for one in inside.values():
-            one.heal()
-
-    return heal
-
-
-def split_by_networks(stage, groups):
-    cluster = stage.cluster
-    places = [(f"{cluster.project}_split{number}", group) for number, group in enumerate(groups)]
-    for network, group in places:
-        engine.create_network(network, "--label", f"{LABEL}={cluster.project}")
-        move(cluster, group, cluster.network, network)
-
-    def heal():
-        for network, group in places:
-            move(cluster, group, network, cluster.network)
-            engine.remove_network(network)
-
-    return heal
-
-
-def move(cluster, names, old, new):
-    """Moves containers from one network to another. The order matters because published ports belong to a container's
-    first network."""
-    for name in names:
-        container = cluster.container(name)
-        engine.disconnect(old, container)
-        engine.connect(new, container, aliases=[name])
-
-
-def slow_network(stage):
-    """Gives a follower and then the leader a bad network. Uses delay where the kernel supports it, otherwise packet
-    loss, which TCP turns into delays, and otherwise a limited processor."""
-    cluster, done = stage.cluster, []
-    for name in [*stage.followers(1), cluster.leader()]:
-        container = cluster.container(name)
-        why_not = stage.why_not_inside(name)
-        if why_not:
-            how, heal = f"a twentieth of a processor ({why_not})", lambda: container.limit_cpus(1.0)
-            container.limit_cpus(0.05)
-        else:
-            inside = Netns(container)
-            how, heal = "60 ms and 2 % loss", inside.heal
-            if not inside.delay(60, 20, 2):
-                how = "10 % loss in each direction (no netem)"
-                inside.lose(0.1)
-        began = time.monotonic()
-        # The cluster is slower, but makes progress.
-        cluster.advance(10)
-        time.sleep(max(0, SLOW_S - (time.monotonic() - began)))
-        heal()
-        cluster.ready([name])
-        cluster.tolerates(2)
-        done.append(f"{name}: {how}")
-    return "; ".join(done)
-
-
-def node_id(cluster, name):
-    return cluster.nodes()[name]["node_id"]
-
-
-def comes_back_anew(cluster, name, old_id):
-    """Waits until a node is a voter again, under a new id."""
-    cluster.ready([name])
-
-    def is_anew():
-        node = cluster.nodes().get(name)
-        return bool(node and node["voter"] and node["node_id"] != old_id) or Not(node)
-
-    wait_until(f"{name} has a vote under another id than {old_id}", is_anew, PATIENCE_S)
-    cluster.tolerates(2)
-
-
-def wiped_volumes(stage):
-    """A node loses its volume while it is down. After it has caught up, another node does the same."""
-    cluster, names = stage.cluster, stage.followers(2)
-    if stage.random.random() < 0.5:
-        names[0] = cluster.leader()
-    for name in names:
-        old_id = node_id(cluster, name)
-        cluster.container(name).kill()
-        cluster.remove_node(name)
-        cluster.advance()
-        cluster.up([name])
-        comes_back_anew(cluster, name, old_id)
-    return f"{names[0]}, then {names[1]} lost its volume"
-
-
-def damaged_files(stage):
-    """While two nodes are stopped, changes bytes in the middle of one's database and truncates the other's."""
-    cluster, random = stage.cluster, stage.random
-    changed, cut = stage.followers(2)
-    file = random.choice(["chat.db", "log.db"])
-
-    def change(content):
-        middle = len(content) // 2
-        return content[:middle] + random.randbytes(4096) + content[middle + 4096 :]
-
-    damage(cluster, changed, "chat.db", change)
-    damage(cluster, cut, file, lambda content: content[: len(content) // 2])
-    return f"{changed}: bytes in the middle of chat.db; {cut}: {file} cut in half"
-
-
-def damage(cluster, name, file, change):
-    old_id = node_id(cluster, name)
-    container = cluster.container(name)
-    # A clean stop moves everything from the write-ahead log into the file.
-    container.stop()
-    expect(f"exit code of {name}", container.exit_code(), 0)
-    content, record = container.read_file(f"/data/{file}")
-    container.write_file(f"/data/{file}", change(content), like=record)
-    cluster.advance()
-    since = time.time()
-    container.start()
-    comes_back_anew(cluster, name, old_id)
-    if "failed their integrity checks" not in container.logs(since=since):
-        raise Broken(f"{name} did not log that {file} failed its integrity checks:\n{container.logs(since=since)}")
-
-
-def full_disk(stage):
-    """Fills the volume of a node. The node exits with code 75, if at all, only until it has released its reserve file.
-    After that it accepts no entries and serves its existing data. It catches up when there is space again.
-
-    The volume is small and in memory. Another container holds it while the node does not run. The files that fill the
-    volume are written through that container because the images have no shell."""
-    cluster, (name,) = stage.cluster, stage.followers(1)
-    size = cluster.folder / "small.yml"
-    megabytes = 64
-    options = f"{{type: tmpfs, device: tmpfs, o: 'size={megabytes}m,uid=65532,gid=65532,mode=0700'}}"
-    size.write_text(f"volumes:\n  {name}:\n    driver_opts: {options}\n")
-    old_id = node_id(cluster, name)
-    cluster.container(name).kill()
-    cluster.remove_node(name)
-    cluster.up([name], more_files=[size])
-    comes_back_anew(cluster, name, old_id)
-    old_id, node = node_id(cluster, name), cluster.container(name)
-    keeper = Container(f"{cluster.project}-keeper")
-    environment = {"CHAT_NAME": "keeper"}
-    where = ["--volume", f"{cluster.volume(name)}:/kept", "--network", "none", "--label", f"{LABEL}={cluster.project}"]
-    engine.run_container(keeper.name, cluster.image, env=environment, options=where)
-    since = time.time()
-    try:
-        keeper.write_file("/kept/filler", bytes(megabytes * 1024 * 1024))
-    except EngineError as error:
-        if "no space left" not in str(error):
-            raise
-    else:
-        raise Broken(f"{megabytes} MiB found place beside the data in a volume of {megabytes} MiB")
-
-    pieces, steady = itertools.count(), [None, 0]
-
-    def goes_on():
-        """Whether the node has been running for several checks. Space that a start needs must not be taken away."""
-        state = node.state()
-        started = state["StartedAt"] if state["Running"] else None
-        steady[:] = [started, steady[1] + 1] if started and started == steady[0] else [started, 0]
-        return steady[1] >= 10
-
-    def noticed():
-        codes = node.exit_codes(since)
-        if any(code != 75 for code in codes):
-            raise Broken(f"{name} ended with {codes}:\n{node.logs(since=since)}")
-        if "The volume is full" in node.logs(since=since):
-            return True
-        # A start truncates write-ahead logs, which can free enough space for the node to keep running.
-        if goes_on():
-            take_all_but_a_little(keeper, pieces)
-        return Not(f"it ended with {codes}")
-
-    wait_until(f"{name} notices that its volume is full", noticed, PATIENCE_S)
-    cluster.advance()
-    # The backoff of the restart policy can be up to a minute.
-    for filler in ["filler", *(f"filler-{piece}" for piece in range(next(pieces)))]:
-        keeper.write_file(f"/kept/{filler}", b"")
-    cluster.ready([name], 2 * PATIENCE_S)
-    cluster.tolerates(2)
-    expect(f"the id of {name}: its data are as they were", node_id(cluster, name), old_id)
-
-    def ready_for_the_next_time():
-        try:
-            reserve, _ = keeper.read_file("/kept/reserve")
-        except EngineError as error:
-            return Not(str(error))
-        return len(reserve) == megabytes * 1024 * 1024 // 64 or Not(f"it has {len(reserve)} bytes")
-
-    wait_until(f"the reserve file of {name} is made again", ready_for_the_next_time, PATIENCE_S)
-    # Return to a volume on disk.
-    node.stop()
-    keeper.remove()
-    cluster.remove_node(name)
-    cluster.up([name])
-    comes_back_anew(cluster, name, old_id)
-    return f"filled the volume of {name}"
-
-
-def take_all_but_a_little(keeper, pieces):
-    """Fills a volume again, except for a quarter to half a MiB. That is too little for a node of 64 MiB to keep
-    running, and enough for a start."""
-    size, before = 256 * 1024, None
-    while True:
-        piece = f"/kept/filler-{next(pieces)}"
-        try:
-            keeper.write_file(piece, bytes(size))
-        except EngineError as error:
-            if "no space left" not in str(error):
-                raise
-            for last in filter(None, [piece, before]):
-                keeper.write_file(last, b"")
-            return
-        before = piece
 
 
 def rolling_updates(stage):
@@ -392,7 +109,10 @@ def nothing_failed(cluster, history, away):
             excused += 1
             continue
         way = f"through {name}" if name else "by the client library"
-        times = "; ".join(f"{one} was away from {since - history.start:.2f} s to {until - history.start:.2f} s" for one, since, until in away)
+        times = "; ".join(
+            f"{one} was away from {since - history.start:.2f} s to {until - history.start:.2f} s"
+            for one, since, until in away
+        )
         raise Broken(f"a call failed, {way}: {kind} at {began - history.start:.2f} s: {record}\n{times}")
     if not calls:
         raise Broken("no call was made")
@@ -470,7 +190,8 @@ def renewed_certificates(stage):
 
         def has_replaced():
             lines = cluster.container(name).logs(since=since).splitlines()
-            return all(any("Reloaded the certificate" in line and f"({key})" in line for line in lines) for key in ["CHAT_TLS_CERT", "CHAT_PEER_TLS_CERT"])
+            reloaded = [line for line in lines if "Reloaded the certificate" in line]
+            return all(any(f"({key})" in line for line in reloaded) for key in ["CHAT_TLS_CERT", "CHAT_PEER_TLS_CERT"])
 
         wait_until(f"{name} says that it has replaced both of its certificates", has_replaced, PATIENCE_S)
     cluster.advance()

@@ -101,13 +101,15 @@ def a_wrong_value(bench):
 
 def an_unreachable_peer(bench):
     initial = "s1=s1:50052,s2=nowhere.invalid:50052,s3=s3:50052"
-    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret})
+    environment = {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret}
+    container = bench.node("s1", environment)
     return waits(container, "The cluster cannot be bootstrapped yet", "s2 at nowhere.invalid:50052")
 
 
 def a_data_directory_that_is_read_only(bench):
     options = ["--volume", f"{bench.volume('s1')}:/data:ro"]
-    return ends(bench.node("s1", {"CHAT_NAME": "s1"}, options=options), 73, "CHAT_DATA_DIR /data: Read-only file system")
+    container = bench.node("s1", {"CHAT_NAME": "s1"}, options=options)
+    return ends(container, 73, "CHAT_DATA_DIR /data: Read-only file system")
 
 
 def a_data_directory_of_another_user(bench):
@@ -117,7 +119,8 @@ def a_data_directory_of_another_user(bench):
 
 def a_name_twice_in_the_list(bench):
     initial = "s1=s1:50052,s1=s2:50052,s3=s3:50052"
-    container = bench.node("s1", {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret})
+    environment = {"CHAT_NAME": "s1", "CHAT_INITIAL_NODES": initial, "CHAT_PEER_SECRET": bench.cluster.secret}
+    container = bench.node("s1", environment)
     return ends(container, 64, "CHAT_INITIAL_NODES", "each name and each address once")
 
 

@@ -3,9 +3,9 @@
 use std::process::{Command, Stdio};
 
 use prost::Message as _;
-use quorum_chat::proto::log::v1 as log;
+use proto::log::v1 as log;
 
-use crate::support::{Cluster, eventually, links::Link};
+use support::{Cluster, eventually, links::Link};
 
 /// The voter sets in the newest membership of a node's log, committed or not.
 fn voter_sets(cluster: &Cluster, node: usize) -> Vec<Vec<u64>> {
@@ -39,7 +39,7 @@ async fn a_removal_whose_leader_dies_half_way_is_finished_by_the_next() {
     for other in &others[1..] {
         links.set(leader, *other, Link::SILENT);
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chatctl"))
+    let mut command = Command::new(support::chatctl())
         .args(["--timeout", "20", "members", "remove", &cluster[removed].name, "--socket"])
         .arg(cluster[leader].data_dir().join("admin.sock"))
         .stdout(Stdio::null())

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use quorum_chat::client::{Consistency, types::Message};
+use client::{Consistency, Message};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::support::{Cluster, Direct, PASSWORD, Workload, eventually, history};
+use support::{Cluster, Direct, PASSWORD, Workload, eventually, history};
 
 const MESSAGES: u64 = 10;
 const HOUR_MS: i64 = 3_600_000;
@@ -93,7 +93,7 @@ async fn clocks_that_jump_neither_turn_time_back_nor_revive_a_session() {
     .await;
     // 30 hours later by the leader's clock too: the session has expired on all nodes, also where it is much earlier.
     faults[old].set(&[&clock(35)]);
-    let refused = |error: quorum_chat::client::ClientError| {
+    let refused = |error: client::ClientError| {
         assert_eq!((error.code, error.reason.as_deref()), (Code::Unauthenticated, Some("TOKEN_EXPIRED")), "{error:?}");
     };
     eventually("it has expired", async || {

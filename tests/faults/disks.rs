@@ -2,10 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-use crate::{
-    support::{Cluster, PATIENCE, Workload, eventually},
-    volume::Volume,
-};
+use support::volume::Volume;
+use support::{Cluster, Workload, eventually};
 
 /// Number of messages of each sender between two faults.
 const BETWEEN_FAULTS: u64 = 5;
@@ -146,9 +144,9 @@ async fn a_disk_that_fails_behind_the_write_ahead_log_is_noticed_too() {
     let (alice, token) = cluster.register("alice").await;
     let cases = [
         ("write =log.db", EIO, STORAGE, "writing log.db: disk I/O error"),
-        ("sync =chat.db", EIO, STORAGE, "chat.db: commit applied entries: disk I/O error"),
+        ("sync =chat.db", EIO, STORAGE, "chat.db: checkpoint the state: disk I/O error"),
         ("write =log.db", ENOSPC, FULL, "writing log.db: database or disk is full"),
-        ("write =chat.db", ENOSPC, FULL, "chat.db: commit applied entries: database or disk is full"),
+        ("write =chat.db", ENOSPC, FULL, "chat.db: checkpoint the state: database or disk is full"),
     ];
     for (rule, errno, code, reason) in cases {
         let victim = cluster.follower().await;
@@ -171,25 +169,55 @@ async fn a_disk_that_fails_behind_the_write_ahead_log_is_noticed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_cannot_be_written_stops_its_node() {
+async fn the_log_is_not_cut_behind_a_state_that_cannot_be_flushed() {
     let (mut cluster, faults, _) = Cluster::fragile().await;
     cluster.start_all().await;
     let (alice, token) = cluster.register("alice").await;
     alice.send_message("alice", "hello").await.unwrap();
     let victim = cluster.follower().await;
-    faults[victim].set(&[&format!("write *.tmp {ENOSPC}")]);
+    faults[victim].set(&[&format!("sync chat.db-wal {EIO}")]);
     cluster[victim].snapshot().await.expect_err("it cannot be built");
-    assert_eq!(cluster[victim].exit_code().await, FULL, "{:?}", cluster[victim].errors());
-    assert!(last_error(&cluster, victim).contains("snapshot"), "{:?}", cluster[victim].errors());
+    assert_eq!(cluster[victim].exit_code().await, STORAGE, "{:?}", cluster[victim].errors());
+    assert!(last_error(&cluster, victim).contains("chat.db-wal"), "{:?}", cluster[victim].errors());
     faults[victim].heal();
     cluster.restart(victim).await;
     cluster.level(&token, 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_received_is_sent_again() {
+    let (mut cluster, faults, _) = Cluster::fragile().await;
+    cluster.set_all("CHAT_LOG_ENTRIES_KEPT", "1");
+    cluster.set_all("CHAT_LOG_LEVEL", "debug");
+    cluster.start_all().await;
+    let (alice, token) = cluster.register("alice").await;
+    for number in 0..20 {
+        alice.send_message("alice", &format!("message {number}")).await.unwrap();
+    }
+    let victim = cluster.follower().await;
+    cluster[victim].kill();
+    std::fs::remove_dir_all(cluster[victim].data_dir()).unwrap();
+    for node in cluster.up() {
+        cluster[node].snapshot().await.unwrap();
+    }
+    faults[victim].set(&[&format!("write *.tmp {ENOSPC}")]);
+    cluster[victim].start();
+    cluster[victim].logged("A snapshot of the leader was not installed").await;
+    assert!(!cluster[victim].has_ended(), "{:?}", cluster[victim].errors());
+    faults[victim].heal();
+    cluster.level(&token, 0).await;
+}
+
 /// An open transaction of another process, like that of an operator's `sqlite3`. Here it belongs to the test.
 fn lock(database: &Path) -> rusqlite::Connection {
-    let conn = rusqlite::Connection::open_with_flags(database, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
-    conn.busy_timeout(PATIENCE).unwrap();
+    let mut conn =
+        rusqlite::Connection::open_with_flags(database, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    // SQLite's own waits are longer than the moments between two transactions of a busy node.
+    conn.busy_handler(Some(|attempts| {
+        std::thread::yield_now();
+        attempts < 10_000_000
+    }))
+    .unwrap();
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
     conn
 }

@@ -7,13 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use quorum_chat::client::{Client, Options};
+use client::{Client, Options};
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     process::{Pid, Signal, kill_process},
 };
 
-use crate::support::{Cluster, Node, PASSWORD, eventually};
+use support::{Cluster, Node, PASSWORD, eventually};
 
 /// A full pipe whose reader does not read.
 fn full_pipe() -> (PipeReader, OwnedFd) {
@@ -57,7 +57,7 @@ async fn nodes_whose_log_nobody_reads_serve_elect_and_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_cluster_outlives_its_reader() {
     let dir = tempfile::tempdir().unwrap();
-    let mut local = Command::new(env!("CARGO_BIN_EXE_chatd"))
+    let mut local = Command::new(support::chatd())
         .args(["local", "--nodes", "3", "--base-port", "0", "--data"])
         .arg(dir.path())
         .stdin(Stdio::null())

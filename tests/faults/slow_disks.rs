@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Cluster, Workload, eventually};
+use support::{Cluster, Workload, eventually};
 
 /// Duration of a flush.
 const SLOW_MS: u64 = 4000;

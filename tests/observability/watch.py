@@ -12,17 +12,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
+from local_cluster import PROGRAMS, LocalCluster
+from waiting import PATIENCE, Not, wait_until
+
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-BINARIES = os.path.abspath(sys.argv[1])
-# Time limit for an expected observation. It is generous because the machine may be busy.
-PATIENCE_S = 90
 WAITS = "3s"
 
 
@@ -32,67 +31,19 @@ def free_port():
         return bound.getsockname()[1]
 
 
-def wait_until(what, condition, seconds=PATIENCE_S):
-    """Waits until `condition()` is true. The condition may return a text that explains why it is not."""
-    deadline = time.monotonic() + seconds
-    while True:
-        result = condition()
-        if result is True:
-            return
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}: {result}")
-        time.sleep(0.2)
+class Cluster(LocalCluster):
+    """Nodes with certificates for their clients, so that the metrics of certificates have data."""
 
-
-class Cluster:
-    """`chatd local`, with operations that kill its nodes and start them again."""
+    scheme = "https"
 
     def __init__(self, directory):
-        self.data = os.path.join(directory, "cluster")
         certificates = os.path.join(directory, "certificates")
-        subprocess.run([os.path.join(BINARIES, "chatctl"), "certs", certificates, "all=127.0.0.1"], check=True, stdout=subprocess.DEVNULL)
+        command = [PROGRAMS / "chatctl", "certs", certificates, "all=127.0.0.1"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.authority = os.path.join(certificates, "ca.pem")
         files = {"CHAT_TLS_CERT": "all.pem", "CHAT_TLS_KEY": "all.key"}
-        self.environment = {**os.environ, **{key: os.path.join(certificates, name) for key, name in files.items()}}
-        self.log = open(os.path.join(directory, "cluster.log"), "wb")
-        self.running = [self._run("--nodes", "5", "--base-port", "0")]
-        path = os.path.join(self.data, "cluster.json")
-        wait_until("cluster.json", lambda: os.path.exists(path))
-        self.path = path
-        wait_until("all are ready", lambda: all(self.ready(node) for node in self.nodes()) or "some are not")
-
-    def _run(self, *arguments):
-        words = [os.path.join(BINARIES, "chatd"), "local", "--data", self.data, *arguments]
-        return subprocess.Popen(words, stdout=self.log, stderr=subprocess.STDOUT, env=self.environment)
-
-    def nodes(self):
-        with open(self.path, encoding="utf-8") as file:
-            return json.load(file)["nodes"]
-
-    def addresses(self):
-        return ",".join(node["grpc"] for node in self.nodes())
-
-    def ready(self, node):
-        try:
-            with urllib.request.urlopen(f"http://{node['metrics']}/readyz", timeout=2) as answer:
-                return answer.status == 200
-        except (OSError, urllib.error.URLError):
-            return False
-
-    def kill(self, name):
-        (node,) = (node for node in self.nodes() if node["name"] == name)
-        os.kill(node["pid"], signal.SIGKILL)
-
-    def start(self, name):
-        self.running.append(self._run("--start", name))
-
-    def close(self):
-        for process in self.running:
-            if process.poll() is None:
-                process.terminate()
-        for process in self.running:
-            process.wait(30)
-        self.log.close()
+        super().__init__(settings={key: os.path.join(certificates, name) for key, name in files.items()})
+        self.wait_until_ready()
 
 
 class Prometheus:
@@ -103,9 +54,15 @@ class Prometheus:
         with open(os.path.join(ROOT, "observability/prometheus/rules.yml"), encoding="utf-8") as file:
             rules = re.sub(r"^(\s+for:) .*$", rf"\1 {WAITS}", file.read(), flags=re.MULTILINE)
         self._write("rules.yml", rules)
-        self._write("prometheus.yml", f"global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [rules.yml]\n{scraped}")
+        intervals = "global: { scrape_interval: 1s, evaluation_interval: 1s }"
+        self._write("prometheus.yml", f"{intervals}\nrule_files: [rules.yml]\n{scraped}")
         self.log = open(os.path.join(directory, "prometheus.log"), "wb")
-        words = ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{self.port}"]
+        words = [
+            "prometheus",
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
         self.process = subprocess.Popen(words, cwd=directory, stdout=self.log, stderr=subprocess.STDOUT)
 
         def is_up():
@@ -113,7 +70,7 @@ class Prometheus:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=10) as answer:
                     return answer.status == 200
             except (OSError, urllib.error.URLError) as error:
-                return str(error)
+                return Not(error)
 
         wait_until("Prometheus answers", is_up)
 
@@ -183,7 +140,8 @@ def runbooks():
 
 def linked_spans():
     """The dashboards link only to existing spans."""
-    sources = glob.glob(os.path.join(ROOT, "src/**/*.rs"), recursive=True) + glob.glob(os.path.join(ROOT, "proto/**/*.proto"), recursive=True)
+    sources = glob.glob(os.path.join(ROOT, "src/**/*.rs"), recursive=True)
+    sources += glob.glob(os.path.join(ROOT, "proto/**/*.proto"), recursive=True)
     text = ""
     for path in sources:
         with open(path, encoding="utf-8") as file:
@@ -241,7 +199,14 @@ def dashboard_queries():
 def resolved(query, scrape_interval_s=1):
     # Grafana's own default is four intervals.
     rate_interval = f"{max(4 * scrape_interval_s, 15)}s"
-    for name, value in (("$__rate_interval", rate_interval), ("$__interval", "15s"), ("$__range", "5m"), ("$cluster", ".*"), ("$node", ".*")):
+    values = {
+        "$__rate_interval": rate_interval,
+        "$__interval": "15s",
+        "$__range": "5m",
+        "$cluster": ".*",
+        "$node": ".*",
+    }
+    for name, value in values.items():
         query = query.replace(name, value)
     if "$" in query:
         raise AssertionError(f"a variable that is not known here: {query}")
@@ -266,7 +231,12 @@ def everything_has_data(prometheus):
             missing.append(f"{rule['name']}: {rule['health']} {rule.get('lastError', '')}")
         missing += [f"{rule['name']}: {name}" for name in selectors(rule["query"]) if not prometheus.query(name)]
     missing += panels_without_data(prometheus)
-    return True if not missing else "\n".join(missing)
+    return Not("\n".join(missing)) if missing else True
+
+
+def all_panels_have_data(prometheus, scrape_interval_s):
+    missing = panels_without_data(prometheus, scrape_interval_s)
+    return Not("\n".join(missing)) if missing else True
 
 
 def panels_without_data(prometheus, scrape_interval_s=1):
@@ -297,7 +267,8 @@ def history(nodes, scrape_interval_s):
             grows = name.endswith(("_total", "_count", "_sum", "_bucket"))
             for step in range(count):
                 at = now - (count - 1 - step) * scrape_interval_s
-                lines.append(f"{name}{{{labels}{',' + own if own else ''}}} {float(value) + (step if grows else 0)} {at}")
+                all_labels = f"{labels},{own}" if own else labels
+                lines.append(f"{name}{{{all_labels}}} {float(value) + (step if grows else 0)} {at}")
     return "\n".join([*lines, "# EOF", ""])
 
 
@@ -314,23 +285,23 @@ def scraped_seldom(directory, nodes, scrape_interval_s):
     try:
         # Some series are recorded by rules at their next evaluation.
         what = f"everything has data, scraped every {scrape_interval_s} s"
-        wait_until(what, lambda: "\n".join(panels_without_data(prometheus, scrape_interval_s)) or True)
+        wait_until(what, lambda: all_panels_have_data(prometheus, scrape_interval_s))
     finally:
         prometheus.close()
 
 
 def state(prometheus, name, wanted):
     now = prometheus.alerts()
-    return True if now.get(name) in wanted else f"{name} is {now.get(name)}, all: {now}"
+    return True if now.get(name) in wanted else Not(f"{name} is {now.get(name)}, all: {now}")
 
 
 def play(directory):
     cluster = Cluster(directory)
     load = prometheus = None
     try:
-        prometheus = Prometheus(directory, scrapes(cluster.nodes()))
-        chatctl = [os.path.join(BINARIES, "chatctl"), "--tls-ca", cluster.authority, "--nodes", cluster.addresses()]
-        socket_path = os.path.join(cluster.data, "n1", "admin.sock")
+        prometheus = Prometheus(directory, scrapes(cluster.nodes.values()))
+        chatctl = [PROGRAMS / "chatctl", "--tls-ca", cluster.authority, "--nodes", cluster.addresses()]
+        socket_path = cluster.data / "n1" / "admin.sock"
         backup = [*chatctl, "backup", "--socket", socket_path, os.path.join(directory, "backup")]
         subprocess.run(backup, check=True, stdout=subprocess.DEVNULL)
         words = [*chatctl, "--output", "json", "verify", "--clients", "8", "--seconds", "600"]
@@ -338,19 +309,21 @@ def play(directory):
 
         wait_until("everything has data", lambda: everything_has_data(prometheus))
         count = len(list(dashboard_queries()))
-        print(f"{len(documented())} metrics, {len(prometheus.rules())} rules and {count} queries of dashboards have data")
-        for node in cluster.nodes():
+        rules = len(prometheus.rules())
+        print(f"{len(documented())} metrics, {rules} rules and {count} queries of dashboards have data")
+        for node in cluster.nodes.values():
             scrape_is_clean(node)
         for interval in (15, 60):
-            scraped_seldom(directory, cluster.nodes(), interval)
+            scraped_seldom(directory, cluster.nodes.values(), interval)
         print("they have data when Prometheus scrapes every 15 s or 60 s, too")
-        wait_until("no alert", lambda: not prometheus.alerts() or f"{prometheus.alerts()}")
+        wait_until("no alert", lambda: Not(prometheus.alerts()) if prometheus.alerts() else True)
 
         leader = prometheus.query("chat_raft_is_leader == 1")[0]["metric"]["chat_node"]
-        names = [node["name"] for node in cluster.nodes()]
+        names = [node["name"] for node in cluster.nodes.values()]
         first, second, third = [leader, *(name for name in names if name != leader)][:3]
         cluster.kill(first)
-        wait_until("another leader is counted", lambda: bool(prometheus.query("sum(chat_raft_leader_changes_total) > 0")) or "none")
+        changed = "sum(chat_raft_leader_changes_total) > 0"
+        wait_until("another leader is counted", lambda: prometheus.query(changed))
         cluster.kill(second)
         wait_until("QuorumAtRisk", lambda: state(prometheus, "QuorumAtRisk", ["pending", "firing"]))
         wait_until("QuorumAtRisk fires", lambda: state(prometheus, "QuorumAtRisk", ["firing"]))
@@ -358,26 +331,24 @@ def play(directory):
         assert "QuorumLost" not in prometheus.alerts(), prometheus.alerts()
         print("two nodes are lost: QuorumAtRisk and NodeNotReady fire")
 
-        cluster.start(first)
-        cluster.start(second)
+        cluster.launch(first, second)
         for name in ("QuorumAtRisk", "NodeNotReady"):
             wait_until(f"{name} is over", lambda name=name: state(prometheus, name, [None]))
         print("they are back, and the alerts are over")
 
         load.send_signal(signal.SIGINT)
-        verdict = json.loads(load.communicate(timeout=PATIENCE_S)[0])
+        verdict = json.loads(load.communicate(timeout=PATIENCE)[0])
         assert load.returncode == 0, verdict
         print(f"{verdict['acknowledged']} messages acknowledged meanwhile, none lost")
 
-        for name in (first, second, third):
-            cluster.kill(name)
+        cluster.kill(first, second, third)
         wait_until("QuorumLost fires", lambda: state(prometheus, "QuorumLost", ["firing"]))
         wait_until("NoLeader fires", lambda: state(prometheus, "NoLeader", ["firing"]))
         print("three nodes are lost: QuorumLost and NoLeader fire")
     except BaseException:
-        for name in ("cluster.log", "prometheus.log"):
-            with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
-                print(f"--- {name}\n{''.join(file.readlines()[-40:])}")
+        print(f"--- cluster\n{cluster.tail()}")
+        with open(os.path.join(directory, "prometheus.log"), encoding="utf-8", errors="replace") as file:
+            print(f"--- Prometheus\n{''.join(file.readlines()[-40:])}")
         raise
     finally:
         if load is not None and load.poll() is None:
@@ -385,15 +356,19 @@ def play(directory):
             load.wait()
         if prometheus is not None:
             prometheus.close()
-        cluster.close()
+        cluster.stop()
 
 
 def configmaps():
     """The dashboards in k8s/ are identical to those of Grafana."""
-    made = subprocess.run([os.path.join(ROOT, "observability/configmaps")], check=True, capture_output=True, text=True).stdout
+    command = [os.path.join(ROOT, "observability/configmaps")]
+    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     with open(os.path.join(ROOT, "k8s/dashboards.yaml"), encoding="utf-8") as file:
         if file.read() != made:
-            raise AssertionError("k8s/dashboards.yaml is not what is in observability/: run observability/configmaps > k8s/dashboards.yaml")
+            raise AssertionError(
+                "k8s/dashboards.yaml is not what is in observability/: "
+                "run observability/configmaps > k8s/dashboards.yaml"
+            )
 
 
 def main():

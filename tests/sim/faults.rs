@@ -3,10 +3,18 @@
 //! No chosen fault exceeds what the cluster guarantees to survive. At most one disk at a time is lost (until its node
 //! has been replaced), has its log damaged, or has its state changed. Every other crash keeps what was flushed.
 //! Simultaneous power failures of all nodes are among the faults.
+//!
+//! This file owns the times, and the faults of processes, clocks and members. `links` has the faults of the network,
+//! `disks` those of the disks.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+mod disks;
+mod links;
 
-use quorum_chat::{raft::Role, storage::open_file};
+use std::{collections::BTreeMap, time::Duration};
+
+use disks::stall;
+use links::mend;
+use raft::Role;
 use tokio::time::Instant;
 
 use super::{
@@ -14,7 +22,6 @@ use super::{
     disk::{self, Crash},
     member::{self, Contradictions},
     rng::Rng,
-    rot, wal,
     world::{FOUNDERS, Standing, World},
 };
 
@@ -124,6 +131,8 @@ impl Faults {
             }
             match expected {
                 Some(at) => drop(self.expected.swap_remove(at)),
+                // It has read the page that was damaged. The next start moves the files aside.
+                None if world.damaged.contains(&slot) && is_damage(&result) => {}
                 // It was down when it was removed.
                 None if self.removed == Some(slot) => {}
                 None => return Err(format!("n{} ended by itself: {result:?}", slot + 1)),
@@ -184,21 +193,22 @@ impl Faults {
     fn choose(&mut self, world: &mut World<'_>) {
         self.count += 1;
         match self.rng.range(0..100) {
-            0..20 => self.kill(world),
-            20..23 => self.power_failure(world),
-            23..31 => self.stop(world),
-            31..45 => self.partition(world),
-            45..52 => self.one_way(world),
-            52..58 => self.slow_link(world),
-            58..66 => self.stall(world),
-            66..70 => self.bad_disk(world),
-            70..76 => self.wrong_clock(world),
-            76..80 => self.lose_disk(world),
-            80..84 => self.change_members(world),
-            84..88 => self.transfer(world),
-            88..92 => self.append_malformed(world),
-            92..95 => self.forward_unfit(world),
-            _ => self.snapshot(world),
+            0..18 => self.kill(world),
+            18..21 => self.power_failure(world),
+            21..29 => self.stop(world),
+            29..43 => self.partition(world),
+            43..50 => self.one_way(world),
+            50..56 => self.slow_link(world),
+            56..64 => self.stall(world),
+            64..68 => self.bad_disk(world),
+            68..74 => self.wrong_clock(world),
+            74..78 => self.lose_disk(world),
+            78..82 => self.change_members(world),
+            82..86 => self.transfer(world),
+            86..90 => self.append_malformed(world),
+            90..93 => self.forward_unfit(world),
+            93..98 => self.snapshot(world),
+            _ => self.reset(world),
         }
     }
 
@@ -267,156 +277,11 @@ impl Faults {
         world.slots[slot].stop.borrow().send_replace(true);
     }
 
-    fn partition(&mut self, world: &mut World<'_>) {
-        let mut hosts = world.hosts();
-        hosts.push("client".to_owned());
-        self.rng.shuffle(&mut hosts);
-        let cut = self.rng.range(1..hosts.len() as u64) as usize;
-        let (one, other) = hosts.split_at(cut);
-        self.say(world, &format!("partition {one:?} from {other:?}"));
-        for a in one {
-            other.iter().for_each(|b| world.sim.partition(a.as_str(), b.as_str()));
-        }
-        self.plan(world, 200..4000, Later::Mend);
-    }
-
-    fn one_way(&mut self, world: &mut World<'_>) {
-        let Some(slot) = self.victim(world) else { return };
-        let (name, deaf) = (world.slots[slot].name(), self.rng.chance(50));
-        self.say(world, &format!("{name} is {}", if deaf { "deaf" } else { "mute" }));
-        for other in world.hosts().into_iter().filter(|other| *other != name) {
-            let (from, to) = if deaf { (&other, &name) } else { (&name, &other) };
-            world.sim.partition_oneway(from.as_str(), to.as_str());
-        }
-        self.plan(world, 200..4000, Later::Mend);
-    }
-
-    fn slow_link(&mut self, world: &mut World<'_>) {
-        let Some(slot) = self.victim(world) else { return };
-        let (name, delay) = (world.slots[slot].name(), self.rng.ms(20..400));
-        self.say(world, &format!("{name} is {delay:?} away"));
-        for other in world.hosts().into_iter().filter(|other| *other != name) {
-            world.sim.set_link_max_message_latency(name.as_str(), other.as_str(), delay);
-        }
-        self.plan(world, 200..4000, Later::Mend);
-    }
-
-    fn stall(&mut self, world: &mut World<'_>) {
-        let Some(slot) = self.victim(world) else { return };
-        self.say(world, &format!("the disk of n{} stalls", slot + 1));
-        stall(world, slot, true);
-        self.plan(world, 50..3000, Later::Unstall(slot));
-    }
-
-    fn bad_disk(&mut self, world: &mut World<'_>) {
-        let Some(slot) = self.victim(world).filter(|_| world.down().is_empty()) else { return };
-        self.say(world, &format!("the disk of n{} fails", slot + 1));
-        disk::set_error(slot, Some(self.rng.pick(&[libc::EIO, libc::ENOSPC])));
-        if !self.expected.contains(&slot) {
-            self.expected.push(slot);
-        }
-    }
-
     fn wrong_clock(&mut self, world: &mut World<'_>) {
         let slot = self.rng.range(0..FOUNDERS as u64) as usize;
         let hours = self.rng.range(0..49) as i64 - 24;
         self.say(world, &format!("the clock of n{} is {hours} h wrong", slot + 1));
         clock::set_error(slot, hours * 3_600_000);
-    }
-
-    fn lose_disk(&mut self, world: &mut World<'_>) {
-        let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
-        let Some(slot) = self.victim(world).filter(|_| whole) else { return };
-        let id = world.slots[slot].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
-        let Some(id) = id else { return };
-        self.take_down(world, slot, Crash::Power, 50..3000);
-        self.say(world, &format!("n{} loses its disk", slot + 1));
-        std::fs::remove_dir_all(&world.slots[slot].dir).expect("the directory is there");
-        self.lost = Some((slot, id));
-    }
-
-    /// Partitions two followers away, so that entries acknowledged from now on are on three disks.
-    fn part_for_damage(&mut self, world: &mut World<'_>) {
-        let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none();
-        let Some(leader) = leader(world).filter(|_| whole) else { return };
-        let Some((_, mut rng)) = self.damage.take() else { return };
-        let mut followers: Vec<usize> = (0..FOUNDERS).filter(|slot| *slot != leader).collect();
-        rng.shuffle(&mut followers);
-        let [hurt, _, one, other] = followers[..] else { return };
-        mend(world);
-        self.say(world, &format!("n{} and n{} are cut off", one + 1, other + 1));
-        for away in [one, other].map(|slot| world.slots[slot].name()) {
-            for name in world.hosts().into_iter().filter(|name| *name != away) {
-                world.sim.partition(away.as_str(), name.as_str());
-            }
-        }
-        let at = world.sim.elapsed() + rng.ms(300..1500);
-        // No other fault happens meanwhile.
-        self.next = at + RETURN_MAX;
-        self.end = self.end.max(Some(self.next));
-        self.later.insert((at, rng.next()), Later::Damage([hurt, one, other]));
-    }
-
-    fn damage_log(&mut self, world: &mut World<'_>, slots: [usize; 3]) {
-        let id = world.slots[slots[0]].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
-        let all_up = (0..FOUNDERS).all(|slot| world.up().contains(&slot));
-        let whole = all_up && self.lost.is_none() && self.removed.is_none();
-        let Some(id) = id.filter(|_| whole) else { return mend(world) };
-        for slot in world.up() {
-            let back = if slots.contains(&slot) { 50..300 } else { 3000..RETURN_MAX.as_millis() as u64 };
-            self.take_down(world, slot, Crash::Process, back);
-        }
-        mend(world);
-        let wal = world.slots[slots[0]].dir.join("log.db-wal");
-        if wal::flip_a_bit(&wal, self.rng.range(0..8) as usize) {
-            self.say(world, &format!("the log of n{} is damaged", slots[0] + 1));
-            world.damaged.insert(slots[0]);
-            self.lost = Some((slots[0], id));
-        }
-    }
-
-    /// Stops a node in order, so that its file contains everything.
-    fn stop_for_rot(&mut self, world: &mut World<'_>) {
-        let whole = world.down().is_empty() && self.lost.is_none() && self.removed.is_none() && self.rotting.is_none();
-        let Some((_, mut rng)) = self.rot.take_if(|_| whole) else { return };
-        let slot = rng.range(0..FOUNDERS as u64) as usize;
-        let id = world.slots[slot].node.lock().expect("not poisoned").as_ref().map(|node| node.status().node_id);
-        let Some(id) = id else { return };
-        self.say(world, &format!("stop n{}, whose state will rot", slot + 1));
-        if !self.expected.contains(&slot) {
-            self.expected.push(slot);
-        }
-        world.slots[slot].stop.borrow().send_replace(true);
-        // No other disk is lost until this one has been replaced.
-        self.lost = Some((slot, id));
-        self.rotting = Some((slot, rng));
-    }
-
-    /// Changes a letter of a message, which SQLite does not detect.
-    fn rot_state(&mut self, world: &mut World<'_>, stopped_in_order: bool) {
-        let Some((slot, mut rng)) = self.rotting.take() else { return };
-        let path = world.slots[slot].dir.join("chat.db");
-        match stopped_in_order && settle(&path) && rot::change_a_letter(&path, rng.next()) {
-            true => {
-                self.say(world, &format!("a letter in the state of n{} changes", slot + 1));
-                world.damaged.insert(slot);
-            }
-            false => self.lost = None,
-        }
-    }
-
-    /// Ends the loss of a disk when the node votes under a new id.
-    fn note_replacement(&mut self, world: &World<'_>) {
-        let Some((slot, old)) = self.lost else { return };
-        let node = world.slots[slot].node.lock().expect("not poisoned");
-        let replaced = node.as_ref().map(|node| node.status()).is_some_and(|status| {
-            status.node_id != old
-                && status.members.iter().any(|member| member.node_id == status.node_id && member.voter)
-                && !status.members.iter().any(|member| member.node_id == old)
-        });
-        if replaced {
-            self.lost = None;
-        }
     }
 
     fn change_members(&mut self, world: &mut World<'_>) {
@@ -479,7 +344,7 @@ impl Faults {
 }
 
 /// Finds a node that believes to be the leader.
-fn leader(world: &World<'_>) -> Option<usize> {
+pub fn leader(world: &World<'_>) -> Option<usize> {
     let leads = |slot: &usize| {
         let node = world.slots[*slot].node.lock().expect("not poisoned");
         node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
@@ -487,26 +352,6 @@ fn leader(world: &World<'_>) -> Option<usize> {
     world.up().into_iter().find(leads)
 }
 
-/// Restores all links, at the usual speed.
-fn mend(world: &mut World<'_>) {
-    let mut hosts = world.hosts();
-    hosts.push("client".to_owned());
-    for (at, a) in hosts.iter().enumerate() {
-        for b in &hosts[at + 1..] {
-            world.sim.repair(a.as_str(), b.as_str());
-            world.sim.set_link_max_message_latency(a.as_str(), b.as_str(), Duration::from_millis(10));
-        }
-    }
-}
-
-fn stall(world: &World<'_>, slot: usize, stalled: bool) {
-    world.slots[slot].latency.stalled.store(stalled, std::sync::atomic::Ordering::Relaxed);
-}
-
-/// Moves the content of the write-ahead log into the file. A stopped node does so when the last task on its host
-/// releases the files, which happens later in the simulation. False: the file is being read.
-fn settle(state: &Path) -> bool {
-    let file = open_file(state).expect("opens");
-    let busy = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i32>(0));
-    busy.expect("a checkpoint") == 0
+fn is_damage(result: &Result<(), String>) -> bool {
+    result.as_ref().is_err_and(|error| error.contains("does not match its checksum"))
 }

@@ -11,21 +11,19 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use quorum_chat::{
-    config::Config,
-    net::{
-        Dialer, Listener,
-        dial::{ByteStream, Network},
-    },
-    raft::Node,
-    server::{self, Host, LocalPorts, ServerError},
-    storage::Background,
+use net::{
+    Dialer, Listener,
+    dial::{ByteStream, Network},
 };
+use raft::Node;
+use server::{Host, LocalPorts, ServerError, config::Config};
+use storage::Background;
 use tokio::sync::{mpsc, watch};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::{
     clock,
+    resets::{Breakable, Resets},
     rng::Rng,
     worker::{Latency, Tasks},
     world::FOUNDERS,
@@ -48,6 +46,7 @@ pub struct NodeSlot {
     /// The peer ports of all slots, as the operator has configured them.
     pub ports: Ports,
     pub latency: Arc<Latency>,
+    pub resets: Resets,
     pub rng: RefCell<Rng>,
     /// Set while it takes part in the cluster.
     pub node: Arc<Mutex<Option<Node>>>,
@@ -86,7 +85,8 @@ impl NodeSlot {
         let config = self.config.iter().cloned().chain(self.peer_config());
         let config = Config::load(config).expect("valid");
         let tasks = Tasks { latency: Arc::clone(&self.latency), rng: Mutex::new(self.rng.borrow_mut().split("tasks")) };
-        let host = Simulated { stop, background: Arc::new(tasks), node: Arc::clone(&self.node) };
+        let resets = self.resets.subscribe();
+        let host = Simulated { stop, background: Arc::new(tasks), resets, node: Arc::clone(&self.node) };
         let result = server::run_on(host, config).await.map_err(|error| error.to_string());
         self.node.lock().expect("not poisoned").take();
         self.ended.replace(Some(result));
@@ -121,6 +121,7 @@ impl NodeSlot {
 struct Simulated {
     stop: watch::Receiver<bool>,
     background: Arc<dyn Background>,
+    resets: watch::Receiver<()>,
     node: Arc<Mutex<Option<Node>>>,
 }
 
@@ -128,7 +129,7 @@ impl Host for Simulated {
     type Listener = Accepting;
 
     async fn listen(&self, address: SocketAddr) -> io::Result<Accepting> {
-        TcpListener::bind(address).await.map(Accepting)
+        Ok(Accepting { listener: TcpListener::bind(address).await?, resets: self.resets.clone() })
     }
 
     async fn local_ports(&self, _config: &Config) -> Result<Option<LocalPorts>, ServerError> {
@@ -136,7 +137,7 @@ impl Host for Simulated {
     }
 
     fn dialer(&self) -> Dialer {
-        dialer()
+        Dialer::new(SimulatedNetwork { resets: self.resets.clone() })
     }
 
     fn background(&self) -> Arc<dyn Background> {
@@ -153,26 +154,32 @@ impl Host for Simulated {
 }
 
 /// A listener on the simulated network.
-struct Accepting(TcpListener);
+struct Accepting {
+    listener: TcpListener,
+    resets: watch::Receiver<()>,
+}
 
 impl Listener for Accepting {
-    type Stream = TcpStream;
+    type Stream = Breakable;
 
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.accept().await
+    async fn accept(&mut self) -> io::Result<(Breakable, SocketAddr)> {
+        let (stream, from) = self.listener.accept().await?;
+        Ok((Breakable::new(stream, self.resets.clone()), from))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 
-/// Connects on the simulated network.
+/// Connects on the simulated network. The connections do not break by themselves.
 pub fn dialer() -> Dialer {
-    Dialer::new(SimulatedNetwork)
+    Dialer::new(SimulatedNetwork { resets: Resets::default().subscribe() })
 }
 
-struct SimulatedNetwork;
+struct SimulatedNetwork {
+    resets: watch::Receiver<()>,
+}
 
 impl Network for SimulatedNetwork {
     fn resolve(&self, address: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
@@ -182,6 +189,10 @@ impl Network for SimulatedNetwork {
     }
 
     fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<ByteStream>> {
-        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as ByteStream) })
+        let resets = self.resets.clone();
+        Box::pin(async move {
+            let stream = Breakable::new(TcpStream::connect(address).await?, resets);
+            Ok(Box::new(stream) as ByteStream)
+        })
     }
 }

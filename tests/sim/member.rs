@@ -8,17 +8,15 @@ use std::{
     time::Duration,
 };
 
+use chat::{Command, Outcome, Rejection};
 use futures_util::future::join_all;
 use prost::Message as _;
-use quorum_chat::{
-    chat::{Command, Outcome, Rejection},
-    proto::{log::v1 as pb, raft::v1 as wire},
-    raft::{
-        Node,
-        peers::{Credentials, Lane, Peers},
-    },
-    storage::codec,
+use proto::{log::v1 as pb, raft::v1 as wire};
+use raft::{
+    Node,
+    peers::{Credentials, Lane, Peers},
 };
+use storage::codec;
 use tokio::time::timeout;
 
 use super::{host::dialer, rng::Rng};

@@ -10,8 +10,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use client::{Client, ClientError, Consistency, Message, Options};
 use futures_util::future::join_all;
-use quorum_chat::client::{Client, ClientError, Consistency, Options, types::Message};
 use tokio::time::{Instant, sleep};
 
 use super::{member::Contradictions, rng::Rng};

@@ -2,25 +2,22 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc, time::Duration};
 
-use quorum_chat::{
-    client::{
-        ClientError, Options,
-        verify::{checker, history::History, workload},
-    },
-    storage::{Readers, SharedState, StorageError, open_file},
-};
+use client::{ClientError, Options};
+use storage::{Readers, SharedState, StorageError, open_file};
 use tempfile::TempDir;
+use verify::{checker, history::History, workload};
 
 use super::{
+    disk::Crash,
     entropy,
-    faults::Faults,
+    faults::{Faults, leader},
     host::dialer,
-    invariants::{self, Invariant, Observation},
     member::Contradictions,
     people,
     rng::Rng,
     world::World,
 };
+use support::invariants::{self, Invariant, NodeSnapshot, Observation};
 
 /// Interval at which all nodes are checked, in ticks.
 const LOOK_TICKS: u64 = 10;
@@ -32,6 +29,17 @@ const FINISH_MAX: Duration = Duration::from_secs(180);
 const ERASED_MAX: Duration = Duration::from_secs(60);
 /// Time limit after that until all nodes have caught up.
 const LEVEL_MAX: Duration = Duration::from_secs(60);
+
+/// Time limit for finding the damage to a disk, and for replacing the node.
+const SCRUBBED_MAX: Duration = Duration::from_secs(60);
+/// Time after which the last fault no longer makes a leader step down: its lapses of the lease are forgotten.
+const AFTERMATH: Duration = Duration::from_millis(1500);
+/// Number of times that all connections break although all nodes are well.
+const RESETS: u32 = 3;
+/// Time after each of them.
+const RESET_INTERVAL: Duration = Duration::from_millis(400);
+/// Time limit for the replacement of a leader whose process ended: less than the lease and an election timeout.
+const FAILOVER_MAX: Duration = Duration::from_millis(600);
 
 /// The result of a run.
 #[derive(Debug, Default)]
@@ -118,7 +126,14 @@ impl Run<'_> {
         self.verdict.faults = faults.count();
         self.until("deleted accounts are erased", ERASED_MAX, &mut faults, erased)?;
         self.until("all nodes are level", LEVEL_MAX, &mut faults, level)?;
-        same_messages(&self.observe()?)?;
+        self.until("no disk is damaged any more", SCRUBBED_MAX, &mut faults, |world, _| world.is_intact())?;
+        self.pass(AFTERMATH, &mut faults)?;
+        self.until("all nodes follow one leader", LEVEL_MAX, &mut faults, led)?;
+        self.keeps_its_leader(&mut faults)?;
+        self.replaces_its_leader(&mut faults)?;
+        self.until("all nodes are level again", LEVEL_MAX, &mut faults, level)?;
+        self.observe()?;
+        same_messages(&self.world)?;
         self.check_history(history)
     }
 
@@ -136,6 +151,16 @@ impl Run<'_> {
             Ok(())
         });
         recorded
+    }
+
+    /// Lets this time pass.
+    fn pass(&mut self, time: Duration, faults: &mut Faults) -> Result<(), String> {
+        let end = self.world.sim.elapsed() + time;
+        while self.world.sim.elapsed() < end {
+            self.tick()?;
+            faults.mind(&mut self.world)?;
+        }
+        Ok(())
     }
 
     /// Runs one tick, and a check at every interval.
@@ -196,6 +221,30 @@ impl Run<'_> {
         }
     }
 
+    /// Checks that a leader that is well keeps its term, although all connections break.
+    fn keeps_its_leader(&mut self, faults: &mut Faults) -> Result<(), String> {
+        let term = |observation: &Observation| observation.nodes.iter().map(|seen| seen.status.term).max();
+        let before = term(&self.observe()?);
+        for _ in 0..RESETS {
+            self.world.slots.iter().for_each(|slot| slot.resets.reset());
+            self.pass(RESET_INTERVAL, faults)?;
+        }
+        let after = term(&self.observe()?);
+        if before != after {
+            return Err(format!("a leader that is well was replaced: term {before:?}, then {after:?}"));
+        }
+        Ok(())
+    }
+
+    /// Checks that a leader whose process ends is replaced before any timeout, and brings it back.
+    fn replaces_its_leader(&mut self, faults: &mut Faults) -> Result<(), String> {
+        let Some(slot) = leader(&self.world) else { return Err("no node leads".into()) };
+        self.world.crash(slot, Crash::Process);
+        self.until("a dead leader is replaced", FAILOVER_MAX, faults, |world, _| leader(world).is_some())?;
+        self.world.start(slot);
+        Ok(())
+    }
+
     fn check_history(&mut self, history: Recorded) -> Result<(), String> {
         let history = history.take().expect("the clients are done").map_err(|error| format!("clients: {error}"))?;
         let report = checker::check(&history);
@@ -212,7 +261,7 @@ impl Run<'_> {
     /// Describes the state of all nodes, for the report of a failure.
     fn describe(&mut self) -> String {
         let Ok(observation) = self.world.observe() else { return String::new() };
-        let line = |seen: &invariants::NodeSnapshot| {
+        let line = |seen: &NodeSnapshot| {
             let status = &seen.status;
             let members: Vec<String> =
                 status.members.iter().map(|m| format!("{}{}", m.node_id, if m.voter { "" } else { "L" })).collect();
@@ -244,28 +293,34 @@ fn level(world: &World<'_>, observation: &Observation) -> bool {
         && observation.nodes.iter().all(|seen| seen.status.last_log_index == seen.status.applied_index)
 }
 
+/// Whether all nodes have the same term, and the same leader.
+fn led(_: &World<'_>, observation: &Observation) -> bool {
+    let leader = |seen: &NodeSnapshot| seen.status.leader.as_ref().map(|peer| (seen.status.term, peer.node_id));
+    let mut leaders = observation.nodes.iter().map(leader);
+    leaders.next().flatten().is_some_and(|first| leaders.all(|leader| leader == Some(first)))
+}
+
 /// Whether no running node has a deletion with work left.
-fn erased(_: &World<'_>, observation: &Observation) -> bool {
-    let left = |seen: &invariants::NodeSnapshot| {
-        let (_, state) = seen.node.files();
+fn erased(world: &World<'_>, _: &Observation) -> bool {
+    let left = |(_, state): &(usize, SharedState)| {
         let next = Readers::of(state.clone(), 1).and_then(|readers| readers.read(|query| query.next_erasure()));
         !matches!(next, Ok(None))
     };
-    !observation.nodes.is_empty() && !observation.nodes.iter().any(left)
+    let states = world.states();
+    !states.is_empty() && !states.iter().any(left)
 }
 
 /// Checks that all nodes have the same messages. The digest does not detect corruption on disk.
-fn same_messages(observation: &Observation) -> Result<(), String> {
+fn same_messages(world: &World<'_>) -> Result<(), String> {
     let mut first: Option<(usize, Vec<Message>)> = None;
-    for seen in &observation.nodes {
-        let (_, state) = seen.node.files();
-        let messages = messages(state).map_err(|error| format!("n{} cannot be read: {error}", seen.slot + 1))?;
-        let (slot, known) = first.get_or_insert_with(|| (seen.slot, messages.clone()));
+    for (own, state) in world.states() {
+        let messages = messages(&state).map_err(|error| format!("n{} cannot be read: {error}", own + 1))?;
+        let (slot, known) = first.get_or_insert_with(|| (own, messages.clone()));
         if let Some((one, other)) = known.iter().zip(&messages).find(|(one, other)| one != other) {
-            return Err(format!("n{} has the message {one:?}, and n{} {other:?}", *slot + 1, seen.slot + 1));
+            return Err(format!("n{} has the message {one:?}, and n{} {other:?}", *slot + 1, own + 1));
         }
         if known.len() != messages.len() {
-            return Err(format!("n{} and n{} have different numbers of messages", *slot + 1, seen.slot + 1));
+            return Err(format!("n{} and n{} have different numbers of messages", *slot + 1, own + 1));
         }
     }
     Ok(())
@@ -275,7 +330,7 @@ fn same_messages(observation: &Observation) -> Result<(), String> {
 type Message = (u64, String);
 
 fn messages(state: &SharedState) -> Result<Vec<Message>, StorageError> {
-    state.settle()?;
+    state.commit_staged()?;
     let file = open_file(&state.directory().join("chat.db"))?;
     let mut statement =
         file.prepare("SELECT revision, body FROM message ORDER BY revision").expect("there is the table");

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use quorum_chat::storage::{Background, Turn, Work, Worker};
+use storage::{Background, Turn, Work, Worker};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use storage::SharedState;
 use tokio::sync::watch;
 use turmoil::Sim;
 
@@ -16,11 +17,12 @@ use super::{
     clock,
     disk::{self, Crash},
     host::{NodeSlot, Ports},
-    invariants::{NodeSnapshot, Observation},
     people::QUOTA_MIB,
+    resets::Resets,
     rng::Rng,
     worker::Latency,
 };
+use support::invariants::{NodeSnapshot, Observation};
 
 /// Nodes that found the cluster.
 pub const FOUNDERS: usize = 5;
@@ -163,6 +165,22 @@ impl World<'_> {
         self.slots.iter().filter(known).map(|slot| slot.name()).collect()
     }
 
+    /// The states of the running nodes, with the numbers of their slots.
+    pub fn states(&self) -> Vec<(usize, SharedState)> {
+        let state = |slot: &Rc<NodeSlot>| {
+            let node = slot.node.lock().expect("not poisoned").clone()?;
+            Some((slot.number, node.files().1.clone()))
+        };
+        self.slots.iter().filter_map(state).collect()
+    }
+
+    /// Whether each damaged node that is still a member has moved its files aside.
+    pub fn is_intact(&self) -> bool {
+        let is_out = |slot: &usize| matches!(self.standing[*slot], Standing::Out);
+        let mut members = self.damaged.iter().filter(|slot| !is_out(slot));
+        members.all(|slot| self.slots[*slot].dir.join("aside").exists())
+    }
+
     /// Observes all running nodes.
     pub fn observe(&mut self) -> Result<Observation, String> {
         let mut nodes = Vec::new();
@@ -176,7 +194,14 @@ impl World<'_> {
             let end = (status.committed_index + 1).min(from.saturating_add(ENTRIES_MAX));
             let committed = log.read(*from..end, usize::MAX).unwrap_or_default();
             *from = end.max(*from);
-            nodes.push(NodeSnapshot { slot: slot.number, start, status, applied, committed, node });
+            nodes.push(NodeSnapshot {
+                slot: slot.number,
+                start,
+                status,
+                applied,
+                committed,
+                log: Box::new(log.clone()),
+            });
         }
         let quarantined =
             |slot: &&Rc<NodeSlot>| !self.damaged.contains(&slot.number) && slot.dir.join("aside").exists();
@@ -197,6 +222,7 @@ fn slot(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports,
         ("CHAT_INSECURE_PEERS".into(), "1".into()),
         ("CHAT_EXPECTED_NODES".into(), "n*".into()),
         ("CHAT_DIGEST_INTERVAL_S".into(), "2".into()),
+        ("CHAT_SCRUB_INTERVAL_S".into(), "5".into()),
         // The free space of the simulating machine must not influence the simulation.
         ("CHAT_SPACE_RESERVE_MB".into(), "0".into()),
         ("CHAT_ACCOUNT_MIB_MAX".into(), QUOTA_MIB.to_string()),
@@ -211,6 +237,7 @@ fn slot(number: usize, root: &Path, (usual_us, kept): (u64, u64), ports: &Ports,
         config,
         ports: Rc::clone(ports),
         latency: Arc::new(latency),
+        resets: Resets::default(),
         rng: RefCell::new(rng.split(&name)),
         node: Arc::new(Mutex::new(None)),
         ended: RefCell::new(None),

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
+use client::{Client, Options};
 use futures_util::future::join_all;
-use quorum_chat::client::{Client, Options};
 use tempfile::TempDir;
 
 use super::{
@@ -113,6 +113,7 @@ impl Cluster {
         }
     }
 
+    #[allow(clippy::len_without_is_empty, reason = "a cluster has nodes")]
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -195,7 +196,7 @@ impl Cluster {
             let directs: Vec<Direct> = self.up().into_iter().map(|node| self.direct(node, token)).collect();
             let headers = join_all(directs.iter().map(|direct| direct.local())).await;
             let headers: Result<Vec<u64>, _> = headers.into_iter().map(|header| Ok(header?.revision)).collect();
-            let revisions = headers.map_err(|error: quorum_chat::client::ClientError| error.to_string())?;
+            let revisions = headers.map_err(|error: client::ClientError| error.to_string())?;
             let newest = revisions.iter().max().copied().unwrap_or_default();
             let level = newest >= revision && revisions.iter().all(|have| *have == newest);
             level.then_some(newest).ok_or_else(|| format!("{revisions:?}, wanted {revision}"))

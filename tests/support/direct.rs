@@ -2,12 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use quorum_chat::{
-    client::{
-        ClientError, Consistency,
-        types::{self, subscribe_response::Event},
-    },
-    proto::chat::v1::{chat_service_client::ChatServiceClient, cluster_service_client::ClusterServiceClient},
+use client::{ClientError, Consistency};
+use proto::chat::v1::{
+    self as types, chat_service_client::ChatServiceClient, cluster_service_client::ClusterServiceClient,
+    subscribe_response::Event,
 };
 use tonic::{
     Request,

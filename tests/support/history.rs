@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use quorum_chat::client::{Client, Consistency, EventKind, types::Message};
+use client::{Client, Consistency, EventKind, Message};
 use tokio::task::JoinHandle;
 
 use super::eventually;
@@ -35,7 +35,7 @@ impl Listener {
     pub async fn start(client: &Client) -> Self {
         // The start revision guarantees that everything after it arrives, whenever the subscription opens.
         let partners = client.list_chat_partners(1, "", Consistency::Linearizable).await.unwrap();
-        let after = partners.header.expect("every read has a header").revision;
+        let after = partners.header.revision;
         let mut events = client.events(Some(after));
         let ids = Arc::<Mutex<Vec<u64>>>::default();
         let collected = ids.clone();

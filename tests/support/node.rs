@@ -75,7 +75,7 @@ impl Node {
     /// Starts the process with its output redirected.
     pub fn start_into(&mut self, output: OwnedFd) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        let process = Command::new(env!("CARGO_BIN_EXE_chatd"))
+        let process = Command::new(crate::programs::chatd())
             .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::piped())
@@ -138,7 +138,7 @@ impl Node {
 
     /// A command of `chatd` with the node's configuration, run as another process.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chatd"));
+        let mut command = Command::new(crate::programs::chatd());
         command.args(words).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
@@ -156,7 +156,7 @@ impl Node {
 
     /// Runs a command of `chatctl` through the node's admin socket. Returns its output.
     pub async fn chatctl(&self, words: &[&str]) -> Result<String, String> {
-        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_chatctl"))
+        let output = tokio::process::Command::new(crate::programs::chatctl())
             .args(words)
             .arg("--socket")
             .arg(self.data_dir().join("admin.sock"))

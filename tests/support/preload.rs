@@ -23,7 +23,7 @@ impl Preload {
     /// Compiles the library into `dir`.
     pub fn compile(dir: &Path) -> Self {
         let library = dir.join("preload.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults/preload.c");
         let output = Command::new("cc")
             .args(["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
             .args([&library, &source])

@@ -9,8 +9,34 @@ pub fn change_a_letter(state: &Path, which: u64) -> bool {
     let Some(at) = bytes.windows(body.len()).position(|window| window == body) else { return false };
     // Another letter or digit, so that the body is still valid text.
     bytes[at + body.len() / 2] ^= 1;
-    fs::write(state, bytes).expect("written");
+    write(state, &bytes);
     true
+}
+
+/// Changes a byte of `chat.db` in any page that is in use, except the first. A free page may be used again without
+/// being read. False: there is none.
+pub fn change_a_byte(state: &Path, which: u64) -> bool {
+    const PAGE_BYTES: u64 = 4096;
+    let Some(pages) = pages_in_use(state).filter(|pages| !pages.is_empty()) else { return false };
+    let page = pages[(which / PAGE_BYTES % pages.len() as u64) as usize];
+    let mut bytes = fs::read(state).expect("readable");
+    bytes[((page - 1) * PAGE_BYTES + which % PAGE_BYTES) as usize] ^= 1;
+    write(state, &bytes);
+    true
+}
+
+/// Writes the file as it is on the disk: no crash undoes it.
+fn write(state: &Path, bytes: &[u8]) {
+    fs::write(state, bytes).expect("written");
+    fs::File::open(state).and_then(|file| file.sync_all()).expect("flushed");
+}
+
+fn pages_in_use(state: &Path) -> Option<Vec<u64>> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let file = rusqlite::Connection::open_with_flags(state, flags).ok()?;
+    let mut pages = file.prepare("SELECT pageno FROM dbstat WHERE pageno > 1 ORDER BY pageno").ok()?;
+    let rows = pages.query_map([], |row| row.get::<_, i64>(0)).ok()?;
+    Some(rows.flatten().map(|page| page as u64).collect())
 }
 
 /// Finds the body of a visible message that is ASCII and on one page.

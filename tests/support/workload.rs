@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quorum_chat::client::{Client, ClientError, Sent};
+use client::{Client, ClientError, Sent};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -134,8 +134,8 @@ impl Workload {
             // sending.
             let own: Vec<_> = messages.iter().filter(|message| message.sender == sender.name).collect();
             for (message, sent) in own.iter().zip(&acknowledged) {
-                let found = (&message.body, message.client_message_id.as_str(), message.message_id, message.seq);
-                let expected = (&sent.body, &*sent.id.to_string(), sent.message_id, sent.seq);
+                let found = (&message.body, message.client_message_id, message.message_id, message.seq);
+                let expected = (&sent.body, Some(sent.id), sent.message_id, sent.seq);
                 assert_eq!(found, expected, "stored and acknowledged differ for {}", sender.name);
             }
             assert_eq!(own.len(), acknowledged.len(), "{} has another number of messages than it sent", sender.name);

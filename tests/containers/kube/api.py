@@ -99,7 +99,8 @@ class Api:
     def _issue(self, image):
         """Issues a certificate for this address with the image's own tools. They run as root, like this process, which
         owns the files."""
-        words = ["run", "--rm", "--label", LABEL, "--user", "0", "--network", "none", "--volume", f"{self.directory}:/certs"]
+        words = ["run", "--rm", "--label", LABEL, "--user", "0", "--network", "none"]
+        words += ["--volume", f"{self.directory}:/certs"]
         docker(*words, "--entrypoint", "/usr/local/bin/chatctl", image, "certs", "/certs", f"api={self.address}")
 
 

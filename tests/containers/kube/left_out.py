@@ -7,7 +7,9 @@ _SIZE = "a volume is as large as the machine's disk"
 _ON_DEMAND = "a job is run when the test asks for it, once"
 
 LEFT_OUT = {
-    "StatefulSet.spec.template.spec.affinity": "there is one machine; that nothing is required of it is one of the checks in `lint`",
+    "StatefulSet.spec.template.spec.affinity": (
+        "there is one machine; that nothing is required of it is one of the checks in `lint`"
+    ),
     "StatefulSet.spec.template.spec.topologySpreadConstraints": "the same",
     "StatefulSet.spec.template.spec.automountServiceAccountToken": _TOKEN,
     "StatefulSet.spec.template.spec.securityContext.fsGroupChangePolicy": _GROUP,

@@ -100,17 +100,20 @@ def clients_meet_only_who_is_ready(p):
 
 @lint(_set("clients/ports/0/targetPort", "peer"))
 def no_service_for_clients_leads_to_the_peer_port(p):
-    return any(p.ports.get(q["targetPort"], q["targetPort"]) == p.ports["peer"] for q in p.clients["ports"]) and "it does"
+    targets = [port["targetPort"] for port in p.clients["ports"]]
+    return any(p.ports.get(target, target) == p.ports["peer"] for target in targets) and "it does"
 
 
 @lint(_set("container/livenessProbe/httpGet/path", "/readyz"))
 def liveness_asks_for_no_quorum(p):
-    return p.container["livenessProbe"]["httpGet"]["path"] != "/livez" and "survivors of a lost majority would be restarted"
+    path = p.container["livenessProbe"]["httpGet"]["path"]
+    return path != "/livez" and "survivors of a lost majority would be restarted"
 
 
 @lint(_set("container/startupProbe/httpGet/path", "/readyz"))
 def the_start_asks_for_no_quorum(p):
-    return p.container["startupProbe"]["httpGet"]["path"] != "/livez" and "nodes that wait for the others would be restarted"
+    path = p.container["startupProbe"]["httpGet"]["path"]
+    return path != "/livez" and "nodes that wait for the others would be restarted"
 
 
 @lint(_set("container/startupProbe/failureThreshold", 12))
@@ -159,7 +162,8 @@ def it_also_runs_on_one_machine(p):
 @lint(_set("pod/affinity", {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}))
 def it_is_spread_over_machines(p):
     terms = p.pod["affinity"]["podAntiAffinity"].get("preferredDuringSchedulingIgnoredDuringExecution", [])
-    keys = {t["podAffinityTerm"]["topologyKey"] for t in terms if t["podAffinityTerm"]["labelSelector"]["matchLabels"] == p.labels}
+    terms = [term["podAffinityTerm"] for term in terms]
+    keys = {term["topologyKey"] for term in terms if term["labelSelector"]["matchLabels"] == p.labels}
     return "kubernetes.io/hostname" not in keys and "not over machines"
 
 
@@ -184,7 +188,10 @@ def no_hook_changes_the_members_at_each_restart(p):
     return "lifecycle" in p.container and "there is a hook"
 
 
-@lint(lambda p: p.documents.append({"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "x"}}))
+_MONITOR = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "x"}}
+
+
+@lint(lambda p: p.documents.append(dict(_MONITOR)))
 def a_bare_cluster_takes_it(p):
     for document in p.documents:
         if document["kind"] not in KINDS.get(document["apiVersion"], ()):
@@ -197,7 +204,8 @@ def it_starts_without_certificates(p):
     (certs,) = (volume for volume in p.pod["volumes"] if volume["name"] == "certs")
     if certs["secret"].get("optional") is not True:
         return "the certificates are not optional"
-    named = [name for name in [*p.settings, *p.env] if "TLS" in name or name in ("CHAT_PEER_SECRET", "CHAT_INSECURE_PEERS")]
+    peers = ("CHAT_PEER_SECRET", "CHAT_INSECURE_PEERS")
+    named = [name for name in [*p.settings, *p.env] if "TLS" in name or name in peers]
     return named and f"{named} would have to be there, or makes the peer port open"
 
 
@@ -217,7 +225,8 @@ def it_waits_for_the_secret_that_the_job_makes(p):
 def the_job_may_create_secrets_and_nothing_else(p):
     account = p.job["spec"]["serviceAccountName"]
     bound = [subject["name"] for subject in p.binding["subjects"]]
-    if account == p.pod["serviceAccountName"] or bound != [account] or p.binding["roleRef"]["name"] != p.role["metadata"]["name"]:
+    role = p.binding["roleRef"]["name"]
+    if account == p.pod["serviceAccountName"] or bound != [account] or role != p.role["metadata"]["name"]:
         return "somebody else may, or it may not"
     rights = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]
     return p.role["rules"] != rights and f"{p.role['rules']}"
@@ -291,7 +300,8 @@ def the_container_may_do_little(p):
 def no_token_is_in_the_pod(p):
     if p.pod["serviceAccountName"] != p.account["metadata"]["name"]:
         return "another account"
-    return (p.pod.get("automountServiceAccountToken"), p.account.get("automountServiceAccountToken")) != (False, False) and "it is"
+    mounts = [by.get("automountServiceAccountToken") for by in (p.pod, p.account)]
+    return mounts != [False, False] and "it is"
 
 
 @lint(_set("pod/enableServiceLinks", True))
@@ -351,7 +361,8 @@ def the_scheduler_knows_what_a_node_takes(p):
 def an_image_that_was_loaded_is_enough(p):
     if p.container.get("imagePullPolicy") != "IfNotPresent":
         return "imagePullPolicy"
-    return not re.fullmatch(r"quorum-chat:\d+\.\d+\.\d+", p.container["image"]) and f"{p.container['image']} names no version"
+    image = p.container["image"]
+    return not re.fullmatch(r"quorum-chat:\d+\.\d+\.\d+", image) and f"{image} names no version"
 
 
 def problems(documents):

@@ -42,14 +42,22 @@ def _never_founded(cluster, manifests, image):
     except AssertionError:
         pass
     first = cluster.set.pods[0]
-    cluster.node.wait_for(lambda: first.container and first.logs().count(NOT_BOOTSTRAPPED) >= 3, "three attempts", PATIENCE_S)
+
+    def has_tried():
+        return first.container and first.logs().count(NOT_BOOTSTRAPPED) >= 3
+
+    cluster.node.wait_for(has_tried, "three attempts", PATIENCE_S)
     assert not any(pod.ready for pod in cluster.all_pods), "it became ready all the same"
 
 
 def _ends_with(code):
     def fails(cluster, manifests, image):
         cluster.apply(manifests)
-        cluster.node.wait_for(lambda: code in [end for _, end, _ in cluster.node.ends], f"an end with {code}", PATIENCE_S)
+
+        def has_ended():
+            return code in [end for _, end, _ in cluster.node.ends]
+
+        cluster.node.wait_for(has_ended, f"an end with {code}", PATIENCE_S)
 
     return fails
 
@@ -58,7 +66,8 @@ def _late_pod_ends(cluster, manifests, image):
     cluster.apply(manifests)
     cluster.set.wait_ready()
     cluster.set.scale(6)
-    cluster.node.wait_for(lambda: ("quorum-chat-5", 64, False) in cluster.node.ends, "the end of quorum-chat-5", PATIENCE_S)
+    end = ("quorum-chat-5", 64, False)
+    cluster.node.wait_for(lambda: end in cluster.node.ends, "the end of quorum-chat-5", PATIENCE_S)
 
 
 def _survivors_are_restarted(cluster, manifests, image):
@@ -125,7 +134,10 @@ BROKEN = {
         _never_founded,
     ),
     "no fsGroup": (_no_group, _ends_with(73)),
-    "no fsGroup, and the secret is root's": (lambda parts: _pod(parts)["securityContext"].pop("fsGroup"), _ends_with(64)),
+    "no fsGroup, and the secret is root's": (
+        lambda parts: _pod(parts)["securityContext"].pop("fsGroup"),
+        _ends_with(64),
+    ),
     "no CHAT_JOIN": (lambda parts: parts["ConfigMap/quorum-chat"]["data"].pop("CHAT_JOIN"), _late_pod_ends),
     "liveness asks for a quorum": (
         lambda parts: _pod(parts)["containers"][0]["livenessProbe"]["httpGet"].update(path="/readyz"),
@@ -133,7 +145,10 @@ BROKEN = {
     ),
     "a field that is not known here": (lambda parts: _pod(parts).update(hostPID=True), _field_is_missed),
     "the peer port is open": (_open, _stranger_gets_in),
-    "the metrics are open": (lambda parts: _rules(parts, "ingress")[2].update({"from": [{"namespaceSelector": {}}]}), _stranger_reads_metrics),
+    "the metrics are open": (
+        lambda parts: _rules(parts, "ingress")[2].update({"from": [{"namespaceSelector": {}}]}),
+        _stranger_reads_metrics,
+    ),
     "nodes get out everywhere": (lambda parts: _rules(parts, "egress").append(ANYWHERE), _node_gets_out),
     "nodes do not reach the DNS": (lambda parts: _rules(parts, "egress").pop(1), _never_founded),
 }

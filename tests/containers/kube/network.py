@@ -141,9 +141,17 @@ class Network:
         selecting = [policy for policy in self.policies if policy.selects(pod)]
         if not selecting:
             return None
-        policies = {kind: [policy.rules[kind] for policy in selecting if policy.rules[kind] is not None] for kind in ("Ingress", "Egress")}
+        policies = {
+            kind: [policy.rules[kind] for policy in selecting if policy.rules[kind] is not None]
+            for kind in ("Ingress", "Egress")
+        }
         verdict = {kind: "DROP" if found else "ACCEPT" for kind, found in policies.items()}
-        lines = ["*filter", f":INPUT {verdict['Ingress']} [0:0]", ":FORWARD ACCEPT [0:0]", f":OUTPUT {verdict['Egress']} [0:0]"]
+        lines = [
+            "*filter",
+            f":INPUT {verdict['Ingress']} [0:0]",
+            ":FORWARD ACCEPT [0:0]",
+            f":OUTPUT {verdict['Egress']} [0:0]",
+        ]
         for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
             lines.append(f"-A {chain} {way} lo -j ACCEPT")
             lines.append(f"-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
@@ -155,7 +163,10 @@ class Network:
                 addresses = peers(self, pods) if peers else ["0.0.0.0/0"]
                 for protocol, port in ports:
                     number = pod.spec.container.ports[port] if isinstance(port, str) else port
-                    lines += [f"-A {chain} -p {protocol} {side} {address} --dport {number} -j ACCEPT" for address in addresses]
+                    lines += [
+                        f"-A {chain} -p {protocol} {side} {address} --dport {number} -j ACCEPT"
+                        for address in addresses
+                    ]
         return "\n".join([*lines, "COMMIT", ""])
 
 
@@ -210,7 +221,8 @@ class Policy:
 
         def addresses(network, pods):
             # Plug-ins check the endpoint of a connection to a Service. Here that is the Service's proxy.
-            services = [s.address for s in network.services.values() if s.address and labels.items() <= s.selector.items()]
+            proxied = [s for s in network.services.values() if s.address]
+            services = [s.address for s in proxied if labels.items() <= s.selector.items()]
             return services + [p.address for p in pods if p.namespace == "default" and selects(labels, p.spec.labels)]
 
         return addresses

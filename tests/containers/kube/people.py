@@ -18,12 +18,17 @@ AT_WORK = 100
 
 def chatctl(pod, *arguments, **options):
     """`kubectl exec POD -- chatctl ...`, through the pod's own node."""
-    return pod.exec("chatctl", "--nodes", "127.0.0.1:50051", "--timeout", "20", "--output", "json", *arguments, **options)
+    words = ["chatctl", "--nodes", "127.0.0.1:50051", "--timeout", "20", "--output", "json"]
+    return pod.exec(*words, *arguments, **options)
 
 
 def status(pod):
     """The parsed output of `chatctl status` for an operator. Waits until the node has its socket."""
-    return json.loads(wait_until(f"status of {pod.name}", lambda: chatctl(pod, "status", "--socket", SOCKET).stdout, 20))
+
+    def ask():
+        return chatctl(pod, "status", "--socket", SOCKET).stdout
+
+    return json.loads(wait_until(f"status of {pod.name}", ask, 20))
 
 
 def nodes(pod):
@@ -99,8 +104,10 @@ class Outsider:
 
     def words(self, *arguments):
         # The session persists between calls.
-        session = ["--volume", f"{self.cluster.node.claim('outsider')}:/data", "--env", "CHAT_SESSION_FILE=/data/sessions.json"]
-        options = ["--rm", "--interactive", "--label", LABEL, "--network", "host", *session, "--entrypoint", "/usr/local/bin/chatctl"]
+        volume = self.cluster.node.claim("outsider")
+        session = ["--volume", f"{volume}:/data", "--env", "CHAT_SESSION_FILE=/data/sessions.json"]
+        options = ["--rm", "--interactive", "--label", LABEL, "--network", "host", *session]
+        options += ["--entrypoint", "/usr/local/bin/chatctl"]
         return ["run", *options, self.image, "--nodes", self.address, *arguments]
 
     def chatctl(self, *arguments, text=""):
@@ -124,7 +131,8 @@ class Authority:
     def secret(self):
         """Makes a certificate for all nodes and returns the data of the Secret `quorum-chat-certs`."""
         volume = self.cluster.node.claim("authority")
-        run_it = ["run", "--rm", "--label", LABEL, "--volume", f"{volume}:/data", "--entrypoint", "/usr/local/bin/chatctl"]
+        run_it = ["run", "--rm", "--label", LABEL, "--volume", f"{volume}:/data"]
+        run_it += ["--entrypoint", "/usr/local/bin/chatctl"]
         docker(*run_it, self.image, "certs", "/data/certs", self.named)
         made = os.path.join(docker("volume", "inspect", "--format", "{{.Mountpoint}}", volume), "certs")
         files = {"tls.crt": "quorum-chat.pem", "tls.key": "quorum-chat.key", "ca.crt": "ca.pem"}
@@ -175,7 +183,8 @@ def drill(cluster, image, kubectl):
     docker("cp", f"{copied}:/usr/local/bin/chatctl", program)
     docker("rm", copied)
     address = f"{cluster.network.services['quorum-chat'].address}:50051"
-    command = [program, "--nodes", address, "--output", "json", "drill", "--yes", "--hold", "2", "kubectl", "--namespace", "default"]
+    command = [program, "--nodes", address, "--output", "json", "drill", "--yes", "--hold", "2"]
+    command += ["kubectl", "--namespace", "default"]
     path = f"{kubectl.directory}:{os.environ['PATH']}"
     done = run(*command, env={**os.environ, "PATH": path}, timeout=600, check=False)
     if done.returncode != 0:
@@ -184,7 +193,8 @@ def drill(cluster, image, kubectl):
 
 
 def _good(verdict):
-    wrong = {name: verdict[name] for name in ("lost", "duplicated", "reordered", "phantom", "stale_reads", "resume_gaps")}
+    counts = ("lost", "duplicated", "reordered", "phantom", "stale_reads", "resume_gaps")
+    wrong = {name: verdict[name] for name in counts}
     if any(wrong.values()) or verdict["acknowledged"] == 0 or verdict["nodes_read_back"] == 0:
         raise AssertionError(f"{verdict}")
     return verdict

@@ -49,7 +49,10 @@ def execute(cluster, manifests, examples, image):
 def report(cluster):
     """Diagnostics for a failed step."""
     for pod in cluster.all_pods:
-        print(f"--- {pod.name}: ready {pod.ready}, {pod.restarts} restarts, exit code {pod.exit_code}, {pod.waiting}, {pod.probed}")
+        print(
+            f"--- {pod.name}: ready {pod.ready}, {pod.restarts} restarts, exit code {pod.exit_code}, "
+            f"{pod.waiting}, {pod.probed}"
+        )
         if pod.container:
             done = run("docker", "logs", "--tail", "15", pod.container, check=False)
             print(done.stdout + done.stderr)
@@ -91,7 +94,8 @@ class Scenario:
             assert os.statvfs(root).f_flag & os.ST_RDONLY, f"{pod.name}: the root can be written to"
             data = os.stat(f"{root}/data")
             assert (data.st_uid, data.st_gid, data.st_mode & 0o7777) == (0, 65532, 0o2775), data
-            visible = [name for at in ("secrets", "certs") for name in os.listdir(f"{root}/{at}") if not name.startswith("..")]
+            mounted = [name for at in ("secrets", "certs") for name in os.listdir(f"{root}/{at}")]
+            visible = [name for name in mounted if not name.startswith("..")]
             assert visible == ["peer-secret"], visible
             # The settings of this pod agree with those of all pods. Only listeners without TLS may cause warnings.
             shown = pod.exec("chatd", "config").stdout
@@ -147,7 +151,8 @@ class Scenario:
         """`kubectl rollout restart` under load."""
         load = Workload(self.cluster, "load-1", self.image)
         least = Least(self.cluster, self.set)
-        took = self.set.roll_out(lambda template: template.annotations.update({"kubectl.kubernetes.io/restartedAt": "now"}))
+        restarted = {"kubectl.kubernetes.io/restartedAt": "now"}
+        took = self.set.roll_out(lambda template: template.annotations.update(restarted))
         verdict = load.judged()
         assert [name for name, *_ in took] == [f"quorum-chat-{number}" for number in (4, 3, 2, 1, 0)], took
         for name, code, stop_seconds, _ in took:
@@ -170,7 +175,11 @@ class Scenario:
             pass
         else:
             raise AssertionError("the update went on")
-        self.cluster.node.wait_for(lambda: self._ends("quorum-chat-4").count(64) >= 2, "quorum-chat-4 ending twice with 64", 60)
+
+        def ended_twice():
+            return self._ends("quorum-chat-4").count(64) >= 2
+
+        self.cluster.node.wait_for(ended_twice, "quorum-chat-4 ending twice with 64", 60)
         assert {number: self.pods[number].uid for number in range(4)} == untouched
         assert people.leader(self.pods[0]) != "quorum-chat-4"
         # `kubectl rollout undo`.
@@ -291,7 +300,11 @@ class Scenario:
         spec = read_pod(*self._without_the_secret())
         intruder = Pod(self.cluster.node, self.cluster.network, "quorum-chat-x", spec, subdomain="quorum-chat-peers")
         self.cluster.add(intruder)
-        self.cluster.node.wait_for(lambda: intruder.container and "has not been admitted to a cluster yet" in intruder.logs(), "a refusal", 60)
+
+        def is_refused():
+            return intruder.container and "has not been admitted to a cluster yet" in intruder.logs()
+
+        self.cluster.node.wait_for(is_refused, "a refusal", 60)
         assert sorted(people.nodes(self.pods[0])) == [f"quorum-chat-{number}" for number in range(5)]
         self.cluster.end(intruder)
         self._no_restarts()
@@ -366,7 +379,8 @@ class Scenario:
         self.set.wait_ready()
         self._wait_for_voters(5)
         after = people.status(self.pods[0])
-        assert after["cluster_id"] != before["cluster_id"] and after["revision"] > before["revision"] > 0, (before, after)
+        assert after["cluster_id"] != before["cluster_id"], (before, after)
+        assert after["revision"] > before["revision"] > 0, (before, after)
         self._advertised_addresses_are_reachable()
         self._no_restarts()
 
@@ -403,7 +417,8 @@ class Scenario:
 
     def _without_the_secret(self):
         """A node like the others, but without the Secret."""
-        pod = one_pod("quorum-chat-x", self.image, "/usr/local/bin/chatd", labels={"app.kubernetes.io/name": "quorum-chat"})
+        labels = {"app.kubernetes.io/name": "quorum-chat"}
+        pod = one_pod("quorum-chat-x", self.image, "/usr/local/bin/chatd", labels=labels)
         container = pod.value["spec"]["containers"][0]
         peers = "quorum-chat-0.quorum-chat-peers:50052,quorum-chat-1.quorum-chat-peers:50052"
         container["env"] = [

@@ -81,7 +81,9 @@ def read_pod(metadata, spec):
     security = spec.at("securityContext")
     seccomp = security.at("seccompProfile").get("type")
     if seccomp != "RuntimeDefault":
-        raise ManifestError(f"{spec.path}: seccompProfile is {seccomp!r}; Docker's default profile is what can be given here")
+        raise ManifestError(
+            f"{spec.path}: seccompProfile is {seccomp!r}; Docker's default profile is what can be given here"
+        )
     containers = spec.each("containers")
     if len(containers) != 1:
         raise ManifestError(f"{spec.path}: one container is expected")

@@ -91,7 +91,8 @@ class Cluster:
     def run(self, fields, namespace="default"):
         """Runs a standalone pod. Volumes that it claims are created if they do not exist."""
         spec = fields.at("spec")
-        pod = Pod(self.node, self.network, fields.value["metadata"]["name"], read_pod(fields.value["metadata"], spec), namespace)
+        metadata = fields.value["metadata"]
+        pod = Pod(self.node, self.network, metadata["name"], read_pod(metadata, spec), namespace)
         self.add(pod)
         return pod
 
@@ -140,7 +141,8 @@ class StatefulSet:
         retention.get("whenDeleted")
         template = spec.at("template")
         metadata = template.at("metadata")
-        self.template = read_pod({"labels": metadata.get("labels"), "annotations": metadata.get("annotations", {})}, template.at("spec"))
+        named = {"labels": metadata.get("labels"), "annotations": metadata.get("annotations", {})}
+        self.template = read_pod(named, template.at("spec"))
         if not selects(spec.at("selector").get("matchLabels"), self.template.labels):
             raise ManifestError(f"{fields.path}: the selector does not fit the template")
         self.claims = []
@@ -176,7 +178,11 @@ class StatefulSet:
     def make(self, number):
         name = f"{self.name}-{number}"
         spec = copy.copy(self.template)
-        spec.labels = {**spec.labels, "statefulset.kubernetes.io/pod-name": name, "apps.kubernetes.io/pod-index": str(number)}
+        spec.labels = {
+            **spec.labels,
+            "statefulset.kubernetes.io/pod-name": name,
+            "apps.kubernetes.io/pod-index": str(number),
+        }
         claims = [Volume(claim, claim=f"{claim}-{name}") for claim in self.claims]
         spec.volumes = [*spec.volumes, *claims]
         node, network = self.cluster.node, self.cluster.network
@@ -234,5 +240,6 @@ class StatefulSet:
 
     def states(self):
         return ", ".join(
-            f"{pod.name}: {'ready' if pod.ready else pod.waiting or 'not ready'}, {pod.restarts} restarts" for pod in self.all()
+            f"{pod.name}: {'ready' if pod.ready else pod.waiting or 'not ready'}, {pod.restarts} restarts"
+            for pod in self.all()
         )

@@ -1,7 +1,0 @@
-//! Raft on real ports and real files, in one process; and openraft's own conformance suite on our stores.
-
-pub(super) mod cluster;
-mod members;
-mod poison;
-mod safety;
-mod suite;
