@@ -9,6 +9,7 @@ verify: ## Format, lints, documentation and all tests in Rust
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --package quorum-chat-client --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 	cargo test --locked
 
@@ -30,6 +31,7 @@ fuzz: ## Each fuzz target for ten seconds
 	fuzz/run 10
 
 browser: ## The page in a headless Chromium
+	tests/browser/types
 	cargo build --locked
 	tests/browser/run
 
