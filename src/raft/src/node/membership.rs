@@ -3,7 +3,7 @@
 //! Does not cover: which changes are allowed (`membership::plan`), the admission of a node (`node::joining`), and moves
 //! (`node::moves`).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, error::Error as _, time::Duration};
 
 use futures_util::future::join_all;
 use openraft::{
@@ -28,6 +28,7 @@ use crate::{
     },
     types::{StoredMembership, TypeConfig},
 };
+use net::dial::never_connected;
 use proto::raft::v1 as wire;
 
 /// Interval between retries of a change that is not possible at the moment.
@@ -36,11 +37,45 @@ const RETRY_EVERY: Duration = Duration::from_millis(50);
 const MEMBERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Adds the empty node at `peer_address` as a learner, from any node. Returns its id.
+    /// Adds the empty node at `peer_address` as a learner, from any node. Returns its id. Waits for a leader like a
+    /// command does.
     ///
     /// # Errors
     /// See [`MemberError`].
     pub async fn add_member(&self, peer_address: &str, deadline: Instant) -> Result<u64, MemberError> {
+        let limit = self.leader_limit(deadline);
+        loop {
+            let result = self.ask_to_add(peer_address, deadline).await;
+            if !self.may_retry(&result, limit).await {
+                return result;
+            }
+        }
+    }
+
+    /// Removes the node called `name`, from any node. Returns the removed ids. Waits for a leader like a command does.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn remove_member(&self, name: &str, deadline: Instant) -> Result<Vec<u64>, MemberError> {
+        let limit = self.leader_limit(deadline);
+        loop {
+            let result = self.ask_to_remove(name, deadline).await;
+            if !self.may_retry(&result, limit).await {
+                return result;
+            }
+        }
+    }
+
+    /// Whether a request found no leader, and thus did nothing, but finds one now. Waits for one until `limit`. A node
+    /// that was just elected may not know it yet, so the next request can fail like this one.
+    async fn may_retry<T>(&self, result: &Result<T, MemberError>, limit: Instant) -> bool {
+        matches!(result, Err(MemberError::NoLeader))
+            && self.pause_before_retry().await
+            && self.has_leader(limit).await
+            && Instant::now() < limit
+    }
+
+    async fn ask_to_add(&self, peer_address: &str, deadline: Instant) -> Result<u64, MemberError> {
         let leader = match self.inner.leader.find().ok_or(MemberError::NoLeader)? {
             Leader::Here => return self.add_here(peer_address).await,
             Leader::There(leader) => leader,
@@ -51,32 +86,28 @@ impl Node {
         Ok(answer.map_err(failed)?.node_id)
     }
 
-    /// Removes the node called `name`, from any node. Returns the removed ids.
-    ///
-    /// # Errors
-    /// See [`MemberError`].
-    pub async fn remove_member(&self, name: &str, deadline: Instant) -> Result<Vec<u64>, MemberError> {
-        // A leader does not remove itself. It transfers leadership and asks its successor.
-        if self.inner.identity.name == name && self.inner.view.borrow().is_leader() {
+    async fn ask_to_remove(&self, name: &str, deadline: Instant) -> Result<Vec<u64>, MemberError> {
+        let mut leader = self.inner.leader.find().ok_or(MemberError::NoLeader)?;
+        let leads = match &leader {
+            Leader::Here => self.inner.identity.name == name,
+            Leader::There(peer) => peer.name == name,
+        };
+        // A leader does not remove itself: its successor does.
+        if leads {
             self.transfer_leadership(None, deadline).await.map_err(|error| match error {
                 TransferError::NoLeader => MemberError::NoLeader,
-                TransferError::NotAVoter => {
-                    MemberError::Conflict("this node leads, and no other voter can take over".into())
-                }
+                TransferError::NotAVoter => MemberError::Conflict("it leads, and no other voter can take over".into()),
                 error @ (TransferError::Silent | TransferError::NotTaken(_)) => {
                     MemberError::Conflict(error.to_string())
                 }
                 TransferError::Unknown(reason) => MemberError::Unknown(reason),
             })?;
+            leader = self.inner.leader.find().ok_or(MemberError::NoLeader)?;
         }
-        let leader = match self.inner.leader.find().ok_or(MemberError::NoLeader)? {
+        let leader = match leader {
             Leader::Here => return self.remove_here(name).await.map(|ids| ids.into_iter().collect()),
             Leader::There(leader) => leader,
         };
-        if leader.name == name {
-            self.transfer_leadership(None, deadline).await.map_err(|error| MemberError::Conflict(error.to_string()))?;
-            return Box::pin(self.remove_member(name, deadline)).await;
-        }
         let request = wire::RemoveMemberRequest { name: name.to_owned() };
         let call = async |mut client: Client, request| client.remove_member(request).await;
         let answer = self.inner.leader.call(&leader, Lane::Control, Some(deadline), request, call).await;
@@ -85,6 +116,9 @@ impl Node {
 
     /// On the leader: removes all nodes of a name.
     pub(crate) async fn remove_here(&self, name: &str) -> Result<BTreeSet<u64>, MemberError> {
+        if !self.inner.view.borrow().is_leader() {
+            return Err(MemberError::NoLeader);
+        }
         if self.inner.identity.name == name {
             return Err(MemberError::Conflict("this node leads, so it must transfer leadership first".into()));
         }
@@ -238,7 +272,8 @@ fn failed(error: CallError) -> MemberError {
         CallError::Failed(status) => match status.code() {
             Code::NotFound => MemberError::NodeUnknown,
             Code::FailedPrecondition => MemberError::Conflict(status.message().to_owned()),
-            Code::Unavailable => MemberError::NoLeader,
+            // The leader's answer has no source. A connection that broke does, and the change may have been made.
+            Code::Unavailable if status.source().is_none() || never_connected(&status) => MemberError::NoLeader,
             _ => MemberError::Unknown(status.message().to_owned()),
         },
         CallError::Late => MemberError::Unknown("the leader does not answer".into()),

@@ -55,7 +55,7 @@ impl Node {
     ) -> Result<Outcome, ProposeError> {
         let command = codec::encode_command(&command);
         intake::check(&command).map_err(|problem| ProposeError::Unfit(problem.to_string()))?;
-        let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
+        let give_up_on_leader = self.leader_limit(deadline);
         let mut unknown: Option<String> = None;
         loop {
             let error = match self.attempt((account, command.clone()), trace, false, deadline).await {

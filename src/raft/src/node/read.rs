@@ -20,7 +20,7 @@ impl Node {
         if failpoints::is_active(failpoints::NO_READ_INDEX) {
             return Ok(());
         }
-        let give_up_on_leader = deadline.min(Instant::now() + self.inner.leader_wait);
+        let give_up_on_leader = self.leader_limit(deadline);
         loop {
             let (waiter, released) = oneshot::channel();
             self.inner.reads.try_send(waiter).map_err(|error| match error {

@@ -27,6 +27,11 @@ impl Node {
         view::wait_for_change(&self.inner.view, RETRY_DELAY).await
     }
 
+    /// When a call that ends at `deadline` stops waiting for a leader.
+    pub(super) fn leader_limit(&self, deadline: Instant) -> Instant {
+        deadline.min(Instant::now() + self.inner.leader_wait)
+    }
+
     /// Waits for a leader until `limit`, or until this node ends all waits because it is stopping.
     pub(super) async fn has_leader(&self, limit: Instant) -> bool {
         let has_leader = view::wait(&self.inner.view, limit, |view| view.leader.is_some());

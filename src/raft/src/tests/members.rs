@@ -60,3 +60,17 @@ async fn who_asks_to_join_again_gets_the_same_id() {
     let fourth = ask(leader, 0).await;
     assert!(second < third && third < fourth, "{second}, {third}, {fourth}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_waits_for_the_next_leader() {
+    let mut cluster = Cluster::start(3, settings(50, 1000, 2000)).await;
+    let leader = cluster.leader().await;
+    let gone = cluster.members.remove(&leader).expect("a member");
+    let follower = &cluster.members.values().next().expect("two others").node;
+    assert!(view::wait(&follower.view(), Instant::now() + PATIENCE, |view| view.leader().is_some()).await);
+    let name = format!("n{leader}");
+    // The first request finds the leader that ends here.
+    let ((), removed) = tokio::join!(gone.stop(), follower.remove_member(&name, Instant::now() + PATIENCE));
+    assert_eq!(removed, Ok(vec![leader]));
+    assert_eq!(follower.remove_member(&name, Instant::now() + PATIENCE).await, Err(MemberError::NodeUnknown));
+}
