@@ -21,8 +21,8 @@ fix: ## Format, and apply what clippy proposes
 test: ## All tests in Rust
 	cargo test --locked
 
-sim: ## The simulation, with 120 seeds from 1 on
-	cargo sim --locked -- --first 1 --seeds 120
+sim: ## The simulation, with 60 seeds from 1 on
+	cargo sim --locked -- --first 1 --seeds 60
 
 mutants: ## The mutation check: the simulation finds each seeded bug
 	cargo sim --locked -- --first 1 --mutants --seeds 200
