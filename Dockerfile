@@ -23,15 +23,17 @@ FROM rust:1.95-slim-bookworm AS build
 # `quick` is for tests of the image: built sooner, and slower.
 ARG PROFILE=release
 COPY --from=manifests /build /build
-RUN cd /build && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins
+RUN cd /build && cargo build --profile "$PROFILE" --locked --bins
 
-# All that .dockerignore lets in. Cargo goes by time stamps, and those of the sources are older than the empty ones. The
-# last command says what the programs are made of, for a search for crates with a known fault.
+# All that .dockerignore lets in. Cargo goes by time stamps, and those of the sources are older than the empty ones. Cargo
+# does not strip packages that a profile lists, so `strip` does. The last command says what the programs are made of, for
+# a search for crates with a known fault.
 COPY . /build
 RUN cd /build && find proto src -type f -exec touch {} + \
-    && cargo build --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --locked --bins \
+    && cargo build --profile "$PROFILE" --locked --bins \
     && mkdir -p /image/root/usr/local/bin /image/root/usr/share/quorum-chat /image/user/data /image/user/secret \
     && cp "target/$PROFILE/chatd" "target/$PROFILE/chatctl" /image/root/usr/local/bin/ \
+    && strip /image/root/usr/local/bin/chatd /image/root/usr/local/bin/chatctl \
     && tools/sbom > /image/root/usr/share/quorum-chat/sbom.cdx.json
 
 
