@@ -139,6 +139,32 @@ async fn an_operator_decides_who_may_register_and_log_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_an_operator_has_a_token_and_no_password() {
+    let mut cluster = Cluster::prepared(1);
+    cluster.start_all().await;
+    let (alice, _) = cluster.register("alice").await;
+    let operator = &cluster[0];
+    let token = operator.chatctl(&["accounts", "add", "bot"]).await.unwrap();
+    let bot = alice.with_token(token.trim()).unwrap();
+    bot.send_message("alice", "hello").await.expect("a session");
+    assert_eq!(reason(&alice.login("bot", PASSWORD).await.expect_err("no password")), "PASSWORD_WRONG");
+    assert_eq!(reason(&bot.delete_account(PASSWORD).await.expect_err("no password")), "PASSWORD_WRONG");
+    let error = operator.chatctl(&["accounts", "add", "bot"]).await.expect_err("taken");
+    assert!(error.contains("is taken"), "{error}");
+    let error = operator.chatctl(&["accounts", "add", "Bot"]).await.expect_err("not a name");
+    assert!(error.contains("username"), "{error}");
+    // The policy of registration holds for operators, too.
+    operator.chatctl(&["settings", "set", "registration", "invitation"]).await.unwrap();
+    let error = operator.chatctl(&["accounts", "add", "other"]).await.expect_err("not invited");
+    assert!(error.contains("invitation"), "{error}");
+    let made = operator.chatctl(&["invites", "create"]).await.unwrap();
+    let code = made.split_whitespace().next().unwrap();
+    operator.chatctl(&["accounts", "add", "other", "--invitation", code]).await.expect("invited");
+    operator.chatctl(&["accounts", "logout", "bot"]).await.unwrap();
+    assert_eq!(bot.sessions().await.expect_err("ended").code, Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_password_ends_the_other_sessions() {
     const NEW: &str = "another battery";
     let cluster = Cluster::five().await;

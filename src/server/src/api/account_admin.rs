@@ -2,9 +2,18 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{ChatApi, accounts::invitation_hash, auth::Token, call::Call, pages, reads::truncated, status, unexpected};
+use super::{
+    ChatApi,
+    accounts::{invitation_hash, presented},
+    auth::Token,
+    call::Call,
+    pages,
+    passwords::without_password,
+    reads::truncated,
+    status, unexpected,
+};
 use chat::{
-    AccountCommand, Command, Outcome, Registration, Revision,
+    AccountCommand, Command, Login, Outcome, Registration, Revision,
     limits::{self, Invalid},
 };
 use proto::chat::{v1 as pb, v1::account_admin_service_server::AccountAdminService};
@@ -122,6 +131,29 @@ impl AccountAdminService for ChatApi {
         let invitation = Revision(request.into_inner().invitation_id);
         let (count, _) = self.change(&call, "", AccountCommand::RevokeInvitation { invitation }).await?;
         Ok(Response::new(pb::RevokeInvitationResponse { revoked: count > 0 }))
+    }
+
+    async fn add_account(&self, request: Request<pb::AddAccountRequest>) -> Answer<pb::AddAccountResponse> {
+        let call = self.call(&request);
+        let pb::AddAccountRequest { username, invitation } = request.into_inner();
+        limits::check_username("username", &username).map_err(status::invalid)?;
+        let command = Command::CreateAccount {
+            username: username.clone(),
+            password_hash: without_password().map_err(|error| status::password(&error))?,
+            request_id: None,
+            invitation: presented(&invitation),
+        };
+        let account = match self.propose(&call, command).await? {
+            Ok(Outcome::AccountCreated { account, .. }) => account,
+            Ok(other) => return Err(unexpected(&other)),
+            Err(rejection) => return Err(status::rejection(rejection, &username, "")),
+        };
+        let opened = self.open_session(&call, account, &username, Login::default()).await?;
+        Ok(Response::new(pb::AddAccountResponse {
+            account_id: account.0,
+            token: opened.token.text(),
+            expires_at_ms: opened.expires_at.0,
+        }))
     }
 
     async fn find_accounts(&self, request: Request<pb::FindAccountsRequest>) -> Answer<pb::FindAccountsResponse> {

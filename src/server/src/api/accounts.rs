@@ -25,6 +25,14 @@ enum Prospect {
     Welcome,
 }
 
+/// The hash of the code that a caller presents, if it presents one.
+pub(super) fn presented(invitation: &str) -> Option<TokenHash> {
+    match invitation.trim() {
+        "" => None,
+        code => Some(invitation_hash(code)),
+    }
+}
+
 impl ChatApi {
     pub(super) async fn create_account(
         &self,
@@ -39,10 +47,7 @@ impl ChatApi {
             text => Some(convert::client_id("request_id", text).map_err(status::invalid)?),
         };
         let refused = |rejection| status::rejection(rejection, &username, "request_id");
-        let invitation = match invitation.trim() {
-            "" => None,
-            code => Some(invitation_hash(code)),
-        };
+        let invitation = presented(&invitation);
         // Rejects what would be rejected anyway before it costs a password hash.
         match self.prospect(call, &username, request_id, invitation).await? {
             Prospect::Made(id) => {

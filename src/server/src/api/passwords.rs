@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc};
 
 use argon2::{
     Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version,
-    password_hash::{self, SaltString},
+    password_hash::{self, Output, SaltString},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -155,10 +155,30 @@ fn hash_now(password: &str) -> Result<String, PasswordError> {
 }
 
 fn hash_exactly(password: &str) -> Result<String, PasswordError> {
+    let salt = salt()?;
+    let hash = argon2()?.hash_password(password.as_bytes(), &salt).map_err(PasswordError::failed)?;
+    Ok(hash.to_string())
+}
+
+fn salt() -> Result<SaltString, PasswordError> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(PasswordError::failed)?;
-    let salt = SaltString::encode_b64(&salt).map_err(PasswordError::failed)?;
-    let hash = argon2()?.hash_password(password.as_bytes(), &salt).map_err(PasswordError::failed)?;
+    SaltString::encode_b64(&salt).map_err(PasswordError::failed)
+}
+
+/// A PHC string that no known password fits: the output is random. It has the usual form and parameters, so a login to
+/// such an account takes as long as any other, and fails.
+pub(super) fn without_password() -> Result<String, PasswordError> {
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    getrandom::fill(&mut output).map_err(PasswordError::failed)?;
+    let salt = salt()?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: argon2()?.params().try_into().map_err(PasswordError::failed)?,
+        salt: Some(salt.as_salt()),
+        hash: Some(Output::new(&output).map_err(PasswordError::failed)?),
+    };
     Ok(hash.to_string())
 }
 
@@ -215,6 +235,16 @@ mod tests {
         assert_ne!(phc, passwords.hash("correct horse".into(), soon()).await.unwrap(), "salted");
         let unreadable = passwords.verify("x".into(), "plain".into(), soon()).await;
         assert!(matches!(unreadable, Err(PasswordError::Failed(_))));
+    }
+
+    #[test]
+    fn an_account_without_a_password_has_a_hash_of_the_usual_form() {
+        let phc = without_password().unwrap();
+        let usual = hash_now("correct horse").unwrap();
+        let parameters = |phc: &str| phc.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!((parameters(&phc), phc.len()), (parameters(&usual), usual.len()));
+        assert_eq!(verify_now("correct horse", &phc).unwrap(), Verified::Wrong, "and not outdated");
+        assert_ne!(phc, without_password().unwrap());
     }
 
     #[tokio::test]

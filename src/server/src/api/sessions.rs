@@ -13,7 +13,7 @@ use super::{
     status, unexpected,
 };
 use chat::{
-    AccountCommand, AccountId, Command, Login, Outcome, Revision, SessionId, TokenHash,
+    AccountCommand, AccountId, Command, Login, Outcome, Revision, SessionId, TimeMs, TokenHash,
     limits::{self, Invalid},
 };
 use proto::chat::v1 as pb;
@@ -40,6 +40,13 @@ pub(super) struct Verification {
     rehash: Option<String>,
 }
 
+/// A new session.
+pub(super) struct Opened {
+    pub(super) token: Token,
+    pub(super) expires_at: TimeMs,
+    pub(super) revision: Revision,
+}
+
 impl ChatApi {
     pub(super) async fn login(
         &self,
@@ -61,30 +68,44 @@ impl ChatApi {
             Some(device) => device,
             None => Token::random()?,
         };
-        let token = Token::random()?;
+        let account = verified.account.id;
+        let login = Login {
+            password_revision: Some(verified.account.password_revision),
+            device: Some(device.hash()),
+            rehash: verified.rehash,
+            ..Login::default()
+        };
+        let opened = self.open_session(call, account, &username, login).await?;
+        Ok(pb::LoginResponse {
+            token: opened.token.text(),
+            expires_at_ms: opened.expires_at.0,
+            account_id: account.0,
+            revision: opened.revision.0,
+            unread_count: self.unread_after_login(call, account, opened.revision).await?,
+            device_token: device.text(),
+        })
+    }
+
+    /// Opens a session with the lifetime and the idle timeout of the settings.
+    pub(super) async fn open_session(
+        &self,
+        call: &Call,
+        account: AccountId,
+        username: &str,
+        login: Login,
+    ) -> Result<Opened, Status> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let token = Token::random()?;
         let command = Command::OpenSession {
-            account: verified.account.id,
+            account,
             token_hash: token.hash(),
             lifetime_ms: millis(self.inner.settings.session_lifetime),
-            login: Login {
-                idle_ms: millis(self.inner.settings.session_idle),
-                password_revision: Some(verified.account.password_revision),
-                device: Some(device.hash()),
-                rehash: verified.rehash,
-            },
+            login: Login { idle_ms: millis(self.inner.settings.session_idle), ..login },
         };
         match self.propose(call, command).await? {
-            Ok(Outcome::SessionOpened { account, expires_at, revision, .. }) => Ok(pb::LoginResponse {
-                token: token.text(),
-                expires_at_ms: expires_at.0,
-                account_id: account.0,
-                revision: revision.0,
-                unread_count: self.unread_after_login(call, account, revision).await?,
-                device_token: device.text(),
-            }),
+            Ok(Outcome::SessionOpened { expires_at, revision, .. }) => Ok(Opened { token, expires_at, revision }),
             Ok(other) => Err(unexpected(&other)),
-            Err(rejection) => Err(status::rejection(rejection, &username, "")),
+            Err(rejection) => Err(status::rejection(rejection, username, "")),
         }
     }
 

@@ -15,8 +15,8 @@ use crate::{
     prompt::read_password,
 };
 use proto::chat::v1::{
-    AccountState, EndSessionsRequest, FindAccountsRequest, PurgeAccountRequest, ResetPasswordRequest,
-    SetAccountDisabledRequest, ShowAccountRequest,
+    AccountState, AddAccountRequest, EndSessionsRequest, FindAccountsRequest, PurgeAccountRequest,
+    ResetPasswordRequest, SetAccountDisabledRequest, ShowAccountRequest,
 };
 use terminal::time;
 
@@ -32,6 +32,14 @@ pub(super) enum Action {
         query: String,
         #[command(flatten)]
         socket: Socket,
+    },
+    /// Create an account without a password, as a bot needs it, and print the token of its first session
+    Add {
+        #[command(flatten)]
+        account: OneAccount,
+        /// Invitation code, if registration needs one
+        #[arg(long, value_name = "CODE", default_value = "", hide_default_value = true)]
+        invitation: String,
     },
     /// Show an account and its sessions
     Show(OneAccount),
@@ -65,6 +73,7 @@ pub(super) struct OneAccount {
 pub(super) async fn run(context: &mut Context, action: Action) -> Result<(), Failure> {
     match action {
         Action::List { query, socket } => list(context, query, &socket.path).await,
+        Action::Add { account, invitation } => add(context, account, invitation).await,
         Action::Show(account) => show(context, account).await,
         Action::ResetPassword(account) => reset_password(context, account).await,
         Action::Disable(account) => set_disabled(context, account, true).await,
@@ -99,6 +108,20 @@ async fn list(context: &mut Context, query: String, socket: &Path) -> Result<(),
             return Ok(());
         }
     }
+}
+
+async fn add(context: &mut Context, account: OneAccount, invitation: String) -> Result<(), Failure> {
+    let mut client = account_admin(context, &account.socket.path).await?;
+    let message = AddAccountRequest { username: account.name.clone(), invitation };
+    let added = client.add_account(request(context, message)).await.map_err(admin_error)?.into_inner();
+    context.output.print(
+        || {
+            json!({ "username": account.name, "account_id": added.account_id, "token": added.token,
+                    "expires_at_ms": added.expires_at_ms })
+        },
+        || added.token.clone(),
+    )?;
+    Ok(())
 }
 
 async fn show(context: &mut Context, account: OneAccount) -> Result<(), Failure> {
