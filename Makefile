@@ -46,7 +46,7 @@ manifests: ## The Kubernetes manifests, executed; needs Docker and root
 	docker build --build-arg PROFILE=quick --tag quorum-chat:chaos .
 	tests/containers/manifests --image quorum-chat:chaos
 
-bench: ## Acknowledged sends, compared with etcd
+bench: ## Acknowledged sends, compared with etcd and NATS
 	tests/bench/compare
 
 soak: ## What CI has no time for; some ten hours

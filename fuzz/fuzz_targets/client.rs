@@ -22,7 +22,7 @@ use tonic::{
     codegen::http::{HeaderMap, HeaderName, HeaderValue, Response},
 };
 use tonic_types::StatusExt as _;
-use verify::unary::Connection;
+use verify::connection::Connection;
 
 #[derive(Debug, Arbitrary)]
 enum Input<'a> {

@@ -2,7 +2,9 @@
 //!
 //! Does not cover: admin sockets (`commands::operator`) and the format of the session file (`session_file`).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+
+use tokio::time::timeout;
 
 use crate::{
     args::Global,
@@ -11,11 +13,15 @@ use crate::{
     session_file::{Session, SessionFile, Sessions},
 };
 use client::{Client, Options};
+use terminal::tell;
 use trace::TraceContext;
 
 /// The nodes of `chatd local`.
 const DEFAULT_NODES: [&str; 5] =
     ["127.0.0.1:50051", "127.0.0.1:50052", "127.0.0.1:50053", "127.0.0.1:50054", "127.0.0.1:50055"];
+
+/// Silence after which a person learns that the command still tries.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How many users with sessions a message names.
 const USERS_SHOWN: usize = 5;
@@ -30,6 +36,17 @@ pub(crate) struct Context {
     /// The trace from TRACEPARENT, or a new one.
     trace: Option<TraceContext>,
     file: Option<SessionFile>,
+}
+
+/// Connects to the first node that answers.
+pub(crate) async fn connect_to(nodes: Vec<String>, options: Options) -> Result<Client, Failure> {
+    let (asked, seconds) = (nodes.join(", "), options.deadline.as_secs());
+    let mut connecting = Box::pin(Client::connect(nodes, options));
+    if let Ok(connected) = timeout(SILENCE, &mut connecting).await {
+        return Ok(connected?);
+    }
+    tell!("No answer yet from {asked}: trying for {seconds} s in all");
+    Ok(connecting.await?)
 }
 
 impl Context {
@@ -104,7 +121,7 @@ impl Context {
 
     /// Connects a client without a session, to open one.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(self.nodes(None), self.options(None)?).await?)
+        connect_to(self.nodes(None), self.options(None)?).await
     }
 
     /// Connects a client that needs no session. If there is a session, connects to its cluster. The client uses the
@@ -117,7 +134,7 @@ impl Context {
         let is_known = |session: &&Session| nodes.iter().all(|node| session.nodes.contains(node));
         let token =
             session.filter(|session| self.global.user.is_some() || is_known(session)).map(|it| it.token.clone());
-        let client = Client::connect(nodes, options).await?;
+        let client = connect_to(nodes, options).await?;
         match token {
             Some(token) => Ok(client.with_token(&token)?),
             None => Ok(client),
@@ -145,7 +162,7 @@ impl Context {
             return Err(Failure::Usage(format!("not logged in: chatctl login {who}{others}")));
         };
         let options = change(self.options(Some(session))?);
-        let client = Client::connect(self.nodes(Some(session)), options).await?.with_token(&session.token)?;
+        let client = connect_to(self.nodes(Some(session)), options).await?.with_token(&session.token)?;
         Ok(LoggedIn { user: user.to_owned(), token: session.token.clone(), client })
     }
 

@@ -6,6 +6,6 @@
 //! can also come from a file or a test.
 
 pub mod checker;
+pub mod connection;
 pub mod history;
-pub mod unary;
 pub mod workload;

@@ -21,7 +21,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     args::{random_seed, seconds},
     commands::verdict::{report_json, report_text, verdict},
-    context::Context,
+    context::{Context, connect_to},
     failure::Failure,
     prompt::ask,
 };
@@ -30,7 +30,7 @@ use ::verify::{
     workload::{self, Plan},
 };
 use backend::{Backend, Control};
-use client::{Client, Options};
+use client::Options;
 use steps::Drill;
 use timeline::Timeline;
 
@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Result<(), Failure> {
     let (nodes, options) = context.cluster()?;
     let status_options = Options { deadline: options.deadline.max(STATUS_TIMEOUT_MIN), ..options.clone() };
-    let cluster = Client::connect(nodes.clone(), status_options).await?;
+    let cluster = connect_to(nodes.clone(), status_options).await?;
     let names: Vec<String> = cluster.nodes().await?.nodes.into_iter().map(|node| node.name).collect();
     let backend = Backend::open(&arguments.control, &names).await?;
     if !arguments.yes && backend.is_automatic() {

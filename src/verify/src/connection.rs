@@ -1,13 +1,13 @@
 //! Low-overhead calls, for load generators that share their processors with the system under test.
 //!
-//! A [`Connection`] makes one unary gRPC call at a time, directly on HTTP/2. Request headers and message leave in one
-//! write. A general client needs two, because it cannot know that the message is complete, and the server's kernel then
-//! sends an additional acknowledgement. Does not cover: retries, deadlines, and everything else that [`client::Client`]
+//! A [`Connection`] makes gRPC calls directly on HTTP/2. Request headers and message leave in one write. A general
+//! client needs two, because it cannot know that the message is complete, and the server's kernel then sends an
+//! additional acknowledgement. Does not cover: retries, deadlines, and everything else that [`client::Client`]
 //! provides.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -24,11 +24,22 @@ use proto::{PREFIX_BYTES, framed, make_readable};
 /// Maximum size of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// A connection to one server.
+/// A connection to one server. Clones share it, and the last one closes it.
+#[derive(Clone)]
 pub struct Connection {
     requests: h2::client::SendRequest<Bytes>,
-    authority: String,
-    driver: JoinHandle<()>,
+    authority: Arc<str>,
+    _driver: Arc<Driver>,
+}
+
+/// The task that reads and writes. It ends with this.
+struct Driver(JoinHandle<()>);
+
+/// The answers to one call.
+pub struct Answers {
+    body: h2::RecvStream,
+    /// What has arrived of the next answer, and what arrived with it.
+    bytes: BytesMut,
 }
 
 impl Connection {
@@ -52,14 +63,14 @@ impl Connection {
     {
         let (requests, connection) = h2::client::handshake(stream).await?;
         let driver = tokio::spawn(async move {
-            // The pending call gets the same error.
+            // The pending calls get the same error.
             let _ = connection.await;
         });
-        Ok(Self { requests, authority: authority.to_owned(), driver })
+        Ok(Self { requests, authority: authority.into(), _driver: Arc::new(Driver(driver)) })
     }
 
-    /// Calls a method (`/package.Service/Method`) with one message, and waits for one answer. After an error of the
-    /// connection (`UNAVAILABLE`), open a new one.
+    /// Calls a method (`/package.Service/Method`) with one message, and waits for its only answer. After an error of
+    /// the connection (`UNAVAILABLE`), open a new one.
     ///
     /// # Errors
     /// The status that the server returns; `UNAVAILABLE`: the connection broke; `INTERNAL`: the answer is not valid
@@ -70,7 +81,25 @@ impl Connection {
         authorization: Option<&HeaderValue>,
         message: &Q,
     ) -> Result<A, Status> {
-        let uri = Uri::builder().scheme("http").authority(self.authority.as_str()).path_and_query(path).build();
+        let mut answers = self.open(path, authorization, message).await?;
+        let answer = answers.next().await?.ok_or_else(|| Status::internal("there is no answer"))?;
+        match answers.next::<A>().await? {
+            None => Ok(answer),
+            Some(_) => Err(Status::internal("there is more than one answer")),
+        }
+    }
+
+    /// Calls a method with one message. Returns when the answers begin.
+    ///
+    /// # Errors
+    /// As those of [`Self::call`].
+    pub async fn open<Q: Message>(
+        &mut self,
+        path: &str,
+        authorization: Option<&HeaderValue>,
+        message: &Q,
+    ) -> Result<Answers, Status> {
+        let uri = Uri::builder().scheme("http").authority(&*self.authority).path_and_query(path).build();
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.map_err(|error| Status::invalid_argument(format!("{path}: {error}")))?;
@@ -83,32 +112,53 @@ impl Connection {
         futures_util::future::poll_fn(|context| self.requests.poll_ready(context)).await.map_err(broken)?;
         let (answer, mut body) = self.requests.send_request(request, false).map_err(broken)?;
         body.send_data(framed(message)?, true).map_err(broken)?;
-        let (head, mut body) = answer.await.map_err(broken)?.into_parts();
+        let (head, body) = answer.await.map_err(broken)?.into_parts();
         refused(&head.headers)?;
-        let mut bytes = BytesMut::new();
-        while let Some(part) = body.data().await {
-            let part = part.map_err(broken)?;
-            body.flow_control().release_capacity(part.len()).map_err(broken)?;
-            if bytes.len() + part.len() > ANSWER_BYTES_MAX {
-                return Err(Status::internal("the answer is too long"));
-            }
-            bytes.put(part);
-        }
-        let trailers = body.trailers().await.map_err(broken)?;
-        refused(&trailers.ok_or_else(|| Status::internal("the answer has no status"))?)?;
-        let Some((&[0, a, b, c, d], message)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
-            return Err(Status::internal("the answer is not a message as it is"));
-        };
-        if u32::from_be_bytes([a, b, c, d]) as usize != message.len() {
-            return Err(Status::internal("the answer is not one message"));
-        }
-        A::decode(message).map_err(|error| Status::internal(error.to_string()))
+        Ok(Answers { body, bytes: BytesMut::new() })
     }
 }
 
-impl Drop for Connection {
+impl Answers {
+    /// Waits for the next answer. `None` after the last one.
+    ///
+    /// # Errors
+    /// As those of [`Connection::call`].
+    pub async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Status> {
+        loop {
+            if let Some(message) = self.complete()? {
+                return A::decode(message).map(Some).map_err(|error| Status::internal(error.to_string()));
+            }
+            let Some(part) = self.body.data().await else { break };
+            let part = part.map_err(broken)?;
+            self.body.flow_control().release_capacity(part.len()).map_err(broken)?;
+            self.bytes.extend_from_slice(&part);
+        }
+        let trailers = self.body.trailers().await.map_err(broken)?;
+        refused(&trailers.ok_or_else(|| Status::internal("the answer has no status"))?)?;
+        if self.bytes.is_empty() { Ok(None) } else { Err(Status::internal("the answer is cut off")) }
+    }
+
+    /// The next answer, if all of it has arrived.
+    fn complete(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(&[compressed, a, b, c, d]) = self.bytes.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if compressed != 0 {
+            return Err(Status::internal("the answer is compressed"));
+        }
+        if length > ANSWER_BYTES_MAX {
+            return Err(Status::internal("the answer is too long"));
+        }
+        if self.bytes.len() - PREFIX_BYTES < length {
+            return Ok(None);
+        }
+        self.bytes.advance(PREFIX_BYTES);
+        Ok(Some(self.bytes.split_to(length).freeze()))
+    }
+}
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.0.abort();
     }
 }
 
@@ -245,12 +295,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_answer_is_an_error() {
         let answers = vec![
-            (vec![0, 0, 0, 0, 1], Some("0")),           // the message is missing
-            (vec![1, 0, 0, 0, 0], Some("0")),           // compressed
-            (vec![0; 4], Some("0")),                    // cut off
-            (vec![0, 0, 0, 0, 1, 0xff], Some("0")),     // not a message
-            (vec![0; ANSWER_BYTES_MAX + 1], Some("0")), // too long
-            (vec![0; 5], None),                         // no status
+            (vec![0, 0, 0, 0, 1], Some("0")),       // the message is missing
+            (vec![1, 0, 0, 0, 0], Some("0")),       // compressed
+            (vec![0; 4], Some("0")),                // cut off
+            (vec![0, 0, 0, 0, 1, 0xff], Some("0")), // not a message
+            (vec![0, 0, 1, 0, 1], Some("0")),       // too long
+            (vec![], Some("0")),                    // nothing
+            (vec![0; 10], Some("0")),               // two
+            (vec![0; 5], None),                     // no status
         ];
         let count = answers.len();
         let (near, far) = tokio::io::duplex(1 << 20);

@@ -1,0 +1,47 @@
+"""Loads for clusters that are measured."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests/support"))
+
+from local_cluster import LocalCluster  # noqa: E402
+
+#: No account and no address may be stopped by a limit.
+UNLIMITED = {"CHAT_ACCOUNT_MESSAGES_PER_S": "0", "CHAT_ACCOUNT_KIB_PER_S": "0", "CHAT_ACCOUNT_CHANGES_PER_S": "0",
+             "CHAT_ACCOUNT_MESSAGES_MAX": "0", "CHAT_ACCOUNT_MIB_MAX": "0",
+             "CHAT_LOGIN_ATTEMPTS_PER_ADDRESS": "1000000",
+             "CHAT_REGISTRATIONS_PER_ADDRESS": "1000000", "CHAT_REGISTRATIONS_PER_HOUR": "1000000"}
+#: Conversations that come into being in a second, at least.
+NEW_PER_SECOND = 4000
+
+
+def bench(cluster: LocalCluster, **options: object) -> dict:
+    """What `chatctl bench` prints. Accounts are made through the admin socket of a node."""
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    name = next(iter(cluster.nodes))
+    command = [cluster.programs / "chatctl", "--nodes", cluster.addresses(), "--output", "json", "bench",
+               "--socket", cluster.data / name / "admin.sock", *words]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def accounts(conversations: int, clients: int) -> int:
+    """The number of accounts between which clients have about this number of conversations."""
+    among_clients = clients * (clients - 1) // 2
+    if conversations <= among_clients:
+        return round((1 + (1 + 8 * conversations) ** 0.5) / 2)
+    return clients + round((conversations - among_clients) / clients)
+
+
+def conversations(accounts: int, clients: int) -> int:
+    """The number of pairs of which at least one account is a client's."""
+    senders = min(accounts, clients)
+    return senders * (accounts - 1) - senders * (senders - 1) // 2
+
+
+def warm_up(conversations: int) -> float:
+    """Seconds after which all conversations exist."""
+    return 3 + conversations / NEW_PER_SECOND
