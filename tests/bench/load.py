@@ -15,17 +15,19 @@ UNLIMITED = {"CHAT_ACCOUNT_MESSAGES_PER_S": "0", "CHAT_ACCOUNT_KIB_PER_S": "0", 
              "CHAT_ACCOUNT_MESSAGES_MAX": "0", "CHAT_ACCOUNT_MIB_MAX": "0",
              "CHAT_LOGIN_ATTEMPTS_PER_ADDRESS": "1000000",
              "CHAT_REGISTRATIONS_PER_ADDRESS": "1000000", "CHAT_REGISTRATIONS_PER_HOUR": "1000000"}
-#: Conversations that come into being in a second, at least.
-NEW_PER_SECOND = 4000
-
 
 def bench(cluster: LocalCluster, **options: object) -> dict:
     """What `chatctl bench` prints. Accounts are made through the admin socket of a node."""
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for name, value in options.items() for word in option(name, value)]
     name = next(iter(cluster.nodes))
     command = [cluster.programs / "chatctl", "--nodes", cluster.addresses(), "--output", "json", "bench",
                "--socket", cluster.data / name / "admin.sock", *words]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def option(name: str, value: object) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    return [flag] if value is True else [flag, str(value)]
 
 
 def accounts(conversations: int, clients: int) -> int:
@@ -40,8 +42,3 @@ def conversations(accounts: int, clients: int) -> int:
     """The number of pairs of which at least one account is a client's."""
     senders = min(accounts, clients)
     return senders * (accounts - 1) - senders * (senders - 1) // 2
-
-
-def warm_up(conversations: int) -> float:
-    """Seconds after which all conversations exist."""
-    return 3 + conversations / NEW_PER_SECOND

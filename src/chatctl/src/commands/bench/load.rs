@@ -1,12 +1,15 @@
 //! The load of a benchmark: a closed loop of clients, each with its own connection and one call in flight.
 //!
-//! Each send goes to a random other account, but during the warm-up, they go to all others in turn. A page is the
-//! newest messages of a conversation that the client has filled before. A failed call is repeated, a send under the
-//! same id, so its latency contains its retries. Every failed attempt counts as an error. The processors are shared
-//! with the nodes under test, so the loop avoids all unnecessary work: no retry machinery, no shared lock, one thread.
+//! Each send goes to a random other account. A page is the newest messages of a conversation. A failed call is
+//! repeated, a send under the same id, so its latency contains its retries. Every failed attempt counts as an error.
+//! The processors are shared with the nodes under test, so the loop avoids all unnecessary work: no retry machinery, no
+//! shared lock, one thread.
+//!
+//! Before all that, which is not counted and has no limit of time, the conversations are made: on request all of them,
+//! and the messages of the pages.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -14,6 +17,7 @@ use std::{
 use fastrand::Rng;
 use prost::Message;
 use tokio::{
+    sync::Mutex,
     task::LocalSet,
     time::{sleep, timeout},
 };
@@ -33,6 +37,9 @@ pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed attempt.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
+/// Time that a call may take, with its retries, while the conversations are made.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Messages on a page.
 pub(super) const PAGE: u32 = 20;
 
@@ -48,6 +55,8 @@ pub(super) enum Calls {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     pub(super) calls: Calls,
+    /// Whether each client first sends to every other account.
+    pub(super) fill: bool,
     pub(super) clients: u32,
     pub(super) body_bytes: u32,
     /// Time at the beginning that is not counted.
@@ -68,15 +77,20 @@ pub(super) struct Results {
 /// State that all clients share. There is one thread, so it needs no locks.
 struct Shared {
     accounts: Vec<Account>,
-    calls: Calls,
     body: String,
     cluster: Client,
     /// Node addresses to call in place of the leader.
     through: Option<Vec<String>>,
     options: Options,
-    counting_from: Instant,
-    until: Instant,
+    /// When counting begins and ends. Nothing counts before the conversations are made.
+    counted: Cell<Option<(Instant, Instant)>>,
     results: RefCell<Results>,
+}
+
+impl Shared {
+    fn counts(&self, at: Instant) -> bool {
+        self.counted.get().is_some_and(|(from, until)| at >= from && at < until)
+    }
 }
 
 /// Runs the clients. They call the leader, or the nodes in `through` in turn, if there are any.
@@ -87,63 +101,75 @@ pub(super) async fn measure(
     accounts: Vec<Account>,
     load: Load,
 ) -> Results {
-    let counting_from = Instant::now() + load.warm_up;
     let shared = Rc::new(Shared {
         accounts,
-        calls: load.calls,
         body: "x".repeat(load.body_bytes as usize),
         cluster,
         through,
         options,
-        counting_from,
-        until: counting_from + load.duration,
+        counted: Cell::default(),
         results: RefCell::default(),
     });
-    let clients = LocalSet::new();
-    for index in 0..load.clients {
-        clients.spawn_local(one_client(shared.clone(), index as usize));
+    let clients: Rc<[_]> = (0..load.clients as usize).map(|index| Mutex::new(Link::new(index))).collect();
+    let preparing = LocalSet::new();
+    for index in 0..clients.len() {
+        let (shared, clients) = (shared.clone(), clients.clone());
+        preparing.spawn_local(async move { prepare(&shared, &mut *clients[index].lock().await, index, load).await });
     }
-    // Each client stops after its last send. The deadline is for clients whose send hangs.
-    let _ = timeout(load.warm_up + load.duration + ATTEMPT_TIMEOUT, clients).await;
+    preparing.await;
+    let counting_from = Instant::now() + load.warm_up;
+    let until = counting_from + load.duration;
+    shared.counted.set(Some((counting_from, until)));
+    let calling = LocalSet::new();
+    for index in 0..clients.len() {
+        let (shared, clients) = (shared.clone(), clients.clone());
+        calling.spawn_local(async move {
+            one_client(&shared, &mut *clients[index].lock().await, index, load.calls, until).await;
+        });
+    }
+    // Each client stops after its last call. The deadline is for clients whose call hangs.
+    let _ = timeout(load.warm_up + load.duration + ATTEMPT_TIMEOUT, calling).await;
     shared.results.take()
 }
 
+/// Makes the conversations that one client needs.
+async fn prepare(shared: &Shared, link: &mut Link, index: usize, load: Load) {
+    let count = shared.accounts.len();
+    let mine = index % count;
+    let recipients = match load.calls {
+        Calls::Pages => vec![(mine + 1) % count; PAGE as usize],
+        // The clients of an account share its conversations.
+        Calls::Sends if load.fill && index < count => (1..count).map(|distance| (mine + distance) % count).collect(),
+        Calls::Sends => Vec::new(),
+    };
+    let mut random = Rng::new();
+    for to in recipients {
+        let (id, until) = (message_id(&mut random), Instant::now() + PATIENCE);
+        if !repeat(shared, link, until, async |connection| send(shared, connection, mine, to, id).await).await {
+            return;
+        }
+    }
+}
+
 /// Runs one client with its own connection and one call in flight.
-async fn one_client(shared: Rc<Shared>, index: usize) {
+async fn one_client(shared: &Shared, link: &mut Link, index: usize, calls: Calls, until: Instant) {
     let count = shared.accounts.len();
     let mine = index % count;
     let mut random = Rng::new();
-    let mut link = Link { attempt: index, connection: connect(&shared, index).await };
-    let next = (mine + 1) % count;
-    if shared.calls == Calls::Pages {
-        for _ in 0..PAGE {
-            let id = message_id(&mut random);
-            repeat(&shared, &mut link, async |connection| send(&shared, connection, mine, next, id).await).await;
-        }
-    }
-    let mut turn = 0;
-    while Instant::now() < shared.until {
+    while Instant::now() < until {
         let began = Instant::now();
-        let done = match shared.calls {
+        let done = match calls {
             Calls::Pages => {
-                repeat(&shared, &mut link, async |connection| page(&shared, connection, mine, next).await).await
+                let with = (mine + 1) % count;
+                repeat(shared, link, until, async |connection| page(shared, connection, mine, with).await).await
             }
             Calls::Sends => {
-                let id = message_id(&mut random);
-                let to = match count {
-                    1 => mine,
-                    // In turn at first, so that all conversations exist as soon as possible.
-                    _ if began < shared.counting_from => {
-                        turn += 1;
-                        (mine + 1 + turn % (count - 1)) % count
-                    }
-                    _ => (mine + 1 + random.usize(..count - 1)) % count,
-                };
-                repeat(&shared, &mut link, async |connection| send(&shared, connection, mine, to, id).await).await
+                let (id, to) = (message_id(&mut random), recipient(&mut random, mine, count));
+                repeat(shared, link, until, async |connection| send(shared, connection, mine, to, id).await).await
             }
         };
         let ended = Instant::now();
-        if done && ended >= shared.counting_from && ended < shared.until {
+        if done && shared.counts(ended) {
             shared.results.borrow_mut().latencies.record(ended.duration_since(began));
         }
     }
@@ -152,30 +178,44 @@ async fn one_client(shared: Rc<Shared>, index: usize) {
 /// A client's connection, and how many there were.
 struct Link {
     attempt: usize,
-    connection: Result<Connection, ClientError>,
+    /// `None` before the first call.
+    connection: Option<Result<Connection, ClientError>>,
 }
 
-/// Calls until it succeeds, or until the end. Returns whether it succeeded.
+impl Link {
+    fn new(index: usize) -> Self {
+        Self { attempt: index, connection: None }
+    }
+}
+
+/// Calls until it succeeds, or until a time. Returns whether it succeeded.
 async fn repeat(
     shared: &Shared,
     link: &mut Link,
+    until: Instant,
     call: impl AsyncFn(&mut Connection) -> Result<(), ClientError>,
 ) -> bool {
     loop {
+        if link.connection.is_none() {
+            link.connection = Some(connect(shared, link.attempt).await);
+            link.attempt += 1;
+        }
         let error = match &mut link.connection {
-            Ok(connection) => match call(connection).await {
+            Some(Ok(connection)) => match call(connection).await {
                 Ok(()) => return true,
-                Err(error) => error,
+                Err(error) => Some(error),
             },
-            Err(error) => error.clone(),
+            Some(Err(error)) => Some(error.clone()),
+            None => None,
         };
-        failed(shared, error);
-        if Instant::now() >= shared.until {
+        if let Some(error) = error {
+            failed(shared, error);
+        }
+        if Instant::now() >= until {
             return false;
         }
         sleep(PAUSE).await;
-        link.attempt += 1;
-        link.connection = connect(shared, link.attempt).await;
+        link.connection = None;
     }
 }
 
@@ -251,10 +291,17 @@ pub(super) fn message_id(random: &mut Rng) -> Uuid {
     Builder::from_unix_timestamp_millis(now, &bits).into_uuid()
 }
 
+/// Returns a random account other than the own one, if there is another.
+fn recipient(random: &mut Rng, mine: usize, count: usize) -> usize {
+    if count == 1 {
+        return mine;
+    }
+    (mine + 1 + random.usize(..count - 1)) % count
+}
+
 fn failed(shared: &Shared, error: ClientError) {
     let mut results = shared.results.borrow_mut();
-    let now = Instant::now();
-    if now >= shared.counting_from && now < shared.until {
+    if shared.counts(Instant::now()) {
         results.errors += 1;
     }
     results.last_error = Some(error);
@@ -268,7 +315,7 @@ mod tests {
 
     fn load(clients: u32, duration_ms: u64) -> Load {
         let duration = Duration::from_millis(duration_ms);
-        Load { calls: Calls::Sends, clients, body_bytes: 10, warm_up: Duration::ZERO, duration }
+        Load { calls: Calls::Sends, fill: false, clients, body_bytes: 10, warm_up: Duration::ZERO, duration }
     }
 
     async fn accounts(cluster: &Client, count: u32) -> Vec<Account> {
@@ -303,5 +350,28 @@ mod tests {
         let sends = nodes[0].with(|shared| std::mem::take(&mut shared.sends));
         assert!(results.latencies.count() > 0);
         assert!(sends.iter().all(|(node, _)| *node == nodes[1].address), "all to the named one");
+    }
+
+    #[tokio::test]
+    async fn all_conversations_are_made_before_anything_counts() {
+        let nodes = Fake::cluster(1).await;
+        let cluster = Client::connect([nodes[0].address.clone()], Options::default()).await.expect("connected");
+        let accounts = accounts(&cluster, 4).await;
+        let load = Load { fill: true, clients: 3, duration: Duration::ZERO, ..load(3, 0) };
+        let results = measure(cluster, None, Options::default(), accounts, load).await;
+        assert_eq!(results.latencies.count(), 0);
+        assert_eq!(nodes[0].with(|shared| shared.sends.len()), 3 * 3, "each client to all others");
+    }
+
+    #[test]
+    fn every_other_account_is_a_recipient() {
+        let mut random = Rng::new();
+        let mut seen = [0; 5];
+        for _ in 0..1000 {
+            seen[recipient(&mut random, 2, 5)] += 1;
+        }
+        assert_eq!(seen[2], 0);
+        assert_eq!(seen.iter().filter(|count| **count > 0).count(), 4);
+        assert_eq!(recipient(&mut random, 0, 1), 0);
     }
 }

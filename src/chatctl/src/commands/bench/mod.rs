@@ -58,6 +58,9 @@ pub(crate) struct Arguments {
     /// is `day`]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     accounts: Option<u32>,
+    /// Send from each client to all accounts before the warm-up, so that all conversations exist (`sends`)
+    #[arg(long)]
+    fill: bool,
     /// Admin socket of any node: creates the accounts without passwords, which takes seconds for thousands of them
     #[arg(long = "socket", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -130,6 +133,7 @@ async fn closed_loop(
     let accounts = make_accounts(context, &arguments, &cluster, &mut Names::new(), count).await?;
     let load = Load {
         calls,
+        fill: arguments.fill,
         clients: arguments.clients,
         body_bytes: arguments.body_bytes,
         warm_up: arguments.warm_up,
