@@ -52,4 +52,7 @@ bench: ## Acknowledged sends, compared with etcd and NATS
 soak: ## What CI has no time for; some ten hours
 	cargo sim --locked -- --random --seeds 5000
 	fuzz/run 600
+	docker build --build-arg PROFILE=quick --tag quorum-chat:chaos .
+	tests/containers/manifests --image quorum-chat:chaos --only-mutants
+	tests/containers/chaos --no-build --tls
 	tests/soak --minutes 480

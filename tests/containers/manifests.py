@@ -75,7 +75,9 @@ def main():
     parser = argparse.ArgumentParser(description="Checks the Kubernetes manifests, and runs them.")
     parser.add_argument("--image", default="quorum-chat", help="the image to run (default: %(default)s)")
     parser.add_argument("--only-check", action="store_true", help="run nothing: schemas and lint")
-    parser.add_argument("--only-mutants", action="store_true", help="run only the broken manifests")
+    mutated = parser.add_mutually_exclusive_group()
+    mutated.add_argument("--only-mutants", action="store_true", help="run only the broken manifests")
+    mutated.add_argument("--no-mutants", action="store_true", help="run none of the broken manifests")
     options = parser.parse_args()
     began = time.monotonic()
     count, versions = check_files(), f"Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}"
@@ -87,7 +89,8 @@ def main():
     engine.docker("tag", options.image, image)
     remove_all()
     documents = [document for _, text in texts("k8s/*.yaml") for document in yaml.safe_load_all(text)]
-    mutants.check(documents, image)
+    if not options.no_mutants:
+        mutants.check(documents, image)
     if options.only_mutants:
         return
     manifests = Manifests(text for _, text in texts("k8s/*.yaml"))
