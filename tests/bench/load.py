@@ -1,6 +1,7 @@
 """Loads for clusters that are measured."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -22,7 +23,8 @@ def bench(cluster: LocalCluster, **options: object) -> dict:
     name = next(iter(cluster.nodes))
     command = [cluster.programs / "chatctl", "--nodes", cluster.addresses(), "--output", "json", "bench",
                "--socket", cluster.data / name / "admin.sock", *words]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    environment = {**os.environ, **cluster.clients}
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout)
 
 
 def option(name: str, value: object) -> list[str]:
@@ -42,3 +44,9 @@ def conversations(accounts: int, clients: int) -> int:
     """The number of pairs of which at least one account is a client's."""
     senders = min(accounts, clients)
     return senders * (accounts - 1) - senders * (senders - 1) // 2
+
+
+def processor_seconds(cluster: LocalCluster, name: str) -> float:
+    """What a node has computed since its start."""
+    user, system = pathlib.Path(f"/proc/{cluster.nodes[name]['pid']}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

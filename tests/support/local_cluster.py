@@ -25,6 +25,8 @@ class LocalCluster:
     scheme = "http"
     #: Where the programs are.
     programs = PROGRAMS
+    #: Settings of `chatctl`, to reach the nodes.
+    clients = {}
 
     def __init__(self, nodes=5, settings=None, programs=None):
         """Starts the nodes, with `settings` in their environment, and waits until their addresses are known."""

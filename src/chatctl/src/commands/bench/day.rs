@@ -30,6 +30,7 @@ use super::{
     load::{ATTEMPT_TIMEOUT, PAGE, PAUSE, connect_to, message_id},
 };
 use ::verify::connection::Connection;
+use chat::limits::RECEIPTS_MAX;
 use client::{ClientError, Options};
 use proto::chat::v1::{
     AcknowledgeDeliveryRequest, AcknowledgeDeliveryResponse, DeliveryReceipt, ListChatPartnersRequest,
@@ -310,16 +311,14 @@ impl Person {
         loop {
             self.has_received.notified().await;
             sleep(ACKNOWLEDGE_PAUSE).await;
-            let received = self.received.take();
-            // What arrived in the pause is among the last ones, and its notification is left over.
-            if received.is_empty() {
-                continue;
+            let received = self.received.take().into_iter().collect::<Vec<_>>();
+            for part in received.chunks(RECEIPTS_MAX) {
+                let receipt = |&(conversation_id, up_to_seq): &_| DeliveryReceipt { conversation_id, up_to_seq };
+                let message = AcknowledgeDeliveryRequest { receipts: part.iter().map(receipt).collect() };
+                let began = Instant::now();
+                let _: Option<AcknowledgeDeliveryResponse> =
+                    self.call(Kind::Acknowledge, began, "AcknowledgeDelivery", &message).await;
             }
-            let receipt = |(&conversation_id, &up_to_seq)| DeliveryReceipt { conversation_id, up_to_seq };
-            let message = AcknowledgeDeliveryRequest { receipts: received.iter().map(receipt).collect() };
-            let began = Instant::now();
-            let _: Option<AcknowledgeDeliveryResponse> =
-                self.call(Kind::Acknowledge, began, "AcknowledgeDelivery", &message).await;
             for (conversation, up_to_seq) in received {
                 if random.f64() < READ_AT_ONCE {
                     let conversation = Some(mark_read_request::Conversation::ConversationId(conversation));
