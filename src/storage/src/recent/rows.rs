@@ -26,6 +26,13 @@ macro_rules! mark {
     };
 }
 
+/// The members of a conversation.
+pub(super) const MEMBERS: &str = concat!(
+    "SELECT m.account_id, a.username, a.deleted, ",
+    mark!(),
+    " FROM member m CROSS JOIN account a ON a.id = m.account_id WHERE m.conversation_id = ?1 ORDER BY m.account_id"
+);
+
 /// A row of `conversation`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConversationRow {
@@ -66,19 +73,13 @@ pub(crate) fn members(
     id: ConversationId,
     recent: Option<&RecentConversation>,
 ) -> Result<Vec<MemberRow>, StorageError> {
-    let sql = concat!(
-        "SELECT m.account_id, a.username, a.deleted, ",
-        mark!(),
-        " FROM member m CROSS JOIN account a ON a.id = m.account_id WHERE m.conversation_id = ?1 \
-         ORDER BY m.account_id"
-    );
     let read = |row: &Row<'_>| {
         let account = row.get(0)?;
         let newer = recent.and_then(|recent| recent.mark(account));
         let (mark, is_recent) = (newer.map_or_else(|| mark_of(row, 3), Ok)?, newer.is_some());
         Ok(MemberRow { account, username: row.get(1)?, has_left: row.get(2)?, mark, is_recent })
     };
-    conn.prepare_cached(sql)
+    conn.prepare_cached(MEMBERS)
         .and_then(|mut statement| statement.query_map([id], read)?.collect())
         .context("read the members of a conversation")
 }

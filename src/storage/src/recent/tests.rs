@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use rusqlite::StatementStatus;
 
 use super::*;
 
@@ -200,4 +201,18 @@ fn damaged_rows_are_an_error() {
             _ => assert!(found.expect_err("damaged").is_corruption(), "{damaged}"),
         }
     }
+}
+
+#[test]
+fn a_statement_is_not_compiled_again_for_other_values() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let machine = crate::StateMachine::open(dir.path()).expect("open");
+    let reader = crate::db::open_reader(&crate::db::database_path(dir.path())).expect("open");
+    for id in 1..=3 {
+        assert!(members(&reader, ConversationId(id), None).expect("read").is_empty());
+    }
+    let statement = reader.prepare_cached(rows::MEMBERS).expect("prepared");
+    assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    assert_eq!(statement.get_status(StatementStatus::Run), 3);
+    drop(machine);
 }
