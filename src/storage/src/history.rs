@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::db::Int;
 use super::error::{Context, StorageError};
-use chat::{AccountId, ConversationId, Revision, Seq};
+use chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
 
 /// The position of a message, and its links.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +33,26 @@ pub(super) struct Link {
     pub jump: Revision,
 }
 
+/// The content of a message.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub body: String,
+    pub time: TimeMs,
+    pub client_id: ClientId,
+}
+
+/// The columns of a [`Link`], and those of a [`Content`] after them.
+macro_rules! link {
+    () => {
+        "conversation_id, seq, sender_id, deleted, sent, previous, jump"
+    };
+}
+macro_rules! content {
+    () => {
+        "body, time_ms, client_id"
+    };
+}
+
 /// The seq that the message with `seq` jumps to; 0 if none.
 pub(super) fn jump_seq(seq: Seq) -> Seq {
     Seq(seq.0 & seq.0.saturating_sub(1))
@@ -40,33 +60,55 @@ pub(super) fn jump_seq(seq: Seq) -> Seq {
 
 /// The message with a revision, if there is one.
 pub(super) fn look_up(conn: &Connection, revision: Revision) -> Result<Option<Link>, StorageError> {
-    let read = |row: &Row<'_>| {
-        Ok(Link {
-            revision,
-            conversation: row.get(0)?,
-            seq: row.get(1)?,
-            sender: row.get(2)?,
-            deleted: row.get(3)?,
-            sent: row.get::<_, Int>(6)?.0,
-            previous: row.get(4)?,
-            jump: row.get(5)?,
-        })
-    };
-    let sql = "SELECT conversation_id, seq, sender_id, deleted, previous, jump, sent FROM message WHERE revision = ?1";
+    let sql = concat!("SELECT ", link!(), " FROM message WHERE revision = ?1");
     conn.prepare_cached(sql)
-        .and_then(|mut statement| statement.query_row([revision], read).optional())
+        .and_then(|mut statement| statement.query_row([revision], |row| link_of(row, revision)).optional())
         .context("look for a message")
+}
+
+/// The content of a message.
+pub(super) fn content(conn: &Connection, message: &Link) -> Result<Content, StorageError> {
+    let sql = concat!("SELECT ", content!(), " FROM message WHERE revision = ?1");
+    conn.prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row([message.revision], |row| content_of(row, 0)))
+        .context("read a message")
+}
+
+fn link_of(row: &Row<'_>, revision: Revision) -> rusqlite::Result<Link> {
+    Ok(Link {
+        revision,
+        conversation: row.get(0)?,
+        seq: row.get(1)?,
+        sender: row.get(2)?,
+        deleted: row.get(3)?,
+        sent: row.get::<_, Int>(4)?.0,
+        previous: row.get(5)?,
+        jump: row.get(6)?,
+    })
+}
+
+fn content_of(row: &Row<'_>, from: usize) -> rusqlite::Result<Content> {
+    Ok(Content { body: row.get(from)?, time: row.get(from + 1)?, client_id: row.get(from + 2)? })
 }
 
 /// The message that a link, or a conversation, refers to.
 pub(super) fn link(conn: &Connection, revision: Revision) -> Result<Link, StorageError> {
-    look_up(conn, revision)?
-        .ok_or_else(|| StorageError::Corrupt(format!("message {revision} is referred to and missing")))
+    look_up(conn, revision)?.ok_or_else(|| missing(revision))
+}
+
+fn missing(revision: Revision) -> StorageError {
+    StorageError::Corrupt(format!("message {revision} is referred to and missing"))
 }
 
 /// The message with a seq from 1 to that of `newest`, a message of the conversation.
 pub(super) fn find(conn: &Connection, newest: Revision, seq: Seq) -> Result<Link, StorageError> {
-    let found = descend(conn, newest, |_, at| at >= seq)?;
+    find_before(conn, link(conn, newest)?, seq)
+}
+
+/// The message with a seq from 1 to that of `later`, a message of the conversation.
+pub(super) fn find_before(conn: &Connection, later: Link, seq: Seq) -> Result<Link, StorageError> {
+    let newest = later.revision;
+    let found = descend(conn, later, |_, at| at >= seq)?;
     if found.seq != seq {
         // The conversation claims to have more messages than exist.
         return Err(StorageError::Corrupt(format!("message {seq} before {newest} is missing: found {}", found.seq)));
@@ -74,19 +116,30 @@ pub(super) fn find(conn: &Connection, newest: Revision, seq: Seq) -> Result<Link
     Ok(found)
 }
 
-/// The first message of a conversation after a revision. `newest`, its newest message, is after it.
-pub(super) fn first_after(conn: &Connection, newest: Revision, after: Revision) -> Result<Link, StorageError> {
-    descend(conn, newest, |revision, _| revision > after)
+/// The message before another one, with its content.
+pub(super) fn previous(conn: &Connection, from: &Link) -> Result<(Link, Content), StorageError> {
+    let sql = concat!("SELECT ", link!(), ", ", content!(), " FROM message WHERE revision = ?1");
+    let read = |row: &Row<'_>| Ok((link_of(row, from.previous)?, content_of(row, 7)?));
+    let (link, content) = conn
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row([from.previous], read).optional())
+        .context("read a message")?
+        .ok_or_else(|| missing(from.previous))?;
+    let link = checked(from, link)?;
+    if link.seq.0 + 1 != from.seq.0 {
+        return Err(StorageError::Corrupt(format!("the message before {} is missing: found {}", from.seq, link.seq)));
+    }
+    Ok((link, content))
 }
 
-/// The first message for which `in_reach` holds. It holds for `newest` and for all messages after the first one, and
-/// for none before it.
-fn descend(
-    conn: &Connection,
-    newest: Revision,
-    in_reach: impl Fn(Revision, Seq) -> bool,
-) -> Result<Link, StorageError> {
-    let mut link = link(conn, newest)?;
+/// The first message of a conversation after a revision. `newest`, its newest message, is after it.
+pub(super) fn first_after(conn: &Connection, newest: Revision, after: Revision) -> Result<Link, StorageError> {
+    descend(conn, link(conn, newest)?, |revision, _| revision > after)
+}
+
+/// The first message for which `in_reach` holds. It holds for `link` and for all messages after the first one, and for
+/// none before it.
+fn descend(conn: &Connection, mut link: Link, in_reach: impl Fn(Revision, Seq) -> bool) -> Result<Link, StorageError> {
     loop {
         let next = if jump_seq(link.seq) > Seq(0) && in_reach(link.jump, jump_seq(link.seq)) {
             link.jump
@@ -99,12 +152,17 @@ fn descend(
     }
 }
 
-/// The message to which `from` refers. It has to be older and of the same conversation, so that a damaged file cannot
-/// cause a loop.
+/// The message to which `from` refers.
 fn follow(conn: &Connection, from: &Link, to: Revision) -> Result<Link, StorageError> {
-    let link = link(conn, to)?;
-    if link.conversation != from.conversation || link.seq >= from.seq || to >= from.revision {
-        return Err(StorageError::Corrupt(format!("message {} names {to}, which is not before it", from.revision)));
+    checked(from, link(conn, to)?)
+}
+
+/// The message to which `from` refers has to be older and of the same conversation, so that a damaged file cannot cause
+/// a loop.
+fn checked(from: &Link, link: Link) -> Result<Link, StorageError> {
+    if link.conversation != from.conversation || link.seq >= from.seq || link.revision >= from.revision {
+        let problem = format!("message {} names {}, which is not before it", from.revision, link.revision);
+        return Err(StorageError::Corrupt(problem));
     }
     Ok(link)
 }
@@ -187,7 +245,7 @@ mod tests {
         let conn = Connection::open_in_memory().expect("open");
         conn.execute_batch(
             "CREATE TABLE message (revision INTEGER PRIMARY KEY, conversation_id, seq, sender_id, deleted, previous, \
-             jump, sent)",
+             jump, sent, body, time_ms, client_id)",
         )
         .expect("create");
         let mut jumps = Jumps::default();
@@ -200,7 +258,7 @@ mod tests {
             let jump = jumps.target(Seq(seq));
             jumps.push(Seq(seq), revision);
             conn.execute(
-                "INSERT INTO message VALUES (?1, 1, ?2, 1, 0, ?3, ?4, ?2)",
+                "INSERT INTO message VALUES (?1, 1, ?2, 1, 0, ?3, ?4, ?2, 'message ' || ?2, 1000 + ?2, zeroblob(16))",
                 params![revision, Seq(seq), Revision(revision.0 - 3), jump],
             )
             .expect("insert");
@@ -230,6 +288,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_message_before_comes_with_its_content() {
+        let conn = conversation(20);
+        let mut later = link(&conn, Revision(60)).expect("there");
+        for seq in (1..20).rev() {
+            let (found, content) = previous(&conn, &later).expect("found");
+            assert_eq!((found.seq, found.revision), (Seq(seq), Revision(seq * 3)));
+            assert_eq!((content.body.as_str(), content.time), (&*format!("message {seq}"), TimeMs(1000 + seq)));
+            later = found;
+        }
+        assert!(previous(&conn, &later).expect_err("the first").is_corruption());
+        conn.execute("UPDATE message SET previous = 27 WHERE seq = 11", []).expect("update");
+        let later = link(&conn, Revision(33)).expect("there");
+        let error = previous(&conn, &later).expect_err("one is left out");
+        assert!(error.is_corruption() && error.to_string().contains("before 11"), "{error}");
     }
 
     #[test]

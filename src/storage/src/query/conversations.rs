@@ -9,7 +9,7 @@ use super::Query;
 use crate::absent::{Kind, Set};
 use crate::db::Int;
 use crate::error::{Context, StorageError};
-use crate::history::{self, Link};
+use crate::history::{self, Content, Link};
 use crate::recent::{self, ConversationRow, Head, Mark};
 use chat::limits::{PAGE_BYTES_MAX, fitting};
 use chat::{AccountId, ClientId, ConversationId, Revision, Seq, TimeMs};
@@ -249,49 +249,48 @@ impl Query<'_> {
         let progress: HashMap<AccountId, (&MemberRow, Seq, Seq)> =
             members.iter().map(|member| (member.account, others(member, members))).collect();
         let hidden = Set { account: me, conversation, kind: Kind::Hidden };
-        let mut link = None;
+        let mut later: Option<Link> = None;
         for seq in hidden.outside(self.conn, from, limit)? {
-            let near = link.as_ref().map_or(newest, |link: &Link| link.revision);
-            let found = history::find(self.conn, near, seq)?;
-            let known = progress.get(&found.sender).ok_or_else(|| not_a_member(conversation))?;
-            messages.push(self.message(&found, known)?);
-            link = Some(found);
+            let (link, content) = match later {
+                Some(later) if later.seq.0 == seq.0 + 1 => history::previous(self.conn, &later)?,
+                _ => {
+                    let link = match later {
+                        Some(later) => history::find_before(self.conn, later, seq)?,
+                        None => history::find(self.conn, newest, seq)?,
+                    };
+                    (link, history::content(self.conn, &link)?)
+                }
+            };
+            let known = progress.get(&link.sender).ok_or_else(|| not_a_member(conversation))?;
+            messages.push(message(&link, content, known));
+            later = Some(link);
         }
         Ok(messages)
     }
+}
 
-    fn message(&self, link: &Link, known: &(&MemberRow, Seq, Seq)) -> Result<MessageRow, StorageError> {
-        let (sender, delivered, read) = known;
-        let status = if link.seq <= *read {
-            MessageProgress::Read
-        } else if link.seq <= *delivered {
-            MessageProgress::Delivered
-        } else {
-            MessageProgress::Sent
-        };
-        let content = self.content(link)?;
-        // The message of a deleted account may not be overwritten yet.
-        let withheld = sender.deleted && !failpoints::is_active(failpoints::DELETED_ACCOUNT_SHOWN);
-        Ok(MessageRow {
-            id: link.revision,
-            conversation: link.conversation,
-            seq: link.seq,
-            sender: link.sender,
-            sender_name: sender.username.clone(),
-            body: if withheld { String::new() } else { content.body },
-            time: content.time,
-            deleted: link.deleted || withheld,
-            client_id: content.client_id,
-            status,
-        })
-    }
-
-    /// The content of a message.
-    pub(super) fn content(&self, link: &Link) -> Result<Content, StorageError> {
-        self.one("SELECT body, time_ms, client_id FROM message WHERE revision = ?1", [link.revision], |row| {
-            Ok(Content { body: row.get(0)?, time: row.get(1)?, client_id: row.get(2)? })
-        })
-        .context("read a message")
+/// A message, as a page shows it. `known` is its sender, and how far all others are.
+fn message(link: &Link, content: Content, (sender, delivered, read): &(&MemberRow, Seq, Seq)) -> MessageRow {
+    let status = if link.seq <= *read {
+        MessageProgress::Read
+    } else if link.seq <= *delivered {
+        MessageProgress::Delivered
+    } else {
+        MessageProgress::Sent
+    };
+    // The message of a deleted account may not be overwritten yet.
+    let withheld = sender.deleted && !failpoints::is_active(failpoints::DELETED_ACCOUNT_SHOWN);
+    MessageRow {
+        id: link.revision,
+        conversation: link.conversation,
+        seq: link.seq,
+        sender: link.sender,
+        sender_name: sender.username.clone(),
+        body: if withheld { String::new() } else { content.body },
+        time: content.time,
+        deleted: link.deleted || withheld,
+        client_id: content.client_id,
+        status,
     }
 }
 
@@ -337,13 +336,6 @@ fn unread(head: Head, mark: Mark) -> Result<u64, StorageError> {
         .zip(others(mark.read, mark.sent_read))
         .and_then(|(received, read)| received.checked_sub(read)?.checked_sub(mark.gone))
         .ok_or_else(|| StorageError::Corrupt("a member has read more messages than there are".into()))
-}
-
-/// The content of a message.
-pub(super) struct Content {
-    pub body: String,
-    pub time: TimeMs,
-    pub client_id: ClientId,
 }
 
 /// The positions up to which all members except `member` have received and read messages. Without other members, the

@@ -180,7 +180,7 @@ impl Query<'_> {
     fn message_event(&self, link: &Link, members: &Arc<[Member]>) -> Result<Event, StorageError> {
         let sender = members.iter().find(|member| member.account == link.sender);
         let sender = sender.ok_or_else(|| not_a_member(link.conversation))?;
-        let content = self.content(link)?;
+        let content = history::content(self.conn, link)?;
         // The message of a deleted account may not be overwritten yet.
         let deleted = link.deleted || self.is_deleted(link.sender)?;
         let kind = EventKind::Message {
