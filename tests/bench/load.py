@@ -48,5 +48,6 @@ def conversations(accounts: int, clients: int) -> int:
 
 def processor_seconds(cluster: LocalCluster, name: str) -> float:
     """What a node has computed since its start."""
-    user, system = pathlib.Path(f"/proc/{cluster.nodes[name]['pid']}/stat").read_text().rpartition(")")[2].split()[11:13]
+    stat = pathlib.Path(f"/proc/{cluster.nodes[name]['pid']}/stat").read_text()
+    user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
