@@ -249,17 +249,13 @@ impl Query<'_> {
         let progress: HashMap<AccountId, (&MemberRow, Seq, Seq)> =
             members.iter().map(|member| (member.account, others(member, members))).collect();
         let hidden = Set { account: me, conversation, kind: Kind::Hidden };
+        let whole = |link: Link| history::content(self.conn, &link).map(|content| (link, content));
         let mut later: Option<Link> = None;
         for seq in hidden.outside(self.conn, from, limit)? {
             let (link, content) = match later {
                 Some(later) if later.seq.0 == seq.0 + 1 => history::previous(self.conn, &later)?,
-                _ => {
-                    let link = match later {
-                        Some(later) => history::find_before(self.conn, later, seq)?,
-                        None => history::find(self.conn, newest, seq)?,
-                    };
-                    (link, history::content(self.conn, &link)?)
-                }
+                Some(later) => whole(history::find_before(self.conn, later, seq)?)?,
+                None => whole(history::find(self.conn, newest, seq)?)?,
             };
             let known = progress.get(&link.sender).ok_or_else(|| not_a_member(conversation))?;
             messages.push(message(&link, content, known));
