@@ -51,3 +51,9 @@ def processor_seconds(cluster: LocalCluster, name: str) -> float:
     stat = pathlib.Path(f"/proc/{cluster.nodes[name]['pid']}/stat").read_text()
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def in_turn(programs: list[pathlib.Path], number: int) -> list[pathlib.Path]:
+    """The builds in the order of a round: each goes first as often as the others."""
+    first = number % len(programs)
+    return [*programs[first:], *programs[:first]]

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from local_cluster import PROGRAMS, LocalCluster
+from local_cluster import PROGRAMS, TlsCluster
 from waiting import PATIENCE, Not, wait_until
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -29,21 +29,6 @@ def free_port():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         return bound.getsockname()[1]
-
-
-class Cluster(LocalCluster):
-    """Nodes with certificates for their clients, so that the metrics of certificates have data."""
-
-    scheme = "https"
-
-    def __init__(self, directory):
-        certificates = os.path.join(directory, "certificates")
-        command = [PROGRAMS / "chatctl", "certs", certificates, "all=127.0.0.1"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        self.authority = os.path.join(certificates, "ca.pem")
-        files = {"CHAT_TLS_CERT": "all.pem", "CHAT_TLS_KEY": "all.key"}
-        super().__init__(settings={key: os.path.join(certificates, name) for key, name in files.items()})
-        self.wait_until_ready()
 
 
 class Prometheus:
@@ -296,7 +281,9 @@ def state(prometheus, name, wanted):
 
 
 def play(directory):
-    cluster = Cluster(directory)
+    # With certificates, so that their metrics have data.
+    cluster = TlsCluster()
+    cluster.wait_until_ready()
     load = prometheus = None
     try:
         prometheus = Prometheus(directory, scrapes(cluster.nodes.values()))

@@ -145,6 +145,22 @@ class LocalCluster:
         return Path(self.log.name).read_text(errors="replace")[-5000:]
 
 
+class TlsCluster(LocalCluster):
+    """Nodes that have certificates for their clients."""
+
+    scheme = "https"
+
+    def prepare(self, settings=None):
+        super().prepare(settings)
+        certificates = Path(self.directory.name) / "certificates"
+        command = [self.programs / "chatctl", "certs", certificates, "all=127.0.0.1"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        self.environment["CHAT_TLS_CERT"] = str(certificates / "all.pem")
+        self.environment["CHAT_TLS_KEY"] = str(certificates / "all.key")
+        self.authority = certificates / "ca.pem"
+        self.clients = {"CHAT_TLS_CA": str(self.authority)}
+
+
 def main(command):
     if not command:
         sys.exit(__doc__)
