@@ -58,6 +58,7 @@ pub use proposer::Proposals;
 pub use space::{SpaceStatus, give_up_reserve_file};
 pub use start::{Parts, Settings, start};
 pub use status::{ClusterHealth, Leading, NodeStatus, PeerHealth};
+pub use tasks::snapshot::LogKept;
 pub use transport::server::PeerService;
 pub use transport::{convert, peers};
 pub use types::NodeRecord;

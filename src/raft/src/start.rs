@@ -28,7 +28,11 @@ use crate::{
         log::LogStore,
         state_machine::{Raft, StateMachineAdapter},
     },
-    tasks::{self, retention::Retention, snapshot::Sending},
+    tasks::{
+        self,
+        retention::Retention,
+        snapshot::{LogKept, Sending},
+    },
     traced::Traced,
     transfer::Transfers,
     transport::{
@@ -57,8 +61,8 @@ pub struct Settings {
     pub election_max: Duration,
     /// Bytes appended to the log after which a snapshot is made.
     pub snapshot_log_bytes: u64,
-    /// Log entries kept behind a snapshot, so that a follower that was away for a while needs no snapshot.
-    pub log_entries_kept: u64,
+    /// What is kept of the log behind a snapshot, so that a follower that was away for a while needs no snapshot.
+    pub log_kept: LogKept,
     /// Longest time that the files may hold deleted content.
     pub erase_after: Duration,
     /// Names of nodes that may join without a token, in addition to the members. A `*` at the end stands for any rest.
@@ -119,12 +123,12 @@ pub(crate) fn config(settings: &Settings) -> Result<Config, StartError> {
         max_payload_entries: 1024,
         max_append_entries: Some(4096),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: settings.log_entries_kept,
+        max_in_snapshot_log_to_keep: settings.log_kept.entries,
         // A follower that is further behind is sent a snapshot although the log still reaches back to it.
         replication_lag_threshold: LAG_MAX,
         // Purges many entries at once rather than some after every snapshot. Few are purged at once if few are to be
         // kept.
-        purge_batch_size: (settings.log_entries_kept / 16).clamp(1, 1024),
+        purge_batch_size: (settings.log_kept.entries / 16).clamp(1, 1024),
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         backoff: "50ms 100ms ...500ms".into(),
         ..Config::default()
@@ -317,7 +321,7 @@ impl Opened {
     /// Starts the tasks that cut the log by its size and by the age of deleted content.
     fn keep_files_small(&self, raft: &Raft, sending: Sending) {
         let Parts { settings, log, state, .. } = &self.parts;
-        let sizes = (settings.snapshot_log_bytes, settings.log_entries_kept);
+        let sizes = (settings.snapshot_log_bytes, settings.log_kept);
         tokio::spawn(tasks::snapshot::keep_log_short(raft.clone(), log.clone(), sizes, sending));
         let retention =
             Retention { raft: raft.clone(), log: log.clone(), state: state.clone(), delay: settings.erase_after };

@@ -152,9 +152,6 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
 fn prepare(conn: &Connection, busy_timeout: Duration) -> rusqlite::Result<()> {
     conn.busy_timeout(busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // Otherwise SQLite compiles some statements again for each use, as other values might have a better plan. Without
-    // statistics on the tables there is none.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     keep_pages(conn, PAGE_CACHE)?;
     conn.pragma_update(None, "foreign_keys", false)
 }

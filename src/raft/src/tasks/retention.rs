@@ -6,7 +6,7 @@
 //! restart.
 //!
 //! The work is done at half the delay. Entries that are older are cut behind a snapshot that has them, whatever
-//! `log_entries_kept` says. Both write-ahead logs are truncated to zero after each check. The other half of the delay
+//! `log_kept` says. Both write-ahead logs are truncated to zero after each check. The other half of the delay
 //! is for that work.
 //!
 //! Does not cover: files moved aside ([`storage::integrity::forget_aside`]), files of a node that does not run, and

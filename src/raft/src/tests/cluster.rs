@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, runtime::Runtime, time::Instant};
 use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::{
-    Node, NodeRecord, Observer, Parts, PeerService, Settings,
+    LogKept, Node, NodeRecord, Observer, Parts, PeerService, Settings,
     bootstrap::{Advertised, Bootstrap},
     start,
     transport::peers::{Credentials, Peers},
@@ -273,7 +273,7 @@ pub(crate) fn settings(heartbeat: u64, election_min: u64, election_max: u64) -> 
         rates: Default::default(),
         quota: (0, 0),
         space_reserve_bytes: 0,
-        log_entries_kept: 0,
+        log_kept: LogKept::default(),
         erase_after: Duration::from_secs(86_400),
         expected_nodes: vec!["n*".to_owned()],
         digest_interval: Duration::from_secs(3600),

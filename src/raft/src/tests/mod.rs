@@ -3,5 +3,6 @@
 pub(crate) mod cluster;
 mod members;
 mod poison;
+mod retained;
 mod safety;
 mod suite;

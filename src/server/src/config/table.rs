@@ -214,6 +214,8 @@ settings! {
     cache_bytes: u64 = "CACHE_MB", "MiB", Fixed("64"), Bytes::mib(8..=65_536);
     /// Log entries kept before a snapshot, so that a node that was briefly down needs no snapshot.
     log_entries_kept: u64 = "LOG_ENTRIES_KEPT", "entries", Fixed("20000"), Whole(0..=10_000_000);
+    /// Size of these entries at most. A start reads them.
+    log_bytes_kept: u64 = "LOG_MB_KEPT", "MiB", Fixed("512"), Bytes::mib(0..=1 << 20);
     /// How long files other than chat.db may hold deleted data; older log entries are removed.
     erase_after: Duration = "ERASE_AFTER_S", "seconds", Fixed("86400"), Time::seconds(1..=31_536_000);
     /// Proxies in front of LISTEN and WEB_LISTEN whose X-Forwarded-For and X-Forwarded-Proto headers are trusted.

@@ -71,6 +71,7 @@ fn defaults_make_a_cluster_of_one() {
             "CHAT_SCRUB_INTERVAL_S=86400",
             "CHAT_CACHE_MB=64",
             "CHAT_LOG_ENTRIES_KEPT=20000",
+            "CHAT_LOG_MB_KEPT=512",
             "CHAT_ERASE_AFTER_S=86400",
             "CHAT_TRUSTED_PROXIES=",
             "CHAT_PROXY_PROTOCOL=0",

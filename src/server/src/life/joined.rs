@@ -98,7 +98,7 @@ fn raft_settings(config: &Config) -> raft::Settings {
         snapshot_log_bytes: config.snapshot_log_bytes,
         expected_nodes: initial.chain(config.expected_nodes.iter().cloned()).collect(),
         digest_interval: config.digest_interval,
-        log_entries_kept: config.log_entries_kept,
+        log_kept: raft::LogKept { entries: config.log_entries_kept, bytes: config.log_bytes_kept },
         erase_after: config.erase_after,
         rates: raft::Rates {
             messages: config.account_messages_per_s,

@@ -14,6 +14,7 @@
 //! Does not cover: the meaning of entries, and when to append, truncate or purge. Raft decides that.
 
 mod end;
+mod scan;
 mod schema;
 mod tail;
 mod writer;
@@ -45,9 +46,6 @@ use writer::{Operation, Writer};
 
 pub use schema::Identity;
 pub use writer::GroupCommit;
-
-/// Entries per read of [`LogDb::verify`].
-const VERIFY_STRETCH: usize = 256;
 
 /// Completion callback. The writer calls it once with the result of a write. It must not block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
@@ -166,21 +164,6 @@ impl LogDb {
     /// Sets how much memory the newest entries take.
     pub fn set_cache_size(&self, size: CacheSize) {
         self.state().tail.limit(size.log);
-    }
-
-    /// Reads every entry and verifies its checksum.
-    ///
-    /// # Errors
-    /// An entry is damaged, or the file cannot be read.
-    pub fn verify(&self) -> Result<(), StorageError> {
-        let first = self.state().first;
-        let last = self.bounds().1;
-        let end = last.map_or(first, |id| id.index + 1);
-        let reader = lock(&self.shared.reader);
-        for from in (first..end).step_by(VERIFY_STRETCH) {
-            schema::read(&reader, from..end.min(from + VERIFY_STRETCH as u64), usize::MAX)?;
-        }
-        Ok(())
     }
 
     /// The identity of this node; `None` until it belongs to a cluster.

@@ -299,6 +299,17 @@ pub(super) fn read(
     Ok(entries)
 }
 
+/// Indexes and sizes in bytes of the entries in a range, the newest first. SQLite reads no content for that.
+pub(super) fn sizes(connection: &Connection, range: Range<u64>) -> Result<Vec<(u64, u64)>, StorageError> {
+    let read = || {
+        connection
+            .prepare_cached("SELECT idx, length(bytes) FROM entry WHERE idx >= ?1 AND idx < ?2 ORDER BY idx DESC")?
+            .query_map(params![range.start, range.end], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()
+    };
+    read().context("reading the sizes of log entries")
+}
+
 /// Key of the record that holds the checksum of all others.
 const CHECKSUM: &str = "checksum";
 

@@ -8,7 +8,7 @@ use std::{
 
 use prost::Message as _;
 
-use super::*;
+use super::{scan::SIZES_STRETCH, *};
 
 pub(super) fn id(term: u64, index: u64) -> pb::LogId {
     pb::LogId { term, node_id: 1, index }
@@ -72,6 +72,29 @@ fn lock_log(dir: &Path) -> rusqlite::Connection {
     let file = crate::open_file(&dir.join("log.db")).expect("opens");
     file.execute_batch("BEGIN IMMEDIATE").expect("locked");
     file
+}
+
+#[test]
+fn the_newest_entries_of_a_size_are_found() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let log = open(dir.path());
+    // More than are looked at at once, of the same length.
+    let end = SIZES_STRETCH * 2 + 10;
+    append(&log, (0..end).map(|index| entry(1, index, "text")).collect());
+    let of = |count: u64| count * entry(1, 1_000, "text").encoded_len() as u64;
+    let start = |range, bytes| log.start_of_newest(range, bytes).expect("reads");
+    for count in [1, 2, SIZES_STRETCH - 1, SIZES_STRETCH, SIZES_STRETCH + 1, 2 * SIZES_STRETCH - 1_000] {
+        assert_eq!(start(0..end, of(count)), end - count, "{count} entries");
+        assert_eq!(start(0..end, of(count + 1) - 1), end - count, "{count} entries and a part of one");
+    }
+    assert_eq!(start(0..end, 0), end, "none is small enough");
+    assert_eq!(start(end - 5..end, of(1_000)), end - 5, "no further than the range");
+    assert_eq!(start(0..end, u64::MAX), 0);
+    assert_eq!(start(end..end + 10, of(2)), end, "beyond the log");
+    log.purge(id(1, end - 4)).expect("purged");
+    append(&log, entries(1, end..end + 1));
+    assert_eq!(start(0..end, u64::MAX), 0, "purged entries take no space");
+    log.close();
 }
 
 /// A copy of the files as a crash at this moment would leave them.

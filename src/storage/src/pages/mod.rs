@@ -22,7 +22,7 @@ mod vfs;
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use self::page::{PAGE_BYTES, Page, has_space, has_write_ahead_log, is_plain, is_valid, last_damaged, seal};
 use super::error::{Context as _, StorageError};
@@ -36,6 +36,9 @@ pub(super) fn open(path: &Path, flags: OpenFlags, context: &'static str) -> Resu
     vfs::register().context("register the page checksums")?;
     let conn = Connection::open_with_flags_and_vfs(path, flags, vfs::NAME).context(context)?;
     vfs::reserve(&conn).context(context)?;
+    // Otherwise SQLite compiles some statements again for each use, as other values might have a better plan. Without
+    // statistics on the tables there is none.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).context(context)?;
     Ok(conn)
 }
 
