@@ -17,12 +17,12 @@ UNLIMITED = {"CHAT_ACCOUNT_MESSAGES_PER_S": "0", "CHAT_ACCOUNT_KIB_PER_S": "0", 
              "CHAT_LOGIN_ATTEMPTS_PER_ADDRESS": "1000000",
              "CHAT_REGISTRATIONS_PER_ADDRESS": "1000000", "CHAT_REGISTRATIONS_PER_HOUR": "1000000"}
 
-def bench(cluster: LocalCluster, **options: object) -> dict:
-    """What `chatctl bench` prints. Accounts are made through the admin socket of a node."""
+def bench(cluster: LocalCluster, registers: bool = False, **options: object) -> dict:
+    """What `chatctl bench` prints. Accounts are made through the admin socket of a node, or register themselves."""
     words = [word for name, value in options.items() for word in option(name, value)]
-    name = next(iter(cluster.nodes))
+    socket = cluster.data / next(iter(cluster.nodes)) / "admin.sock"
     command = [cluster.programs / "chatctl", "--nodes", cluster.addresses(), "--output", "json", "bench",
-               "--socket", cluster.data / name / "admin.sock", *words]
+               *([] if registers else ["--socket", socket]), *words]
     environment = {**os.environ, **cluster.clients}
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout)
 
