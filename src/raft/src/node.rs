@@ -107,6 +107,8 @@ pub(crate) struct NodeParts {
     pub election_max: Duration,
     /// Longest probe of a leader on a network without delay.
     pub probe_max: Duration,
+    /// Interval between heartbeats of a leader.
+    pub heartbeat: Duration,
     pub transfers: Transfers,
     /// See [`crate::Settings::expected_nodes`].
     pub expected_nodes: Vec<String>,
@@ -180,7 +182,7 @@ impl Node {
             leader_wait: parts.election_max * 3,
             election_max: parts.election_max,
             transfers: parts.transfers,
-            failover: Failover::new(parts.probe_max),
+            failover: Failover::new(parts.probe_max, parts.heartbeat),
             membership: Mutex::new(()),
             expected_nodes: parts.expected_nodes,
             failure: parts.failure,

@@ -293,6 +293,7 @@ impl Opened {
             credentials: credentials.clone(),
             election_max: settings.election_max,
             probe_max: settings.election_min / PROBE_SHARE,
+            heartbeat: settings.heartbeat,
             transfers: shared.transfers,
             expected_nodes: settings.expected_nodes.clone(),
             failure: self.parts.failure.clone(),

@@ -7,18 +7,22 @@ use std::{future::pending, time::Duration};
 use tokio::time::sleep;
 
 use crate::{
-    node::{Node, failover::Watch},
+    node::{
+        Node,
+        failover::{Verdict, Watch},
+    },
     view::{Peer, View},
 };
 
-/// Pause before a leader that was not replaced is watched again. It doubles while the leader cannot be watched.
+/// Pause before a leader that was not replaced is watched again. It doubles while the leader cannot be watched, and
+/// while this node and others lose it and are no majority.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(1600);
-/// Attempts in a row while other voters lose the leader. Two that cannot find it, and are no majority, would keep each
-/// other from watching it again.
+/// Attempts in a row while other voters lose the leader, or its last appends arrive. Two voters that cannot find it, and
+/// are no majority, would keep each other from watching it again.
 const ROUNDS: u32 = 5;
-/// The same, if another voter has lost the leader meanwhile.
-const PAUSE_IF_ASKED: Duration = Duration::from_millis(20);
+/// Pause before such an attempt.
+const PAUSE_IN_ROUND: Duration = Duration::from_millis(20);
 
 /// Runs until Raft stops.
 pub(crate) async fn watch(node: Node) {
@@ -32,7 +36,7 @@ pub(crate) async fn watch(node: Node) {
         let now = leader_of(&view.borrow_and_update());
         let watching = async {
             match &now {
-                Some((_, leader)) => watch_one(&node, leader).await,
+                Some((term, leader)) => watch_one(&node, *term, leader).await,
                 None => pending().await,
             }
         };
@@ -48,27 +52,46 @@ pub(crate) async fn watch(node: Node) {
 }
 
 /// Does not return: another leader ends it.
-async fn watch_one(node: &Node, leader: &Peer) {
+async fn watch_one(node: &Node, term: u64, leader: &Peer) {
     let mut pause = PAUSE_MIN;
+    let longer = |pause: Duration| (pause * 2).min(PAUSE_MAX);
     loop {
         let ended = tokio::select! {
-            ended = node.watch_leader(leader) => ended,
-            () = node.lost_elsewhere() => Watch::Broken,
+            ended = node.watch_leader(leader) => Some(ended),
+            () = node.lost_elsewhere(term, leader.node_id) => None,
         };
         match ended {
-            Watch::Broken => pause = PAUSE_MIN,
+            Some(Watch::Broken) => pause = PAUSE_MIN,
             // Another leader is about to show in the view.
-            Watch::Over => sleep(PAUSE_MIN).await,
-            Watch::Failed => pause = (pause * 2).min(PAUSE_MAX),
-        }
-        for _ in 0..ROUNDS {
-            node.fail_over(leader).await;
-            sleep(PAUSE_IF_ASKED).await;
-            tokio::select! {
-                () = sleep(pause) => break,
-                // The others may have noticed only now. An attempt to watch could take its whole time limit first.
-                () = node.lost_elsewhere() => {}
+            Some(Watch::Over) => sleep(PAUSE_MIN).await,
+            Some(Watch::Failed) => pause = longer(pause),
+            Some(Watch::Early) => {
+                sleep(PAUSE_IN_ROUND).await;
+                continue;
             }
+            None => {}
+        }
+        if !look_until_quiet(node, term, leader, pause).await {
+            pause = longer(pause);
+            sleep(pause).await;
         }
     }
+}
+
+/// Looks for the leader until a pause in which no other voter loses it. False: there was none for long.
+async fn look_until_quiet(node: &Node, term: u64, leader: &Peer, pause: Duration) -> bool {
+    for _ in 0..ROUNDS {
+        let verdict = node.fail_over(leader).await;
+        sleep(PAUSE_IN_ROUND).await;
+        // What was on its way has arrived by now.
+        if verdict == Verdict::Unclear {
+            continue;
+        }
+        tokio::select! {
+            () = sleep(pause) => return true,
+            // The others may have noticed only now. An attempt to watch could take its whole time limit first.
+            () = node.lost_elsewhere(term, leader.node_id) => {}
+        }
+    }
+    false
 }
