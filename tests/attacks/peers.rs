@@ -204,7 +204,7 @@ fn a_node_with_others_does_not_start_without_protection() {
     cluster[0].set("CHAT_PEER_SECRET", "");
     let (code, text) = cluster[0].chatd(&["config"]);
     assert_eq!(code, 64, "{text}");
-    for what in ["CHAT_PEER_SECRET: given \"\"", "chatd secret FILE", "CHAT_PEER_TLS_CERT", "CHAT_INSECURE_PEERS=1"] {
+    for what in ["CHAT_PEER_SECRET: not set", "chatd secret FILE", "CHAT_PEER_TLS_CERT", "CHAT_INSECURE_PEERS=1"] {
         assert!(text.contains(what), "{what}: {text}");
     }
 }

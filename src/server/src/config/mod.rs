@@ -37,7 +37,7 @@ pub use table::Config;
 pub struct Mistake {
     /// The key, with its prefix.
     pub key: String,
-    /// The given value; `(hidden)` for a secret.
+    /// The given value in quotes; `(hidden)` for a secret. Empty and missing values are the same.
     pub given: String,
     /// The expected value.
     pub expected: String,
@@ -45,7 +45,11 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: given {}, expected {}", self.key, self.given, self.expected)
+        let Self { key, given, expected } = self;
+        match given.as_str() {
+            "\"\"" => write!(f, "{key}: not set, expected {expected}"),
+            _ => write!(f, "{key}: given {given}, expected {expected}"),
+        }
     }
 }
 
