@@ -72,14 +72,14 @@ impl StateImage {
         let count = most.min(self.pages - self.read);
         let mut bytes = Vec::with_capacity(count as usize * page::PAGE_BYTES);
         for number in self.read + 1..=self.read + count {
-            let mut page = pages::read_page(&self.conn, number)?;
+            pages::read_page(&self.conn, number, |page| bytes.extend_from_slice(page))?;
+            let Some(page) = bytes.last_chunk_mut() else { break };
             if number == 1 {
-                page::without_write_ahead_log(&mut page);
+                page::without_write_ahead_log(page);
             }
             if self.is_sealed {
-                page::seal(number, &mut page);
+                page::seal(number, page);
             }
-            bytes.extend_from_slice(&page);
         }
         self.read += count;
         self.checksum.update(&bytes);

@@ -18,8 +18,8 @@ use crate::{
 /// while this node and others lose it and are no majority.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(1600);
-/// Attempts in a row while other voters lose the leader, or its last appends arrive. Two voters that cannot find it, and
-/// are no majority, would keep each other from watching it again.
+/// Attempts in a row while other voters lose the leader, or its last appends arrive. Two voters that cannot find it,
+/// and are no majority, would keep each other from watching it again.
 const ROUNDS: u32 = 5;
 /// Pause before such an attempt.
 const PAUSE_IN_ROUND: Duration = Duration::from_millis(20);

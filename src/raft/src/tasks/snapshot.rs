@@ -1,7 +1,7 @@
 //! Keeps the log short: flushes the state whenever the log has grown enough, and lets openraft cut the log behind it.
 //!
-//! Invariant: behind the flushed state, the log has no more entries and no more bytes than [`LogKept`] says. A start reads
-//! the whole log, and a client chooses how large its messages are, so a number of entries alone is no bound.
+//! Invariant: behind the flushed state, the log has no more entries and no more bytes than [`LogKept`] says. A start
+//! reads the whole log, and a client chooses how large its messages are, so a number of entries alone is no bound.
 //!
 //! A start cuts, too, because the growth before it is not known. While a snapshot is sent, the log is not cut: the
 //! receiver needs the entries after it. Sending is bounded (`transport::client`), so this is as well.

@@ -13,8 +13,8 @@ const VERIFY_STRETCH: usize = 256;
 pub(super) const SIZES_STRETCH: u64 = 4096;
 
 impl LogDb {
-    /// Index of the first of those newest entries in `range` that have at most `bytes` together; the end of the range if
-    /// the last one alone has more. Reads no entry, only how long it is.
+    /// Index of the first of those newest entries in `range` that have at most `bytes` together; the end of the range
+    /// if the last one alone has more. Reads no entry, only how long it is.
     ///
     /// # Errors
     /// The file cannot be read.

@@ -76,18 +76,21 @@ pub(super) fn check(conn: &Connection, pragma: &str, path: &Path) -> Result<(), 
     Err(StorageError::Corrupt(format!("{}: {problem}", path.display())))
 }
 
-/// Reads a page as SQLite has it in the current transaction of a connection. Its checksum is verified if it comes from
-/// the file. The bytes of the checksum itself are undefined.
+/// Passes a page on as SQLite has it in the current transaction of a connection. Its checksum is verified if it comes
+/// from the file. The bytes of the checksum itself are undefined.
 ///
 /// # Errors
 /// The page is damaged ([`StorageError::is_corruption`]), there is no such page, or the file cannot be read.
-pub(super) fn read_page(conn: &Connection, number: u32) -> Result<Page, StorageError> {
+pub(super) fn read_page<T>(conn: &Connection, number: u32, read: impl FnOnce(&Page) -> T) -> Result<T, StorageError> {
     // SQLite's own table of pages. It is compiled in because of .cargo/config.toml.
     let sql = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
     let mut statement = conn.prepare_cached(sql).context("read a page")?;
-    let read = statement.query_row([number], |row| Ok(row.get_ref(0)?.as_blob()?.try_into().ok()));
+    let found = statement.query_row([number], |row| {
+        let page: Option<&Page> = row.get_ref(0)?.as_blob()?.try_into().ok();
+        Ok(page.map(read))
+    });
     let wrong_size = || StorageError::Corrupt(format!("page {number} has another size than {PAGE_BYTES} bytes"));
-    read.context("read a page")?.ok_or_else(wrong_size)
+    found.context("read a page")?.ok_or_else(wrong_size)
 }
 
 /// Pages that were verified while the file was in use.
@@ -107,7 +110,7 @@ pub struct VerifiedPages {
 pub(super) fn verify(conn: &Connection, first: u32, most: u32) -> Result<VerifiedPages, StorageError> {
     let of = count(conn)?;
     let count = most.min((of + 1).saturating_sub(first));
-    (first..first + count).try_for_each(|number| read_page(conn, number).map(drop))?;
+    (first..first + count).try_for_each(|number| read_page(conn, number, |_| ()))?;
     Ok(VerifiedPages { count, of })
 }
 
