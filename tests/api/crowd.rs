@@ -13,7 +13,8 @@ use super::{
     person::{Chat, Person, next, up_to_heartbeat},
 };
 
-const ACCOUNTS: usize = 20;
+/// Subscriptions of an account. It may have 64 on a node.
+const OF_EACH: usize = 50;
 const SENDS: usize = 500;
 const BYTES_EACH_MAX: usize = 100 << 10;
 
@@ -39,10 +40,13 @@ async fn idle_subscriptions_cost_little() {
     // This process has the other ends of all connections.
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).expect("it may have as many as it may");
-    let node = Node::start().await;
+    // All accounts are made and log in at once.
+    let any = ("CHAT_LOGIN_ATTEMPTS_PER_ADDRESS", "1000000");
+    let node = Node::start_with(&[any, ("CHAT_REGISTRATIONS_PER_ADDRESS", "1000000")]).await;
     let mut speaker = Person::join(&node, "speaker").await;
     let mut people = Vec::new();
-    for i in 0..ACCOUNTS {
+    let accounts = count.div_ceil(OF_EACH);
+    for i in 0..accounts {
         people.push(Person::join(&node, &format!("listener-{i}")).await);
     }
     latencies(&mut speaker).await;
@@ -51,7 +55,7 @@ async fn idle_subscriptions_cost_little() {
     let mut streams = Vec::new();
     for i in 0..count {
         // One connection each, as from as many devices.
-        let mut person = people[i % ACCOUNTS].clone();
+        let mut person = people[i % accounts].clone();
         person.chat = Chat::new(node.channel().await);
         let mut stream = person.subscribe(None).await;
         up_to_heartbeat(&mut stream).await;
@@ -71,12 +75,12 @@ async fn idle_subscriptions_cost_little() {
     assert!(idle < max && after_sends < max, "{} KiB, {} KiB", idle >> 10, after_sends >> 10);
     // The subscriptions work: all accounts receive their messages.
     let mut sent = Vec::new();
-    for i in 0..ACCOUNTS {
+    for i in 0..accounts {
         sent.push(speaker.send(&format!("listener-{i}"), "hello").await.revision);
     }
     let mut heard = JoinSet::new();
     for (i, (person, mut stream)) in streams.into_iter().enumerate() {
-        let expected = sent[i % ACCOUNTS];
+        let expected = sent[i % accounts];
         heard.spawn(async move {
             while next(&mut stream).await.revision < expected {}
             (person, stream)
